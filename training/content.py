@@ -1,0 +1,154 @@
+"""The content encoder: which phone sounds in each 10 ms of a voice, whoever sings it and at whatever pitch.
+
+A small convolutional network over log-mel frames, trained on phone labels. What it exports is the posteriorgram: 33 numbers
+per frame carry the words and next to nothing of the singer. It sees at most 20 ms ahead, so that live use needs no other
+encoder.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..runtime.mel import hann, hz_to_mel, mel_to_hz
+from ..runtime.spec import AudioSpec
+from .corpus.phones import PHONES
+
+_POWER_FLOOR = 1e-5
+"""Power of white noise at -70 dBFS in one DFT bin: what is quieter counts as silence."""
+_LOG_SCALE = 8.0
+_TAPS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentConfig:
+    """Size of the content encoder. The defaults are the demo voice's: 0.55 M parameters, 600 ms of past."""
+
+    n_phones: int = len(PHONES)
+    n_mels: int = 60
+    """60 Slaney bands lie 49 Hz apart below 1 kHz: as fine as the 50 Hz bins of a 20 ms window allow."""
+    f_min_hz: float = 40.0
+    f_max_hz: float = 7900.0
+    channels: int = 128
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
+    """Distance in frames between the three taps of each block, all of them now or earlier."""
+    dropout: float = 0.1
+
+
+def mel_edges_hz(config: ContentConfig) -> NDArray[np.float64]:
+    """Lower edge, centres and upper edge of the encoder's mel bands, (n_mels + 2,) in Hz."""
+    return mel_to_hz(np.linspace(hz_to_mel(config.f_min_hz), hz_to_mel(config.f_max_hz), config.n_mels + 2))
+
+
+def triangular_filters(edges_hz: NDArray[np.float64], bins_hz: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Triangles of peak 1 between every third of `edges_hz` (M + 2,), sampled at `bins_hz` (F,): (F, M)."""
+    rising = (bins_hz[:, None] - edges_hz[:-2]) / np.diff(edges_hz)[:-1]
+    falling = (edges_hz[2:] - bins_hz[:, None]) / np.diff(edges_hz)[1:]
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def windowed_dft(length: int) -> NDArray[np.float32]:
+    """Hann window and real DFT as one matrix, (length, 2 F): the real parts of F = length / 2 + 1 bins, then the imaginary."""
+    turns = np.outer(np.arange(length), np.arange(length // 2 + 1)) / length
+    basis = np.concatenate([np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)], axis=1)
+    return (hann(length)[:, None] * basis).astype(np.float32)
+
+
+def log_mel(power: Tensor, filters: Tensor) -> Tensor:
+    """Log-mel features (B, S, M) of a power spectrum (B, S, F); silence is 0, so that zero padding is silence."""
+    return torch.log1p(power @ filters / _POWER_FLOOR) / _LOG_SCALE
+
+
+class CausalBlock(nn.Module):
+    """Residual block whose convolution has its three taps at the present frame and `dilation` and 2 `dilation` frames before.
+
+    The convolution is one matrix product over three delayed copies: on a CPU twice as fast as a dilated Conv1d with the
+    transpositions that per-frame normalisation would ask of it.
+    """
+
+    def __init__(self, channels: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.past = (_TAPS - 1) * dilation
+        self.dilation = dilation
+        self.norm = nn.LayerNorm(channels)
+        self.mix = nn.Linear(_TAPS * channels, channels)
+        self.out = nn.Linear(channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, S, channels)
+        h = F.pad(self.norm(x), (0, 0, self.past, 0))
+        return x + self.dropout(self.out(F.gelu(self.mix(_delayed(h, self.dilation)))))
+
+
+def _delayed(padded: Tensor, dilation: int) -> Tensor:
+    """Three copies of (B, S + 2 dilation, C), each `dilation` frames later than the one before, side by side: (B, S, 3 C)."""
+    n_frames = padded.shape[1] - (_TAPS - 1) * dilation
+    return torch.cat([padded[:, k * dilation : k * dilation + n_frames] for k in range(_TAPS)], dim=-1)
+
+
+class ContentEncoder(nn.Module):
+    """Audio (B, N) at `spec.content_sample_rate` -> posteriorgram (B, S, C), S = N // hop, N >= hop.
+
+    Frame s is centred on sample hop * s + hop / 2 and analysed through a window of two hops. Before and after the clip is
+    silence. A chunk with `context_frames` of real audio around it gives the same frames as the whole clip.
+    """
+
+    def __init__(self, config: ContentConfig, spec: AudioSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.hop = spec.content_hop_length
+        self.sample_rate = spec.content_sample_rate
+        self.register_buffer("dft", torch.from_numpy(windowed_dft(2 * self.hop)), persistent=False)
+        filters = triangular_filters(mel_edges_hz(config), self.bins_hz)
+        self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
+        self.stem = nn.Linear(_TAPS * config.n_mels, config.channels)
+        self.blocks = nn.ModuleList(CausalBlock(config.channels, d, config.dropout) for d in config.dilations)
+        self.norm = nn.LayerNorm(config.channels)
+        self.head = nn.Linear(config.channels, config.n_phones)
+
+    @property
+    def bins_hz(self) -> NDArray[np.float64]:
+        """Frequencies of the power spectrum's bins, (F,)."""
+        return np.arange(self.hop + 1) * (self.sample_rate / (2 * self.hop))
+
+    @property
+    def context_frames(self) -> tuple[int, int]:
+        """Hops of audio before and after a frame's own hop that reach it: (past, future), the window's halves included."""
+        return sum(cast(CausalBlock, block).past for block in self.blocks) + 2, 2
+
+    @property
+    def lookahead_ms(self) -> float:
+        """From a frame's centre to the last sample it depends on: half a window and the stem's one frame ahead."""
+        return 2 * self.hop / self.sample_rate * 1e3
+
+    def power(self, audio: Tensor) -> Tensor:
+        """Power spectrum (B, S, F) of audio (B, N)."""
+        n_frames = audio.shape[1] // self.hop
+        padded = F.pad(audio, (self.hop // 2, self.hop // 2))[:, : (n_frames + 1) * self.hop]
+        hops = padded.reshape(audio.shape[0], n_frames + 1, self.hop)
+        spectrum = torch.cat([hops[:, :-1], hops[:, 1:]], dim=-1) @ cast(Tensor, self.dft)
+        real, imaginary = spectrum.split(self.hop + 1, dim=-1)
+        return real.square() + imaginary.square()
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (B, S, C) of log-mel features (B, S, n_mels)."""
+        x = self.stem(_delayed(F.pad(features, (0, 0, 1, 1)), 1))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+    def logits(self, audio: Tensor) -> Tensor:
+        """Unnormalised log-probabilities of the phones, (B, S, C), of audio (B, N)."""
+        return self.classify(log_mel(self.power(audio), cast(Tensor, self.filters)))
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.logits(audio).softmax(dim=-1)
+
+
+def content_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy in nats, averaged over all frames, of logits (B, S, C) against phone probabilities (B, S, C)."""
+    return -(target * logits.float().log_softmax(dim=-1)).sum(dim=-1).mean()
