@@ -1,0 +1,63 @@
+# From a fresh clone: `make demo`, `make test`. Needs Python >= 3.11, make and a C compiler; nothing else has to be installed.
+# pip's own environment variables and configuration apply (PIP_INDEX_URL, PIP_FIND_LINKS, ...).
+
+PYTHON ?= python3
+RUN ?= runs/demo
+RECIPE ?= demo
+BUNDLE ?= $(RUN)/demo.comosvc
+# Where torch's CPU build comes from if the caller's own indexes do not have it. PyTorch's documented index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+
+VENV := .venv
+DEMO := .venv-demo
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint demo-voice bench
+
+help:
+	@echo "make demo        convert the shipped clips with the shipped voice; needs no torch   -> demo-out/"
+	@echo "make test        every test"
+	@echo "make lint        ruff and pyright"
+	@echo "make demo-voice  train the demo voice again from nothing, up to a bundle            -> $(BUNDLE)"
+	@echo "make bench       the quality table of the shipped voice, with $(RUN) if it is there"
+
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/python -m comosvc.benchmarks.demo
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+demo-voice: $(VENV)/.installed
+	$(VENV)/bin/comosvc-train corpus -c $(RECIPE) -o $(RUN)/corpus
+	$(VENV)/bin/comosvc-train prepare -c $(RECIPE) -o $(RUN)
+	$(VENV)/bin/comosvc-train content -c $(RECIPE) -o $(RUN)
+	$(VENV)/bin/comosvc-train vocoder -c $(RECIPE) -o $(RUN)
+	$(VENV)/bin/comosvc-train teacher -c $(RECIPE) -o $(RUN)
+	$(VENV)/bin/comosvc-train student -c $(RECIPE) -o $(RUN)
+	$(VENV)/bin/comosvc-export bundle $(RUN) -o $(BUNDLE)
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/comosvc-bench quality $(if $(wildcard $(RUN)/student),--run $(RUN))
+
+# A stamp per environment: set up once, and again only when what is to be installed changes.
+$(DEMO)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(DEMO): the runtime without torch"
+	@test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
+	@$(DEMO)/bin/python $(PIP_INSTALL) --editable ".[cpu,plot]"
+	@touch $@
+
+# torch first and by its local version: the default build of the same version on Linux would bring the CUDA packages along.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV): everything, torch $(TORCH) for the CPU; a few minutes the first time"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python $(PIP_INSTALL) "torch==$(TORCH)+cpu" 2>/dev/null \
+		|| $(VENV)/bin/python $(PIP_INSTALL) --extra-index-url $(TORCH_INDEX) "torch==$(TORCH)"
+	@$(VENV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
