@@ -1,0 +1,178 @@
+"""Labelled audio for the content encoder: crops, and the variation that makes the encoder deaf to who sings.
+
+Singers differ by vocal tract length (the frequency axis stretches), by timbre (a smooth random filter), by level, room and
+noise; none of that changes the phone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .content import ContentConfig, mel_edges_hz, triangular_filters
+from .corpus.phones import PHONES
+
+_TARGET_OFFSETS_S = (-0.008, -0.004, 0.0, 0.004, 0.008)
+"""Instants whose phones share a frame's target: a boundary inside the window makes both sides right in proportion."""
+
+
+@dataclass(frozen=True)
+class LabelledClip:
+    """A clip at the content rate with the phone that sounds at each moment."""
+
+    singer: str
+    recorded: bool
+    """Whether the voice rests on recordings of a person."""
+    audio: NDArray[np.int16]
+    """(N,)"""
+    phone_start_s: NDArray[np.float64]
+    """(K,) ascending, the first at 0."""
+    phone: NDArray[np.int32]
+    """(K,) index into PHONES; each lasts until the next begins, the last until the clip ends."""
+
+    def phones_at(self, times_s: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Phone at each of `times_s`, any shape; before the clip it is its first phone."""
+        return self.phone[np.maximum(np.searchsorted(self.phone_start_s, times_s, side="right") - 1, 0)]
+
+    def frame_phones(self, hop: int, sample_rate: int) -> NDArray[np.int32]:
+        """Phone at the centre of each content frame, (S,)."""
+        return self.phones_at((np.arange(len(self.audio) // hop) + 0.5) * hop / sample_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Ranges of the random variation of a training crop; each draw is uniform unless said."""
+
+    speed: float = 1.25
+    """Largest factor by which a synthetic voice is played faster or slower, log-uniform: pitch, formants and durations together."""
+    recorded_speed: float = 1.4
+    """The same for recorded voices, which only ever speak and must also be known at a singer's pitch and pace."""
+    warp: float = 1.2
+    """Largest factor of the vocal tract's length, log-uniform."""
+    tilt_db: float = 9.0
+    """Largest spectral slope, from the lowest to the highest band."""
+    equaliser_db: float = 4.0
+    """Standard deviation of the gain at each of eight points along the mel axis."""
+    gain_db: tuple[float, float] = (-24.0, 9.0)
+    noise_db: tuple[float, float] = (-80.0, -25.0)
+    """White noise, relative to the crop's level."""
+    band_limit: float = 0.3
+    """Share of crops that lose everything above a frequency of 3.4 kHz to 8 kHz."""
+    reverb: float = 0.3
+    """Share of crops in a room."""
+
+
+class CropSampler:
+    """Random batches of `n_frames` frames, half of them recorded voices where `clips` has any.
+
+    Gives `audio` (B, N), `target` (B, S, C), each frame's phone probabilities, and `filters` (B, F, M), the mel filters seen
+    through each crop's vocal tract and timbre.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[LabelledClip],
+        config: ContentConfig,
+        bins_hz: NDArray[np.float64],
+        hop: int,
+        batch_size: int,
+        n_frames: int,
+        augmentation: Augmentation,
+    ) -> None:
+        self.config, self.bins_hz, self.hop = config, bins_hz, hop
+        self.sample_rate = 2.0 * float(bins_hz[-1])
+        self.batch_size, self.n_frames = batch_size, n_frames
+        self.augmentation = augmentation
+        groups = [[clip for clip in clips if clip.recorded is recorded] for recorded in (False, True)]
+        self.groups = [_by_singer(group) for group in groups if group]
+
+    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        crops = [self._crop(self.groups[item % len(self.groups)], rng) for item in range(self.batch_size)]
+        audio, target = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
+        filters = np.stack([random_filters(self.config, self.bins_hz, self.augmentation, rng) for _ in crops])
+        return {"audio": audio, "target": target, "filters": torch.from_numpy(filters)}
+
+    def _crop(
+        self, singers: list[list[LabelledClip]], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        clips = singers[rng.integers(len(singers))]
+        lengths = np.array([len(clip.audio) for clip in clips], float)
+        clip = clips[rng.choice(len(clips), p=lengths / lengths.sum())]
+        widest = self.augmentation.recorded_speed if clip.recorded else self.augmentation.speed
+        speed = _log_uniform(rng, widest)
+        n_samples = self.n_frames * self.hop
+        first = int(rng.integers(-self.hop, max(1, len(clip.audio) - int(n_samples * speed))))
+        audio = played(clip.audio, first, n_samples, speed)
+        centres = (first + speed * self.hop * (np.arange(self.n_frames) + 0.5)) / self.sample_rate
+        phones = clip.phones_at(centres[:, None] + np.array(_TARGET_OFFSETS_S))
+        phones = np.where(centres[:, None] * self.sample_rate < len(clip.audio), phones, PHONES.index("sil"))
+        target = np.eye(len(PHONES), dtype=np.float32)[phones].mean(axis=1)
+        return disturbed(audio, self.sample_rate, self.augmentation, rng), target
+
+
+def _by_singer(clips: Sequence[LabelledClip]) -> list[list[LabelledClip]]:
+    return [[clip for clip in clips if clip.singer == singer] for singer in sorted({clip.singer for clip in clips})]
+
+
+def _log_uniform(rng: np.random.Generator, factor: float) -> float:
+    return float(np.exp(rng.uniform(-1.0, 1.0) * np.log(factor)))
+
+
+def played(audio: NDArray[np.int16], first: int, n_samples: int, speed: float) -> NDArray[np.float32]:
+    """`n_samples` of `audio` from sample `first` on, within ±1, played `speed` times faster; silence beyond its ends."""
+    n_source = int(np.ceil(n_samples * speed)) + 1
+    segment = audio[max(first, 0) : max(first, 0) + n_source + min(first, 0)]
+    source = np.zeros(n_source, np.float32)
+    source[max(-first, 0) : max(-first, 0) + len(segment)] = segment / np.float32(2**15)
+    result = np.zeros(n_samples, np.float32)
+    resampled = soxr.resample(source, speed, 1.0, quality="LQ")[:n_samples]
+    result[: len(resampled)] = resampled
+    return result
+
+
+def disturbed(
+    audio: NDArray[np.float32], sample_rate: float, augmentation: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """`audio` (N,) in a random room (sometimes), with noise, at a random level."""
+    if rng.random() < augmentation.reverb:
+        audio = _in_room(audio, sample_rate, rng)
+    level = float(np.sqrt(np.mean(audio**2))) + 1e-6
+    noise = rng.standard_normal(len(audio), np.float32)
+    audio = audio + np.float32(level * 10.0 ** (rng.uniform(*augmentation.noise_db) / 20.0)) * noise
+    return audio * np.float32(10.0 ** (rng.uniform(*augmentation.gain_db) / 20.0))
+
+
+def _in_room(audio: NDArray[np.float32], sample_rate: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The direct sound and an exponentially decaying noise behind it, 60 dB down after 0.1-0.5 s."""
+    decay_s, direct_db = rng.uniform(0.1, 0.5), rng.uniform(3.0, 20.0)
+    times = np.arange(int(0.5 * decay_s * sample_rate)) / sample_rate
+    tail = rng.standard_normal(len(times)) * 10.0 ** (-3.0 * times / decay_s)
+    response = tail * 10.0 ** (-direct_db / 20.0) / np.sqrt(np.sum(tail**2))
+    response[0] = 1.0
+    size = len(audio) + len(response)
+    wet = np.fft.irfft(np.fft.rfft(audio, size) * np.fft.rfft(response, size), size)
+    return wet[: len(audio)].astype(np.float32)
+
+
+def random_filters(
+    config: ContentConfig, bins_hz: NDArray[np.float64], augmentation: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Mel filters (F, M) of a power spectrum as another vocal tract and another microphone would have made it."""
+    warp = _log_uniform(rng, augmentation.warp)
+    edges = mel_edges_hz(config)
+    knee_hz = 0.8 * config.f_max_hz / max(warp, 1.0)
+    beyond = knee_hz * warp + (edges - knee_hz) * (config.f_max_hz - knee_hz * warp) / (config.f_max_hz - knee_hz)
+    filters = triangular_filters(np.where(edges < knee_hz, edges * warp, beyond), bins_hz)
+    along = np.linspace(0.0, 1.0, config.n_mels)
+    points = rng.normal(0.0, augmentation.equaliser_db, 8)
+    gain_db = np.interp(along, np.linspace(0.0, 1.0, 8), points)
+    gain_db += rng.uniform(-1.0, 1.0) * augmentation.tilt_db * (along - 0.5)
+    if rng.random() < augmentation.band_limit:
+        cut_hz = rng.uniform(3400.0, bins_hz[-1])
+        gain_db -= 60.0 * np.clip((edges[1:-1] - cut_hz) / 500.0, 0.0, 1.0)
+    return filters * (10.0 ** (gain_db / 10.0)).astype(np.float32)
