@@ -11,8 +11,6 @@ PITCH_SAMPLE_RATE = 16_000
 PITCH_HOP_LENGTH = 256
 VOICED_CONFIDENCE = 0.5
 """swift-f0 calibrates its confidence so that a frame is voiced from here on."""
-SILENCE_PEAK = 1e-3
-"""Below this peak the spectrogram sits on its logarithm's floor, which swift-f0 never saw in training and answers at random."""
 
 
 class Session(Protocol):
@@ -24,15 +22,7 @@ class Session(Protocol):
 def track_pitch(session: Session, audio: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """F0 in Hz and confidence of `audio` (N,) at 16 kHz, each (P,); frame p is centred on sample 256 p."""
     f0_hz, confidence = session.run(["f0_hz", "confidence"], {"audio": audio[None]})
-    return f0_hz[0], np.where(hop_peaks(audio, confidence.shape[1]) < SILENCE_PEAK, np.float32(0.0), confidence[0])
-
-
-def hop_peaks(audio: NDArray[np.float32], n_frames: int) -> NDArray[np.float32]:
-    """Largest magnitude in the hop that follows each pitch frame's centre, (P,)."""
-    whole = np.zeros(n_frames * PITCH_HOP_LENGTH, np.float32)
-    used = audio[: len(whole)]
-    whole[: len(used)] = np.abs(used)
-    return whole.reshape(n_frames, PITCH_HOP_LENGTH).max(axis=1)
+    return f0_hz[0], confidence[0]
 
 
 def f0_at_frames(

@@ -104,8 +104,11 @@ class AcousticModel(nn.Module):
     def _loudness(self, loudness: Tensor) -> Tensor:
         return torch.log10(loudness.clamp(min=1e-5)) + 2.0 if self.config.log_loudness else loudness
 
-    def denoise(self, x: Tensor, sigma: Tensor, embedded: Tensor) -> Tensor:
-        """D(x (B, T, M); sigma (B,)) given the embedded condition; float32 around whatever precision the network runs in."""
+    def denoise(self, x: Tensor, sigma: Tensor, embedded: Tensor, denoiser: Denoiser | None = None) -> Tensor:
+        """D(x (B, T, M); sigma (B,)) given the embedded condition; float32 around whatever precision the network runs in.
+
+        `denoiser` takes the place of the model's own, for averaged copies of its weights.
+        """
         c_skip, c_out, c_in, c_noise = (c.view(-1, 1, 1) for c in edm_scalings(sigma, self.config.sigma))
-        F_x = self.denoiser(c_in * x, c_noise.view(-1), embedded).float()
+        F_x = (denoiser or self.denoiser)(c_in * x, c_noise.view(-1), embedded).float()
         return c_skip * x + c_out * F_x

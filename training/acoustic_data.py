@@ -1,0 +1,120 @@
+"""Batches for the teacher and the student, cut from the features of a run that lie in memory."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from .acoustic import AcousticConfig, AcousticModel, Condition
+from .content import ContentEncoder
+from .errors import DataError
+from .features import ClipEntry, FeatureIndex, content_index, save_arrays
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """What a clip gives the acoustic model, all (T, …) except the singer's row."""
+
+    mel: NDArray[np.float32]
+    content: NDArray[np.float16]
+    f0_hz: NDArray[np.float32]
+    loudness: NDArray[np.float32]
+    singer: int
+
+
+def encode_content(
+    features: FeatureIndex,
+    clips: list[ClipEntry],
+    encoder: ContentEncoder,
+    encoder_hash: str,
+    console: Console | None = None,
+) -> None:
+    """Run the content encoder over every clip that has no content from this encoder yet."""
+    import soxr
+
+    spec = features.audio
+    todo = [clip for clip in clips if not features.content_path(clip, encoder_hash).is_file()]
+    for clip in track(todo, "content features", console=console, disable=not todo):
+        audio = features.load(clip)["audio"].astype(np.float32) / 32768
+        at_16k = torch.from_numpy(soxr.resample(audio, spec.sample_rate, spec.content_sample_rate))
+        with torch.inference_mode():
+            content = encoder(at_16k[None])[0].numpy().astype(np.float16)
+        save_arrays(features.content_path(clip, encoder_hash), {"content": content})
+
+
+def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hash: str) -> ClipFeatures:
+    """The features of a clip, its content brought to the mel's frames."""
+    from safetensors.numpy import load_file
+
+    arrays = features.load(clip)
+    content = load_file(features.content_path(clip, encoder_hash))["content"]
+    index = content_index(len(arrays["mel"]), len(content), features.audio)
+    singer = features.singers[clip.singer].index
+    return ClipFeatures(
+        arrays["mel"], content[index], arrays["f0_hz"], arrays["loudness"], -1 if singer is None else singer
+    )
+
+
+class AcousticData:
+    """Random crops of equal length from all training clips, each frame equally likely."""
+
+    def __init__(self, clips: list[ClipFeatures], crop_frames: int, batch_size: int) -> None:
+        self.clips = [clip for clip in clips if len(clip.mel) >= crop_frames]
+        if not self.clips:
+            raise DataError(f"no clip has {crop_frames} frames\nhint: lower crop_frames, or give longer recordings")
+        self.crop_frames, self.batch_size = crop_frames, batch_size
+        lengths = torch.tensor([len(clip.mel) - crop_frames + 1 for clip in self.clips])
+        self.ends = lengths.cumsum(0)
+
+    def batch(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """mel (B, T, M), content (B, T, C), f0_hz (B, T), loudness (B, T), singer (B,)."""
+        positions = torch.randint(int(self.ends[-1]), (self.batch_size,), generator=generator)
+        chosen = torch.searchsorted(self.ends, positions, right=True)
+        crops = []
+        for clip_number, position in zip(chosen.tolist(), positions.tolist(), strict=True):
+            clip = self.clips[clip_number]
+            start = position - int(self.ends[clip_number]) + len(clip.mel) - self.crop_frames + 1
+            crops.append((clip, slice(start, start + self.crop_frames)))
+
+        def stack(name: str) -> Tensor:
+            return torch.from_numpy(np.stack([getattr(clip, name)[crop] for clip, crop in crops]).astype(np.float32))
+
+        return {name: stack(name) for name in ("mel", "content", "f0_hz", "loudness")} | {
+            "singer": torch.tensor([clip.singer for clip, _ in crops])
+        }
+
+
+def batch_condition(model: AcousticModel, batch: dict[str, Tensor]) -> Condition:
+    """The condition of a batch whose content is already at the mel's frames."""
+    index = torch.arange(batch["content"].shape[1], device=batch["content"].device, dtype=torch.int32)
+    return Condition(
+        batch["content"],
+        index.expand(len(batch["content"]), -1),
+        batch["f0_hz"],
+        batch["loudness"],
+        model.singer_embed(batch["singer"]),
+    )
+
+
+def build_acoustic(
+    config: AcousticConfig, features: FeatureIndex, n_content: int, clips: list[ClipFeatures] | None = None
+) -> AcousticModel:
+    """A new acoustic model for the singers of a run; `clips` sets the mel's mean and scale, a checkpoint loaded later may too.
+
+    Mean per band, one scale for all bands, so that the normalised mel has standard deviation sigma_data and an error in any
+    band counts alike.
+    """
+    model = AcousticModel(config, features.audio, n_content, len(features.trained_singers))
+    if clips:
+        mel = np.concatenate([clip.mel for clip in clips])
+        mean = mel.mean(axis=0)
+        model.mel_mean.copy_(torch.from_numpy(mean))
+        model.mel_scale.fill_(float((mel - mean).std()) / config.sigma.sigma_data)
+    return model

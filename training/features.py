@@ -1,0 +1,117 @@
+"""The features of a run: written once by `prepare`, read by every stage."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from ..runtime.spec import AudioSpec
+from .errors import DataError
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class SingerEntry:
+    """A singer as found in the material. `index` is the row of the embedding table, or None for one who is not trained on."""
+
+    kind: str  # "synthetic", "recorded": what the audio is
+    split: str  # "train" or "heldout"
+    demo: bool  # exposed by the bundle
+    index: int | None
+    minutes: float
+    f0_median_hz: float
+    f0_range_hz: tuple[float, float]
+    """5th to 95th percentile of the voiced frames."""
+
+
+@dataclass(frozen=True)
+class ClipEntry:
+    """One stretch of audio; `key` names its feature file and is a hash of the audio and of the audio spec."""
+
+    key: str
+    id: str
+    singer: str
+    song: str
+    split: str  # "train", "valid" or "test"
+    frames: int
+
+
+@dataclass(frozen=True)
+class FeatureIndex:
+    folder: Path
+    audio: AudioSpec
+    singers: dict[str, SingerEntry]
+    clips: tuple[ClipEntry, ...]
+
+    @classmethod
+    def open(cls, folder: Path) -> "FeatureIndex":
+        """Read `index.json`; a `DataError` names the command to run when it is not there."""
+        path = folder / INDEX
+        if not path.is_file():
+            raise DataError(f"{folder} holds no features\nhint: run it first: comosvc-train prepare -o {folder.parent}")
+        data = json.loads(path.read_text("utf-8"))
+        singers = {n: SingerEntry(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()}
+        return cls(folder, AudioSpec(**data["audio"]), singers, tuple(ClipEntry(**clip) for clip in data["clips"]))
+
+    def save(self) -> None:
+        data = {
+            "audio": asdict(self.audio),
+            "singers": {name: asdict(singer) for name, singer in self.singers.items()},
+            "clips": [asdict(clip) for clip in self.clips],
+        }
+        partial = self.folder / f"{INDEX}.partial"
+        partial.write_text(json.dumps(data, indent=1), "utf-8")
+        partial.replace(self.folder / INDEX)
+
+    @property
+    def trained_singers(self) -> list[str]:
+        """Names in the order of the embedding table."""
+        rows = {singer.index: name for name, singer in self.singers.items() if singer.index is not None}
+        return [rows[index] for index in sorted(rows)]
+
+    def select(self, split: str, *, trained: bool | None = None) -> list[ClipEntry]:
+        """Clips of a split; `trained` keeps those of singers that have (or do not have) an embedding."""
+        return [
+            clip
+            for clip in self.clips
+            if clip.split == split and trained in (None, self.singers[clip.singer].index is not None)
+        ]
+
+    def load(self, clip: ClipEntry) -> dict[str, NDArray]:
+        """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip."""
+        return load_file(self.folder / f"{clip.key}.safetensors")
+
+    def content_path(self, clip: ClipEntry, encoder: str) -> Path:
+        """Where the content (S, C) that the encoder with hash `encoder` gives for a clip is kept."""
+        return self.folder / f"{clip.key}.{encoder}.safetensors"
+
+
+def feature_key(audio: bytes, spec: AudioSpec) -> str:
+    """Name of a feature file: same audio, same spec, same features."""
+    return hashlib.sha256(audio + json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:20]
+
+
+def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
+    """Write arrays to `path`, all or nothing."""
+    partial = path.with_suffix(".partial")
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+    partial.replace(path)
+
+
+def content_index(n_frames: int, n_content: int, spec: AudioSpec) -> NDArray[np.int32]:
+    """The content frame nearest in time to each mel frame, (T,)."""
+    seconds = (np.arange(n_frames) + 0.5) * spec.hop_length / spec.sample_rate
+    nearest = np.floor(seconds * spec.content_sample_rate / spec.content_hop_length)
+    return np.clip(nearest, 0, n_content - 1).astype(np.int32)
+
+
+def concatenate(pieces: Sequence[NDArray]) -> tuple[NDArray, NDArray[np.int64]]:
+    """All pieces in one array, and where each begins (with the end as last entry)."""
+    starts = np.cumsum([0, *(len(piece) for piece in pieces)])
+    return np.concatenate(pieces), starts

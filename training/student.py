@@ -1,0 +1,87 @@
+"""The student: the teacher distilled into a consistency model that needs one evaluation."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .acoustic import AcousticModel
+from .acoustic_data import batch_condition
+from .diffusion import Denoise, euler_step, karras_sigmas
+from .loop import Batch, LoopConfig, Objective, update_average
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """Consistency distillation. The defaults are the published recipe; every departure is a field."""
+
+    loop: LoopConfig
+    crop_frames: int = 375
+    ladder_size: int = 25
+    target_decay: float = 0.95
+    """mu of the target network's moving average."""
+    loss_scale: float = 1000.0
+    pseudo_huber: float | None = None
+    """c of sqrt(d^2 + c^2) - c in place of the squared distance."""
+    data_l1_weight: float = 0.0
+    """Weight of |f(sigma_max z) - y|: pulls the one-step output towards the recordings; the published recipe has none."""
+    noise_scale: float = 1.0
+    """Scale of the initial noise of the one-step sampler, baked into the exported graph."""
+
+
+class StudentObjective(Objective):
+    """E d(f(x_{n+1}, t_{n+1}), f_target(x_n, t_n)) with x_n one Euler step of the frozen teacher. Song et al. 2023, algorithm 2.
+
+    Only the denoiser is trained: the embeddings of the condition stay the teacher's.
+    """
+
+    def __init__(self, model: AcousticModel, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model: AcousticModel = model.requires_grad_(False)
+        self.target = deepcopy(model.denoiser)
+        self.teacher = deepcopy(model.denoiser)
+        model.denoiser.requires_grad_(True)
+        self.ladder = karras_sigmas(config.ladder_size, model.config.sigma).flip(0)
+
+    def extra_modules(self) -> dict[str, nn.Module]:
+        return {"target": self.target}
+
+    def before_step(self) -> None:
+        update_average(self.target, self.model.denoiser, self.config.target_decay)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        model = self.model
+        y = model.normalise(batch["mel"])
+        embedded = model.embed(batch_condition(model, dict(batch)))
+        n = torch.randint(len(self.ladder) - 1, (len(y),), generator=generator)
+        t_n, t_next = self.ladder[n].to(y.device), self.ladder[n + 1].to(y.device)
+        z = torch.randn(y.shape, generator=generator).to(y.device)
+        x_next = y + t_next.view(-1, 1, 1) * z
+        with torch.no_grad():
+            x_n = euler_step(x_next, t_next, t_n, model.denoise(x_next, t_next, embedded, self.teacher))
+            target = model.denoise(x_n, t_n, embedded, self.target)
+        distance = self._distance(model.denoise(x_next, t_next, embedded) - target)
+        loss = self.config.loss_scale * distance
+        if self.config.data_l1_weight:
+            loss = loss + self.config.data_l1_weight * self.config.loss_scale * self._one_step_l1(y, embedded, generator)
+        return loss, {"consistency": distance.detach()}
+
+    def _distance(self, difference: Tensor) -> Tensor:
+        if self.config.pseudo_huber is None:
+            return (difference**2).mean()
+        c = self.config.pseudo_huber
+        return ((difference**2 + c**2).sqrt() - c).mean()
+
+    def _one_step_l1(self, y: Tensor, embedded: Tensor, generator: torch.Generator) -> Tensor:
+        """On a quarter of the batch, which is enough for a nudge and keeps the step cheap."""
+        y, embedded = y[::4], embedded[::4]
+        sigma_max = self.model.config.sigma.sigma_max
+        x = self.config.noise_scale * sigma_max * torch.randn(y.shape, generator=generator).to(y.device)
+        return (self.model.denoise(x, torch.full((len(y),), sigma_max, device=y.device), embedded) - y).abs().mean()
+
+
+def denoise_with(model: AcousticModel, embedded: Tensor) -> Denoise:
+    """D(x, sigma) under a fixed condition, as the samplers take it."""
+    return lambda x, sigma: model.denoise(x, sigma, embedded)

@@ -1,0 +1,64 @@
+"""The teacher: the denoiser trained at all noise levels."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .acoustic import AcousticModel
+from .acoustic_data import batch_condition
+from .diffusion import karras_sigmas, loss_weight, training_sigmas
+from .loop import Batch, LoopConfig, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    loop: LoopConfig
+    crop_frames: int = 375
+    mixed_sigmas: bool = False
+    """Draw half of the noise levels from the student's ladder instead of the published log-normal distribution."""
+    ladder_size: int = 25
+
+
+class TeacherObjective(Objective):
+    """E lambda(sigma) |D(y + sigma z; sigma) - y|^2. EDM eq. 8."""
+
+    def __init__(self, model: AcousticModel, config: TeacherConfig) -> None:
+        super().__init__()
+        self.model: AcousticModel = model
+        self.ladder = karras_sigmas(config.ladder_size, model.config.sigma) if config.mixed_sigmas else None
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        y = self.model.normalise(batch["mel"])
+        sigma = training_sigmas(len(y), self.model.config.sigma, generator, self.ladder).to(y.device)
+        z = torch.randn(y.shape, generator=generator).to(y.device)
+        embedded = self.model.embed(batch_condition(self.model, batch))
+        D = self.model.denoise(y + sigma.view(-1, 1, 1) * z, sigma, embedded)
+        loss = (loss_weight(sigma, self.model.config.sigma).view(-1, 1, 1) * (D - y) ** 2).mean()
+        return loss, {"data_l1": (D - y).abs().mean().detach() * self.model.mel_scale}
+
+
+PROBED_SIGMAS = (0.05, 0.17, 0.47, 2.5, 10.0, 80.0)
+
+
+def denoising_errors(batch: Batch) -> Callable[[nn.Module], Mapping[str, float]]:
+    """A validation: mean |D - y| at fixed noise levels, relative to handing the input through.
+
+    The training loss falls nicely while a network does nothing at low sigma, and a sampler of such a network ends in noise. Below
+    1 here means that it denoises.
+    """
+
+    @torch.no_grad()
+    def validate(model: nn.Module) -> Mapping[str, float]:
+        assert isinstance(model, AcousticModel)
+        y = model.normalise(batch["mel"])
+        embedded = model.embed(batch_condition(model, dict(batch)))
+        z = torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y.device)
+        errors = {}
+        for sigma in PROBED_SIGMAS:
+            D = model.denoise(y + sigma * z, torch.full((len(y),), sigma, device=y.device), embedded)
+            errors[f"error_at_{sigma:g}"] = float((D - y).abs().mean() / min(sigma * z.abs().mean(), y.abs().mean()))
+        return errors
+
+    return validate
