@@ -1,0 +1,1 @@
+"""Measurements of the whole chain, and the demo."""

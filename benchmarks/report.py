@@ -1,0 +1,157 @@
+"""What a benchmark found: rows with goals and what they were measured on; as a table, as JSON, and for the README."""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..runtime.version import __version__
+
+FORMAT_VERSION = 1
+_VERSIONS_OF = ("numpy", "onnxruntime", "soxr", "soundfile", "torch")
+_BEGIN, _END = "<!-- quality: written by comosvc-bench quality --readme -->", "<!-- /quality -->"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure. `value` None: not measured, and `note` says how to."""
+
+    what: str
+    value: float | None = None
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal is reached; None without a goal or without a value."""
+        if self.value is None or (self.at_least is None and self.at_most is None):
+            return None
+        above = self.at_least is None or self.value >= self.at_least
+        return above and (self.at_most is None or self.value <= self.at_most)
+
+    @property
+    def goal(self) -> str:
+        """The goal in words, empty where there is none."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g}–{self.at_most:g}{self._unit}"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:g}{self._unit}"
+        return f"≤ {self.at_most:g}{self._unit}" if self.at_most is not None else ""
+
+    @property
+    def shown(self) -> str:
+        """The value to three digits with its unit, empty if not measured."""
+        return "" if self.value is None else f"{self.value:.3g}{self._unit}"
+
+    @property
+    def verdict(self) -> str:
+        """pass, miss, or empty."""
+        return {True: "pass", False: "miss", None: ""}[self.met]
+
+    @property
+    def _unit(self) -> str:
+        return f" {self.unit}" if self.unit else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Rows and where they come from."""
+
+    command: str
+    rows: tuple[Row, ...]
+    voice: dict[str, Any]
+    machine: dict[str, Any] = field(default_factory=lambda: this_machine())
+    versions: dict[str, str] = field(default_factory=lambda: installed_versions())
+    commit: str | None = field(default_factory=lambda: current_commit())
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the rows were pooled from, for looking closer."""
+
+
+def this_machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, operating system."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": name or platform.processor(), "cores": cores, "os": f"{platform.system()} {platform.machine()}"}
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what the figures depend on, as far as installed."""
+    found = {"comosvc": __version__, "python": platform.python_version()}
+    for name in _VERSIONS_OF:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def current_commit() -> str | None:
+    """Commit of the checkout that this file lies in, with `+` where it was changed since; None outside of one."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", folder, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def as_table(report: Report) -> Table:
+    """The rows for a terminal."""
+    table = Table(title=f"quality of {report.voice.get('name', 'the voice')}", title_justify="left", expand=False)
+    table.add_column("what", ratio=3)
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("goal", justify="right", no_wrap=True)
+    table.add_column("")
+    table.add_column("on", ratio=2, style="dim")
+    for row in report.rows:
+        style = {"pass": "green", "miss": "red"}.get(row.verdict, "")
+        table.add_row(row.what, row.shown, row.goal, f"[{style}]{row.verdict}[/]" if style else "", row.note)
+    return table
+
+
+def save_json(report: Report, path: Path) -> None:
+    """Write a report; `load_json` reads it back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = {"format_version": FORMAT_VERSION, **asdict(report)}
+    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def load_json(path: Path) -> Report:
+    """Read what `save_json` wrote."""
+    body = json.loads(path.read_text("utf-8"))
+    if (version := body.pop("format_version")) != FORMAT_VERSION:
+        raise ValueError(f"{path} has format_version {version}; this reads {FORMAT_VERSION}")
+    return Report(rows=tuple(Row(**row) for row in body.pop("rows")), **body)
+
+
+def as_markdown(report: Report) -> str:
+    """The rows as a Markdown table, with what they were measured on and by which command."""
+    lines = ["| What | Measured | Goal | | On |", "|---|---|---|---|---|"]
+    lines += [f"| {row.what} | {row.shown} | {row.goal} | {row.verdict} | {row.note} |" for row in report.rows]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    machine = f"{report.machine['cpu']}, {report.machine['cores']} cores, {report.machine['os']}"
+    return "\n".join([*lines, "", f"`{report.command}` at commit {report.commit}, on {machine}; {versions}."])
+
+
+def into_readme(report: Report, readme: Path) -> None:
+    """Replace what stands between the markers of `readme` by `as_markdown`."""
+    text = readme.read_text("utf-8")
+    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
+        raise ValueError(f"{readme} must hold the line {_BEGIN} once and {_END} once after it")
+    before, _, rest = text.partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    readme.write_text(f"{before}{_BEGIN}\n{as_markdown(report)}\n{_END}{after}", "utf-8")
