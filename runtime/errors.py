@@ -1,0 +1,29 @@
+"""Everything that can go wrong for a caller. Each message says what happened, with the values, and what to do."""
+
+
+class ComosvcError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class AudioError(ComosvcError):
+    """The audio that came in cannot be used: not there, not audio, damaged, or of the wrong shape, type or rate."""
+
+
+class BundleError(ComosvcError):
+    """The voice bundle cannot be used: not a bundle, damaged, of another version, or not what its manifest says."""
+
+
+class ProviderError(ComosvcError):
+    """The provider or precision asked for does not run here, or failed while running."""
+
+
+class OptionError(ComosvcError):
+    """An argument is out of range or names something that the bundle does not have."""
+
+
+class OutputError(ComosvcError):
+    """The result cannot be written: the file is there already, or the place does not take it."""
+
+
+class CancelledError(ComosvcError):
+    """The caller's progress function returned False."""

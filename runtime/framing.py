@@ -1,0 +1,31 @@
+"""Where frames of one rate lie among frames and samples of another. Integer arithmetic: exact at any position."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .spec import AudioSpec
+
+
+def ceil_div(numerator: int, denominator: int) -> int:
+    """Quotient rounded up."""
+    return -(-numerator // denominator)
+
+
+def frames_to_cover(n_samples: int, sample_rate: int, spec: AudioSpec) -> int:
+    """Mel frames that a clip of `n_samples` at `sample_rate` is converted in; the last may be partly past its end."""
+    return max(1, ceil_div(n_samples * spec.sample_rate, sample_rate * spec.hop_length))
+
+
+def content_index(first_frame: int, n_frames: int, spec: AudioSpec) -> NDArray[np.int64]:
+    """For mel frames `first_frame` on, the content frame nearest in time, (T,).
+
+    Both kinds of frame are centred in their hop, so the nearest is the one whose hop holds the mel frame's centre.
+    """
+    twice_centre = 2 * np.arange(first_frame, first_frame + n_frames, dtype=np.int64) + 1
+    numerator = twice_centre * (spec.hop_length * spec.content_sample_rate)
+    return numerator // (2 * spec.sample_rate * spec.content_hop_length)
+
+
+def rescale_ceil(position: int, from_rate: int, to_rate: int) -> int:
+    """First sample at `to_rate` that is not earlier than sample `position` at `from_rate`."""
+    return ceil_div(position * to_rate, from_rate)

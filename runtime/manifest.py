@@ -1,0 +1,240 @@
+"""What a bundle says about itself: `bundle.json` as frozen dataclasses, read strictly.
+
+Export builds these and writes `to_json`; the runtime reads them back with `from_json`. An unknown key, a missing key or
+a value of another type is an error.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import BundleError
+from .graph import GRAPHS, TensorSpec
+from .spec import AudioSpec
+from .strict import MismatchError, decode, encode
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "bundle.json"
+REQUIRED_GRAPHS = ("content", "pitch", "acoustic", "vocoder")
+OPTIONAL_INPUTS = {"vocoder": ("f0_hz", "source", "noise")}
+"""Inputs of the contract that a design may do without."""
+
+_FIXED_LETTERS = "MCDH"  # the model's own sizes; every other dimension must stay dynamic
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphEntry:
+    """One ONNX file. `inputs` and `outputs` are (name, dtype, dims); a dim is a fixed size or a dynamic one's name."""
+
+    sha256: str
+    precision: str
+    inputs: tuple[tuple[str, str, tuple[int | str, ...]], ...]
+    outputs: tuple[tuple[str, str, tuple[int | str, ...]], ...]
+    file: str | None = None
+    """Name inside the bundle; None: the file lies in the cache under its hash."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingerEntry:
+    """A target singer: the row of the embedding table, F0 statistics of the training recordings in Hz, who to thank."""
+
+    index: int
+    f0_median_hz: float
+    f0_range_hz: tuple[float, float]
+    licence: str
+    credit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEntry:
+    """What excites the vocoder: `kind` "pulse" is `source.pulse_source`; "none" if the design has no source input."""
+
+    kind: str
+    channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """Sizes and sampler of the acoustic model.
+
+    `schedules` maps a number of steps to the `step_index` of each step after the first, which is the `acoustic` graph.
+    """
+
+    content_channels: int
+    singer_channels: int
+    sigma_min: float
+    sigma_max: float
+    source: SourceEntry
+    objective: str
+    initial_noise_scale: float = 1.0
+    schedules: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    content_labels: tuple[str, ...] = ()
+    """Meaning of the content channels where they have one (phones)."""
+    departures: tuple[str, ...] = ()
+    """Where the training departs from the published recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Frames before and after a frame that its result depends on, in the graph's own frames.
+
+    `window_ms` is the length of the window, centred on the frame, through which it sees the audio; 0: its hop.
+    """
+
+    past: int
+    future: int
+    window_ms: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextEntry:
+    """Context of each graph: content frames, pitch frames (16 ms), mel frames, mel frames."""
+
+    content: Context
+    pitch: Context
+    acoustic: Context
+    vocoder: Context
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookaheadEntry:
+    """How far each part looks into the future, in ms, and the total of a live conversion."""
+
+    content: float
+    pitch: float
+    pitch_low_latency: float
+    acoustic: float
+    vocoder: float
+    total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LicenceEntry:
+    """Licence and credit of one part of the bundle (a network, a data set, a singer)."""
+
+    part: str
+    licence: str
+    credit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`bundle.json`, format 1."""
+
+    name: str
+    audio: AudioSpec
+    graphs: dict[str, GraphEntry]
+    singers: dict[str, SingerEntry]
+    singer_embedding_file: str
+    """A safetensors file with one tensor, `embedding` (singers, D) float32."""
+    singer_embedding_sha256: str
+    model: ModelEntry
+    context: ContextEntry
+    lookahead_ms: LookaheadEntry
+    licences: tuple[LicenceEntry, ...]
+    consent: str
+    provenance: dict[str, Any]
+    """Versions, commit, data summary: whatever made it."""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def to_json(manifest: Manifest) -> str:
+    """The text of `bundle.json`."""
+    return json.dumps(encode(manifest), indent=1, ensure_ascii=False)
+
+
+def from_json(text: str | bytes, origin: str) -> Manifest:
+    """Read `bundle.json`; `origin` is the bundle named in the `BundleError` of whatever is wrong with it."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BundleError(f"{origin}: {MANIFEST_FILE} is not JSON: {error}") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{origin}: bundle format {version!r}; this version of comosvc reads format {FORMAT_VERSION}\n"
+            "hint: a newer bundle needs a newer comosvc: pip install --upgrade comosvc"
+        )
+    try:
+        return decode(Manifest, data, MANIFEST_FILE)
+    except (MismatchError, BundleError) as error:
+        raise BundleError(f"{origin}: {error}") from error
+
+
+def check(manifest: Manifest) -> None:
+    """Raise `BundleError` where the parts of a manifest contradict each other or the graph contracts."""
+    _check_graphs(manifest)
+    _check_singers(manifest)
+    spec, model = manifest.audio, manifest.model
+    _expect(spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}")
+    whole = min(spec.sample_rate, spec.hop_length, spec.win_length, spec.content_sample_rate, spec.content_hop_length)
+    _expect(whole > 0, "audio: rates, hops and windows must be positive")
+    _expect(model.source.kind in ("pulse", "none"), f"model.source.kind is {model.source.kind!r}; known: pulse, none")
+    has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
+    _expect(has_source == (model.source.kind != "none"), "model.source contradicts the inputs of the vocoder graph")
+    for steps, indices in model.schedules.items():
+        complete = steps.isdecimal() and len(indices) == int(steps) - 1
+        _expect(complete, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
+    _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
+    for name in ("content", "pitch", "acoustic", "vocoder"):
+        context = getattr(manifest.context, name)
+        _expect(min(context.past, context.future, context.window_ms) >= 0, f"context.{name} must not be negative")
+
+
+def _check_graphs(manifest: Manifest) -> None:
+    missing = [name for name in REQUIRED_GRAPHS if name not in manifest.graphs]
+    _expect(not missing, f"no graph for {', '.join(missing)}")
+    sizes = {
+        "M": manifest.audio.n_mels,
+        "C": manifest.model.content_channels,
+        "D": manifest.model.singer_channels,
+        "H": manifest.model.source.channels,
+    }
+    for name, entry in manifest.graphs.items():
+        _expect(name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}")
+        _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"graphs.{name}.sha256 is not a SHA-256")
+        spec = GRAPHS[name]
+        _check_tensors(f"graphs.{name}.inputs", entry.inputs, spec.inputs, OPTIONAL_INPUTS.get(name, ()), sizes)
+        _check_tensors(f"graphs.{name}.outputs", entry.outputs, spec.outputs, (), sizes)
+
+
+def _check_tensors(
+    where: str,
+    found: tuple[tuple[str, str, tuple[int | str, ...]], ...],
+    wanted: tuple[TensorSpec, ...],
+    optional: tuple[str, ...],
+    sizes: dict[str, int],
+) -> None:
+    contract = {tensor.name: tensor for tensor in wanted}
+    names = [name for name, _, _ in found]
+    required = [name for name in contract if name not in optional]
+    fits = len(set(names)) == len(names) and set(required) <= set(names) <= set(contract)
+    _expect(fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}")
+    for name, dtype, dims in found:
+        tensor = contract[name]
+        _expect(dtype == tensor.dtype, f"{where}: {name} is {dtype}, the contract has {tensor.dtype}")
+        same_rank = len(dims) == len(tensor.dims)
+        _expect(same_rank, f"{where}: {name} has dims {list(dims)}, the contract {list(tensor.dims)}")
+        for dim, letter in zip(dims, tensor.dims, strict=True):
+            if letter in _FIXED_LETTERS:
+                _expect(dim == sizes[letter], f"{where}: {name} has {letter} = {dim}, should be {sizes[letter]}")
+            else:
+                _expect(isinstance(dim, str), f"{where}: {name} fixes {letter} to {dim}; it must be dynamic")
+
+
+def _check_singers(manifest: Manifest) -> None:
+    _expect(bool(manifest.singers), "no singers")
+    for name, singer in manifest.singers.items():
+        low, high = singer.f0_range_hz
+        ordered = 0.0 < low <= singer.f0_median_hz <= high
+        _expect(ordered, f"singers.{name}: F0 range {low}-{high} Hz does not hold the median {singer.f0_median_hz} Hz")
+        _expect(singer.index >= 0, f"singers.{name}.index is {singer.index}")
+
+
+def _expect(holds: bool, message: str) -> None:
+    if not holds:
+        raise BundleError(message)
