@@ -19,7 +19,10 @@ class DenoiserConfig:
     dilation_cycle: tuple[int, ...] = (1,)
     """Dilations of consecutive layers, repeated. The authors' "WaveNet" does not dilate."""
     lookahead_frames: int | None = None
-    """Mel frames of future that the network may see, spent on its first layers; None: every layer is symmetric, as published."""
+    """Mel frames of future that the network may see; None: every layer is symmetric, as published.
+
+    They are spent on the last layers, past which the condition of all layers still has to go.
+    """
     input_skip: bool = False
     """Add k(sigma) * input to the output and scale the rest by 1 + g(sigma).
 
@@ -116,7 +119,7 @@ def _futures(config: DenoiserConfig) -> list[int]:
     if config.lookahead_frames is None:
         return _dilations(config)
     left, futures = config.lookahead_frames, []
-    for dilation in _dilations(config):
+    for dilation in reversed(_dilations(config)):
         futures.append(min(dilation, left))
         left -= futures[-1]
-    return futures
+    return futures[::-1]
