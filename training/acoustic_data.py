@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from ..runtime.framing import content_index
 from .acoustic import AcousticConfig, AcousticModel, Condition
 from .content import ContentEncoder
 from .errors import DataError
-from .features import ClipEntry, FeatureIndex, content_index, save_arrays
+from .features import ClipEntry, FeatureIndex, save_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hash: str) -> Cli
 
     arrays = features.load(clip)
     content = load_file(features.content_path(clip, encoder_hash))["content"]
-    index = content_index(len(arrays["mel"]), len(content), features.audio)
+    index = content_index(0, len(arrays["mel"]), features.audio).clip(max=len(content) - 1)
     singer = features.singers[clip.singer].index
     return ClipFeatures(
         arrays["mel"], content[index], arrays["f0_hz"], arrays["loudness"], -1 if singer is None else singer

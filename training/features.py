@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -102,16 +101,3 @@ def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
     partial = path.with_suffix(".partial")
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
     partial.replace(path)
-
-
-def content_index(n_frames: int, n_content: int, spec: AudioSpec) -> NDArray[np.int32]:
-    """The content frame nearest in time to each mel frame, (T,)."""
-    seconds = (np.arange(n_frames) + 0.5) * spec.hop_length / spec.sample_rate
-    nearest = np.floor(seconds * spec.content_sample_rate / spec.content_hop_length)
-    return np.clip(nearest, 0, n_content - 1).astype(np.int32)
-
-
-def concatenate(pieces: Sequence[NDArray]) -> tuple[NDArray, NDArray[np.int64]]:
-    """All pieces in one array, and where each begins (with the end as last entry)."""
-    starts = np.cumsum([0, *(len(piece) for piece in pieces)])
-    return np.concatenate(pieces), starts
