@@ -1,0 +1,162 @@
+"""Does ONNX Runtime give what torch gives? Measured for every graph at several lengths and batches, and end to end."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..runtime.graph import GRAPHS, GraphSpec
+from ..runtime.spec import AudioSpec
+from .errors import ParityError
+from .inputs import Arrays, InputMaker, clipped_content_index
+
+Runner = Callable[[Arrays], Arrays]
+"""Runs a graph: arrays by input name -> arrays by output name."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    relative: float
+    """Largest ||onnx - torch|| / ||torch||."""
+    reason: str
+
+
+_FLOAT32 = "the same float32 arithmetic in another order: 5e-7 was seen, 1e-5 is a hundred rounding errors in a row"
+TOLERANCES = {
+    "content": Tolerance(1e-5, _FLOAT32),
+    "pitch": Tolerance(1e-5, "not traced: its stored outputs are ONNX Runtime's own, on the machine that exported it"),
+    "acoustic": Tolerance(1e-5, _FLOAT32),
+    "acoustic_n": Tolerance(1e-5, _FLOAT32),
+    "vocoder": Tolerance(1e-5, _FLOAT32),
+    "end_to_end": Tolerance(1e-4, "the errors of three graphs in a row, each one's passed on by the next"),
+}
+
+BATCHES = (1, 3)
+LENGTHS = {  # the shortest allowed, two odd ones, a long one; 16 kHz samples for what takes audio, else mel frames
+    "content": (160, 1_777, 16_001, 64_000),
+    "acoustic": (1, 7, 129, 750),
+    "acoustic_n": (1, 7, 129, 750),
+    "vocoder": (1, 7, 129, 750),
+    "end_to_end": (4, 57, 375),
+}
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One comparison. `length` is in 16 kHz samples for graphs that take audio, else in mel frames."""
+
+    graph: str
+    provider: str
+    precision: str
+    batch: int
+    length: int
+    relative: float
+    max_abs: float
+    tolerance: float
+
+    def as_dict(self) -> dict[str, str | int | float]:
+        return asdict(self)
+
+    @property
+    def ok(self) -> bool:
+        return self.relative <= self.tolerance  # False for NaN
+
+
+def relative_error(measured: NDArray, reference: NDArray) -> float:
+    """||a - b|| / ||b||, in float64; where b is all zero, ||a||."""
+    a, b = measured.astype(np.float64), reference.astype(np.float64)
+    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
+
+
+def torch_runner(spec: GraphSpec, module: nn.Module) -> Runner:
+    """`module.forward` takes the graph's inputs by name."""
+
+    @torch.inference_mode()
+    def run(inputs: Arrays) -> Arrays:
+        result = module(**{name: torch.from_numpy(np.array(value)) for name, value in inputs.items()})
+        outputs = result if isinstance(result, tuple) else (result,)
+        return {tensor.name: output.numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
+
+    module.eval()
+    return run
+
+
+def onnx_runner(graph: bytes) -> Runner:
+    """The graph in ONNX Runtime on the CPU, in float32."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(inputs: Arrays) -> Arrays:
+        return {name: np.asarray(value) for name, value in zip(names, session.run(names, inputs), strict=True)}
+
+    return run
+
+
+def compare(graph: str, measured: Arrays, reference: Arrays, batch: int, length: int) -> ParityRow:
+    """The worst output of a graph. Raises `ParityError` for shapes that differ."""
+    relative, max_abs = 0.0, 0.0
+    for name, wanted in reference.items():
+        got = measured[name]
+        if got.shape != wanted.shape:
+            where = f"{graph} at batch {batch}, length {length}"
+            raise ParityError(f"{where}: {name} has shape {got.shape}, torch gives {wanted.shape}")
+        relative = max(relative, relative_error(got, wanted)) if np.isfinite(got).all() else float("nan")
+        max_abs = max(max_abs, float(np.abs(got - wanted).max()))
+    return ParityRow(graph, "cpu", "fp32", batch, length, relative, max_abs, TOLERANCES[graph].relative)
+
+
+def check_graph(spec: GraphSpec, onnx: Runner, reference: Runner, maker: InputMaker) -> list[ParityRow]:
+    """A graph at every length of `LENGTHS` and batch of `BATCHES`."""
+    rows = []
+    for batch in BATCHES:
+        for length in LENGTHS[spec.name]:
+            inputs = maker.make(spec, batch, length, seed=1)
+            rows.append(compare(spec.name, onnx(inputs), reference(inputs), batch, length))
+    return rows
+
+
+def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner], maker: InputMaker) -> list[ParityRow]:
+    """Audio to audio, each chain on its own intermediate results."""
+    rows = []
+    for batch in BATCHES:
+        for length in LENGTHS["end_to_end"]:
+            audio, inputs = _chain_inputs(maker, batch, length)
+            got, wanted = (_chain(runners, audio, inputs, maker.audio) for runners in (onnx, reference))
+            rows.append(compare("end_to_end", got, wanted, batch, length))
+    return rows
+
+
+def _chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, dict[str, Arrays]]:
+    n_samples = maker.audio.samples(length) * maker.audio.content_sample_rate // maker.audio.sample_rate
+    audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.audio.content_hop_length), seed=2)["audio"]
+    later = ("acoustic", "acoustic_n", "vocoder")
+    return audio, {name: maker.make(GRAPHS[name], batch, length, seed=2) for name in later}
+
+
+def _chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
+    content = runners["content"]({"audio": audio})["content"]
+    batch, length = inputs["acoustic"]["f0_hz"].shape
+    index = np.tile(clipped_content_index(length, content.shape[1], spec), (batch, 1))
+    condition = {**inputs["acoustic"], "content": content, "content_index": index}
+    mel = runners["acoustic"](condition)["mel"]
+    del condition["noise"]
+    mel = runners["acoustic_n"]({**inputs["acoustic_n"], **condition, "mel": mel})["mel_out"]
+    return runners["vocoder"]({**inputs["vocoder"], "mel": mel, "f0_hz": condition["f0_hz"]})
+
+
+def require(rows: list[ParityRow]) -> None:
+    """`ParityError` with every row that misses its tolerance."""
+    misses = [row for row in rows if not row.ok]
+    if misses:
+        lines = [
+            f"{row.graph} at batch {row.batch}, length {row.length}: relative error {row.relative:.2e}, "
+            f"at most {row.tolerance:.0e} allowed (largest difference {row.max_abs:.2e})"
+            for row in misses
+        ]
+        raise ParityError("ONNX Runtime and torch disagree\n" + "\n".join(lines))
