@@ -45,7 +45,10 @@ class Condition:
 
 
 class HarmonicFeatures(nn.Module):
-    """f0_hz (B, T) -> (B, T, M + 1): a raised comb at each band's centre, smoothed over the band's width, and a voicing flag."""
+    """f0_hz (B, T) -> (B, T, M + 1): a comb at each band's centre, smoothed over the band's width, and a voicing flag."""
+
+    centres_hz: Tensor
+    widths_hz: Tensor
 
     def __init__(self, spec: AudioSpec) -> None:
         super().__init__()

@@ -1,13 +1,16 @@
 """Batches for the teacher and the student, cut from the features of a run that lie in memory."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import soxr
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from ..runtime.framing import content_index
@@ -38,8 +41,6 @@ def encode_content(
     console: Console | None = None,
 ) -> None:
     """Run the content encoder over every clip that has no content from this encoder yet."""
-    import soxr
-
     spec = features.audio
     todo = [clip for clip in clips if not features.content_path(clip, encoder_hash).is_file()]
     for clip in track(todo, "content features", console=console, disable=not todo):
@@ -52,8 +53,6 @@ def encode_content(
 
 def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hash: str) -> ClipFeatures:
     """The features of a clip, its content brought to the mel's frames."""
-    from safetensors.numpy import load_file
-
     arrays = features.load(clip)
     content = load_file(features.content_path(clip, encoder_hash))["content"]
     index = content_index(0, len(arrays["mel"]), features.audio).clip(max=len(content) - 1)
@@ -92,7 +91,7 @@ class AcousticData:
         }
 
 
-def batch_condition(model: AcousticModel, batch: dict[str, Tensor]) -> Condition:
+def batch_condition(model: AcousticModel, batch: Mapping[str, Tensor]) -> Condition:
     """The condition of a batch whose content is already at the mel's frames."""
     index = torch.arange(batch["content"].shape[1], device=batch["content"].device, dtype=torch.int32)
     return Condition(

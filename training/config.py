@@ -15,7 +15,7 @@ RECIPES = ("demo", "smoke")
 def load_config(kind: type[T], name_or_path: str) -> T:
     """Read a shipped recipe (by name) or a TOML file into the dataclass `kind`."""
     if name_or_path in RECIPES:
-        text = resources.files(__package__).joinpath(f"recipes/{name_or_path}.toml").read_text("utf-8")
+        text = resources.files(__spec__.parent).joinpath(f"recipes/{name_or_path}.toml").read_text("utf-8")
     else:
         path = Path(name_or_path)
         if not path.is_file():

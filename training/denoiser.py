@@ -34,6 +34,8 @@ class DenoiserConfig:
 class StepEmbedding(nn.Module):
     """Sinusoids of c_noise, then Linear -> Mish -> Linear. c_noise (B,) -> (B, C)."""
 
+    frequencies: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -33,6 +33,7 @@ from .errors import TrainingError
 
 logger = logging.getLogger(__name__)
 Batch = Mapping[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,10 @@ class LoopConfig:
     """Fabric's name. bf16 doubles the speed of processors that have AVX512-BF16 or AMX; weights and losses stay float32."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, Generic[Model]):
     """What a stage minimises. `model` is the network that is kept; `forward` gives the loss and figures to log."""
 
-    model: nn.Module
+    model: Model
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         raise NotImplementedError
@@ -93,7 +94,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def fit(
-    objective: Objective,
+    objective: Objective[Model],
     make_batch: Callable[[torch.Generator], Batch],
     config: LoopConfig,
     folder: Path,
@@ -102,7 +103,7 @@ def fit(
     resolved_config: Mapping[str, Any],
     resume: bool,
     device: str = "auto",
-    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    validate: Callable[[Model], Mapping[str, float]] | None = None,
     console: Console | None = None,
 ) -> Path:
     """Minimise `objective` for `config.steps` and return the last checkpoint, which holds `model`, `ema` and the optimiser.

@@ -2,12 +2,12 @@
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -62,14 +62,28 @@ class Measured:
     voiced_hz: NDArray[np.float32]
 
 
-def corpus_sources(folder: Path) -> tuple[list[Source], dict[str, dict]]:
-    """The clips of a corpus written by `comosvc-train corpus`, and its singers."""
+@dataclass(frozen=True)
+class Material:
+    """What `prepare` works on: stretches of audio, facts about their singers, and what cannot be used."""
+
+    sources: list[Source]
+    singers: dict[str, dict]
+    """kind, split and demo of each, as in `SingerEntry`."""
+    trained: list[str]
+    """Singers that get an embedding, in its order."""
+    dropped: list[Dropped]
+
+
+def corpus_material(folder: Path) -> Material:
+    """A corpus written by `comosvc-train corpus`. Its recorded voices serve the content encoder only."""
     corpus = Corpus.open(folder)
     sources = [Source(c.audio_path, c.id, c.singer, c.song, c.split) for c in corpus.clips()]
-    return sources, {name: {"kind": s.kind, "split": s.split, "demo": s.demo} for name, s in corpus.singers.items()}
+    singers = {name: {"kind": s.kind, "split": s.split, "demo": s.demo} for name, s in corpus.singers.items()}
+    trained = [name for name, s in singers.items() if s["split"] == "train" and s["kind"] == "synthetic"]
+    return Material(sources, singers, sorted(trained), [])
 
 
-def folder_sources(folder: Path) -> tuple[list[Source], dict[str, dict], list[Dropped]]:
+def folder_material(folder: Path) -> Material:
     """One sub-folder per singer, audio files anywhere below it; files are cut at silences.
 
     About one file in twenty of each singer is kept for validation, never a part of a file that is trained on.
@@ -96,7 +110,8 @@ def folder_sources(folder: Path) -> tuple[list[Source], dict[str, dict], list[Dr
             sources += [Source(path, f"{name}#{k}", singer, name, split, *cut) for k, cut in enumerate(slices)]
             if not slices:
                 dropped.append(Dropped(name, "silent"))
-    return sources, {name: {"kind": "recorded", "split": "train", "demo": True} for name in files}, dropped
+    singers = {name: {"kind": "recorded", "split": "train", "demo": True} for name in files}
+    return Material(sources, singers, list(files), dropped)
 
 
 def _slice_at_silences(path: Path) -> Iterator[tuple[int, int]]:
@@ -119,7 +134,7 @@ def _slice_at_silences(path: Path) -> Iterator[tuple[int, int]]:
     for start, stop in joined:
         n = max(1, round((stop - start) / (MAX_SECONDS * rate)))
         edges = np.linspace(start, stop, n + 1).astype(int).tolist()
-        yield from zip(edges[:-1], edges[1:], strict=True)
+        yield from pairwise(edges)
 
 
 @cache
@@ -164,13 +179,7 @@ def _measure(source: Source, spec: AudioSpec, folder: Path) -> Measured | Droppe
 
 
 def prepare(
-    sources: list[Source],
-    singers: dict[str, dict],
-    dropped: list[Dropped],
-    spec: AudioSpec,
-    folder: Path,
-    jobs: int,
-    console: Console | None = None,
+    material: Material, spec: AudioSpec, folder: Path, jobs: int, console: Console | None = None
 ) -> FeatureIndex:
     """Compute the features of every source into `folder`, then write the index and `report.json`.
 
@@ -179,21 +188,19 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     results: list[Measured | Dropped] = []
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_measure, source, spec, folder) for source in sources]
+        futures = [pool.submit(_measure, source, spec, folder) for source in material.sources]
         results += [f.result() for f in track(futures, "features", console=console)]
     measured = [result for result in results if isinstance(result, Measured)]
-    dropped = dropped + [result for result in results if isinstance(result, Dropped)]
-    if not measured:
-        raise DataError(f"none of {len(sources)} clips can be used: {Counter(d.reason for d in dropped).most_common(3)}")
+    dropped = material.dropped + [result for result in results if isinstance(result, Dropped)]
+    reasons = [f"{d.id}: {d.reason}" for d in dropped[:5]]
     entries = {}
-    trained = sorted(name for name, s in singers.items() if s["split"] == "train" and s["kind"] != "recorded" or s["demo"])
-    for name, facts in singers.items():
+    for name, facts in material.singers.items():
         own = [m for m in measured if m.entry.singer == name]
         if own:
-            index = trained.index(name) if name in trained else None
+            index = material.trained.index(name) if name in material.trained else None
             entries[name] = _singer_entry(facts, own, index, spec)
-    if missing := [name for name in trained if name not in entries]:
-        raise DataError(f"no usable clip of {', '.join(missing)}; reasons: {[d.reason for d in dropped][:5]}")
+    if missing := [name for name in material.trained if name not in entries]:
+        raise DataError(f"no usable clip of {', '.join(missing)}; dropped: {'; '.join(reasons)}")
     features = FeatureIndex(folder, spec, entries, tuple(m.entry for m in measured))
     features.save()
     write_report(features, dropped)

@@ -1,7 +1,7 @@
 """The student: the teacher distilled into a consistency model that needs one evaluation."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,12 @@ class StudentConfig:
     noise_scale: float = 1.0
     """Scale of the initial noise of the one-step sampler, baked into the exported graph."""
 
+    def as_published(self) -> "StudentConfig":
+        """The same amount of training without the departures."""
+        return replace(self, pseudo_huber=None, data_l1_weight=0.0, noise_scale=1.0)
 
-class StudentObjective(Objective):
+
+class StudentObjective(Objective[AcousticModel]):
     """E d(f(x_{n+1}, t_{n+1}), f_target(x_n, t_n)) with x_n one Euler step of the frozen teacher. Song et al. 2023, algorithm 2.
 
     Only the denoiser is trained: the embeddings of the condition stay the teacher's.
@@ -39,7 +43,7 @@ class StudentObjective(Objective):
     def __init__(self, model: AcousticModel, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.model: AcousticModel = model.requires_grad_(False)
+        self.model = model.requires_grad_(False)
         self.target = deepcopy(model.denoiser)
         self.teacher = deepcopy(model.denoiser)
         model.denoiser.requires_grad_(True)
@@ -54,7 +58,7 @@ class StudentObjective(Objective):
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         model = self.model
         y = model.normalise(batch["mel"])
-        embedded = model.embed(batch_condition(model, dict(batch)))
+        embedded = model.embed(batch_condition(model, batch))
         n = torch.randint(len(self.ladder) - 1, (len(y),), generator=generator)
         t_n, t_next = self.ladder[n].to(y.device), self.ladder[n + 1].to(y.device)
         z = torch.randn(y.shape, generator=generator).to(y.device)

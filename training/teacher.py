@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .acoustic import AcousticModel
 from .acoustic_data import batch_condition
@@ -21,12 +21,12 @@ class TeacherConfig:
     ladder_size: int = 25
 
 
-class TeacherObjective(Objective):
+class TeacherObjective(Objective[AcousticModel]):
     """E lambda(sigma) |D(y + sigma z; sigma) - y|^2. EDM eq. 8."""
 
     def __init__(self, model: AcousticModel, config: TeacherConfig) -> None:
         super().__init__()
-        self.model: AcousticModel = model
+        self.model = model
         self.ladder = karras_sigmas(config.ladder_size, model.config.sigma) if config.mixed_sigmas else None
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -42,7 +42,7 @@ class TeacherObjective(Objective):
 PROBED_SIGMAS = (0.05, 0.17, 0.47, 2.5, 10.0, 80.0)
 
 
-def denoising_errors(batch: Batch) -> Callable[[nn.Module], Mapping[str, float]]:
+def denoising_errors(batch: Batch) -> Callable[[AcousticModel], Mapping[str, float]]:
     """A validation: mean |D - y| at fixed noise levels, relative to handing the input through.
 
     The training loss falls nicely while a network does nothing at low sigma, and a sampler of such a network ends in noise. Below
@@ -50,10 +50,9 @@ def denoising_errors(batch: Batch) -> Callable[[nn.Module], Mapping[str, float]]
     """
 
     @torch.no_grad()
-    def validate(model: nn.Module) -> Mapping[str, float]:
-        assert isinstance(model, AcousticModel)
+    def validate(model: AcousticModel) -> Mapping[str, float]:
         y = model.normalise(batch["mel"])
-        embedded = model.embed(batch_condition(model, dict(batch)))
+        embedded = model.embed(batch_condition(model, batch))
         z = torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y.device)
         errors = {}
         for sigma in PROBED_SIGMAS:

@@ -1,0 +1,1 @@
+"""Convert singing with an exported voice. Needs numpy and ONNX Runtime, never torch."""

@@ -1,0 +1,1 @@
+"""Train a voice: features, teacher, student, content encoder, vocoder. Needs torch."""

@@ -1,0 +1,206 @@
+"""`comosvc-train`: from recordings to a run folder that `comosvc-export` turns into a voice."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from ..runtime.errors import ComosvcError
+from .config import RECIPES, load_config
+from .recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train a voice. The commands build on each other, in this order: corpus (or your own recordings), prepare, "
+    "content, vocoder, teacher, student. Each can be stopped and goes on with --resume; a finished one does nothing.",
+)
+console = Console(stderr=True)
+
+ConfigOption = Annotated[
+    str, typer.Option("-c", "--config", help=f"A TOML file, or a shipped recipe: {', '.join(RECIPES)}.")
+]
+RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+JobsOption = Annotated[int, typer.Option("-n", "--jobs", help="Processes; 0: one for each core.", min=0)]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0: its own choice.", min=0)]
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Errors raised on purpose as one readable message and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    try:
+        yield
+    except ComosvcError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every training stage is called with."""
+
+    recipe: Recipe
+    run: Path
+    resume: bool
+    device: str
+
+
+def _run_stage(stage: Callable[[Stage], Path], config: str, run: Path, resume: bool, device: str, threads: int) -> None:
+    with _clear_errors():
+        if threads:
+            torch.set_num_threads(threads)
+        path = stage(Stage(load_config(Recipe, config), run, resume, device))
+        console.print(f"done: {path}", markup=False)
+
+
+@app.command()
+def corpus(
+    run: RunOption,
+    config: ConfigOption = "demo",
+    synthetic_only: Annotated[
+        bool, typer.Option("--synthetic-only", help="Leave out the voices that rest on recordings (flite).")
+    ] = False,
+    jobs: JobsOption = 0,
+) -> None:
+    """Render the demo corpus into RUN/corpus: synthetic singers, and phoneme-timed speech of recorded voices."""
+    from rich.progress import Progress
+
+    from .corpus import write_corpus
+
+    with _clear_errors(), Progress(console=console) as bar:
+        task = bar.add_task("corpus", total=None)
+
+        def progress(done: int, total: int, clip: str) -> None:
+            bar.update(task, completed=done, total=total)
+
+        recipe = load_config(Recipe, config)
+        write_corpus(recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or _cores())
+
+
+@app.command()
+def prepare(
+    run: RunOption,
+    config: ConfigOption = "demo",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Your own recordings: one sub-folder per singer. Default: the corpus in RUN/corpus."),
+    ] = None,
+    jobs: JobsOption = 0,
+) -> None:
+    """Compute mel, F0 and loudness of all recordings into RUN/features, and write RUN/features/report.json."""
+    from .prepare import corpus_material, folder_material
+    from .prepare import prepare as prepare_features
+
+    with _clear_errors():
+        recipe = load_config(Recipe, config)
+        material = corpus_material(run / "corpus") if data is None else folder_material(data)
+        features = prepare_features(material, recipe.audio, run / "features", jobs or _cores(), console)
+        minutes = sum(singer.minutes for singer in features.singers.values())
+        console.print(
+            f"{len(features.clips)} clips of {len(features.singers)} singers, {minutes:.1f} minutes to train on; "
+            f"report: {run / 'features' / 'report.json'}",
+            markup=False,
+        )
+
+
+@app.command()
+def content(
+    run: RunOption,
+    config: ConfigOption = "demo",
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Train the content encoder on the corpus' phones."""
+    from .content_stage import train_content
+
+    _run_stage(
+        lambda s: train_content(
+            s.recipe.content, s.recipe.audio, s.run, seed=s.recipe.seed, resume=s.resume, device=s.device, console=console
+        ),
+        config, run, resume, device, threads,
+    )  # fmt: skip
+
+
+@app.command()
+def vocoder(
+    run: RunOption,
+    config: ConfigOption = "demo",
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Train the vocoder: from mel and F0 back to sound."""
+    from .vocoder_stage import train_vocoder
+
+    _run_stage(
+        lambda s: train_vocoder(
+            s.recipe.vocoder, s.run, seed=s.recipe.seed, resume=s.resume, device=s.device, console=console
+        ),
+        config, run, resume, device, threads,
+    )  # fmt: skip
+
+
+@app.command()
+def teacher(
+    run: RunOption,
+    config: ConfigOption = "demo",
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Train the diffusion teacher that paints mel spectrograms from content, F0, loudness and singer."""
+    from .acoustic_stages import train_teacher
+
+    _run_stage(
+        lambda s: train_teacher(
+            s.recipe.acoustic, s.recipe.teacher, s.run,
+            seed=s.recipe.seed, resume=s.resume, device=s.device, console=console,
+        ),
+        config, run, resume, device, threads,
+    )  # fmt: skip
+
+
+@app.command()
+def student(
+    run: RunOption,
+    config: ConfigOption = "demo",
+    resume: ResumeOption = False,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = 0,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="The published recipe without the recipe file's departures, into RUN/student-published."),
+    ] = False,
+) -> None:
+    """Distil the teacher into the student that needs one step."""
+    from .acoustic_stages import train_student
+
+    _run_stage(
+        lambda s: train_student(
+            s.recipe.student.as_published() if published else s.recipe.student, s.run,
+            seed=s.recipe.seed, resume=s.resume, device=s.device, console=console,
+            folder="student-published" if published else "student",
+        ),
+        config, run, resume, device, threads,
+    )  # fmt: skip
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def main() -> None:
+    app()

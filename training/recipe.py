@@ -1,0 +1,25 @@
+"""A recipe: everything that decides a voice, in one file."""
+
+from dataclasses import dataclass, field
+
+from ..runtime.spec import AudioSpec
+from .acoustic import AcousticConfig
+from .content_stage import ContentTraining
+from .corpus import CorpusConfig
+from .student import StudentConfig
+from .teacher import TeacherConfig
+from .vocoder_stage import VocoderTraining
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The tables of a configuration file. `demo` and `smoke` are shipped."""
+
+    seed: int = 0
+    audio: AudioSpec
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    content: ContentTraining
+    vocoder: VocoderTraining
+    acoustic: AcousticConfig
+    teacher: TeacherConfig
+    student: StudentConfig
