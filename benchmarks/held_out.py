@@ -70,7 +70,7 @@ def pairs(songs: list[HeldOutSong]) -> Iterator[Pair]:
 def load_held_out(
     config: CorpusConfig, cache: Path, progress: Callable[[str], None] | None = None
 ) -> list[HeldOutSong]:
-    """The held-out songs of `config`, rendered into `cache` unless they are there; `progress` hears of each one made."""
+    """The held-out songs of `config`, rendered into `cache` unless they are there; `progress` hears of each made."""
     key = json.dumps({"render_version": RENDER_VERSION, **asdict(config)}, sort_keys=True)
     folder = cache / f"heldout-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     index = folder / "songs.json"
@@ -108,4 +108,3 @@ def _load(path: Path) -> HeldOutSong:
     sources = {name.removeprefix("source/"): audio for name, audio in voices.items() if name.startswith("source/")}
     targets = {name.removeprefix("target/"): audio for name, audio in voices.items() if name.startswith("target/")}
     return HeldOutSong(path.stem, sources, targets, labels)
-
