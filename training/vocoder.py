@@ -1,0 +1,169 @@
+"""The vocoder: pulses and noise, filtered so that the result has the mel spectrogram asked for.
+
+Most of it is signal processing that needs no training. Per frame, the spectrum of pulses plus noise is multiplied by
+gains that bring its mel to the target; then neighbouring frames are overlapped, the result is analysed again and its
+own spectrum takes the place of the excitation (Griffin and Lim 1984, with the phases of pulses to begin with). A
+small causal network says how much noise each band has and what the overlap will do to it.
+
+Look-ahead is bounded: what frame m becomes depends on mel frames up to m + 1, and it shapes the 256 samples around
+its centre.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..runtime.mel import mel_centres_hz
+from ..runtime.spec import AudioSpec
+from .content import CausalBlock
+from .frame_spectra import HOPS_PER_WINDOW, FrameSpectra, dispersion
+
+_ABSENT = 1e-4
+"""Mel of an excitation that is not there; pulses and noise of unit power lie near 0.2."""
+_MAX_LOG_GAIN = 9.0
+_MAX_LOG_CORRECTION = 2.0
+_SILENCE_RAMP = 0.05
+"""A band within this share above the mel's floor fades out, so that digital silence in gives digital silence out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocoderConfig:
+    """Size of the vocoder. The defaults are the demo voice's."""
+
+    channels: int = 128
+    dilations: tuple[int, ...] = (1, 2, 4, 1, 2)
+    """Distance in frames between the three taps of each block of the network, all of them now or earlier."""
+    refinements: int = 2
+    """How often the frames are overlapped and analysed again."""
+    voiced_noise_nepers: tuple[float, float] = (-4.0, 0.0)
+    """Noise against pulses in voiced frames before training, below 1 kHz and above `noise_from_hz`; in between by
+    octaves.
+    """
+    noise_from_hz: float = 8_000.0
+    dispersion_ms: float = 2.0
+    """Length of the cepstrum whose minimum phase disperses the pulses as a vocal tract does; 0 leaves the pulses as
+    they are.
+    """
+
+
+class Vocoder(nn.Module):
+    """mel (B, T, M), f0_hz (B, T), source (B, L, 1), noise (B, L) -> audio (B, L), L = hop_length * T.
+
+    `source` is the pulse train and `noise` the standard normal noise of `runtime.source`. Before training the noise
+    in each band is a constant of the configuration.
+    """
+
+    def __init__(self, config: VocoderConfig, spec: AudioSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        M, C, K = spec.n_mels, config.channels, config.refinements
+        self.spectra = FrameSpectra(spec)
+        phase_of_mel = torch.from_numpy(dispersion(spec, config.dispersion_ms))
+        self.register_buffer("phase_of_mel", phase_of_mel, persistent=False)
+        self.noise_prior = nn.Parameter(torch.from_numpy(voiced_noise(spec, config)))
+        self.stem = nn.Linear(3 * M + 2, C)
+        self.blocks = nn.ModuleList(CausalBlock(C, dilation, 0.0) for dilation in config.dilations)
+        self.head = nn.Linear(C, (2 + K) * M)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        # Beyond 1, corrections and steps overshoot: fewer refinements do (Perraudin et al. 2013 for the momentum).
+        self.step_sizes = nn.Parameter(torch.full((K, M), 1.3))
+        self.momentum = nn.Parameter(torch.ones(max(K - 1, 0)))
+
+    @property
+    def mel_context_frames(self) -> tuple[int, int]:
+        """Mel and F0 frames before and after a hop of audio that reach it: (past, future)."""
+        return 1 + 2 * self.config.refinements + sum(cast(CausalBlock, block).past for block in self.blocks), 2
+
+    @property
+    def context_frames(self) -> tuple[int, int]:
+        """Hops before and after a hop of audio that reach it through any input: pulses and noise reach two further
+        each way.
+        """
+        past, future = self.mel_context_frames
+        return past + HOPS_PER_WINDOW // 2, future + HOPS_PER_WINDOW // 2
+
+    @property
+    def lookahead_ms(self) -> float:
+        """From a sample to the centre of the last mel frame it depends on, at most."""
+        return (self.mel_context_frames[1] + 0.5) * self.spec.hop_length / self.spec.sample_rate * 1e3
+
+    @property
+    def flops_per_second(self) -> float:
+        """Floating point operations in matrix products per second of audio, a multiplication and an addition counted
+        apart.
+        """
+        F2, M, C, K = self.spec.n_fft + 2, self.spec.n_mels, self.config.channels, self.config.refinements
+        transforms = (2 + K) * self.spec.n_fft * F2 + (1 + K) * F2 * self.spec.n_fft // 2
+        to_and_from_mel = (3 + K + 1 + K + 3) * M * F2 // 2
+        network = (3 * M + 2) * C + len(self.blocks) * 4 * C * C + C * (2 + K) * M
+        return 2.0 * self.spec.frame_rate_hz * (transforms + to_and_from_mel + network)
+
+    def forward(self, mel: Tensor, f0_hz: Tensor, source: Tensor, noise: Tensor) -> Tensor:
+        target = _with_edges(mel * math.log(self.spec.mel_log_base))  # nepers, frames -1 .. T
+        pulses, hiss = self.spectra.analyse(source[..., 0]), self.spectra.analyse(noise)
+        noise_log_gain, *corrections = self.estimate(target, _with_edges(f0_hz[..., None]), pulses, hiss)
+        excitation = self.mix(target, pulses, hiss, noise_log_gain)
+        return self.spectra.overlap_add(self.match(target, excitation, corrections))
+
+    def estimate(self, target: Tensor, f0_hz: Tensor, pulses: Tensor, hiss: Tensor) -> tuple[Tensor, ...]:
+        """Log gain of the noise against the pulses, then a correction of the log gains of each pass; (B, T', M)
+        each, causal.
+        """
+        voiced = (f0_hz > 0.0).to(target.dtype)
+        pitch = torch.log(f0_hz.clamp(min=1.0) / 220.0) * voiced
+        levels = [self.spectra.log_mel(x, _ABSENT) for x in (pulses, hiss)]
+        x = self.stem(torch.cat([*((level + 5.0) / 3.0 for level in (target, *levels)), voiced, pitch], dim=-1))
+        for block in self.blocks:
+            x = block(x)
+        ratio, *corrections = self.head(x).split(self.spec.n_mels, dim=-1)
+        return voiced * self.noise_prior + ratio, *corrections
+
+    def mix(self, target: Tensor, pulses: Tensor, hiss: Tensor, noise_log_gain: Tensor) -> Tensor:
+        """Spectra (B, T', 2 F) of dispersed pulses plus noise, silent where the target is."""
+        phase = target @ cast(Tensor, self.phase_of_mel)
+        cosine, sine = torch.cos(phase), torch.sin(phase)
+        real, imaginary = pulses.chunk(2, dim=-1)
+        dispersed = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
+        noise_gain = torch.exp(noise_log_gain.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN) @ self.spectra.spread)
+        above_floor = torch.exp(target) / self.spec.mel_floor - 1.0
+        audible = (above_floor / _SILENCE_RAMP).clamp(0.0, 1.0) @ self.spectra.spread
+        return (dispersed + hiss * _twice(noise_gain)) * _twice(audible)
+
+    def match(self, target: Tensor, excitation: Tensor, corrections: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The frames whose overlapped mel is close to `target`."""
+        error = target - self.spectra.log_mel(excitation, _ABSENT)
+        gains = (error + corrections[0]).clamp(-2.0 * _MAX_LOG_GAIN, _MAX_LOG_GAIN)
+        frames = upcoming = self.spectra.filtered(excitation, gains)
+        before = None
+        for index, correction in enumerate(corrections[1:]):
+            # Frame m + 1 stays as first estimated: its refinements would know of m + 2.
+            heard = self.spectra.overheard(frames, upcoming)
+            refined = heard if before is None else heard + self.momentum[index - 1] * (heard - before)
+            before = heard
+            error = target - self.spectra.log_mel(refined, self.spec.mel_floor)
+            gains = (self.step_sizes[index] * error + correction).clamp(-_MAX_LOG_GAIN, _MAX_LOG_CORRECTION)
+            frames = self.spectra.filtered(refined, gains)
+        return frames
+
+
+def voiced_noise(spec: AudioSpec, config: VocoderConfig) -> NDArray[np.float32]:
+    """Log gain of the noise in voiced frames before training, (M,)."""
+    low, high = config.voiced_noise_nepers
+    share = np.log(mel_centres_hz(spec) / 1000.0) / np.log(config.noise_from_hz / 1000.0)
+    return (low + (high - low) * share.clip(0.0, 1.0)).astype(np.float32)
+
+
+def _twice(x: Tensor) -> Tensor:
+    """Per bin -> per real and imaginary part."""
+    return torch.cat([x, x], dim=-1)
+
+
+def _with_edges(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
