@@ -1,4 +1,4 @@
-"""The demo corpus: synthetic singers with exact labels, and phoneme-timed audio resting on recorded voices. No torch."""
+"""The demo corpus: synthetic singers with exact labels, and timed audio resting on recorded voices. No torch in it."""
 
 from .config import CorpusConfig
 from .held_out import ParallelSong, held_out_set, render_parallel

@@ -2,24 +2,25 @@
 
 _SYNTHETIC = """\
 Synthetic singers ({minutes:.0f} min, {singers} voices). A source-filter synthesiser in comosvc.training.corpus composes
-random melodies with invented syllables and sings them: glottal pulses and noise through twelve resonances. No recording of a
-person is in it. F0, phones and timing are exact. It is robotically clean; a model trained on it alone does not know people.
+random melodies with invented syllables and sings them: glottal pulses and noise through twelve resonances. No recording
+of a person is in it. F0, phones and timing are exact. It is robotically clean; a model trained on it alone does not
+know people.
 Licence: MIT, as this software; no one's likeness is used."""
 
 _RECORDED = """\
-Recorded voices ({minutes:.0f} min, {singers} voices: {names}). Invented sentences spoken, and drawn out on single notes, by
-the flite speech synthesiser, whose voices Carnegie Mellon University built from recordings of people: slt, awb and rms from
-the CMU ARCTIC databases, kal16 from the KAL diphone recordings. Band limited to 8 kHz. Phone times are flite's own; F0 is not
-labelled. rms is held out: nothing is trained on it. Only the content encoder needs these voices; none of them is offered as a
-target.
-Licence: CMU's permissive terms (use, copy, modify and distribute freely, with their notice; no endorsement). Credit: flite,
-Alan W Black and Kevin Lenzo; CMU ARCTIC, John Kominek and Alan W Black, Language Technologies Institute, Carnegie Mellon
-University."""
+Recorded voices ({minutes:.0f} min, {singers} voices: {names}).
+Invented sentences spoken, and a few words at a time drawn out on single notes, by the flite speech synthesiser, whose
+voices Carnegie Mellon University built from recordings of people: slt, awb and rms from the CMU ARCTIC databases, kal16
+from the KAL diphone recordings. Band limited to 8 kHz. Phone times are flite's own; F0 is not labelled. rms is held
+out: nothing is trained on it. Only the content encoder needs these voices; none of them is offered as a target.
+Licence: CMU's permissive terms (use, copy, modify and distribute freely, with their notice; no endorsement).
+Credit: flite, Alan W Black and Kevin Lenzo; CMU ARCTIC, John Kominek and Alan W Black, Language Technologies Institute,
+Carnegie Mellon University."""
 
 _SPLITS = """\
-Splits. train: training singers on their own songs. valid: the demo voices on held-out songs. test: held-out singers on the
-same held-out songs, in step sample by sample with valid (the ground truth of a conversion), and the held-out recorded voice.
-Not for: claims about real singers. Everything follows from the configuration and seed noted in corpus.json."""
+Splits. train: training singers on their own songs. valid: the demo voices on held-out songs. test: held-out singers on
+the same held-out songs, in step sample by sample with valid (the ground truth of a conversion), and the held-out
+recorded voice. Not for: claims about real singers. All follows from the configuration and seed in corpus.json."""
 
 
 def data_card(clips: list[dict], singers: dict[str, dict]) -> str:

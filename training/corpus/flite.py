@@ -1,7 +1,7 @@
 """Phoneme-timed audio that rests on recorded human voices, from the flite speech synthesiser (a package of the system).
 
-A content encoder that heard synthetic singers only fails on people. flite's voices are built from recordings, and flite tells
-when each phone ends. One voice is never trained on: it measures how far the encoder reaches.
+A content encoder that heard synthetic singers only fails on people. flite's voices are built from recordings, and flite
+tells when each phone ends. One voice is never trained on: it measures how far the encoder reaches.
 """
 
 import re
@@ -70,7 +70,7 @@ def require_flite() -> None:
 
 
 def spoken_clips(config: CorpusConfig) -> tuple[SpokenPlan, ...]:
-    """The clips of recorded voices: half spoken, half sung on notes (the held-out voice: spoken, half of it drawn out)."""
+    """The clips of recorded voices: half spoken, half sung on notes (the held-out voice only drawn out)."""
     mean_s = 0.5 * sum(_CLIP_SECONDS) + 1.0
     per_voice = max(2, round(config.recorded_minutes * 60 / mean_s / len(_TRAINING_VOICES)))
     plans = [

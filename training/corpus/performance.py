@@ -104,13 +104,15 @@ def perform(score: Score, rng: np.random.Generator) -> Performance:
 
 
 def glide(track: Array, frames: int) -> Array:
-    """Smooth a piecewise constant track (K,) or (K, C) by a Hann kernel of `frames` (odd); midpoints stay where they are."""
+    """Smooth a piecewise constant track (K,) or (K, C) by a Hann kernel of `frames` (odd); midpoints stay in place."""
     kernel = np.hanning(frames + 2)[1:-1]
     kernel /= kernel.sum()
     half = frames // 2
     columns = track[:, None] if track.ndim == 1 else track
     padded = np.pad(columns, ((half, half), (0, 0)), mode="edge")
-    smooth = sum(weight * padded[i : i + len(track)] for i, weight in enumerate(kernel))
+    smooth = np.zeros(columns.shape)
+    for i, weight in enumerate(kernel):
+        smooth += weight * padded[i : i + len(track)]
     return smooth[:, 0] if track.ndim == 1 else smooth
 
 
@@ -207,13 +209,14 @@ def _vibrato(rng: np.random.Generator, note: NDArray[np.int64]) -> Array:
     start = np.concatenate([[0], np.flatnonzero(np.diff(note)) + 1])
     since = np.arange(frames) - np.repeat(start, np.diff(np.append(start, frames)))
     delay = rng.uniform(0.2, 0.4) * CONTROL_RATE_HZ
-    depth = rng.uniform(15, 70) * np.clip((since - delay) / (0.35 * CONTROL_RATE_HZ), 0, 1)
+    onset = np.clip((since - delay) / (0.35 * CONTROL_RATE_HZ), 0, 1)
+    depth = np.asarray(rng.uniform(15, 70) * onset, dtype=np.float64)
     rate_hz = rng.uniform(5.0, 6.5) * (1 + 0.04 * slow_noise(rng, frames, 1.0))
     return glide(depth, 9) * np.sin(2 * np.pi * np.cumsum(rate_hz) / CONTROL_RATE_HZ)
 
 
 def _dynamics(rng: np.random.Generator, score: Score, timeline: _Timeline, frames: int) -> Array:
-    """dBFS (K,) at which vowels are sung: loudness of the phrase, arcs over notes, slow wandering, a little for pitch."""
+    """dBFS (K,) at which vowels are sung: a level per phrase and note, slow wandering, a little more for high notes."""
     phrase_db = rng.normal(-20.0, 1.8, max(score.phrase_of, default=0) + 1)
     pitch = np.asarray(score.pitch_midi)
     note_db = phrase_db[np.asarray(score.phrase_of)] + rng.normal(0, 1.0, len(pitch)) + 0.15 * (pitch - pitch.mean())

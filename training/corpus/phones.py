@@ -1,7 +1,7 @@
 """The phone set of the content encoder, and how the synthetic voice articulates each phone.
 
-A phone is a sequence of states. Frequencies are those of a reference vocal tract; a singer scales and bends them. Levels are in
-dB relative to the dynamics curve of the performance, at which vowels are sung.
+A phone is a sequence of states. Frequencies are those of a reference vocal tract; a singer scales and bends them.
+Levels are in dB relative to the dynamics curve of the performance, at which vowels are sung.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which clips a corpus holds. Everything follows from the configuration, so any clip can be rendered alone, in any order."""
+"""Which clips a corpus holds. All follows from the configuration, so any clip can be rendered alone, in any order."""
 
 import zlib
 from dataclasses import dataclass

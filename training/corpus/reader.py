@@ -45,7 +45,7 @@ class Labels:
         return len(self.f0_hz) > 0 and bool(np.isfinite(self.f0_hz[0]))
 
     def f0_at(self, times_s: NDArray[np.floating]) -> NDArray[np.float32]:
-        """F0 in Hz at each of `times_s`, any shape: log-linear within voiced runs, 0 where unvoiced, NaN where unknown."""
+        """F0 in Hz at each of `times_s`, any shape: log-linear within voiced runs, 0 unvoiced, NaN unknown."""
         position = np.clip(np.asarray(times_s) * CONTROL_RATE_HZ, 0, len(self.f0_hz) - 1)
         nearest = np.rint(position).astype(int)
         below = np.floor(position).astype(int)
@@ -82,12 +82,11 @@ class Clip:
     def audio(self) -> NDArray[np.float32]:
         """Mono audio (L,) at the corpus' rate. Raises DataError where the file is missing or damaged."""
         try:
-            audio, _ = soundfile.read(self.audio_path, dtype="float32")
+            return np.asarray(soundfile.read(self.audio_path, dtype="float32")[0], dtype=np.float32)
         except (soundfile.LibsndfileError, OSError) as error:
             raise DataError(
                 f"{self.audio_path} cannot be read: {error}\nhint: delete it and write the corpus again"
             ) from None
-        return audio
 
     def labels(self) -> Labels:
         """F0 and phones. Raises DataError where the file is missing or damaged."""
@@ -138,7 +137,7 @@ class Corpus:
     def clips(
         self, *, split: str | None = None, kind: str | None = None, singer: str | None = None
     ) -> tuple[Clip, ...]:
-        """The clips of a split ("train", "valid", "test"), of a kind ("synthetic", "recorded"), of a singer; None: any."""
+        """The clips of a split (train, valid, test), of a kind (synthetic, recorded), of a singer; None: any."""
         return tuple(
             clip
             for clip in self.all_clips

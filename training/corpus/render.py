@@ -1,9 +1,9 @@
-"""A performance in a singer's voice: glottal pulses and noise through the vocal tract, at the loudness of the performance."""
+"""A performance in a singer's voice: pulses and noise through the vocal tract, at the performance's loudness."""
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft, rfft
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from .performance import CONTROL_RATE_HZ, Performance
 from .singer import Singer
@@ -27,8 +27,8 @@ Float = NDArray[np.float32]
 def render(performance: Performance, singer: Singer, noise_seed: int) -> Float:
     """Sing `performance` as `singer`: mono audio (L,) at `SAMPLE_RATE`, |x| < 0.95, L = seconds * SAMPLE_RATE.
 
-    Two singers rendered from one performance agree in F0, timing and RMS envelope. `noise_seed` decides jitter, shimmer and
-    all noise, and nothing else.
+    Two singers rendered from one performance agree in F0, timing and RMS envelope. `noise_seed` decides jitter, shimmer
+    and all noise, and nothing else.
     """
     rng = np.random.default_rng([noise_seed, 5101])
     samples = len(performance.pitch_hz) * HOP
@@ -99,19 +99,19 @@ def _voiced(performance, singer: Singer, tract, phase, active, rng: np.random.Ge
         whole = np.floor(places[block]).astype(int)
         delay = (places[block] - whole + _BEFORE_PULSE).astype(np.float32)[:, None]
         spectrum *= np.exp(np.complex64(-2j * np.pi / SAMPLE_RATE) * _BINS_HZ * delay) * shimmer[block, None]
-        for position, pulse in zip(whole, irfft(spectrum, _FFT, axis=1), strict=True):
+        for position, pulse in zip(whole, np.asarray(irfft(spectrum, _FFT, axis=1)), strict=True):
             out[position + _FFT - _BEFORE_PULSE : position + 2 * _FFT - _BEFORE_PULSE] += pulse
     return out[_FFT : _FFT + samples]
 
 
 def _shaped_noise(magnitude, samples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """White noise (L,) through a filter (K, F) that changes every `HOP` samples; Hann analysis windows sum to a constant."""
+    """White noise (L,) through a filter (K, F) that changes every `HOP` samples; the windows sum to one."""
     frames = len(magnitude)
     white = np.concatenate([np.zeros(_NOISE_WINDOW), rng.standard_normal(samples + _NOISE_WINDOW)]).astype(np.float32)
     first = _NOISE_WINDOW - _NOISE_WINDOW // 2
     blocks = np.lib.stride_tricks.sliding_window_view(white, _NOISE_WINDOW)[first::HOP][:frames]
     window = np.hanning(_NOISE_WINDOW + 1)[:-1].astype(np.float32) / 2
-    filtered = irfft(rfft(blocks * window, _FFT, axis=1) * magnitude, _FFT, axis=1)
+    filtered = np.asarray(irfft(rfft(blocks * window, _FFT, axis=1) * magnitude, _FFT, axis=1))
     lead = _NOISE_WINDOW // 2
     out = np.zeros((frames + _FFT // HOP) * HOP)
     rows = out.reshape(-1, HOP)
@@ -145,7 +145,5 @@ def _limited(audio: NDArray[np.float64]) -> NDArray[np.float64]:
     over = np.maximum(np.abs(audio) / PEAK_LIMIT, 1.0)
     if over.max() == 1.0:
         return audio
-    from scipy.ndimage import maximum_filter1d
-
     gain = 1 / maximum_filter1d(over, 2 * _LEVEL_WINDOW)
     return np.clip(audio * uniform_filter1d(gain, _LEVEL_WINDOW), -PEAK_LIMIT, PEAK_LIMIT)

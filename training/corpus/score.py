@@ -1,4 +1,4 @@
-"""Random songs: a scale walk with rests and breaths, and invented syllables under it. Everything follows from one generator."""
+"""Random songs: a scale walk with rests and breaths, and invented syllables under it. One generator decides all."""
 
 from dataclasses import dataclass
 
@@ -10,31 +10,17 @@ _MAJOR = (0, 2, 4, 5, 7, 9, 11)
 _MINOR = (0, 2, 3, 5, 7, 8, 10)
 _PENTATONIC = (0, 2, 4, 7, 9)
 _SCALES = (_MAJOR, _MINOR, _PENTATONIC)
-_ONSETS = tuple(
-    ["b", "d", "g", "p", "t", "k", "f", "v", "th", "dh", "s", "z", "sh", "zh", "h", "m", "n", "l", "r", "w", "y"]
-)
+
+
+def _phones(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_ONSETS = _phones("b d g p t k f v th dh s z sh zh h m n l r w y")
 _CLUSTERS = tuple(
-    tuple(c.split())
-    for c in [
-        "s t",
-        "s k",
-        "s p",
-        "p l",
-        "p r",
-        "t r",
-        "k l",
-        "k r",
-        "b l",
-        "b r",
-        "d r",
-        "g r",
-        "f l",
-        "s w",
-        "t w",
-        "s n",
-    ]
+    tuple(pair.split("+")) for pair in _phones("s+t s+k s+p p+l p+r t+r k+l k+r b+l b+r d+r g+r f+l s+w t+w s+n")
 )
-_CODAS = tuple(["m", "n", "ng", "l", "r", "s", "z", "t", "d", "k", "g", "p", "b", "v", "f", "th", "sh", "dh", "zh"])
+_CODAS = _phones("m n ng l r s z t d k g p b v f th sh dh zh")
 _NOTE_LENGTHS = (0.22, 0.3, 0.4, 0.55, 0.8, 1.2, 1.7)
 _NOTE_WEIGHTS = (0.12, 0.2, 0.24, 0.2, 0.14, 0.07, 0.03)
 

@@ -1,4 +1,4 @@
-"""Spectra of the source-filter model: glottal pulse, vocal tract, frication noise. Complex64 over the bins of an FFT."""
+"""Spectra of the source-filter model over the bins of an FFT: glottal pulse, vocal tract, frication noise."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ Float = NDArray[np.float32]
 def glottal_pulses(pitch_hz: Float, effort: Float, singer: Singer, bins_hz: Float) -> Complex:
     """Derivative of the glottal flow (P, F) of pulses at `pitch_hz` (P,): the causal-anticausal linear model.
 
-    Doval, d'Alessandro, Henrich, "The voice source as a causal/anticausal linear filter", 2003. The opening phase is a growing
-    oscillation (anticausal pole pair), the return phase a low-pass. Effort closes the glottis and flattens the tilt.
+    Doval, d'Alessandro, Henrich, "The voice source as a causal/anticausal linear filter", 2003. The opening phase is a
+    growing oscillation (anticausal pole pair), the return phase a low-pass. Effort closes the glottis and flattens the
+    tilt.
     """
     quotient = np.clip(singer.open_quotient * (1.12 - 0.24 * effort), 0.3, 0.9)
     open_rate = pitch_hz / quotient  # 1 / duration of the open phase
@@ -52,7 +53,7 @@ def singer_formants(performance: Performance, singer: Singer) -> tuple[Float, Fl
 
 
 def tract_frames(performance: Performance, singer: Singer, bins_hz: Float) -> Complex:
-    """Transfer function (K, F) of the vocal tract: cascade of resonators, nasal branch, closed-mouth loss, singer's slope."""
+    """Transfer function (K, F) of the vocal tract: resonators, nasal branch, closed-mouth loss, singer's slope."""
     formants, bandwidths = singer_formants(performance, singer)
     square = (bins_hz**2)[None, :]
     spectrum = np.ones((len(formants), len(bins_hz)), dtype=np.complex64)

@@ -1,4 +1,4 @@
-"""Writing the demo corpus: every clip is made alone and put in place whole, so that a killed run goes on where it stopped."""
+"""Writing the demo corpus: each clip is made alone and put in place whole, so a killed run goes on where it was."""
 
 import json
 import os
@@ -37,8 +37,8 @@ def write_corpus(
 ) -> Path:
     """Write the corpus to the folder `out` with `jobs` processes and return the path of its corpus.json.
 
-    Clips that are there already are kept; `progress(done, total, clip)` is called after each. Raises DataError where flite
-    is missing (unless `synthetic_only`), the disk is too full, or `out` holds a corpus of another configuration.
+    Clips that are there already are kept; `progress(done, total, clip)` is called after each. Raises DataError where
+    flite is missing (unless `synthetic_only`), the disk is too full, or `out` holds a corpus of another configuration.
     """
     if not synthetic_only:
         require_flite()
