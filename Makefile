@@ -5,6 +5,8 @@ PYTHON ?= python3
 RUN ?= runs/demo
 RECIPE ?= demo
 BUNDLE ?= $(RUN)/demo.comosvc
+# --synthetic-only: without the recorded voices of the flite package.
+CORPUS_FLAGS ?=
 # Where torch's CPU build comes from if the caller's own indexes do not have it. PyTorch's documented index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
@@ -35,12 +37,12 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/pyright
 
 demo-voice: $(VENV)/.installed
-	$(VENV)/bin/comosvc-train corpus -c $(RECIPE) -o $(RUN)/corpus
+	$(VENV)/bin/comosvc-train corpus -c $(RECIPE) -o $(RUN) $(CORPUS_FLAGS)
 	$(VENV)/bin/comosvc-train prepare -c $(RECIPE) -o $(RUN)
-	$(VENV)/bin/comosvc-train content -c $(RECIPE) -o $(RUN)
-	$(VENV)/bin/comosvc-train vocoder -c $(RECIPE) -o $(RUN)
-	$(VENV)/bin/comosvc-train teacher -c $(RECIPE) -o $(RUN)
-	$(VENV)/bin/comosvc-train student -c $(RECIPE) -o $(RUN)
+	$(VENV)/bin/comosvc-train content -c $(RECIPE) -o $(RUN) --resume
+	$(VENV)/bin/comosvc-train vocoder -c $(RECIPE) -o $(RUN) --resume
+	$(VENV)/bin/comosvc-train teacher -c $(RECIPE) -o $(RUN) --resume
+	$(VENV)/bin/comosvc-train student -c $(RECIPE) -o $(RUN) --resume
 	$(VENV)/bin/comosvc-export bundle $(RUN) -o $(BUNDLE)
 
 bench: $(VENV)/.installed

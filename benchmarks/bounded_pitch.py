@@ -10,6 +10,9 @@ LOOKAHEAD_MS = 1e3 * PITCH_HOP_LENGTH / PITCH_SAMPLE_RATE
 """From a frame's centre to the last sample that is used: one hop, 16 ms."""
 WINDOW_HOPS = 12
 """Audio for each evaluation: 192 ms, of which 176 lie before the frame's centre."""
+SILENCE_HOPS = 6
+"""Zeros put behind the window: the confidence of a frame at the very end of an array is near 0 whatever is sung, as the
+network pads there with something that is no audio. Followed by silence it is nearly that of the whole clip."""
 _BATCH = 128
 
 
@@ -26,11 +29,13 @@ def track_pitch_bounded(
     used = audio[: n_frames * PITCH_HOP_LENGTH]
     padded[lead : lead + len(used)] = used
     views = np.lib.stride_tricks.sliding_window_view(padded, WINDOW_HOPS * PITCH_HOP_LENGTH)[::PITCH_HOP_LENGTH]
-    last: list[list[NDArray[np.float32]]] = []
+    silence = ((0, 0), (0, SILENCE_HOPS * PITCH_HOP_LENGTH))
+    parts: list[list[NDArray[np.float32]]] = []
     for start in range(0, n_frames, _BATCH):
-        windows = np.ascontiguousarray(views[start : start + _BATCH])
-        last.append([result[:, -1] for result in session.run(["f0_hz", "confidence"], {"audio": windows})])
-    f0_hz, confidence = (np.concatenate(parts) for parts in zip(*last, strict=True))
+        windows = np.pad(views[start : start + _BATCH], silence)
+        results = session.run(["f0_hz", "confidence"], {"audio": windows})
+        parts.append([result[:, WINDOW_HOPS - 1] for result in results])
+    f0_hz, confidence = (np.concatenate(part) for part in zip(*parts, strict=True))
     return f0_hz, confidence
 
 
