@@ -1,8 +1,8 @@
 """The content encoder: which phone sounds in each 10 ms of a voice, whoever sings it and at whatever pitch.
 
-A small convolutional network over log-mel frames, trained on phone labels. What it exports is the posteriorgram: 33 numbers
-per frame carry the words and next to nothing of the singer. It sees at most 20 ms ahead, so that live use needs no other
-encoder.
+A small convolutional network over log-mel frames, trained on phone labels. What it exports is the posteriorgram: 33
+numbers per frame carry the words and next to nothing of the singer. It sees at most 20 ms ahead, so that live use needs
+no other encoder.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..runtime.mel import hann, hz_to_mel, mel_to_hz
 from ..runtime.spec import AudioSpec
-from .corpus.phones import PHONES
+from .corpus import PHONES
 
 _POWER_FLOOR = 1e-5
 """Power of white noise at -70 dBFS in one DFT bin: what is quieter counts as silence."""
@@ -52,7 +52,7 @@ def triangular_filters(edges_hz: NDArray[np.float64], bins_hz: NDArray[np.float6
 
 
 def windowed_dft(length: int) -> NDArray[np.float32]:
-    """Hann window and real DFT as one matrix, (length, 2 F): the real parts of F = length / 2 + 1 bins, then the imaginary."""
+    """Hann window and real DFT as one matrix, (length, 2 F): real parts of F = length / 2 + 1 bins, then imaginary."""
     turns = np.outer(np.arange(length), np.arange(length // 2 + 1)) / length
     basis = np.concatenate([np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns)], axis=1)
     return (hann(length)[:, None] * basis).astype(np.float32)
@@ -64,7 +64,7 @@ def log_mel(power: Tensor, filters: Tensor) -> Tensor:
 
 
 class CausalBlock(nn.Module):
-    """Residual block whose convolution has its three taps at the present frame and `dilation` and 2 `dilation` frames before.
+    """Residual block around a convolution with taps at the present frame, `dilation` and 2 `dilation` frames before.
 
     The convolution is one matrix product over three delayed copies: on a CPU twice as fast as a dilated Conv1d with the
     transpositions that per-frame normalisation would ask of it.
@@ -85,7 +85,7 @@ class CausalBlock(nn.Module):
 
 
 def _delayed(padded: Tensor, dilation: int) -> Tensor:
-    """Three copies of (B, S + 2 dilation, C), each `dilation` frames later than the one before, side by side: (B, S, 3 C)."""
+    """Three copies of (B, S + 2 dilation, C) side by side, each `dilation` frames later than the last: (B, S, 3 C)."""
     n_frames = padded.shape[1] - (_TAPS - 1) * dilation
     return torch.cat([padded[:, k * dilation : k * dilation + n_frames] for k in range(_TAPS)], dim=-1)
 
@@ -93,8 +93,8 @@ def _delayed(padded: Tensor, dilation: int) -> Tensor:
 class ContentEncoder(nn.Module):
     """Audio (B, N) at `spec.content_sample_rate` -> posteriorgram (B, S, C), S = N // hop, N >= hop.
 
-    Frame s is centred on sample hop * s + hop / 2 and analysed through a window of two hops. Before and after the clip is
-    silence. A chunk with `context_frames` of real audio around it gives the same frames as the whole clip.
+    Frame s is centred on sample hop * s + hop / 2 and analysed through a window of two hops. A chunk with
+    `context_frames` of real audio around it gives the same frames as the whole clip.
     """
 
     def __init__(self, config: ContentConfig, spec: AudioSpec) -> None:
@@ -113,11 +113,11 @@ class ContentEncoder(nn.Module):
     @property
     def bins_hz(self) -> NDArray[np.float64]:
         """Frequencies of the power spectrum's bins, (F,)."""
-        return np.arange(self.hop + 1) * (self.sample_rate / (2 * self.hop))
+        return np.arange(self.hop + 1, dtype=np.float64) * self.sample_rate / (2 * self.hop)
 
     @property
     def context_frames(self) -> tuple[int, int]:
-        """Hops of audio before and after a frame's own hop that reach it: (past, future), the window's halves included."""
+        """Hops of audio before and after a frame's own that reach it, the window's halves included: (past, future)."""
         return sum(cast(CausalBlock, block).past for block in self.blocks) + 2, 2
 
     @property

@@ -1,7 +1,7 @@
 """Labelled audio for the content encoder: crops, and the variation that makes the encoder deaf to who sings.
 
-Singers differ by vocal tract length (the frequency axis stretches), by timbre (a smooth random filter), by level, room and
-noise; none of that changes the phone.
+Singers differ by vocal tract length (the frequency axis stretches), by timbre (a smooth random filter), by level, room
+and noise; none of that changes the phone.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .content import ContentConfig, mel_edges_hz, triangular_filters
-from .corpus.phones import PHONES
+from .corpus import PHONES, Labels
 
 _TARGET_OFFSETS_S = (-0.008, -0.004, 0.0, 0.004, 0.008)
 """Instants whose phones share a frame's target: a boundary inside the window makes both sides right in proportion."""
@@ -22,25 +22,24 @@ _TARGET_OFFSETS_S = (-0.008, -0.004, 0.0, 0.004, 0.008)
 
 @dataclass(frozen=True)
 class LabelledClip:
-    """A clip at the content rate with the phone that sounds at each moment."""
+    """A clip at the content rate."""
 
     singer: str
+    song: str
     recorded: bool
     """Whether the voice rests on recordings of a person."""
     audio: NDArray[np.int16]
     """(N,)"""
-    phone_start_s: NDArray[np.float64]
-    """(K,) ascending, the first at 0."""
-    phone: NDArray[np.int32]
-    """(K,) index into PHONES; each lasts until the next begins, the last until the clip ends."""
+    labels: Labels
 
-    def phones_at(self, times_s: NDArray[np.float64]) -> NDArray[np.int32]:
-        """Phone at each of `times_s`, any shape; before the clip it is its first phone."""
-        return self.phone[np.maximum(np.searchsorted(self.phone_start_s, times_s, side="right") - 1, 0)]
+    @property
+    def waveform(self) -> NDArray[np.float32]:
+        """(N,) within ±1."""
+        return self.audio.astype(np.float32) / np.float32(2**15)
 
     def frame_phones(self, hop: int, sample_rate: int) -> NDArray[np.int32]:
         """Phone at the centre of each content frame, (S,)."""
-        return self.phones_at((np.arange(len(self.audio) // hop) + 0.5) * hop / sample_rate)
+        return self.labels.phones_at((np.arange(len(self.audio) // hop) + 0.5) * hop / sample_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,29 +47,29 @@ class Augmentation:
     """Ranges of the random variation of a training crop; each draw is uniform unless said."""
 
     speed: float = 1.25
-    """Largest factor by which a synthetic voice is played faster or slower, log-uniform: pitch, formants and durations together."""
+    """Largest factor by which a synthetic voice is played faster or slower, log-uniform: pitch and pace."""
     recorded_speed: float = 1.4
     """The same for recorded voices, which only ever speak and must also be known at a singer's pitch and pace."""
-    warp: float = 1.2
-    """Largest factor of the vocal tract's length, log-uniform."""
-    tilt_db: float = 9.0
+    tract: float = 1.2
+    """Largest factor on the vocal tract's length, log-uniform, whatever the speed: more, and s becomes sh."""
+    tilt_db: float = 6.0
     """Largest spectral slope, from the lowest to the highest band."""
-    equaliser_db: float = 4.0
+    equaliser_db: float = 3.0
     """Standard deviation of the gain at each of eight points along the mel axis."""
-    gain_db: tuple[float, float] = (-24.0, 9.0)
-    noise_db: tuple[float, float] = (-80.0, -25.0)
+    gain_db: tuple[float, float] = (-18.0, 9.0)
+    noise_db: tuple[float, float] = (-90.0, -30.0)
     """White noise, relative to the crop's level."""
-    band_limit: float = 0.3
+    band_limit: float = 0.15
     """Share of crops that lose everything above a frequency of 3.4 kHz to 8 kHz."""
-    reverb: float = 0.3
+    reverb: float = 0.2
     """Share of crops in a room."""
 
 
 class CropSampler:
     """Random batches of `n_frames` frames, half of them recorded voices where `clips` has any.
 
-    Gives `audio` (B, N), `target` (B, S, C), each frame's phone probabilities, and `filters` (B, F, M), the mel filters seen
-    through each crop's vocal tract and timbre.
+    Gives `audio` (B, N), `target` (B, S, C), each frame's phone probabilities, and `filters` (B, F, M), the mel filters
+    seen through each crop's vocal tract and timbre.
     """
 
     def __init__(
@@ -93,13 +92,12 @@ class CropSampler:
     def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         crops = [self._crop(self.groups[item % len(self.groups)], rng) for item in range(self.batch_size)]
-        audio, target = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
-        filters = np.stack([random_filters(self.config, self.bins_hz, self.augmentation, rng) for _ in crops])
-        return {"audio": audio, "target": target, "filters": torch.from_numpy(filters)}
+        names = ("audio", "target", "filters")
+        return {
+            name: torch.from_numpy(np.stack(parts)) for name, parts in zip(names, zip(*crops, strict=True), strict=True)
+        }
 
-    def _crop(
-        self, singers: list[list[LabelledClip]], rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _crop(self, singers: list[list[LabelledClip]], rng: np.random.Generator) -> tuple[NDArray[np.float32], ...]:
         clips = singers[rng.integers(len(singers))]
         lengths = np.array([len(clip.audio) for clip in clips], float)
         clip = clips[rng.choice(len(clips), p=lengths / lengths.sum())]
@@ -108,11 +106,12 @@ class CropSampler:
         n_samples = self.n_frames * self.hop
         first = int(rng.integers(-self.hop, max(1, len(clip.audio) - int(n_samples * speed))))
         audio = played(clip.audio, first, n_samples, speed)
-        centres = (first + speed * self.hop * (np.arange(self.n_frames) + 0.5)) / self.sample_rate
-        phones = clip.phones_at(centres[:, None] + np.array(_TARGET_OFFSETS_S))
+        centres = (first + speed * self.hop * (np.arange(self.n_frames, dtype=np.float64) + 0.5)) / self.sample_rate
+        phones = clip.labels.phones_at(centres[:, None] + np.array(_TARGET_OFFSETS_S))
         phones = np.where(centres[:, None] * self.sample_rate < len(clip.audio), phones, PHONES.index("sil"))
         target = np.eye(len(PHONES), dtype=np.float32)[phones].mean(axis=1)
-        return disturbed(audio, self.sample_rate, self.augmentation, rng), target
+        filters = random_filters(self.config, self.bins_hz, self.augmentation, speed, rng)
+        return disturbed(audio, self.sample_rate, self.augmentation, rng), target, filters
 
 
 def _by_singer(clips: Sequence[LabelledClip]) -> list[list[LabelledClip]]:
@@ -124,7 +123,7 @@ def _log_uniform(rng: np.random.Generator, factor: float) -> float:
 
 
 def played(audio: NDArray[np.int16], first: int, n_samples: int, speed: float) -> NDArray[np.float32]:
-    """`n_samples` of `audio` from sample `first` on, within ±1, played `speed` times faster; silence beyond its ends."""
+    """`n_samples` of `audio` from sample `first` on, within ±1, `speed` times as fast; silence beyond its ends."""
     n_source = int(np.ceil(n_samples * speed)) + 1
     segment = audio[max(first, 0) : max(first, 0) + n_source + min(first, 0)]
     source = np.zeros(n_source, np.float32)
@@ -143,8 +142,8 @@ def disturbed(
         audio = _in_room(audio, sample_rate, rng)
     level = float(np.sqrt(np.mean(audio**2))) + 1e-6
     noise = rng.standard_normal(len(audio), np.float32)
-    audio = audio + np.float32(level * 10.0 ** (rng.uniform(*augmentation.noise_db) / 20.0)) * noise
-    return audio * np.float32(10.0 ** (rng.uniform(*augmentation.gain_db) / 20.0))
+    noisy = audio + level * 10.0 ** (rng.uniform(*augmentation.noise_db) / 20.0) * noise
+    return (noisy * 10.0 ** (rng.uniform(*augmentation.gain_db) / 20.0)).astype(np.float32)
 
 
 def _in_room(audio: NDArray[np.float32], sample_rate: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -154,16 +153,20 @@ def _in_room(audio: NDArray[np.float32], sample_rate: float, rng: np.random.Gene
     tail = rng.standard_normal(len(times)) * 10.0 ** (-3.0 * times / decay_s)
     response = tail * 10.0 ** (-direct_db / 20.0) / np.sqrt(np.sum(tail**2))
     response[0] = 1.0
-    size = len(audio) + len(response)
+    size = 1 << (len(audio) + len(response)).bit_length()  # a power of two: other sizes can be ten times slower
     wet = np.fft.irfft(np.fft.rfft(audio, size) * np.fft.rfft(response, size), size)
     return wet[: len(audio)].astype(np.float32)
 
 
 def random_filters(
-    config: ContentConfig, bins_hz: NDArray[np.float64], augmentation: Augmentation, rng: np.random.Generator
+    config: ContentConfig,
+    bins_hz: NDArray[np.float64],
+    augmentation: Augmentation,
+    speed: float,
+    rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Mel filters (F, M) of a power spectrum as another vocal tract and another microphone would have made it."""
-    warp = _log_uniform(rng, augmentation.warp)
+    """Mel filters (F, M) that see a voice played at `speed` through another vocal tract and another microphone."""
+    warp = speed * _log_uniform(rng, augmentation.tract)
     edges = mel_edges_hz(config)
     knee_hz = 0.8 * config.f_max_hz / max(warp, 1.0)
     beyond = knee_hz * warp + (edges - knee_hz) * (config.f_max_hz - knee_hz * warp) / (config.f_max_hz - knee_hz)

@@ -1,0 +1,135 @@
+"""The command `content`: from the phones of the corpus to a trained content encoder."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from ..runtime.spec import AudioSpec
+from .config import to_mapping
+from .content import ContentConfig, ContentEncoder, content_loss, log_mel
+from .content_data import Augmentation, CropSampler, LabelledClip
+from .content_scores import Encode, score_frames
+from .corpus import Clip, Corpus
+from .errors import DataError
+from .loop import Batch, LoopConfig, Objective, fit
+
+CONTENT = "content"
+_VALIDATION_CLIPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentTraining:
+    """How the content encoder is trained."""
+
+    loop: LoopConfig
+    network: ContentConfig = field(default_factory=ContentConfig)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    crop_frames: int = 200
+
+
+class ContentObjective(Objective[ContentEncoder]):
+    """Cross-entropy of each frame's phone."""
+
+    def __init__(self, model: ContentEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        audio, target = batch["audio"], batch["target"]
+        with (
+            torch.no_grad(),
+            torch.autocast(audio.device.type, enabled=False),
+        ):  # bf16 would drown quiet bands in loud ones
+            features = log_mel(self.model.power(audio), batch["filters"])
+        logits = self.model.classify(features)
+        accuracy = (logits.argmax(dim=-1) == target.argmax(dim=-1)).float().mean()
+        return content_loss(logits, target), {"accuracy": accuracy}
+
+
+def load_clips(corpus: Corpus, split: str, spec: AudioSpec, kind: str | None = None) -> list[LabelledClip]:
+    """The clips of a split ("train", "valid", "test") and a kind (None: all) at the content rate, with labels."""
+    return [
+        LabelledClip(
+            clip.singer, clip.song, clip.kind == "recorded", _at_content_rate(clip, corpus, spec), clip.labels()
+        )
+        for clip in corpus.clips(split=split, kind=kind)
+    ]
+
+
+def _at_content_rate(clip: Clip, corpus: Corpus, spec: AudioSpec) -> NDArray[np.int16]:
+    audio = soxr.resample(clip.audio(), corpus.sample_rate, spec.content_sample_rate)
+    return np.clip(np.rint(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+
+
+def encode_with(encoder: nn.Module) -> Encode:
+    """The encoder as a function from audio (N,) to its posteriorgram (S, C), both numpy, without gradients."""
+
+    def encode(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        device = next(encoder.parameters()).device
+        with torch.no_grad():
+            return encoder(torch.from_numpy(audio)[None].to(device))[0].cpu().numpy()
+
+    return encode
+
+
+def train_content(
+    config: ContentTraining,
+    audio: AudioSpec,
+    run: Path,
+    *,
+    seed: int,
+    resume: bool,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Path:
+    """Train the content encoder on the corpus in `run / "corpus"` and return its last checkpoint."""
+    corpus = Corpus.open(run / "corpus")
+    clips = load_clips(corpus, "train", audio)
+    if not clips:
+        raise DataError(f"{corpus.folder} has no training clips\nhint: write it again with more minutes per singer")
+    valid = load_clips(corpus, "valid", audio)[:: max(1, len(corpus.clips(split="valid")) // _VALIDATION_CLIPS)]
+    torch.manual_seed(seed)
+    encoder = ContentEncoder(config.network, audio)
+    sampler = CropSampler(
+        clips,
+        config.network,
+        encoder.bins_hz,
+        audio.content_hop_length,
+        config.loop.batch_size,
+        config.crop_frames,
+        config.augmentation,
+    )
+    resolved = {
+        "audio": to_mapping(audio),
+        "network": to_mapping(config.network),
+        "augmentation": to_mapping(config.augmentation),
+        "crop_frames": config.crop_frames,
+        "loop": to_mapping(config.loop),
+        "seed": seed,
+        "corpus": {"recipe": corpus.recipe, "singers": sorted({clip.singer for clip in clips})},
+    }
+    return fit(
+        ContentObjective(encoder),
+        sampler,
+        config.loop,
+        run / CONTENT,
+        seed=seed,
+        resolved_config=resolved,
+        resume=resume,
+        device=device,
+        validate=lambda model: _validate(cast(ContentEncoder, model), valid),
+        console=console,
+    )
+
+
+def _validate(encoder: ContentEncoder, clips: Sequence[LabelledClip]) -> dict[str, float]:
+    score = score_frames(encode_with(encoder.eval()), clips, encoder.hop, encoder.sample_rate)
+    return {name: float(value) for name, value in asdict(score).items()}
