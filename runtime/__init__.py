@@ -1,1 +1,41 @@
-"""Convert singing with an exported voice. Needs numpy and ONNX Runtime, never torch."""
+"""Convert singing voices: numpy, ONNX Runtime and little else. No torch.
+
+from comosvc.runtime import Converter
+
+converter = Converter("demo")
+out = converter.convert(audio, sample_rate, singer="alto", key="auto")
+"""
+
+from .converter import Converter
+from .errors import (
+    AudioError,
+    BundleError,
+    CancelledError,
+    ComosvcError,
+    OptionError,
+    OutputError,
+    ProviderError,
+)
+from .results import Conversion, FileConversion, Options, Singer
+from .self_test import SelfTest
+from .spec import COMOSVC_24K, AudioSpec
+from .version import __version__
+
+__all__ = [
+    "COMOSVC_24K",
+    "AudioError",
+    "AudioSpec",
+    "BundleError",
+    "CancelledError",
+    "ComosvcError",
+    "Conversion",
+    "Converter",
+    "FileConversion",
+    "OptionError",
+    "Options",
+    "OutputError",
+    "ProviderError",
+    "SelfTest",
+    "Singer",
+    "__version__",
+]

@@ -5,7 +5,6 @@ import os
 import stat
 import zipfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -44,6 +43,10 @@ class Bundle:
         data = self._blob(name, entry) if entry.file is None else self._store.read(entry.file)
         _verify(data, entry.sha256, f"{self.origin}: {entry.file or name}")
         return data
+
+    def read(self, name: str) -> bytes:
+        """Any file of the bundle by name, its hash not checked. Raises `BundleError`."""
+        return self._store.read(name)
 
     def verify(self) -> None:
         """Read every file that the manifest names and compare its hash. Raises `BundleError`."""
@@ -84,7 +87,7 @@ def comosvc_home() -> Path:
 
 def shipped_voices() -> dict[str, Path]:
     """Voices that came with the package: name to file."""
-    folder = Path(str(resources.files(__package__))) / "data"
+    folder = Path(__file__).with_name("data")
     return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}
 
 

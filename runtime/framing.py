@@ -26,6 +26,12 @@ def content_index(first_frame: int, n_frames: int, spec: AudioSpec) -> NDArray[n
     return numerator // (2 * spec.sample_rate * spec.content_hop_length)
 
 
-def rescale_ceil(position: int, from_rate: int, to_rate: int) -> int:
-    """First sample at `to_rate` that is not earlier than sample `position` at `from_rate`."""
-    return ceil_div(position * to_rate, from_rate)
+def mel_range(first_sample: int, last_sample: int, sample_rate: int, spec: AudioSpec) -> tuple[int, int]:
+    """Mel frames, first and last (exclusive), that samples `first_sample` to `last_sample` at `sample_rate` touch."""
+    first = first_sample * spec.sample_rate // (sample_rate * spec.hop_length)
+    return first, ceil_div(last_sample * spec.sample_rate, sample_rate * spec.hop_length)
+
+
+def samples_before(frame: int, sample_rate: int, spec: AudioSpec) -> int:
+    """Samples at `sample_rate` that lie wholly before mel frame `frame`."""
+    return frame * spec.hop_length * sample_rate // spec.sample_rate

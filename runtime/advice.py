@@ -1,0 +1,73 @@
+"""Warnings: what a user should know about a result before blaming the voice."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pitch_statistics import PitchStatistics
+from .voices import Voice
+
+QUIET_PEAK = 0.03  # -30 dB: below this, pitch trackers start to miss voiced frames
+SHORT_S = 0.2
+FULL_SCALE = 0.9999
+CLIPPED_SAMPLES = 10  # fewer at full scale are peaks, not clipping
+RANGE_MARGIN = 2.0 ** (2 / 12)  # a voice's range is a statistic: two semitones beyond it are still sung well
+
+
+class SourceSurvey:
+    """Peak, clipping and length of a source, added up block by block."""
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        self._sample_rate, self._channels = sample_rate, channels
+        self._peak, self._at_full_scale, self._n_samples = 0.0, 0, 0
+
+    def add(self, audio: NDArray[np.float32]) -> None:
+        magnitude = np.abs(audio)
+        self._peak = max(self._peak, float(magnitude.max(initial=0.0)))
+        self._at_full_scale += int(np.count_nonzero(magnitude >= FULL_SCALE))
+        self._n_samples += len(audio)
+
+    @property
+    def silent(self) -> bool:
+        return self._peak == 0.0
+
+    def warnings(self) -> list[str]:
+        found = []
+        seconds = self._n_samples / self._sample_rate
+        if self._channels > 1:
+            found.append(f"{self._channels} channels were mixed to mono")
+        if self.silent:
+            found.append("the source is silent: so is the result")
+        elif self._peak < QUIET_PEAK:
+            found.append(
+                f"the source is very quiet (peak {_db(self._peak):.0f} dB): its pitch may be missed; amplify it"
+            )
+        if self._at_full_scale >= CLIPPED_SAMPLES:
+            found.append(f"the source clips: {self._at_full_scale} samples at full scale")
+        if seconds < SHORT_S:
+            found.append(f"the source is very short ({1e3 * seconds:.0f} ms): hardly a syllable")
+        return found
+
+
+def pitch_warnings(song: PitchStatistics, semitones: float, voice: Voice) -> list[str]:
+    """Warnings about the song's pitch, moved by `semitones`, against the voice's range."""
+    if not song.voiced_frames:
+        return ["no pitch was found: is somebody singing in it?"]
+    low, high = (song.percentile_hz(share) * 2.0 ** (semitones / 12.0) for share in (0.05, 0.95))
+    voice_low, voice_high = voice.f0_range_hz
+    if low >= voice_low / RANGE_MARGIN and high <= voice_high * RANGE_MARGIN:
+        return []
+    return [
+        f"at key {semitones:+g} the song lies at {low:.0f}-{high:.0f} Hz; the voice was trained on "
+        f"{voice_low:.0f}-{voice_high:.0f} Hz (key 'auto' brings their medians together)"
+    ]
+
+
+def output_warnings(clipped_samples: int) -> list[str]:
+    """A warning if the result had to be cut at full scale."""
+    if not clipped_samples:
+        return []
+    return [f"{clipped_samples} samples of the result were beyond full scale and cut; lower the source's level"]
+
+
+def _db(amplitude: float) -> float:
+    return 20.0 * float(np.log10(amplitude))

@@ -1,0 +1,205 @@
+"""The front half of a conversion: what is sung, at which pitch, how loud. Fed in blocks, computed in pieces.
+
+A clip is followed by silence: every result near its end is computed with that silence as its future, never with the
+end of an array. So a piece with its full context equals the whole clip, and zeros appended to a piece change nothing
+of it. At its beginning a clip has no past, and the graphs pad there as they do for a whole clip.
+"""
+
+import time
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio import Resampler
+from .calls import Call, Work
+from .framing import ceil_div, content_index, frames_to_cover, mel_range, samples_before
+from .gate import Gate
+from .loudness import loudness
+from .manifest import Manifest
+from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, f0_at_frames, pitch_frames_around
+from .pitch_statistics import PitchStatistics
+from .tracks import Track
+
+
+def next_piece(done: int, size: int, goal: int | None) -> tuple[int, int]:
+    """The piece that follows position `done`. Pieces lie on a fixed grid, whatever blocks the clip comes in."""
+    end = (done // size + 1) * size
+    return done, end if goal is None else min(end, goal)
+
+
+def reach_frames(manifest: Manifest, steps: int) -> int:
+    """Mel frames over which an output frame can depend on what was sung before or after it, all graphs together."""
+    spec, context = manifest.audio, manifest.context
+    content = (context.content.past + context.content.future + 2) * spec.content_hop_length
+    pitch = (context.pitch.past + context.pitch.future + 2) * PITCH_HOP_LENGTH
+    acoustic, vocoder = context.acoustic, context.vocoder
+    windows = ceil_div(round(context.content.window_ms * spec.sample_rate), 1000 * spec.hop_length)
+    upstream = mel_range(0, max(content, pitch), spec.content_sample_rate, spec)[1] + windows
+    return upstream + steps * (acoustic.past + acoustic.future) + vocoder.past + vocoder.future
+
+
+class Analysis:
+    """Tracks of one clip at `sample_rate`, by absolute position, held only as long as somebody may need them.
+
+    `horizon`: mel frames beyond the clip's end that will be asked for. `reach`: see `reach_frames`. A given `f0_hz`
+    (T,) stands in for the pitch graph. With `pitch_only` the content is left out.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        sample_rate: int,
+        timings_ms: defaultdict[str, float],
+        *,
+        horizon: int,
+        reach: int,
+        piece_s: float,
+        f0_hz: NDArray[np.float32] | None = None,
+        pitch_only: bool = False,
+    ) -> None:
+        spec = self.spec = manifest.audio
+        self.sample_rate, self.timings_ms, self.reach = sample_rate, timings_ms, reach
+        self._horizon, self._given_f0_hz, self._pitch_only = horizon, f0_hz, pitch_only
+        content_hop_ms = 1e3 * spec.content_hop_length / spec.content_sample_rate
+        overhang = max(0, ceil_div(round(1e3 * (manifest.context.content.window_ms / content_hop_ms - 1.0)), 2000))
+        self._content_past = manifest.context.content.past + overhang
+        self._content_future = manifest.context.content.future + overhang
+        self._pitch_context = manifest.context.pitch
+        self._content_piece = max(1, round(piece_s * 1e3 / content_hop_ms))
+        self._pitch_piece = max(1, round(piece_s * PITCH_SAMPLE_RATE / PITCH_HOP_LENGTH))
+        self._to_model, self._to_16k = (
+            Resampler(sample_rate, spec.sample_rate),
+            Resampler(sample_rate, PITCH_SAMPLE_RATE),
+        )
+        self._gate = Gate(spec)
+        self.n_samples = 0
+        self.n_frames: int | None = None
+        """Mel frames of the clip, once its end is known."""
+        self._at_model_rate, self._at_16k = Track(), Track()
+        self._pitch_hz, self._confidence = Track(), Track()
+        self.loudness, self.is_open, self.f0_hz = Track(), Track(dtype=np.bool_), Track()
+        self.content = Track((manifest.model.content_channels,))
+        self.pitch_statistics = PitchStatistics()
+
+    def push(self, audio: NDArray[np.float32], last: bool) -> None:
+        """The clip's next samples, mono at `sample_rate`; `last` with the final ones."""
+        start = time.perf_counter()
+        self.n_samples += len(audio)
+        self._at_model_rate.append(self._to_model.push(audio, last))
+        self._at_16k.append(self._to_16k.push(audio, last))
+        if last:
+            self.n_frames = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
+        self.timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
+
+    @property
+    def position(self) -> int:
+        """Mel frame up to which everything is computed."""
+        content_samples = self.content.end * self.spec.content_hop_length
+        content = mel_range(content_samples, content_samples, self.spec.content_sample_rate, self.spec)[0]
+        return self.f0_hz.end if self._pitch_only else min(self.f0_hz.end, content)
+
+    @property
+    def goal(self) -> int | None:
+        """Mel frames that will be there in the end, the horizon included; None while the clip goes on."""
+        return None if self.n_frames is None else self.n_frames + self._horizon
+
+    def advance(self) -> Work[None]:
+        """Compute all whole pieces that the audio so far allows; after the last block, everything."""
+        self._measure_loudness()
+        yield from self._track_pitch()
+        self._align_f0()
+        if not self._pitch_only:
+            yield from self._encode_content()
+
+    def knows(self, frame: int) -> bool:
+        """Whether all audio that mel frames up to `frame` can depend on has come."""
+        return self.n_frames is not None or self.is_open.end >= frame + self.reach
+
+    def is_silent(self, first: int, last: int) -> bool:
+        """Whether no open frame can depend on mel frames `first` to `last`, so that they need not be computed."""
+        return not self.is_open.read_padded(max(self.is_open.start, first - self.reach), last + self.reach).any()
+
+    def forget(self, before: int) -> None:
+        """Nobody will ask for mel frames before `before` minus reach any more."""
+        frame = max(0, before - self.reach)
+        for track in (self.loudness, self.is_open, self.f0_hz):
+            track.forget(frame)
+        self._at_model_rate.forget(min(frame, self.loudness.end - self.reach) * self.spec.hop_length)
+        audio_16k = samples_before(frame, PITCH_SAMPLE_RATE, self.spec)
+        self._at_16k.forget(audio_16k)
+        self.content.forget(audio_16k // self.spec.content_hop_length - 1)
+        for track in (self._pitch_hz, self._confidence):
+            track.forget(audio_16k // PITCH_HOP_LENGTH - 1)
+
+    def _measure_loudness(self) -> None:
+        if self.is_open.end == self.goal:
+            return
+        hop = self.spec.hop_length
+        margin = ceil_div(self.spec.win_length, 2 * hop)
+        first = self.loudness.end
+        last = max(first, self._at_model_rate.end // hop - margin) if self.goal is None else self.goal
+        if last > first:
+            from_frame = max(0, first - margin)
+            audio = self._at_model_rate.read_padded(from_frame * hop, (last + margin) * hop)
+            self.loudness.append(loudness(audio, self.spec)[first - from_frame : last - from_frame])
+        self.is_open.append(self._gate.push(self.loudness.read(first, last), self.goal is not None))
+
+    def _track_pitch(self) -> Work[None]:
+        past, future = self._pitch_context.past, self._pitch_context.future
+        goal = None if self.goal is None else pitch_frames_around(self.goal - 1, 1, self.spec)[1]
+        while goal is None or self._pitch_hz.end < goal:
+            first, last = next_piece(self._pitch_hz.end, self._pitch_piece, goal)
+            from_frame, audio_end = max(0, first - past), (last + future) * PITCH_HOP_LENGTH
+            mel_first, mel_last = mel_range(
+                first * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, self.spec
+            )
+            if goal is None and not (self.knows(mel_last) and self._at_16k.end >= audio_end):
+                return
+            if self._given_f0_hz is not None or self.is_silent(mel_first, mel_last):
+                self._pitch_hz.append_zeros(last - first)
+                self._confidence.append_zeros(last - first)
+                continue
+            audio = self._at_16k.read_padded(from_frame * PITCH_HOP_LENGTH, audio_end)
+            reply = yield Call("pitch", {"audio": audio[None]})
+            self.timings_ms["pitch"] += reply.ms
+            for track, output in zip((self._pitch_hz, self._confidence), reply.outputs, strict=True):
+                track.append(output[0, first - from_frame : last - from_frame])
+
+    def _align_f0(self) -> None:
+        """F0 at mel frames; 0 where the gate is closed, so that it does not depend on which pieces were skipped."""
+        first, last = self.f0_hz.end, self._aligned_end()
+        if last <= first:
+            return
+        if self._given_f0_hz is not None:
+            values = self._given_f0_hz[first:last]
+            values = np.concatenate((values, np.zeros(last - first - len(values), np.float32)))
+        else:
+            from_pitch, to_pitch = pitch_frames_around(first, last - first, self.spec)
+            pitch = self._pitch_hz.read(from_pitch, to_pitch), self._confidence.read(from_pitch, to_pitch)
+            values = f0_at_frames(*pitch, last - first, self.spec, first, from_pitch)
+        self.f0_hz.append(np.where(self.is_open.read(first, last), values, np.float32(0.0)))
+        self.pitch_statistics.add(self.f0_hz.read(first, last))
+
+    def _aligned_end(self) -> int:
+        if self.goal is not None:
+            return self.goal
+        samples = max(0, self._pitch_hz.end - 2) * PITCH_HOP_LENGTH
+        return min(mel_range(samples, samples, PITCH_SAMPLE_RATE, self.spec)[0], self.is_open.end)
+
+    def _encode_content(self) -> Work[None]:
+        hop = self.spec.content_hop_length
+        goal = None if self.goal is None else int(content_index(self.goal - 1, 1, self.spec)[0]) + 1
+        while goal is None or self.content.end < goal:
+            first, last = next_piece(self.content.end, self._content_piece, goal)
+            from_frame, audio_end = max(0, first - self._content_past), (last + self._content_future) * hop
+            mel_first, mel_last = mel_range(first * hop, last * hop, self.spec.content_sample_rate, self.spec)
+            if goal is None and not (self.knows(mel_last) and self._at_16k.end >= audio_end):
+                return
+            if self.is_silent(mel_first, mel_last):
+                self.content.append_zeros(last - first)
+                continue
+            audio = self._at_16k.read_padded(from_frame * hop, audio_end)
+            reply = yield Call("content", {"audio": audio[None]})
+            self.timings_ms["content"] += reply.ms
+            self.content.append(reply.outputs[0][0, first - from_frame : last - from_frame])

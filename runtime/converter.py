@@ -1,0 +1,260 @@
+"""The public face: load a voice once, convert as often as you like."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio import blocks, check_rate, mono
+from .bundle import open_bundle
+from .calls import Work, run, run_together, timed
+from .errors import CancelledError, ComosvcError, OptionError
+from .file_jobs import FileJob, file_work, jobs_into, make_folder
+from .files import FORMATS
+from .framing import frames_to_cover
+from .manifest import Manifest
+from .pipeline import BLOCK_S, Outcome, convert_blocks
+from .providers import Graph, check_threads, choose_precision, choose_provider
+from .request import Request, make_request, with_tracks
+from .results import Conversion, FileConversion, Options, Singer
+from .self_test import SelfTest, run_self_test
+from .spec import AudioSpec
+from .voices import singers_of
+
+Progress = Callable[[float], Any]
+"""Told the share that is done, 0 to 1; returning False cancels (`CancelledError`)."""
+SingerChoice = str | Mapping[str, float] | None
+"""A name, weights by name for a blend, or None for the voice's first."""
+
+
+class Converter:
+    """A voice, loaded and ready.
+
+    `model` is a shipped name, a .comosvc file, or its unpacked folder. Safe to use from several threads at once;
+    nothing is kept between calls but the graphs. Raises `BundleError`, `ProviderError` or `OptionError`.
+
+    `provider`: "cpu", or "auto" for the best that works here (see `Converter.provider`). `precision`: "fp32" or "auto".
+    `threads`: of the engine, for each call; None leaves it to the engine. `cache_dir`: instead of $COMOSVC_HOME.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "demo",
+        *,
+        provider: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.provider = choose_provider(provider)
+        threads = check_threads(threads)
+        self._bundle = open_bundle(model, None if cache_dir is None else Path(cache_dir))
+        self.precision = choose_precision(precision, self._bundle)
+        self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
+        self._graphs: dict[str, Graph] | None = {
+            name: Graph(name, entry, self._bundle.graph_bytes(name), threads)
+            for name, entry in self.manifest.graphs.items()
+        }
+
+    @property
+    def manifest(self) -> Manifest:
+        """Everything the bundle says about itself: licences, contexts, look-ahead, provenance."""
+        return self._bundle.manifest
+
+    @property
+    def spec(self) -> AudioSpec:
+        """Rate, framing and mel scale of the voice."""
+        return self.manifest.audio
+
+    def frames(self, n_samples: int, sample_rate: int) -> int:
+        """T, the mel frames of a clip of `n_samples`: the length of `f0_hz`, `mel` and `noise`, in and out."""
+        return frames_to_cover(n_samples, check_rate(sample_rate), self.spec)
+
+    def convert(
+        self,
+        audio: NDArray[Any],
+        sample_rate: int,
+        singer: SingerChoice = None,
+        key: float | str = 0.0,
+        seed: int = 0,
+        steps: int = 1,
+        latency: str = "default",
+        f0_hz: NDArray[np.floating] | None = None,
+        noise: NDArray[np.floating] | None = None,
+        progress: Progress | None = None,
+    ) -> Conversion:
+        """Convert a clip.
+
+        `audio`: (L,) or (L, channels), float32, float64 or int16. `sample_rate`: 8 to 192 kHz. `key`: semitones up, or
+        "auto" to bring the song's median F0 to the singer's. `steps`: 1, or what the bundle has schedules for. `f0_hz`:
+        the source's F0 at mel frames, (T,), 0 where unvoiced, in place of the one that would be found; `key` applies to
+        it. `noise`: (T, M), in place of `seed`'s for the first step. T is `frames(L, sample_rate)`.
+
+        Raises `AudioError`, `OptionError`, `ProviderError`, `CancelledError`.
+        """
+        request, rate = self._request(singer, key, seed, steps, latency), check_rate(sample_rate)
+        samples = mono(audio)
+        shape = self.frames(len(samples), rate), self.spec.n_mels
+        request = with_tracks(request, f0_hz, noise, shape, self.spec.sample_rate)
+        pieces: list[NDArray[np.float32]] = []
+
+        def sink(piece: NDArray[np.float32]) -> None:
+            pieces.append(piece)
+            _report(progress, sum(map(len, pieces)) / len(samples))
+
+        channels = np.shape(audio)[1] if np.ndim(audio) == 2 else 1
+        read = partial(blocks, samples, round(BLOCK_S * rate))
+        work = convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True)
+        outcome, total_ms = run(timed(work), self._ready())
+        assert outcome.mel is not None
+        assert outcome.f0_hz is not None
+        return Conversion(
+            audio=np.concatenate(pieces),
+            sample_rate=rate,
+            f0_hz=outcome.f0_hz,
+            mel=outcome.mel,
+            timings_ms=_timings_ms(outcome, total_ms),
+            options=self._options(request, outcome),
+            warnings=tuple(outcome.warnings),
+        )
+
+    def convert_file(
+        self,
+        source: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        singer: SingerChoice = None,
+        key: float | str = 0.0,
+        seed: int = 0,
+        steps: int = 1,
+        latency: str = "default",
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> FileConversion:
+        """Convert a file of any length in constant memory; the samples are those of `convert`.
+
+        `source`: WAV, FLAC, OGG, MP3 or whatever libsndfile reads. `output`: .wav or .flac (24 bit, mono, the source's
+        rate); it appears when complete, or not at all. Other arguments as in `convert`; raises `OutputError` as well.
+        """
+        request = self._request(singer, key, seed, steps, latency)
+        return run(self._file_work(request, FileJob(Path(source), Path(output)), overwrite, progress), self._ready())
+
+    def convert_many(
+        self,
+        sources: Iterable[str | os.PathLike[str]],
+        output: str | os.PathLike[str],
+        *,
+        singer: SingerChoice = None,
+        key: float | str = 0.0,
+        seed: int = 0,
+        steps: int = 1,
+        latency: str = "default",
+        overwrite: bool = False,
+        ending: str = ".wav",
+        batch: int = 8,
+        progress: Callable[[Path, float], Any] | None = None,
+    ) -> Iterator[FileConversion]:
+        """Convert files into the folder `output`, `batch` at a time in common graph calls; each is yielded when done.
+
+        Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or ".flac"). A file that fails is yielded with
+        its `error`, and the others go on. Other arguments as in `convert_file`; wrong ones raise at once.
+        """
+        request = self._request(singer, key, seed, steps, latency)
+        if ending not in FORMATS:
+            raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
+        if batch < 1:
+            raise OptionError(f"batch is {batch}; it must be at least 1")
+        make_folder(Path(output))
+        jobs = jobs_into(Path(output), [Path(source) for source in sources], request, ending)
+        return self._convert_jobs(jobs, request, overwrite, batch, progress)
+
+    def _convert_jobs(
+        self,
+        jobs: Iterable[FileJob],
+        request: Request,
+        overwrite: bool,
+        batch: int,
+        progress: Callable[[Path, float], Any] | None,
+    ) -> Iterator[FileConversion]:
+        sources: dict[Work[FileConversion], Path] = {}
+
+        def works() -> Iterator[Work[FileConversion]]:
+            for job in jobs:
+                tell = None if progress is None else partial(progress, job.source)
+                work = self._file_work(request, job, overwrite, tell)
+                sources[work] = job.source
+                yield work
+
+        def failed(work: Work[FileConversion], error: Exception) -> FileConversion:
+            if not isinstance(error, ComosvcError):
+                raise error
+            return FileConversion(sources[work], None, error=error)
+
+        yield from run_together(works(), self._ready(), batch, failed)
+
+    def self_test(self) -> SelfTest:
+        """Compare all hashes and convert a built-in vowel of known pitch. Raises `ComosvcError` if all is not well."""
+        self._bundle.verify()
+        return run_self_test(self.convert, self.spec)
+
+    def close(self) -> None:
+        """Free the graphs. Conversions that are running end normally; new ones raise `ComosvcError`."""
+        self._graphs = None
+
+    def __enter__(self) -> "Converter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ready(self) -> dict[str, Graph]:
+        graphs = self._graphs
+        if graphs is None:
+            raise ComosvcError("this converter is closed\nhint: make another, or close it later")
+        return graphs
+
+    def _request(self, singer: SingerChoice, key: float | str, seed: int, steps: int, latency: str) -> Request:
+        self._ready()
+        return make_request(self._bundle, singer, key, seed, steps, latency)
+
+    def _file_work(
+        self, request: Request, job: FileJob, overwrite: bool, progress: Progress | None
+    ) -> Work[FileConversion]:
+        work = file_work(self.manifest, request, job, overwrite, partial(_report, progress))
+        (outcome, rate), total_ms = yield from timed(work)
+        return FileConversion(
+            source=job.source,
+            output=job.output,
+            seconds=outcome.n_samples / rate,
+            sample_rate=rate,
+            timings_ms=_timings_ms(outcome, total_ms),
+            options=self._options(request, outcome),
+            warnings=tuple(outcome.warnings),
+        )
+
+    def _options(self, request: Request, outcome: Outcome) -> Options:
+        return Options(
+            voice=self.manifest.name,
+            singer=dict(request.voice.weights),
+            key=outcome.key,
+            seed=request.seed,
+            steps=request.steps,
+            latency="default",
+            provider=self.provider,
+            precision=self.precision,
+        )
+
+
+def _report(progress: Progress | None, share: float) -> None:
+    if progress is not None and progress(share) is False:
+        raise CancelledError(f"cancelled at {share:.0%} by the progress function")
+
+
+def _timings_ms(outcome: Outcome, total_ms: float) -> dict[str, float]:
+    stages = ("resample", "content", "pitch", "acoustic", "vocoder")
+    return {**{stage: outcome.timings_ms[stage] for stage in stages}, "total": total_ms}

@@ -1,0 +1,117 @@
+"""Which engine runs the graphs, chosen and checked so that nobody computes on the wrong device without knowing."""
+
+import importlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .errors import BundleError, OptionError, ProviderError
+from .manifest import GraphEntry
+
+PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+_ONNX_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
+_ORT_NAME = "CPUExecutionProvider"
+
+
+def choose_provider(requested: str) -> str:
+    """The provider that will run: `auto` takes the best that works here. Raises `ProviderError`, never falls back."""
+    if requested not in PROVIDERS:
+        raise OptionError(f"unknown provider {requested!r}; known: {', '.join(PROVIDERS)}")
+    if requested not in ("auto", "cpu"):
+        raise ProviderError(
+            f"provider {requested!r} is not available: this version of the runtime converts on the CPU only\n"
+            "hint: provider='cpu', or 'auto' for the best that works here"
+        )
+    return "cpu"
+
+
+def choose_precision(requested: str, bundle: Bundle) -> str:
+    """The precision that will be used; every graph of the bundle must have it."""
+    if requested not in PRECISIONS:
+        raise OptionError(f"unknown precision {requested!r}; known: {', '.join(PRECISIONS)}")
+    if requested not in ("auto", "fp32"):
+        raise ProviderError(f"precision {requested!r} is not available: this version of the runtime computes in fp32")
+    for name, entry in bundle.manifest.graphs.items():
+        if entry.precision != "fp32":
+            raise BundleError(
+                f"{bundle.origin}: the {name} graph is {entry.precision}; this version of comosvc runs fp32"
+            )
+    return "fp32"
+
+
+def onnx_runtime() -> Any:
+    """The `onnxruntime` module, imported when first needed. Raises `ProviderError` if no engine is installed."""
+    try:
+        return importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ProviderError(
+            f"no inference engine is installed ({error})\n"
+            'hint: pip install "comosvc[cpu]", or "comosvc[cuda]" for an NVIDIA GPU; one of the two, not both'
+        ) from error
+
+
+class Graph:
+    """One graph of a bundle, ready to run. May be called from several threads."""
+
+    def __init__(self, name: str, entry: GraphEntry, model: bytes, threads: int | None) -> None:
+        self.name = name
+        self.inputs = tuple(tensor[0] for tensor in entry.inputs)
+        self._outputs = [tensor[0] for tensor in entry.outputs]
+        self._session = open_session(model, f"the {name} graph", threads)
+        _check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
+        _check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
+
+    def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
+        """Outputs in the order of the manifest. `inputs` may hold more than the graph takes."""
+        try:
+            return tuple(self._session.run(self._outputs, {name: inputs[name] for name in self.inputs}))
+        except Exception as error:  # ONNX Runtime's own exceptions share no base but this
+            shapes = ", ".join(f"{name} {inputs[name].shape}" for name in self.inputs)
+            raise ProviderError(f"the {self.name} graph failed on the CPU with {shapes}: {error}") from error
+
+
+def open_session(model: bytes, what: str, threads: int | None) -> Any:
+    """An ONNX Runtime session that is certain to run where it says. Raises `BundleError` or `ProviderError`."""
+    ort = onnx_runtime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = ort.InferenceSession(model, options, providers=[_ORT_NAME])
+    except Exception as error:
+        raise BundleError(f"{what} cannot be loaded: {error}") from error
+    if session.get_providers() != [_ORT_NAME]:
+        raise ProviderError(f"{what} was asked to run on {_ORT_NAME} but runs on {session.get_providers()}")
+    return session
+
+
+def check_threads(threads: int | None) -> int | None:
+    """`threads` if it is None (the engine's choice) or at least 1. Raises `OptionError`."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1):
+        raise OptionError(f"threads must be None or a whole number from 1 up, got {threads!r}")
+    return None if threads is None else int(threads)
+
+
+def _check_signature(graph: str, kind: str, found: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> None:
+    """The file must have the tensors that the manifest says: same names, types, ranks and fixed sizes."""
+    tensors = {tensor.name: tensor for tensor in found}
+    wanted = {name: (dtype, dims) for name, dtype, dims in entry}
+    if set(tensors) != set(wanted):
+        raise BundleError(f"the {graph} graph has {kind} {sorted(tensors)}, the manifest says {sorted(wanted)}")
+    for name, (dtype, dims) in wanted.items():
+        shape, kind_found = tensors[name].shape, _ONNX_TYPES.get(tensors[name].type, tensors[name].type)
+        sizes = [size if isinstance(size, int) else None for size in shape]
+        fixed = [size if isinstance(size, int) else None for size in dims]
+        if (
+            kind_found != dtype
+            or len(sizes) != len(fixed)
+            or any(a != b for a, b in zip(sizes, fixed, strict=True) if a)
+        ):
+            raise BundleError(
+                f"the {graph} graph's {name} is {kind_found} {list(shape)}, the manifest says {dtype} {list(dims)}"
+            )

@@ -1,0 +1,93 @@
+"""The arguments of a conversion, checked once, before any work."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .bundle import Bundle
+from .errors import OptionError
+from .voices import Voice, check_key, voice_of
+
+PIECE_S = 8.0
+"""Length of what a graph computes at a time: long against the context that is computed twice, short in memory."""
+_HIGHEST_F0_SHARE = 0.4  # of the sample rate: a pulse train has no second harmonic there
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What to convert to. `key` None: found from the song. `schedule`: the step index of each step after the first."""
+
+    voice: Voice
+    key: float | None
+    seed: int
+    schedule: tuple[int, ...] = ()
+    f0_hz: NDArray[np.float32] | None = None
+    """F0 of the source at each mel frame, (T,), in place of the pitch graph's."""
+    noise: NDArray[np.float32] | None = None
+    """Noise of the first step, (T, M), in place of what `seed` gives."""
+    piece_s: float = PIECE_S
+
+    @property
+    def steps(self) -> int:
+        return 1 + len(self.schedule)
+
+
+def make_request(
+    bundle: Bundle, singer: str | Mapping[str, float] | None, key: float | str, seed: int, steps: int, latency: str
+) -> Request:
+    """Check the arguments that all conversions share. Raises `OptionError`."""
+    if latency == "low":
+        raise OptionError("latency 'low' is not available in this version\nhint: latency='default'")
+    if latency != "default":
+        raise OptionError(f"unknown latency {latency!r}; known: default")
+    return Request(voice_of(bundle, singer), check_key(key), _check_seed(seed), _schedule(bundle, steps))
+
+
+def with_tracks(
+    request: Request, f0_hz: ArrayLike | None, noise: ArrayLike | None, shape: tuple[int, int], sample_rate: int
+) -> Request:
+    """`request` with a given F0 (T,) and noise (T, M); `shape` is (T, M). Raises `OptionError`."""
+    if f0_hz is not None:
+        f0_hz = _track("f0_hz", f0_hz, shape[:1])
+        highest = _HIGHEST_F0_SHARE * sample_rate / 2.0 ** (max(0.0, request.key or 0.0) / 12.0)
+        if f0_hz.min() < 0.0 or f0_hz.max() > highest:
+            raise OptionError(
+                f"f0_hz goes from {f0_hz.min():.1f} to {f0_hz.max():.1f} Hz; "
+                f"it must be 0 (unvoiced) to {highest:.0f} Hz at this key"
+            )
+        request = replace(request, f0_hz=f0_hz)
+    if noise is not None:
+        request = replace(request, noise=_track("noise", noise, shape))
+    return request
+
+
+def _track(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    array = np.asarray(values)
+    if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise OptionError(
+            f"{name} is {array.dtype} {array.shape}; it must be finite floats {shape}\n"
+            "hint: T is Converter.frames(len(audio), sample_rate)"
+        )
+    return array.astype(np.float32)
+
+
+def _check_seed(seed: Any) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**64:
+        raise OptionError(f"seed is {seed!r}; it must be a whole number from 0 to 2^64 - 1")
+    return number
+
+
+def _schedule(bundle: Bundle, steps: Any) -> tuple[int, ...]:
+    schedules = bundle.manifest.model.schedules
+    known = {1: (), **{int(number): indices for number, indices in schedules.items()}}
+    if isinstance(steps, bool) or steps not in known:
+        raise OptionError(f"steps is {steps!r}; this voice can do {', '.join(map(str, sorted(known)))}")
+    return known[steps]

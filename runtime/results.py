@@ -1,0 +1,91 @@
+"""What a conversion gives back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ComosvcError
+
+
+@dataclass(frozen=True)
+class Singer:
+    """A voice of the bundle: median and range (5th to 95th percentile) of its F0, licence, whom to credit."""
+
+    name: str
+    f0_median_hz: float
+    f0_range_hz: tuple[float, float]
+    licence: str
+    credit: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a result was made with: enough to make it again. `singer` maps names to weights of sum 1."""
+
+    voice: str
+    singer: Mapping[str, float]
+    key: float
+    """Semitones up; the number found, where "auto" was asked for."""
+    seed: int
+    steps: int
+    latency: str
+    provider: str
+    precision: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A converted clip."""
+
+    audio: NDArray[np.float32]
+    """(L,) at `sample_rate`, as long as the input, within ±1."""
+    sample_rate: int
+    f0_hz: NDArray[np.float32]
+    """F0 of the output in Hz, (T,), 0 where unvoiced or silent."""
+    mel: NDArray[np.float32]
+    """Mel spectrogram given to the vocoder, (T, M), on the bundle's own scale (`Converter.spec`)."""
+    timings_ms: Mapping[str, float]
+    """resample, content, pitch, acoustic, vocoder, and total, which has everything."""
+    options: Options
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class FileConversion:
+    """A converted file, or the error that kept it from being one."""
+
+    source: Path
+    output: Path | None
+    seconds: float = 0.0
+    sample_rate: int = 0
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    options: Options | None = None
+    warnings: tuple[str, ...] = ()
+    error: ComosvcError | None = None
+    """None where `output` was written."""
+
+    @property
+    def rtf(self) -> float:
+        """Real-time factor: processing time per second of audio."""
+        return self.timings_ms.get("total", 0.0) / 1e3 / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "source": str(self.source),
+            "output": None if self.output is None else str(self.output),
+            "seconds": round(self.seconds, 4),
+            "sample_rate": self.sample_rate,
+            "rtf": round(self.rtf, 5),
+            "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
+            "options": None if self.options is None else self.options.as_dict(),
+            "warnings": list(self.warnings),
+            "error": None if self.error is None else str(self.error),
+        }

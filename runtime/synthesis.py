@@ -1,0 +1,191 @@
+"""The back half of a conversion: from what was sung to the same in another voice, at the caller's rate."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .analysis import Analysis, next_piece
+from .audio import Resampler
+from .calls import Call, Work
+from .errors import BundleError
+from .framing import content_index, mel_range, samples_before
+from .gate import gains
+from .manifest import Manifest
+from .source import noise_frames, noise_samples, pulse_source
+from .tracks import Track
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What to convert to: the singer's embedding (D,), semitones up, seed, step indices after the first step."""
+
+    embedding: NDArray[np.float32]
+    semitones: float
+    seed: int
+    schedule: tuple[int, ...] = ()
+    noise: NDArray[np.float32] | None = None
+    """Noise of the first step, (T, M), in place of what `seed` gives."""
+
+    @property
+    def steps(self) -> int:
+        return 1 + len(self.schedule)
+
+
+def horizon_frames(manifest: Manifest, steps: int) -> int:
+    """Mel frames beyond a clip's end that its last frame depends on."""
+    return manifest.context.vocoder.future + steps * manifest.context.acoustic.future
+
+
+class Synthesis:
+    """Follows an `Analysis` through the acoustic model and the vocoder."""
+
+    def __init__(self, analysis: Analysis, manifest: Manifest, target: Target, piece_s: float) -> None:
+        self._analysis, self._spec, self._target = analysis, manifest.audio, target
+        self._timings_ms = analysis.timings_ms
+        self._acoustic_context, self._vocoder_context = manifest.context.acoustic, manifest.context.vocoder
+        self._has_source = manifest.model.source.kind != "none"
+        self._source_channels = manifest.model.source.channels
+        self._piece = max(1, round(piece_s * self._spec.frame_rate_hz))
+        self._ratio = np.float32(2.0 ** (target.semitones / 12.0))
+        self.mel = Track((self._spec.n_mels,))
+        self._source, self._phase = Track((self._source_channels,)), 0.0
+        self._frames_sung = 0
+        self._from_model = Resampler(self._spec.sample_rate, analysis.sample_rate)
+        self._sung = Track()  # at the caller's rate, before the gate
+        self._emitted = 0
+        self.clipped_samples = 0
+
+    @property
+    def position(self) -> int:
+        """Mel frame up to which there is audio."""
+        return self._frames_sung
+
+    def advance(self) -> Work[NDArray[np.float32]]:
+        """Compute all whole pieces that the analysis allows; returns the audio that became ready."""
+        yield from self._make_mel()
+        yield from self._make_audio()
+        return self._emit()
+
+    def forget(self) -> None:
+        """Drop what no later piece reads."""
+        frame = self.position - self._vocoder_context.past
+        self.mel.forget(frame)
+        self._source.forget(frame * self._spec.hop_length)
+
+    def _make_mel(self) -> Work[None]:
+        analysis, steps = self._analysis, self._target.steps
+        past, future = steps * self._acoustic_context.past, steps * self._acoustic_context.future
+        goal = None if analysis.n_frames is None else analysis.n_frames + self._vocoder_context.future
+        while goal is None or self.mel.end < goal:
+            first, last = next_piece(self.mel.end, self._piece, goal)
+            from_frame, to_frame = max(0, first - past), last + future
+            if goal is None and not (analysis.knows(last) and analysis.position >= to_frame):
+                return
+            if analysis.is_silent(first, last):
+                self.mel.append_zeros(last - first)
+                continue
+            mel = yield from self._sample(from_frame, to_frame)
+            self.mel.append(mel[first - from_frame : last - from_frame])
+
+    def _sample(self, first: int, last: int) -> Work[NDArray[np.float32]]:
+        """One step, or several: x0 from noise, then noise added again and x0 once more, down the schedule."""
+        condition = self._condition(first, last)
+        noise = self._noise(first, last, step=0)
+        reply = yield Call("acoustic", {**condition, "noise": noise[None]})
+        self._timings_ms["acoustic"] += reply.ms
+        n_frames = last - first
+        for step, index in enumerate(self._target.schedule, start=1):
+            again = {
+                "mel": reply.outputs[0][:, :n_frames],
+                "noise": self._noise(first, last, step)[None],
+                "step_index": np.array(index, np.int32),
+            }
+            reply = yield Call("acoustic_n", {**condition, **again})
+            self._timings_ms["acoustic"] += reply.ms
+        return reply.outputs[0][0, :n_frames]
+
+    def _condition(self, first: int, last: int) -> dict[str, NDArray]:
+        index = content_index(first, last - first, self._spec)
+        content = self._analysis.content.read(int(index[0]), int(index[-1]) + 1)
+        return {
+            "content": content[None],
+            "content_index": (index - index[0]).astype(np.int32)[None],
+            "f0_hz": self._f0_hz(first, last)[None],
+            "loudness": self._analysis.loudness.read(first, last)[None],
+            "singer": self._target.embedding[None],
+        }
+
+    def _f0_hz(self, first: int, last: int) -> NDArray[np.float32]:
+        return self._analysis.f0_hz.read(first, last) * self._ratio
+
+    def _noise(self, first: int, last: int, step: int) -> NDArray[np.float32]:
+        given = self._target.noise
+        if step or given is None:
+            return noise_frames(self._target.seed, first, last - first, self._spec.n_mels, step)
+        noise = np.zeros((last - first, self._spec.n_mels), np.float32)
+        inside = given[first:last]
+        noise[: len(inside)] = inside
+        return noise
+
+    def _make_audio(self) -> Work[None]:
+        analysis, hop = self._analysis, self._spec.hop_length
+        past, future = self._vocoder_context.past, self._vocoder_context.future
+        goal = analysis.n_frames
+        while goal is None or self._frames_sung < goal:
+            first, last = next_piece(self._frames_sung, self._piece, goal)
+            from_frame, to_frame = max(0, first - past), last + future
+            if goal is None and not (analysis.knows(last) and self.mel.end >= to_frame):
+                return
+            self._extend_source(to_frame)
+            if analysis.is_silent(first, last):
+                audio = np.zeros((last - first) * hop, np.float32)
+            else:
+                reply = yield self._vocode(from_frame, to_frame)
+                self._timings_ms["vocoder"] += reply.ms
+                audio = reply.outputs[0][0, (first - from_frame) * hop : (last - from_frame) * hop]
+                if not np.isfinite(audio).all():
+                    raise BundleError(
+                        "the vocoder graph gave samples that are NaN or infinite\nhint: the bundle is broken"
+                    )
+            self._frames_sung = last
+            start = time.perf_counter()
+            self._sung.append(self._from_model.push(audio, last=last == goal))
+            self._timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
+
+    def _extend_source(self, to_frame: int) -> None:
+        """The pulse train up to `to_frame`, its phase carried on from the clip's start."""
+        hop = self._spec.hop_length
+        first = self._source.end // hop
+        if not self._has_source or to_frame <= first:
+            return
+        source, self._phase = pulse_source(self._f0_hz(first, to_frame), self._spec, self._phase)
+        self._source.append(np.broadcast_to(source, (len(source), self._source_channels)))
+
+    def _vocode(self, first: int, last: int) -> Call:
+        hop = self._spec.hop_length
+        inputs = {"mel": self.mel.read(first, last)[None], "f0_hz": self._f0_hz(first, last)[None]}
+        if self._has_source:
+            inputs["source"] = self._source.read(first * hop, last * hop)[None]
+        inputs["noise"] = noise_samples(self._target.seed, first * hop, (last - first) * hop)[None]
+        return Call("vocoder", inputs)
+
+    def _emit(self) -> NDArray[np.float32]:
+        """What is ready at the caller's rate, gated, within ±1; in the end exactly as many samples as came in."""
+        analysis, rate = self._analysis, self._analysis.sample_rate
+        if analysis.n_frames is None:
+            end = min(self._sung.end, samples_before(self._frames_sung, rate, self._spec))
+        else:
+            end = analysis.n_samples
+        first = self._emitted
+        if end <= first:
+            return np.zeros(0, np.float32)
+        first_frame, last_frame = mel_range(first, end, rate, self._spec)
+        from_frame, to_frame = max(0, first_frame - 1), min(last_frame + 1, analysis.is_open.end)
+        gain = gains(analysis.is_open.read(from_frame, to_frame), from_frame, first, end - first, rate, self._spec)
+        audio = self._sung.read(first, end) * gain
+        self.clipped_samples += int(np.count_nonzero(np.abs(audio) > 1.0))
+        self._sung.forget(end)
+        self._emitted = end
+        return np.clip(audio, -1.0, 1.0)

@@ -1,0 +1,99 @@
+"""Whom to sing as, and how high: singer names and blends, keys."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle
+from .errors import OptionError
+from .pitch_statistics import PitchStatistics
+from .results import Singer
+
+KEY_RANGE = (-36.0, 36.0)
+"""Semitones; three octaves either way."""
+AUTO_KEY = "auto"
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """A singer or a blend: weights by name (sum 1), embedding (D,), F0 statistics in Hz."""
+
+    weights: Mapping[str, float]
+    embedding: NDArray[np.float32]
+    f0_median_hz: float
+    f0_range_hz: tuple[float, float]
+
+    @property
+    def label(self) -> str:
+        """For file names: "alto", "alto0.7+bass0.3"."""
+        if len(self.weights) == 1:
+            return next(iter(self.weights))
+        return "+".join(f"{name}{weight:.3g}" for name, weight in self.weights.items())
+
+
+def singers_of(bundle: Bundle) -> dict[str, Singer]:
+    """The bundle's singers by name, in the order of its embedding table."""
+    entries = sorted(bundle.manifest.singers.items(), key=lambda item: item[1].index)
+    return {name: Singer(name, e.f0_median_hz, e.f0_range_hz, e.licence, e.credit) for name, e in entries}
+
+
+def voice_of(bundle: Bundle, singer: str | Mapping[str, float] | None) -> Voice:
+    """The voice that `singer` asks for: a name, weights of several, or None for the bundle's first.
+
+    A blend is the weighted mean of embeddings and of log-F0 statistics. Raises `OptionError`.
+    """
+    known = singers_of(bundle)
+    if singer is None:
+        singer = next(iter(known))
+    weights = _weights({singer: 1.0} if isinstance(singer, str) else singer, list(known))
+    entries = bundle.manifest.singers
+    rows = np.stack([bundle.embeddings[entries[name].index] for name in weights]).astype(np.float64)
+    share = np.array(list(weights.values()))
+
+    def blend_hz(values: list[float]) -> float:
+        return float(np.exp(share @ np.log(values)))
+
+    low = blend_hz([entries[name].f0_range_hz[0] for name in weights])
+    high = blend_hz([entries[name].f0_range_hz[1] for name in weights])
+    median = blend_hz([entries[name].f0_median_hz for name in weights])
+    return Voice(weights, (share @ rows).astype(np.float32), median, (low, high))
+
+
+def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
+    if not isinstance(asked, Mapping) or not asked:
+        raise OptionError(f"singer must be a name or a mapping of names to weights, got {asked!r}")
+    for name, weight in asked.items():
+        if name not in known:
+            raise OptionError(f"no singer {name!r} in this voice; it has {', '.join(known)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number) or not 0 <= weight < math.inf:
+            raise OptionError(f"the weight of singer {name!r} is {weight!r}; it must be a number from 0 up")
+    total = float(sum(asked.values()))
+    if total <= 0.0:
+        raise OptionError(f"the weights of {', '.join(asked)} add up to {total:g}; one must be above 0")
+    return {name: float(weight) / total for name, weight in asked.items() if weight > 0}
+
+
+def check_key(key: float | str) -> float | None:
+    """`key` in semitones, or None for "auto". Raises `OptionError`."""
+    if key == AUTO_KEY:
+        return None
+    low, high = KEY_RANGE
+    number = isinstance(key, int | float | np.number) and not isinstance(key, bool)
+    if not number or not low <= float(key) <= high:
+        raise OptionError(f"key is {key!r}; it must be {low:g} to {high:g} semitones, or {AUTO_KEY!r}")
+    return float(key)
+
+
+def auto_key(song: PitchStatistics, voice: Voice) -> float:
+    """Semitones, a whole number, that take the song's median F0 to the voice's; 0 for a song without pitch.
+
+    Nearest semitone, not octave: it keeps the song inside the voice's range; choose -12, 0 or 12 to stay in tune with a
+    backing track.
+    """
+    if not song.voiced_frames:
+        return 0.0
+    semitones = round(12.0 * math.log2(voice.f0_median_hz / song.percentile_hz(0.5)))
+    return float(np.clip(semitones, *KEY_RANGE))

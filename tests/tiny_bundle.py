@@ -1,0 +1,234 @@
+"""A voice bundle in a second: seeded random convolutions that obey the contracts.
+
+Every graph has an uneven, finite context and biases, so that a piece cut without its context, or an array's end that is
+taken for the clip's, shows. The pitch graph is the real one.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from comosvc.runtime import COMOSVC_24K
+from comosvc.runtime import bundle as runtime_bundle
+from comosvc.runtime.graph import GRAPHS
+from comosvc.runtime.manifest import (
+    Context,
+    ContextEntry,
+    GraphEntry,
+    LicenceEntry,
+    LookaheadEntry,
+    Manifest,
+    ModelEntry,
+    SingerEntry,
+    SourceEntry,
+    to_json,
+)
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save
+
+SPEC = replace(COMOSVC_24K, n_mels=8, content_hop_length=160)
+CONTENT, SINGER = 6, 4
+SIGMAS = (2.0, 0.5, 0.2)
+SCHEDULES = {"2": (1,), "4": (0, 1, 2)}
+CONTEXT = ContextEntry(
+    content=Context(past=3, future=1, window_ms=20.0),
+    pitch=Context(past=11, future=10),
+    acoustic=Context(past=5, future=2),
+    vocoder=Context(past=2, future=2),
+)
+
+
+class _Net:
+    """An ONNX graph under construction; weights come from a seeded generator."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self._rng = name, np.random.default_rng(seed)
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+
+    def constant(self, value: np.ndarray) -> str:
+        name = f"w{len(self._weights)}"
+        self._weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def __call__(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        output = output or f"v{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
+        return output
+
+    def conv(self, x: str, channels: tuple[int, int], past: int, future: int, *, stride: int = 1, size: int = 0) -> str:
+        """A convolution over (B, C, T), zeros at the array's ends. `size` 0: what `past` and `future` make it."""
+        size = size or past + 1 + future
+        scale = 1.0 / np.sqrt(channels[0] * size)
+        weight = self._rng.normal(0.0, scale, (channels[1], channels[0], size)).astype(np.float32)
+        bias = self._rng.normal(0.0, 0.3, channels[1]).astype(np.float32)
+        parts = self.constant(weight), self.constant(bias)
+        return self("Conv", x, *parts, kernel_shape=[size], pads=[past, future], strides=[stride])
+
+    def swap(self, x: str, output: str | None = None) -> str:
+        return self("Transpose", x, perm=[0, 2, 1], output=output)
+
+    def column(self, x: str) -> str:
+        """(B, T) as (B, T, 1)."""
+        return self("Unsqueeze", x, self.constant(np.array([-1])))
+
+    def build(self) -> bytes:
+        spec = GRAPHS[self.name]
+        sizes = {"C": CONTENT, "D": SINGER, "M": SPEC.n_mels, "H": 1}
+        kinds = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
+
+        def values(tensors):
+            return [
+                helper.make_tensor_value_info(t.name, kinds[t.dtype], [sizes.get(d, d) for d in t.dims]) for t in tensors
+            ]
+
+        graph = helper.make_graph(self._nodes, self.name, values(spec.inputs), values(spec.outputs), self._weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
+
+def _content() -> bytes:
+    net = _Net("content", 1)
+    x = net("Unsqueeze", "audio", net.constant(np.array([1])))
+    x = net("Tanh", net.conv(x, (1, 16), 80, 80, stride=160, size=320))
+    x = net.conv(x, (16, CONTENT), 3, 1)
+    net("Softmax", net.swap(x), axis=-1, output="content")
+    return net.build()
+
+
+def _condition(net: _Net) -> str:
+    """Everything the acoustic graphs are told, (B, channels, T)."""
+    index = net("Cast", net.column("content_index"), to=TensorProto.INT64)
+    content = net("GatherND", "content", index, batch_dims=1)
+    pitch = net("Log", net("Add", net.column("f0_hz"), net.constant(np.array(1.0, np.float32))))
+    level = net.column("loudness")
+    singer = net("Unsqueeze", "singer", net.constant(np.array([1])))
+    length = net("Shape", "f0_hz", start=1, end=2)
+    one = net.constant(np.array([1]))
+    singer = net("Expand", singer, net("Concat", one, length, one, axis=0))
+    return net.swap(net("Concat", content, pitch, level, singer, "noise", axis=2))
+
+
+def _acoustic(name: str) -> bytes:
+    net = _Net(name, 2)
+    channels = CONTENT + 2 + SINGER + SPEC.n_mels
+    x = _condition(net)
+    if name == "acoustic_n":
+        sigma = net("Gather", net.constant(np.array(SIGMAS, np.float32)), "step_index")
+        noisy = net("Add", "mel", net("Mul", "noise", sigma))
+        x, channels = net("Concat", x, net.swap(noisy), axis=1), channels + SPEC.n_mels
+    x = net("Tanh", net.conv(x, (channels, 24), 3, 1))
+    x = net.conv(x, (24, SPEC.n_mels), 2, 1)
+    net.swap(x, output="mel" if name == "acoustic" else "mel_out")
+    return net.build()
+
+
+def _vocoder() -> bytes:
+    """Gains per frame for the pulses and the noise, held over the hop, then a filter over samples."""
+    net = _Net("vocoder", 3)
+    pitch = net("Log", net("Add", net.column("f0_hz"), net.constant(np.array(1.0, np.float32))))
+    x = net.swap(net("Concat", "mel", pitch, axis=2))
+    x = net("Sigmoid", net.swap(net.conv(x, (SPEC.n_mels + 1, 2), 1, 1)))
+    x = net("Unsqueeze", x, net.constant(np.array([2])))
+    x = net("Expand", x, net.constant(np.array([1, 1, SPEC.hop_length, 1])))
+    gains = net("Reshape", x, net.constant(np.array([0, -1, 2])))
+    excited = net("Mul", gains, net("Concat", "source", net.column("noise"), axis=2))
+    samples = net.conv(net.swap(excited), (2, 1), 100, 60)
+    samples = net("Tanh", net("Mul", samples, net.constant(np.array(0.3, np.float32))))
+    net("Squeeze", samples, net.constant(np.array([1])), output="audio")
+    return net.build()
+
+
+def _pitch() -> bytes:
+    return (Path(runtime_bundle.__file__).parent / "data" / "pitch.onnx").read_bytes()
+
+
+def tiny_files() -> dict[str, bytes]:
+    """The files of the bundle by name, bundle.json first."""
+    models = {
+        "content": _content(),
+        "pitch": _pitch(),
+        "acoustic": _acoustic("acoustic"),
+        "acoustic_n": _acoustic("acoustic_n"),
+        "vocoder": _vocoder(),
+    }
+    embedding = np.random.default_rng(4).normal(size=(3, SINGER)).astype(np.float32)
+    singers = save({"embedding": embedding})
+    manifest = _manifest({name: _entry(name, model) for name, model in models.items()}, _sha256(singers))
+    files = {f"{name}.onnx": model for name, model in models.items()}
+    return {"bundle.json": to_json(manifest).encode(), "singers.safetensors": singers, **files}
+
+
+def _entry(name: str, model: bytes) -> GraphEntry:
+    sizes = {"C": CONTENT, "D": SINGER, "M": SPEC.n_mels, "H": 1}
+    spec = GRAPHS[name]
+    inputs, outputs = (
+        tuple((t.name, t.dtype, tuple(sizes.get(d, d) for d in t.dims)) for t in tensors)
+        for tensors in (spec.inputs, spec.outputs)
+    )
+    return GraphEntry(sha256=_sha256(model), precision="fp32", inputs=inputs, outputs=outputs, file=f"{name}.onnx")
+
+
+def _manifest(graphs: dict[str, GraphEntry], singers_sha256: str) -> Manifest:
+    def singer(index: int, median_hz: float) -> SingerEntry:
+        near = (0.6 * median_hz, 1.6 * median_hz)
+        return SingerEntry(index=index, f0_median_hz=median_hz, f0_range_hz=near, licence="CC0", credit="nobody")
+
+    return Manifest(
+        name="tiny",
+        audio=SPEC,
+        graphs=graphs,
+        singers={"alto": singer(0, 300.0), "bass": singer(1, 110.0), "Ténor 1": singer(2, 160.0)},
+        singer_embedding_file="singers.safetensors",
+        singer_embedding_sha256=singers_sha256,
+        model=ModelEntry(
+            content_channels=CONTENT,
+            singer_channels=SINGER,
+            sigma_min=0.002,
+            sigma_max=80.0,
+            source=SourceEntry(kind="pulse", channels=1),
+            objective="none: random weights",
+            schedules=SCHEDULES,
+        ),
+        context=CONTEXT,
+        lookahead_ms=LookaheadEntry(
+            content=20.0, pitch=176.0, pitch_low_latency=16.0, acoustic=10.7, vocoder=13.4, total=60.1
+        ),
+        licences=(LicenceEntry(part="pitch", licence="MIT", credit="swift-f0"),),
+        consent="no recordings were used",
+        provenance={"made_by": "tests"},
+    )
+
+
+def write_zip(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """A bundle as one file."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_folder(path: Path, files: dict[str, bytes]) -> Path:
+    """A bundle as its unpacked folder."""
+    path.mkdir()
+    for name, data in files.items():
+        (path / name).write_bytes(data)
+    return path
+
+
+def edited(files: dict[str, bytes], edit: Callable[[dict[str, Any]], object]) -> dict[str, bytes]:
+    """`files` with `edit` done to the parsed bundle.json."""
+    manifest = json.loads(files["bundle.json"])
+    edit(manifest)
+    return {**files, "bundle.json": json.dumps(manifest).encode()}
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
