@@ -6,9 +6,7 @@ from comosvc.training.corpus.score import Range, compose, hz_to_midi
 
 
 def test_phone_order_is_the_released_one():
-    assert " ".join(PHONES) == (
-        "sil aa ae ah ao eh er ih iy uh uw b d g p t k f v th dh s z sh zh h m n ng l r w y"
-    )
+    assert " ".join(PHONES) == ("sil aa ae ah ao eh er ih iy uh uw b d g p t k f v th dh s z sh zh h m n ng l r w y")
 
 
 def test_every_phone_has_an_articulation_with_known_noise():
