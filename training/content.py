@@ -1,8 +1,8 @@
 """The content encoder: which phone sounds in each 10 ms of a voice, whoever sings it and at whatever pitch.
 
 A small convolutional network over log-mel frames, trained on phone labels. What it exports is the posteriorgram: 33
-numbers per frame carry the words and next to nothing of the singer. It sees at most 20 ms ahead, so that live use needs
-no other encoder.
+numbers per frame carry the words and next to nothing of the singer. It sees a few frames ahead and no more, so that live
+use needs no other encoder.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,9 @@ class ContentConfig:
     f_max_hz: float = 7900.0
     channels: int = 128
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
-    """Distance in frames between the three taps of each block, all of them now or earlier."""
+    """Distance in frames between the three taps of each block."""
+    lookahead_frames: int = 2
+    """Frames of future beyond the stem's one. Each block takes one dilation of them while they last; the others are causal."""
     dropout: float = 0.1
 
 
@@ -64,15 +66,15 @@ def log_mel(power: Tensor, filters: Tensor) -> Tensor:
 
 
 class CausalBlock(nn.Module):
-    """Residual block around a convolution with taps at the present frame, `dilation` and 2 `dilation` frames before.
+    """Residual block around a convolution with three taps `dilation` frames apart, the last `future` frames ahead.
 
     The convolution is one matrix product over three delayed copies: on a CPU twice as fast as a dilated Conv1d with the
     transpositions that per-frame normalisation would ask of it.
     """
 
-    def __init__(self, channels: int, dilation: int, dropout: float) -> None:
+    def __init__(self, channels: int, dilation: int, dropout: float, future: int = 0) -> None:
         super().__init__()
-        self.past = (_TAPS - 1) * dilation
+        self.past, self.future = (_TAPS - 1) * dilation - future, future
         self.dilation = dilation
         self.norm = nn.LayerNorm(channels)
         self.mix = nn.Linear(_TAPS * channels, channels)
@@ -80,7 +82,7 @@ class CausalBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, S, channels)
-        h = F.pad(self.norm(x), (0, 0, self.past, 0))
+        h = F.pad(self.norm(x), (0, 0, self.past, self.future))
         return x + self.dropout(self.out(F.gelu(self.mix(_delayed(h, self.dilation)))))
 
 
@@ -106,7 +108,10 @@ class ContentEncoder(nn.Module):
         filters = triangular_filters(mel_edges_hz(config), self.bins_hz)
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
         self.stem = nn.Linear(_TAPS * config.n_mels, config.channels)
-        self.blocks = nn.ModuleList(CausalBlock(config.channels, d, config.dropout) for d in config.dilations)
+        self.blocks = nn.ModuleList(
+            CausalBlock(config.channels, dilation, config.dropout, future)
+            for dilation, future in zip(config.dilations, _futures(config), strict=True)
+        )
         self.norm = nn.LayerNorm(config.channels)
         self.head = nn.Linear(config.channels, config.n_phones)
 
@@ -118,12 +123,13 @@ class ContentEncoder(nn.Module):
     @property
     def context_frames(self) -> tuple[int, int]:
         """Hops of audio before and after a frame's own that reach it, the window's halves included: (past, future)."""
-        return sum(cast(CausalBlock, block).past for block in self.blocks) + 2, 2
+        future = sum(_futures(self.config))
+        return (_TAPS - 1) * sum(self.config.dilations) - future + 2, future + 2
 
     @property
     def lookahead_ms(self) -> float:
-        """From a frame's centre to the last sample it depends on: half a window and the stem's one frame ahead."""
-        return 2 * self.hop / self.sample_rate * 1e3
+        """From a frame's centre to the last sample it depends on: half a window, the stem's frame, and the blocks'."""
+        return self.context_frames[1] * self.hop / self.sample_rate * 1e3
 
     def power(self, audio: Tensor) -> Tensor:
         """Power spectrum (B, S, F) of audio (B, N)."""
@@ -147,6 +153,15 @@ class ContentEncoder(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         return self.logits(audio).softmax(dim=-1)
+
+
+def _futures(config: ContentConfig) -> list[int]:
+    """Future frames of each block: its dilation, as long as the budget lasts."""
+    left, futures = config.lookahead_frames, []
+    for dilation in config.dilations:
+        futures.append(dilation if dilation <= left else 0)
+        left -= futures[-1]
+    return futures
 
 
 def content_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -54,8 +54,9 @@ class Augmentation:
     """Largest factor on the vocal tract's length, log-uniform, whatever the speed: more, and s becomes sh."""
     tilt_db: float = 6.0
     """Largest spectral slope, from the lowest to the highest band."""
-    equaliser_db: float = 3.0
-    """Standard deviation of the gain at each of eight points along the mel axis."""
+    equaliser_db: tuple[float, float] = (2.0, 8.0)
+    """Standard deviation of the gain at each of ten points along the mel axis, from the lowest to the highest: speakers and
+    microphones differ most where s and sh are told apart."""
     gain_db: tuple[float, float] = (-18.0, 9.0)
     noise_db: tuple[float, float] = (-90.0, -30.0)
     """White noise, relative to the crop's level."""
@@ -172,8 +173,8 @@ def random_filters(
     beyond = knee_hz * warp + (edges - knee_hz) * (config.f_max_hz - knee_hz * warp) / (config.f_max_hz - knee_hz)
     filters = triangular_filters(np.where(edges < knee_hz, edges * warp, beyond), bins_hz)
     along = np.linspace(0.0, 1.0, config.n_mels)
-    points = rng.normal(0.0, augmentation.equaliser_db, 8)
-    gain_db = np.interp(along, np.linspace(0.0, 1.0, 8), points)
+    points = rng.normal(0.0, np.linspace(*augmentation.equaliser_db, 10))
+    gain_db = np.interp(along, np.linspace(0.0, 1.0, 10), points)
     gain_db += rng.uniform(-1.0, 1.0) * augmentation.tilt_db * (along - 0.5)
     if rng.random() < augmentation.band_limit:
         cut_hz = rng.uniform(3400.0, bins_hz[-1])

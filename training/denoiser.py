@@ -97,12 +97,12 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
         C, n = self.config.channels, self.config.layers
         embedding = self.step_embedding(c_noise)
-        steps = self.step_projection(embedding).view(-1, n, C, 1)
-        conditions = self.condition_projection(condition).transpose(1, 2)
+        steps = self.step_projection(embedding).view(-1, n, C, 1).unbind(1)
+        conditions = self.condition_projection(condition).transpose(1, 2).chunk(n, dim=1)
         h = self.input_projection(x.transpose(1, 2)).relu()
         total = torch.zeros_like(h)
-        for i, layer in enumerate(self.layers):
-            h, skip = layer(h, steps[:, i], conditions[:, 2 * C * i : 2 * C * (i + 1)])
+        for layer, step, layer_condition in zip(self.layers, steps, conditions, strict=True):
+            h, skip = layer(h, step, layer_condition)
             total = total + skip
         h = self.skip_projection(total / math.sqrt(n)).relu()
         F_x = self.output_projection(h).transpose(1, 2)

@@ -61,7 +61,7 @@ class Objective(nn.Module, Generic[Model]):
 
     model: Model
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         raise NotImplementedError
 
     def before_step(self) -> None:

@@ -1,5 +1,6 @@
 """The student: the teacher distilled into a consistency model that needs one evaluation."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -55,7 +56,7 @@ class StudentObjective(Objective[AcousticModel]):
     def before_step(self) -> None:
         update_average(self.target, self.model.denoiser, self.config.target_decay)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         model = self.model
         y = model.normalise(batch["mel"])
         embedded = model.embed(batch_condition(model, batch))

@@ -29,7 +29,7 @@ class TeacherObjective(Objective[AcousticModel]):
         self.model = model
         self.ladder = karras_sigmas(config.ladder_size, model.config.sigma) if config.mixed_sigmas else None
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
         y = self.model.normalise(batch["mel"])
         sigma = training_sigmas(len(y), self.model.config.sigma, generator, self.ladder).to(y.device)
         z = torch.randn(y.shape, generator=generator).to(y.device)
