@@ -86,8 +86,9 @@ def torch_runner(spec: GraphSpec, module: nn.Module) -> Runner:
 
 
 def onnx_runner(graph: bytes) -> Runner:
-    """The graph in ONNX Runtime on the CPU, in float32."""
+    """The graph in ONNX Runtime on the CPU, in float32, on one thread: sums in the same order on every machine."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -160,3 +161,20 @@ def require(rows: list[ParityRow]) -> None:
             for row in misses
         ]
         raise ParityError("ONNX Runtime and torch disagree\n" + "\n".join(lines))
+
+
+def summary(rows: list[ParityRow]) -> list[tuple[str, str, str, str, str]]:
+    """Of each graph: name, number of comparisons, worst relative error, what is allowed, largest difference."""
+    by_graph: dict[str, list[ParityRow]] = {}
+    for row in rows:
+        by_graph.setdefault(row.graph, []).append(row)
+    return [
+        (
+            graph,
+            str(len(found)),
+            f"{max(row.relative for row in found):.1e}",
+            f"{found[0].tolerance:.0e}",
+            f"{max(row.max_abs for row in found):.1e}",
+        )
+        for graph, found in by_graph.items()
+    ]

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import swift_f0
+
 from comosvc.export.pitch import F0_MAX_HZ, F0_MIN_HZ, adapt_swift_f0
 from comosvc.runtime import spec
 

@@ -1,0 +1,65 @@
+"""Bundles on disk: one uncompressed zip, written all or nothing, the same bytes for the same content."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..runtime.bundle import comosvc_home, open_bundle
+from ..runtime.manifest import MANIFEST_FILE, Manifest, from_json, to_json
+from .errors import ExportError
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
+_MODE = 0o644 << 16
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` by name into the zip `path`, the manifest first, the rest in order of names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for name in sorted(files, key=lambda name: (name != MANIFEST_FILE, name)):
+                info = zipfile.ZipInfo(name, _EPOCH)
+                info.external_attr = _MODE
+                info.create_system = 3  # Unix, wherever it is written
+                archive.writestr(info, files[name])
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ExportError(f"{path} cannot be written: {error}") from error
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """All files below an unpacked bundle, by name. Raises `ExportError` if `folder` is none."""
+    if not (folder / MANIFEST_FILE).is_file():
+        raise ExportError(f"{folder} is no unpacked bundle: it holds no {MANIFEST_FILE}")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    if links := [path for path in paths if path.is_symlink()]:
+        raise ExportError(f"{links[0]} is a link; a bundle holds plain files\nhint: replace it by what it points to")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def pack(folder: Path, path: Path, full: bool) -> Manifest:
+    """Pack an unpacked bundle into the zip `path`, every hash checked. `full` puts graphs from the cache inside."""
+    files = read_folder(folder)
+    manifest = from_json(files[MANIFEST_FILE], os.fspath(folder))
+    open_bundle(folder).verify()
+    if full:
+        inside, graphs = dict(files), {}
+        for name, entry in manifest.graphs.items():
+            if entry.file is None:
+                inside[f"{name}.onnx"] = (comosvc_home() / "blobs" / entry.sha256).read_bytes()
+                entry = replace(entry, file=f"{name}.onnx")
+            graphs[name] = entry
+        manifest = replace(manifest, graphs=graphs)
+        files = {**inside, MANIFEST_FILE: to_json(manifest).encode()}
+    write_zip(path, files)
+    return manifest

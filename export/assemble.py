@@ -1,0 +1,132 @@
+"""From a voice to the files of its bundle: trace, compare with torch, describe."""
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import soundfile
+import torch
+from onnx import ModelProto
+from safetensors.numpy import save
+from torch import nn
+
+from ..runtime import graph as contracts
+from ..runtime.converter import Converter
+from ..runtime.graph import GRAPHS
+from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from .archive import sha256, write_zip
+from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PARITY_FILE, PREVIEW_FILE, make_manifest
+from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, trace
+from .inputs import InputMaker
+from .parity import ParityRow, Runner, check_end_to_end, check_graph, onnx_runner, require, torch_runner
+from .probes import PROBES_FILE, encode_probes, make_probes
+from .voice import Voice
+
+logger = logging.getLogger(__name__)
+_RUNTIME_DATA = Path(contracts.__file__).with_name("data")
+_NOTICES = ("NOTICE-swift-f0.txt",)
+_TRACE_BATCH, _TRACE_SAMPLES, _TRACE_FRAMES = 2, 4_000, 24
+
+
+@dataclass(frozen=True)
+class TorchGraphs:
+    """Torch's side: the module behind each graph, the inputs that they are fed, where each sampler finds its sigmas."""
+
+    modules: dict[str, nn.Module]
+    maker: InputMaker
+    schedules: dict[int, list[int]]
+
+    @classmethod
+    def of(cls, voice: Voice) -> "TorchGraphs":
+        sigmas, schedules = baked_schedules(voice.acoustic)
+        modules = {
+            "content": voice.content,
+            "acoustic": AcousticFirstStep(voice.acoustic, voice.noise_scale),
+            "acoustic_n": AcousticNextStep(voice.acoustic, sigmas),
+            "vocoder": voice.vocoder,
+        }
+        sizes = {
+            "C": voice.acoustic.content_embed.in_features,
+            "D": voice.embeddings.shape[1],
+            "H": 1,
+            "M": voice.audio.n_mels,
+        }
+        return cls(modules, InputMaker(voice.audio, sizes, len(sigmas)), schedules)
+
+    def runners(self) -> dict[str, Runner]:
+        """Each graph as torch computes it."""
+        return {name: torch_runner(GRAPHS[name], module) for name, module in self.modules.items()}
+
+    def trace(self, name: str) -> ModelProto:
+        """The ONNX graph `name`."""
+        length = _TRACE_SAMPLES if name == "content" else _TRACE_FRAMES
+        example = self.maker.make(GRAPHS[name], _TRACE_BATCH, length, seed=0)
+        return trace(GRAPHS[name], self.modules[name], {key: torch.from_numpy(value) for key, value in example.items()})
+
+
+def build_files(voice: Voice, name: str) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and every file of the bundle. Raises `ParityError` if a graph is not what torch computes."""
+    torch_graphs = TorchGraphs.of(voice)
+    graphs = {"pitch": (_RUNTIME_DATA / "pitch.onnx").read_bytes()}
+    for graph in torch_graphs.modules:
+        logger.info("tracing %s", graph)
+        graphs[graph] = torch_graphs.trace(graph).SerializeToString(deterministic=True)
+    onnx = {graph: onnx_runner(data) for graph, data in graphs.items()}
+    references = torch_graphs.runners()
+    rows = measure_parity(onnx, references, torch_graphs.maker)
+    require(rows)
+    probes = make_probes({**references, "pitch": onnx["pitch"]}, torch_graphs.maker)
+    files = {
+        **{f"{graph}.onnx": data for graph, data in graphs.items()},
+        EMBEDDING_FILE: save({"embedding": voice.embeddings}),
+        PARITY_FILE: encode_parity(rows, graphs),
+        PROBES_FILE: encode_probes(probes),
+        DATA_CARD_FILE: voice.data_card.encode(),
+        **{notice: (_RUNTIME_DATA / notice).read_bytes() for notice in _NOTICES},
+    }
+    manifest = make_manifest(voice, name, files, torch_graphs.schedules)
+    return manifest, {MANIFEST_FILE: to_json(manifest).encode(), **files}
+
+
+def export_bundle(voice: Voice, name: str, path: Path) -> Manifest:
+    """Write the bundle of `voice` to `path`, all or nothing, its preview sung by the bundle itself."""
+    manifest, files = build_files(voice, name)
+    if len(voice.preview_source):
+        preview = make_preview(voice, files)
+        facts = manifest.provenance
+        facts = {**facts, "files": {**facts["files"], PREVIEW_FILE: sha256(preview)}}
+        manifest = replace(manifest, provenance=facts)
+        files = {**files, PREVIEW_FILE: preview, MANIFEST_FILE: to_json(manifest).encode()}
+    write_zip(path, files)
+    return manifest
+
+
+def make_preview(voice: Voice, files: dict[str, bytes]) -> bytes:
+    """The preview's source converted to the first singer, as FLAC."""
+    with TemporaryDirectory() as folder:
+        trial = Path(folder) / "trial.comosvc"
+        write_zip(trial, files)
+        with Converter(trial) as converter:
+            singer = next(iter(voice.singers))
+            result = converter.convert(voice.preview_source, voice.audio.sample_rate, singer=singer, key="auto")
+    buffer = BytesIO()
+    soundfile.write(buffer, result.audio, result.sample_rate, "PCM_16", format="FLAC")
+    return buffer.getvalue()
+
+
+def measure_parity(onnx: dict[str, Runner], references: dict[str, Runner], maker: InputMaker) -> list[ParityRow]:
+    """Every graph that torch made at every length and batch, then the whole chain."""
+    rows: list[ParityRow] = []
+    for graph, reference in references.items():
+        logger.info("comparing %s with torch", graph)
+        rows += check_graph(GRAPHS[graph], onnx[graph], reference, maker)
+    return rows + check_end_to_end(onnx, references, maker)
+
+
+def encode_parity(rows: list[ParityRow], graphs: dict[str, bytes]) -> bytes:
+    """`parity.json`: the rows, and the hashes of the graphs that they were measured on."""
+    hashes = {graph: sha256(data) for graph, data in graphs.items()}
+    return json.dumps({"graphs": hashes, "rows": [row.as_dict() for row in rows]}, indent=1).encode()

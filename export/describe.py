@@ -1,0 +1,117 @@
+"""The manifest of a voice."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from ..runtime.graph import GRAPHS
+from ..runtime.manifest import (
+    Context,
+    ContextEntry,
+    GraphEntry,
+    LookaheadEntry,
+    Manifest,
+    ModelEntry,
+    SourceEntry,
+)
+from ..runtime.version import __version__
+from .archive import sha256
+from .graphs import DYNAMIC_LETTERS, check_contract
+from .voice import Voice
+
+EMBEDDING_FILE, PARITY_FILE = "singers.safetensors", "parity.json"
+DATA_CARD_FILE, PREVIEW_FILE = "data-card.md", "preview.flac"
+
+PITCH_CONTEXT = Context(past=11, future=10)
+"""swift-f0 sees 2815 samples either way of a frame's centre (its `core.py`), and a frame's hop begins at its centre."""
+_PITCH_LOOKAHEAD_MS = 2815 / 16
+_LOW_LATENCY_PITCH_MS = 16.0
+"""One pitch frame: live, the newest F0 is held until the next one is there."""
+
+
+def make_manifest(voice: Voice, name: str, files: dict[str, bytes], schedules: dict[int, list[int]]) -> Manifest:
+    """The manifest of a bundle of `files`; those that its own fields do not name are listed in `provenance`."""
+    graphs = {graph: graph_entry(graph, files[f"{graph}.onnx"]) for graph in GRAPHS if f"{graph}.onnx" in files}
+    named = {EMBEDDING_FILE, *(entry.file for entry in graphs.values())}
+    return Manifest(
+        name=name,
+        audio=voice.audio,
+        graphs=graphs,
+        singers=voice.singers,
+        singer_embedding_file=EMBEDDING_FILE,
+        singer_embedding_sha256=sha256(files[EMBEDDING_FILE]),
+        model=ModelEntry(
+            content_channels=voice.acoustic.content_embed.in_features,
+            singer_channels=voice.embeddings.shape[1],
+            sigma_min=voice.acoustic.config.sigma.sigma_min,
+            sigma_max=voice.acoustic.config.sigma.sigma_max,
+            source=SourceEntry(kind="pulse", channels=1),
+            objective=voice.objective,
+            initial_noise_scale=voice.noise_scale,
+            schedules={str(steps): tuple(indices) for steps, indices in schedules.items()},
+            content_labels=voice.content_labels,
+            departures=voice.departures,
+        ),
+        context=contexts(voice),
+        lookahead_ms=lookaheads(voice),
+        licences=voice.licences,
+        consent=voice.consent,
+        provenance={
+            **voice.provenance,
+            "versions": versions(),
+            "commit": commit(),
+            "files": {file: sha256(data) for file, data in sorted(files.items()) if file not in named},
+        },
+    )
+
+
+def graph_entry(name: str, data: bytes) -> GraphEntry:
+    """The manifest's entry of an ONNX file whose tensors follow the contract `name`."""
+    sizes = check_contract(GRAPHS[name], onnx.load_from_string(data))
+    inputs, outputs = (
+        tuple((t.name, t.dtype, tuple(x if x in DYNAMIC_LETTERS else sizes[x] for x in t.dims)) for t in tensors)
+        for tensors in (GRAPHS[name].inputs, GRAPHS[name].outputs)
+    )
+    return GraphEntry(sha256=sha256(data), precision="fp32", inputs=inputs, outputs=outputs, file=f"{name}.onnx")
+
+
+def contexts(voice: Voice) -> ContextEntry:
+    """What each graph sees around a frame."""
+    parts = {
+        "content": voice.content.context_frames,
+        "acoustic": voice.acoustic.denoiser.context_frames,
+        "vocoder": voice.vocoder.context_frames,
+    }
+    return ContextEntry(pitch=PITCH_CONTEXT, **{part: Context(past=a, future=b) for part, (a, b) in parts.items()})
+
+
+def lookaheads(voice: Voice) -> LookaheadEntry:
+    """Look-ahead of each part in ms. The total is that of a live conversion, the parts simply added."""
+    content, vocoder = voice.content.lookahead_ms, voice.vocoder.lookahead_ms
+    acoustic = voice.acoustic.denoiser.context_frames[1] * 1e3 / voice.audio.frame_rate_hz
+    return LookaheadEntry(
+        content=content,
+        pitch=_PITCH_LOOKAHEAD_MS,
+        pitch_low_latency=_LOW_LATENCY_PITCH_MS,
+        acoustic=acoustic,
+        vocoder=vocoder,
+        total=content + _LOW_LATENCY_PITCH_MS + acoustic + vocoder,
+    )
+
+
+def versions() -> dict[str, str]:
+    """What the export ran with."""
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+    return {"comosvc": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def commit() -> str:
+    """The source's git commit, with "-dirty" where it was changed; "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,70 @@
+"""A bundle's manifest as tables for people."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from ..runtime.bundle import open_bundle
+from ..runtime.manifest import Manifest
+
+
+def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:
+    """What `comosvc-export inspect` shows, from top to bottom. Raises `BundleError`."""
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    yield _facts(manifest)
+    yield _graphs(manifest, {name: len(bundle.graph_bytes(name)) for name in manifest.graphs})
+    yield _singers(manifest)
+    yield _lookahead(manifest)
+    yield _licences(manifest)
+
+
+def _facts(manifest: Manifest) -> Table:
+    spec, model = manifest.audio, manifest.model
+    steps = ", ".join(["1", *sorted(model.schedules, key=int)])
+    provenance = manifest.provenance
+    table = Table(title=manifest.name, show_header=False)
+    table.add_row("audio", f"{spec.sample_rate} Hz, hop {spec.hop_length}, {spec.n_mels} mel bands")
+    table.add_row("objective", model.objective)
+    table.add_row("departures from the published recipe", "\n".join(model.departures) or "none")
+    table.add_row("steps", steps)
+    table.add_row("consent", manifest.consent)
+    table.add_row("made with", ", ".join(f"{key} {value}" for key, value in provenance.get("versions", {}).items()))
+    table.add_row("commit", str(provenance.get("commit", "unknown")))
+    return table
+
+
+def _graphs(manifest: Manifest, sizes: dict[str, int]) -> Table:
+    table = Table("graph", "inputs", "outputs", "precision", "MB", "past", "future", "SHA-256", title="graphs")
+    contexts = asdict(manifest.context)
+    for name, entry in manifest.graphs.items():
+        inputs, outputs = (", ".join(tensor[0] for tensor in side) for side in (entry.inputs, entry.outputs))
+        context = contexts.get(name.removesuffix("_n"), {"past": "", "future": ""})
+        reach = str(context["past"]), str(context["future"])
+        table.add_row(name, inputs, outputs, entry.precision, f"{sizes[name] / 1e6:.2f}", *reach, entry.sha256[:12])
+    return table
+
+
+def _singers(manifest: Manifest) -> Table:
+    table = Table("singer", "F0 median, Hz", "F0 range, Hz", "licence", "credit", title="singers")
+    for name, singer in manifest.singers.items():
+        low, high = singer.f0_range_hz
+        table.add_row(name, f"{singer.f0_median_hz:.0f}", f"{low:.0f}-{high:.0f}", singer.licence, singer.credit)
+    return table
+
+
+def _lookahead(manifest: Manifest) -> Table:
+    parts = asdict(manifest.lookahead_ms)
+    table = Table(*parts, title="look-ahead, ms (total: live, with low-latency pitch)")
+    table.add_row(*(f"{value:.1f}" for value in parts.values()))
+    return table
+
+
+def _licences(manifest: Manifest) -> Table:
+    table = Table("part", "licence", "credit", title="licences")
+    for entry in manifest.licences:
+        table.add_row(entry.part, entry.licence, entry.credit)
+    return table

@@ -1,0 +1,82 @@
+"""What a bundle says about rights: licence and credit of every part, consent of who is imitated, and the data card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runtime.manifest import LicenceEntry
+from ..training.corpus import Corpus
+from ..training.features import FeatureIndex
+from .errors import ExportError
+
+SYNTHETIC, RECORDED = "synthetic", "recorded"
+_OURS = "the comosvc authors"
+_SYNTHETIC_CREDIT = "no person: a voice of the synthesiser in comosvc.training.corpus"
+_SYNTHETIC_CONSENT = "not needed: the voices are synthetic and imitate no person"
+_FLITE_LICENCE = "CMU's permissive terms: use, copy, modify and distribute freely with their notice; no endorsement"
+_FLITE_CREDIT = (
+    "flite, Alan W Black and Kevin Lenzo; CMU ARCTIC, John Kominek and Alan W Black, Language Technologies Institute, "
+    "Carnegie Mellon University"
+)
+_SWIFT_F0 = LicenceEntry(
+    part="pitch graph", licence="MIT", credit="swift-f0 0.3.0, Lars Nieradzik: NOTICE-swift-f0.txt"
+)
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What only the person who exports can know of recorded singers: licence, credit, and that they agreed."""
+
+    licence: str | None = None
+    credit: str | None = None
+    consent: str | None = None
+
+    def of_singer(self, name: str, kind: str) -> tuple[str, str]:
+        """Licence and credit of a target singer. Raises `ExportError` for a recorded one without a word on consent."""
+        if kind == SYNTHETIC:
+            return "MIT", _SYNTHETIC_CREDIT
+        if self.consent is None:
+            raise ExportError(
+                f"{name} is a recorded person; a voice of a person is not exported without a word on their consent\n"
+                'hint: --consent "how they agreed", --licence "terms of the voice" and --credit "whom to thank"'
+            )
+        return self.licence or "not stated", self.credit or "not stated"
+
+    def consent_text(self, kinds: set[str]) -> str:
+        """The manifest's consent for target singers of these kinds."""
+        return self.consent or _SYNTHETIC_CONSENT if RECORDED in kinds else _SYNTHETIC_CONSENT
+
+    def licences(self, features: FeatureIndex) -> tuple[LicenceEntry, ...]:
+        """One entry for each part: code, networks, pitch graph and every kind of training material."""
+        entries = [LicenceEntry(part="content, acoustic and vocoder graphs", licence="MIT", credit=_OURS), _SWIFT_F0]
+        singers = features.singers.values()
+        if any(singer.kind == SYNTHETIC for singer in singers):
+            entries.append(LicenceEntry(part="training data: synthetic singers", licence="MIT", credit=_OURS))
+        if any(singer.kind == RECORDED and not singer.demo for singer in singers):
+            entries.append(
+                LicenceEntry(part="training data: recorded voices", licence=_FLITE_LICENCE, credit=_FLITE_CREDIT)
+            )
+        if any(singer.kind == RECORDED and singer.demo for singer in singers):
+            own = (self.licence or "not stated", self.credit or "not stated")
+            entries.append(LicenceEntry(part="training data: target singers", licence=own[0], credit=own[1]))
+        return tuple(entries)
+
+
+def data_card(run: Path, features: FeatureIndex) -> str:
+    """What the voice was trained on, in words; the corpus' own card is part of it where there is a corpus."""
+    minutes = sum(singer.minutes for singer in features.singers.values())
+    lines = [
+        "# What this voice was trained on",
+        "",
+        f"{minutes:.0f} minutes of {len(features.singers)} voices.",
+        "",
+        "| Target singer | Kind | Minutes | F0 median, Hz | F0 range, Hz |",
+        "|---|---|---|---|---|",
+    ]
+    for name, singer in features.singers.items():
+        if singer.demo:
+            low, high = singer.f0_range_hz
+            f0 = f"{singer.f0_median_hz:.0f} | {low:.0f}-{high:.0f}"
+            lines.append(f"| {name} | {singer.kind} | {singer.minutes:.1f} | {f0} |")
+    if (run / "corpus" / "corpus.json").is_file():
+        lines += ["", Corpus.open(run / "corpus").data_card]
+    return "\n".join(lines) + "\n"

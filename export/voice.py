@@ -1,0 +1,178 @@
+"""A trained voice: what a run folder holds, read back for export."""
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.manifest import LicenceEntry, SingerEntry
+from ..runtime.spec import AudioSpec
+from ..training.acoustic import AcousticConfig, AcousticModel
+from ..training.acoustic_stages import CONTENT, STUDENT, TEACHER, load_acoustic, load_content_encoder
+from ..training.checkpoint import load_module, read_metadata, require_checkpoint
+from ..training.config import from_mapping
+from ..training.content import ContentEncoder
+from ..training.corpus import PHONES
+from ..training.features import FeatureIndex
+from ..training.student import StudentConfig
+from ..training.teacher import TeacherConfig
+from ..training.vocoder import Vocoder, VocoderConfig
+from ..training.vocoder_stage import VOCODER
+from .errors import ExportError
+from .statements import Statements, data_card
+
+PREVIEW_S = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """Everything of a bundle that training decides. `embeddings` is (n, D) float32, a row for each of `singers`."""
+
+    audio: AudioSpec
+    content: ContentEncoder
+    acoustic: AcousticModel
+    vocoder: Vocoder
+    noise_scale: float
+    content_labels: tuple[str, ...]
+    embeddings: NDArray[np.float32]
+    singers: dict[str, SingerEntry]
+    objective: str
+    departures: tuple[str, ...]
+    licences: tuple[LicenceEntry, ...]
+    consent: str
+    data_card: str
+    preview_source: NDArray[np.float32]
+    """Singing at the voice's rate (L,) that the bundle's preview is made from; empty: no preview."""
+    provenance: dict[str, Any]
+
+
+def load_voice(run: Path, statements: Statements, student: str = STUDENT) -> Voice:
+    """The networks of `run` with the student in `run / student`, and what the manifest says of them.
+
+    Raises `TrainingError` or `DataError` (naming the command to run) where a stage is missing, `ExportError` where the
+    stages do not belong together.
+    """
+    features = FeatureIndex.open(run / "features")
+    encoder, encoder_hash = load_content_encoder(run)
+    vocoder = load_vocoder(run)
+    acoustic = load_acoustic(require_checkpoint(run / student), "ema")
+    stages = {stage: stage_facts(run, stage) for stage in (CONTENT, VOCODER, TEACHER, student)}
+    distilled = stages[student]["config"]
+    _require_same(run, "content encoder", distilled["content_encoder"], encoder_hash)
+    _require_same(run, "singers", distilled["singers"], features.trained_singers)
+    for part, spec in (("vocoder", vocoder.spec), ("features", features.audio)):
+        _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
+    singers, embeddings = target_singers(features, acoustic, statements)
+    return Voice(
+        audio=acoustic.spec,
+        content=encoder,
+        acoustic=acoustic,
+        vocoder=vocoder,
+        noise_scale=distilled["student"]["noise_scale"],
+        content_labels=tuple(PHONES),
+        embeddings=embeddings,
+        singers=singers,
+        objective=objective(from_mapping(StudentConfig, distilled["student"], "student")),
+        departures=published_departures(stages[TEACHER]["config"], distilled),
+        licences=statements.licences(features),
+        consent=statements.consent_text({features.singers[name].kind for name in singers}),
+        data_card=data_card(run, features),
+        preview_source=preview_source(features),
+        provenance={"stages": stages, "data": data_summary(features)},
+    )
+
+
+def load_vocoder(run: Path) -> Vocoder:
+    """The averaged vocoder of a run."""
+    path = require_checkpoint(run / VOCODER)
+    _, config = read_metadata(path)
+    spec = from_mapping(AudioSpec, config["audio"], str(path))
+    vocoder = Vocoder(from_mapping(VocoderConfig, config["network"], str(path)), spec).eval()
+    load_module(path, "ema", vocoder)
+    return vocoder
+
+
+def target_singers(
+    features: FeatureIndex, acoustic: AcousticModel, statements: Statements
+) -> tuple[dict[str, SingerEntry], NDArray[np.float32]]:
+    """The singers that the bundle offers and their embeddings (n, D)."""
+    targets = {n: s for n, s in features.singers.items() if s.demo and s.index is not None}
+    if not targets:
+        raise ExportError("none of the trained singers is marked as a target (demo) in features/index.json")
+    entries = {}
+    for row, (name, singer) in enumerate(targets.items()):
+        licence, credit = statements.of_singer(name, singer.kind)
+        median, span = singer.f0_median_hz, singer.f0_range_hz
+        entries[name] = SingerEntry(index=row, f0_median_hz=median, f0_range_hz=span, licence=licence, credit=credit)
+    rows = acoustic.singer_embed.weight.detach().numpy()[[s.index for s in targets.values() if s.index is not None]]
+    return entries, np.ascontiguousarray(rows, np.float32)
+
+
+def preview_source(features: FeatureIndex) -> NDArray[np.float32]:
+    """The beginning of a clip of the test split, else of the validation split, else nothing."""
+    clips = sorted(features.select("test") or features.select("valid"), key=lambda clip: clip.id)
+    if not clips:
+        return np.zeros(0, np.float32)
+    audio = features.load(clips[0])["audio"][: round(PREVIEW_S * features.audio.sample_rate)]
+    return audio.astype(np.float32) / np.float32(32768)
+
+
+def stage_facts(run: Path, stage: str) -> dict[str, Any]:
+    """Step and configuration of a stage's last checkpoint."""
+    step, config = read_metadata(require_checkpoint(run / stage))
+    return {"step": step, "config": config}
+
+
+def data_summary(features: FeatureIndex) -> dict[str, Any]:
+    """Singers by kind and split, minutes trained on, clips by split."""
+    singers = features.singers.values()
+    return {
+        "singers": dict(sorted(Counter(f"{s.kind}, {s.split}" for s in singers).items())),
+        "train_minutes": round(sum(s.minutes for s in singers), 1),
+        "clips": dict(sorted(Counter(clip.split for clip in features.clips).items())),
+    }
+
+
+def objective(config: StudentConfig) -> str:
+    """What the student was trained to minimise, in words."""
+    parts = ["consistency distillation"]
+    if config.pseudo_huber is not None:
+        parts.append(f"pseudo-Huber distance (c = {config.pseudo_huber:g})")
+    if config.data_l1_weight:
+        parts.append(f"L1 to data at sigma_max (weight {config.data_l1_weight:g})")
+    return ", ".join(parts)
+
+
+def published_departures(teacher: dict[str, Any], student: dict[str, Any]) -> tuple[str, ...]:
+    """Each setting that is not the published recipe's, as "table.key = value (published: value)"."""
+    acoustic = from_mapping(AcousticConfig, student["acoustic"], "acoustic")
+    teaching = from_mapping(TeacherConfig, teacher["teacher"], "teacher")
+    distilling = from_mapping(StudentConfig, student["student"], "student")
+    return (
+        *_differences("acoustic", acoustic, AcousticConfig()),
+        *_differences("teacher", teaching, TeacherConfig(loop=teaching.loop)),
+        *_differences("student", distilling, StudentConfig(loop=distilling.loop)),
+    )
+
+
+def _differences(where: str, config: Any, published: Any) -> list[str]:
+    lines = []
+    for field in dataclasses.fields(config):
+        value, usual = getattr(config, field.name), getattr(published, field.name)
+        if dataclasses.is_dataclass(value):
+            lines += _differences(f"{where}.{field.name}", value, usual)
+        elif value != usual:
+            lines.append(f"{where}.{field.name} = {value} (published: {usual})")
+    return lines
+
+
+def _require_same(run: Path, what: str, of_student: Any, found: Any) -> None:
+    if of_student != found:
+        raise ExportError(
+            f"the student in {run} was trained with another {what}: {of_student}, now {found}\n"
+            "hint: train teacher and student again, or export the run folder that they came from"
+        )

@@ -1,0 +1,226 @@
+"""A run folder becomes a bundle, and `verify` notices whatever happens to it afterwards."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from comosvc.export.archive import pack, sha256, write_zip
+from comosvc.export.assemble import TorchGraphs, export_bundle
+from comosvc.export.errors import ExportError, ParityError
+from comosvc.export.parity import LENGTHS, onnx_runner
+from comosvc.export.probes import encode_probes, make_probes
+from comosvc.export.statements import Statements
+from comosvc.export.verify import verify
+from comosvc.export.voice import Voice, load_voice
+from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.errors import BundleError
+from comosvc.training.errors import DataError, TrainingError
+
+Files = dict[str, bytes]
+
+
+def written(files: Files, folder: Path) -> Path:
+    path = folder / "voice.comosvc"
+    write_zip(path, files)
+    return path
+
+
+def perturbed(graph: bytes, factor: float = 1.02) -> bytes:
+    """The graph with the largest element of its largest weight scaled."""
+    model = onnx.load_from_string(graph)
+    tensor = max(model.graph.initializer, key=lambda t: (t.data_type == onnx.TensorProto.FLOAT) * np.prod(t.dims))
+    weights = numpy_helper.to_array(tensor).copy()
+    weights.flat[np.abs(weights).argmax()] *= factor
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    return model.SerializeToString()
+
+
+def edited_json(data: bytes, edit: Callable[[dict], object]) -> bytes:
+    content = json.loads(data)
+    edit(content)
+    return json.dumps(content).encode()
+
+
+def with_graph(files: Files, name: str, graph: bytes, *, forge: bool) -> Files:
+    """`files` with another graph and its hash; with `forge` parity.json and its hash speak of the new graph too."""
+    new = {**files, f"{name}.onnx": graph}
+    hashes = {"graphs": {name: {"sha256": sha256(graph)}}, "files": {}}
+    if forge:
+        new["parity.json"] = edited_json(files["parity.json"], lambda d: d["graphs"].update({name: sha256(graph)}))
+        hashes["files"]["parity.json"] = sha256(new["parity.json"])
+
+    def edit(manifest: dict) -> None:
+        manifest["graphs"][name].update(hashes["graphs"][name])
+        manifest["provenance"]["files"].update(hashes["files"])
+
+    new["bundle.json"] = edited_json(files["bundle.json"], edit)
+    return new
+
+
+def test_verify_accepts_the_export(files, voice, tmp_path):
+    path = written(files, tmp_path)
+    alone, with_torch = verify(path), verify(path, voice)
+    assert {row.graph for row in alone} == {"content", "pitch", "acoustic", "acoustic_n", "vocoder"}
+    assert all(row.ok for row in with_torch)
+    for graph, lengths in LENGTHS.items():
+        measured = {(row.batch, row.length) for row in with_torch if row.graph == graph}
+        assert {length for _, length in measured} >= set(lengths)
+        assert len({batch for batch, _ in measured}) >= 2
+
+
+@pytest.mark.parametrize("graph", ["content", "pitch", "acoustic", "acoustic_n", "vocoder"])
+def test_verify_rejects_a_changed_weight(files, tmp_path, graph):
+    changed = perturbed(files[f"{graph}.onnx"])
+    with pytest.raises(BundleError, match=f"{graph}.onnx has SHA-256"):
+        verify(written({**files, f"{graph}.onnx": changed}, tmp_path))
+    with pytest.raises(ParityError, match=f"not measured on this {graph} graph"):
+        verify(written(with_graph(files, graph, changed, forge=False), tmp_path))
+    with pytest.raises(ParityError, match=rf"{graph} at batch \d, length \d+: relative error"):
+        verify(written(with_graph(files, graph, changed, forge=True), tmp_path))
+
+
+def test_verify_with_the_run_rejects_what_the_probes_allow(files, voice, tmp_path):
+    """A forger may compute new probes too; torch still disagrees."""
+    forged = with_graph(files, "content", perturbed(files["content.onnx"]), forge=True)
+    forged["probes.safetensors"] = _reprobed(forged, voice)
+    forged["bundle.json"] = edited_json(
+        forged["bundle.json"],
+        lambda m: m["provenance"]["files"].update({"probes.safetensors": sha256(forged["probes.safetensors"])}),
+    )
+    path = written(forged, tmp_path)
+    verify(path)
+    with pytest.raises(ParityError, match=r"content at batch 1, length 160: relative error"):
+        verify(path, voice)
+
+
+def _reprobed(files: Files, voice: Voice) -> bytes:
+    runners = {
+        name: onnx_runner(files[f"{name}.onnx"]) for name in ("content", "pitch", "acoustic", "acoustic_n", "vocoder")
+    }
+    return encode_probes(make_probes(runners, TorchGraphs.of(voice).maker))
+
+
+def test_verify_rejects_changed_and_missing_files(files, tmp_path):
+    with pytest.raises(BundleError, match=r"data-card.md is not the file that was exported"):
+        verify(written({**files, "data-card.md": b"all of it is free"}, tmp_path))
+    without = {name: data for name, data in files.items() if name != "probes.safetensors"}
+    with pytest.raises(BundleError, match=r"probes.safetensors is missing"):
+        verify(written(without, tmp_path))
+
+
+def test_probes_stay_small(files):
+    assert len(files["probes.safetensors"]) < 1_000_000
+
+
+def test_same_voice_same_bytes(voice, tmp_path):
+    first, second = tmp_path / "first.comosvc", tmp_path / "second.comosvc"
+    for path in (first, second):
+        export_bundle(voice, "tiny", path)
+    assert first.read_bytes() == second.read_bytes()
+    assert "preview.flac" in open_bundle(first).manifest.provenance["files"]
+
+
+def test_manifest_says_what_the_run_was(files, tmp_path):
+    manifest = open_bundle(written(files, tmp_path)).manifest
+    assert list(manifest.singers) == ["bass", "soprano"]
+    assert manifest.model.initial_noise_scale == 0.9
+    assert "student.data_l1_weight = 0.5 (published: 0.0)" in manifest.model.departures
+    assert "acoustic.denoiser.lookahead_frames = 2 (published: None)" in manifest.model.departures
+    assert manifest.context.acoustic.future == 2
+    parts = manifest.lookahead_ms
+    assert parts.total == pytest.approx(parts.content + parts.pitch_low_latency + parts.acoustic + parts.vocoder)
+    assert manifest.lookahead_ms.acoustic == pytest.approx(2 * 128 / 24)
+    assert manifest.provenance["stages"]["student"]["step"] == 1
+    assert any("swift-f0" in entry.credit for entry in manifest.licences)
+
+
+def test_embeddings_are_those_of_the_targets(files, voice, tmp_path):
+    table = voice.acoustic.singer_embed.weight.detach().numpy()
+    np.testing.assert_array_equal(open_bundle(written(files, tmp_path)).embeddings, table[[0, 2]])
+
+
+def test_graphs_name_no_path_of_this_machine(files):
+    for name, data in files.items():
+        for word in (b"/home/", b"site-packages", b"conftest", b".py"):
+            assert word not in data, f"{word!r} in {name}"
+
+
+@pytest.mark.parametrize(
+    ("missing", "hint"),
+    [
+        ("features", "comosvc-train prepare"),
+        ("content", "comosvc-train content"),
+        ("vocoder", "comosvc-train vocoder"),
+        ("student", "comosvc-train student"),
+    ],
+)
+def test_a_missing_stage_names_its_command(run, tmp_path, missing, hint):
+    for stage in ("features", "content", "vocoder", "teacher", "student"):
+        if stage != missing:
+            (tmp_path / stage).symlink_to(run / stage)
+    with pytest.raises((TrainingError, DataError), match=hint):
+        load_voice(tmp_path, Statements())
+
+
+def test_stages_of_different_runs_are_refused(make_run, tmp_path):
+    """The content encoder was trained again after the student."""
+    other = make_run(tmp_path / "other")
+    path = other / "content" / "step_00000001.safetensors"
+    with safe_open(path, "np") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors["ema.stem.bias"] = tensors["ema.stem.bias"] + np.float32(0.1)
+    save_file(tensors, path, metadata)
+    with pytest.raises(ExportError, match=r"trained with another content encoder"):
+        load_voice(other, Statements())
+
+
+def test_recorded_people_need_a_word_on_consent(make_run, tmp_path):
+    run = make_run(tmp_path / "run", kind="recorded")
+    with pytest.raises(ExportError, match=r"bass is a recorded person.*\nhint: --consent"):
+        load_voice(run, Statements())
+    voice = load_voice(run, Statements(licence="CC-BY-4.0", credit="A. Singer", consent="signed form"))
+    assert (voice.singers["bass"].licence, voice.singers["bass"].credit) == ("CC-BY-4.0", "A. Singer")
+    assert voice.consent == "signed form"
+
+
+def test_pack_full_puts_cached_graphs_inside(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path / "home"))
+    blob = files["content.onnx"]
+    blobs = tmp_path / "home" / "blobs"
+    folder = tmp_path / "voice"
+    blobs.mkdir(parents=True)
+    folder.mkdir()
+    for name, data in files.items():
+        if name == "bundle.json":
+            data = edited_json(data, lambda m: m["graphs"]["content"].update(file=None))
+        if name != "content.onnx":
+            (folder / name).write_bytes(data)
+    with pytest.raises(BundleError, match=r"the content graph is not inside the bundle"):
+        pack(folder, tmp_path / "a.comosvc", full=True)
+    (blobs / sha256(blob)).write_bytes(blob)
+    pack(folder, tmp_path / "shared.comosvc", full=False)
+    pack(folder, tmp_path / "full.comosvc", full=True)
+    verify(tmp_path / "shared.comosvc")
+    (blobs / sha256(blob)).unlink()
+    assert open_bundle(tmp_path / "full.comosvc").graph_bytes("content") == blob
+    verify(tmp_path / "full.comosvc")
+
+
+def test_pack_refuses_what_is_no_bundle(tmp_path):
+    with pytest.raises(ExportError, match=r"holds no bundle.json"):
+        pack(tmp_path, tmp_path / "a.comosvc", full=False)
+
+
+def test_a_failed_write_leaves_nothing(files, tmp_path):
+    (tmp_path / "voice.comosvc").mkdir()
+    with pytest.raises(ExportError, match="cannot be written"):
+        written(files, tmp_path)
+    assert not list(tmp_path.glob("*.partial"))

@@ -1,0 +1,68 @@
+"""The command `comosvc-export`."""
+
+import zipfile
+
+import pytest
+from typer.testing import CliRunner
+
+from comosvc.export.archive import write_zip
+from comosvc.export.cli import app
+
+runner = CliRunner()
+
+
+def invoke(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def bundle(files, tmp_path):
+    write_zip(tmp_path / "tiny.comosvc", files)
+    return tmp_path / "tiny.comosvc"
+
+
+@pytest.mark.parametrize("command", [[], ["bundle"], ["verify"], ["inspect"], ["pack"]])
+def test_help_explains(command):
+    result = invoke(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_bundle_verify_inspect_pack(run, tmp_path):
+    path = tmp_path / "alto.comosvc"
+    made = invoke("bundle", run, "-o", path)
+    assert made.exit_code == 0, made.output
+    assert "singers: bass, soprano" in made.output
+    again = invoke("bundle", run, "-o", path)
+    assert again.exit_code == 1
+    assert "--force" in again.output
+    checked = invoke("verify", path)
+    assert checked.exit_code == 0, checked.output
+    assert "acoustic_n" in checked.output
+    shown = invoke("inspect", path)
+    for word in ("alto", "soprano", "swift-f0", "look-ahead", "consistency distillation"):
+        assert word in shown.output
+    zipfile.ZipFile(path).extractall(tmp_path / "unpacked")
+    packed = invoke("pack", tmp_path / "unpacked", "-o", tmp_path / "again.comosvc")
+    assert packed.exit_code == 0, packed.output
+    assert (tmp_path / "again.comosvc").read_bytes() == path.read_bytes()
+
+
+def test_verify_with_its_run(bundle, run):
+    result = invoke("verify", bundle, "--run", run)
+    assert result.exit_code == 0, result.output
+    assert "end_to_end" in result.output
+
+
+def test_errors_are_one_message(tmp_path):
+    for arguments in (["verify", tmp_path / "none.comosvc"], ["bundle", tmp_path, "-o", tmp_path / "a.comosvc"]):
+        result = invoke(*arguments)
+        assert result.exit_code == 1
+        assert "error: " in result.output
+        assert "Traceback" not in result.output
+
+
+def test_output_needs_the_suffix(run, tmp_path):
+    result = invoke("bundle", run, "-o", tmp_path / "alto.zip")
+    assert result.exit_code == 1
+    assert "alto.comosvc" in result.output
