@@ -16,7 +16,7 @@ class MismatchError(ValueError):
 def decode(kind: type[T], data: Any, where: str) -> T:
     """`data` (what `json.loads` gives) as an instance of `kind`.
 
-    `kind` may be a dataclass, str, int, float, bool, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `X | None` or Any.
+    `kind` may be a dataclass, str, int, float, bool, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `X | None`, a Literal or Any.
     `where` is the place named in a `MismatchError`, for instance "graphs.acoustic".
     """
     return typing.cast(T, _decode(kind, data, where))
@@ -41,6 +41,9 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, data, where)
+    if origin is typing.Literal:
+        _require(data in arguments, where, f"one of {', '.join(map(repr, arguments))}", data)
+        return data
     if origin is tuple:
         return _tuple(arguments, data, where)
     if origin is dict:

@@ -124,12 +124,17 @@ def interpolation(spec: AudioSpec) -> NDArray[np.float64]:
     return np.stack([np.interp(bins_hz, mel_centres_hz(spec), row) for row in np.eye(spec.n_mels)])
 
 
-def dispersion(spec: AudioSpec, length_ms: float) -> NDArray[np.float32]:
-    """Matrix (M, F) from log-mel in nepers to the phase of the minimum-phase filter with that envelope.
+def dispersed_dft(spec: AudioSpec, delay_ms: float, corner_hz: float) -> NDArray[np.float64]:
+    """All-pass filter, Hann window and real DFT as one matrix ((5 hops), 2 F): a frame and the hop before it -> its spectrum.
 
-    The cepstrum fades to zero over `length_ms`: what is left is the vocal tract without the harmonics.
+    The all-pass delays low frequencies most, by delay_ms * exp(-f / corner_hz): a pulse becomes a short falling chirp, about
+    as peaked as a voice. The filter is the same for all frames, so that nothing is modulated.
     """
-    cepstrum = np.fft.irfft(interpolation(spec), spec.n_fft, axis=-1)
-    quefrency, length = np.arange(spec.n_fft), max(length_ms * 1e-3 * spec.sample_rate, 1.0)
-    causal = np.where((quefrency > 0) & (quefrency < length), 1.0 + np.cos(np.pi * quefrency / length), 0.0)
-    return np.fft.rfft(cepstrum * causal, axis=-1).imag.astype(np.float32)
+    hop, n_fft = spec.hop_length, 2 * HOPS_PER_WINDOW * spec.hop_length
+    delays = delay_ms * 1e-3 * spec.sample_rate * np.exp(-np.fft.rfftfreq(n_fft, 1 / spec.sample_rate) / corner_hz)
+    phase = -2.0 * np.pi / n_fft * (np.cumsum(delays) - delays[0])
+    taps = np.fft.irfft(np.exp(1j * phase), n_fft)[:hop]
+    filtering = np.zeros((spec.n_fft + hop, spec.n_fft))
+    for delay, tap in enumerate(taps):
+        filtering[np.arange(spec.n_fft) + hop - delay, np.arange(spec.n_fft)] = tap
+    return filtering @ windowed_dft(spec.n_fft)

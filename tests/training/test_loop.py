@@ -20,7 +20,7 @@ CONFIG = LoopConfig(
     final_learning_rate=0.01,
     warmup_steps=3,
     checkpoint_every=5,
-    precision="32-true",
+    precision="fp32",
 )
 
 

@@ -1,0 +1,120 @@
+"""A classifier that names the demo voice in a recording, to judge conversions by more than a spectral distance.
+
+It hears real renderings only, never a conversion, and is trained to ignore what is not timbre: level, slow gain changes, a
+microphone's slope, noise and the blur of a vocoder.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from .config import to_mapping
+from .errors import DataError
+from .features import FeatureIndex
+from .loop import Batch, LoopConfig, Objective, fit
+
+SINGER_ID = "singer_id"
+OTHER = "other"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingerIdConfig:
+    """Size of the classifier, 0.1 M parameters, and how it is trained. It is small because it is shipped."""
+
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=600, batch_size=32, learning_rate=2e-3, final_learning_rate=5e-5, warmup_steps=50, weight_decay=0.01
+        )
+    )
+    channels: int = 64
+    crop_frames: int = 300
+    """1.6 s at the demo voice's rate."""
+    gain: float = 0.5
+    """Largest change of level, in log10 units: 0.5 is 10 dB."""
+    tilt: float = 0.15
+    """Largest change at either end of the mel axis, in log10 units: 3 dB."""
+    noise: float = 0.15
+    """Largest standard deviation of what is added to each mel value, in log10 units."""
+
+
+class SingerClassifier(nn.Module):
+    """Log10-mel (B, T, M) -> logits (B, K) over the demo voices and, last, everyone else.
+
+    The mean level of the clip is taken out first. Frames are described by three convolutions and pooled by their mean and
+    standard deviation over time, so any length of 16 frames and more will do.
+    """
+
+    def __init__(self, n_mels: int, n_classes: int, channels: int) -> None:
+        super().__init__()
+        self.frames = nn.ModuleList(
+            nn.Conv1d(n_in, channels, 5, stride=stride)
+            for n_in, stride in ((n_mels, 1), (channels, 2), (channels, 2))
+        )
+        self.head = nn.Sequential(nn.Linear(2 * channels, channels), nn.ReLU(), nn.Linear(channels, n_classes))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = (mel - mel.mean(dim=(1, 2), keepdim=True)).transpose(1, 2)
+        for convolution in self.frames:
+            x = F.relu(convolution(x))
+        mean = x.mean(dim=2)
+        spread = ((x - mean[..., None]).square().mean(dim=2) + 1e-5).sqrt()
+        return self.head(torch.cat([mean, spread], dim=1))
+
+
+def classes(features: FeatureIndex) -> tuple[str, ...]:
+    """Names of the classes: the demo voices in order of their names, then everyone else."""
+    return (*sorted(name for name, singer in features.singers.items() if singer.demo), OTHER)
+
+
+class SingerCrops:
+    """Random crops `mel` (B, T, M) with their `label` (B,), each class equally likely, changed in all but timbre."""
+
+    def __init__(self, mels: Sequence[Sequence[NDArray[np.float32]]], config: SingerIdConfig) -> None:
+        self.mels = [[mel for mel in group if len(mel) >= config.crop_frames] for group in mels]
+        if not all(self.mels):
+            raise DataError(f"a singer has no clip of {config.crop_frames} frames\nhint: give longer recordings")
+        self.config = config
+
+    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        labels = rng.integers(len(self.mels), size=self.config.loop.batch_size)
+        crops = [self._crop(self.mels[label], rng) for label in labels]
+        return {"mel": torch.from_numpy(np.stack(crops)), "label": torch.from_numpy(labels)}
+
+    def _crop(self, group: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> NDArray[np.float32]:
+        mel = group[rng.integers(len(group))]
+        start = rng.integers(len(mel) - self.config.crop_frames + 1)
+        return disturbed(mel[start : start + self.config.crop_frames], self.config, rng)
+
+
+def disturbed(mel: NDArray[np.float32], config: SingerIdConfig, rng: np.random.Generator) -> NDArray[np.float32]:
+    """`mel` (T, M) at another level that drifts, with another slope, with noise, and sometimes blurred in time."""
+    n_frames, n_mels = mel.shape
+    if rng.random() < 0.5:
+        width = int(rng.choice([3, 5, 9]))
+        sums = np.cumsum(np.pad(mel, ((width // 2 + 1, width // 2), (0, 0)), mode="edge"), axis=0, dtype=np.float64)
+        mel = ((sums[width:] - sums[:-width]) / width).astype(np.float32)
+    gain = np.interp(np.linspace(0.0, 4.0, n_frames), np.arange(5), rng.uniform(-1.0, 1.0, 5)) * config.gain
+    slope = rng.uniform(-1.0, 1.0) * config.tilt * np.linspace(-1.0, 1.0, n_mels)
+    noise = rng.uniform(0.0, config.noise) * rng.standard_normal(mel.shape)
+    return (mel + gain[:, None] + slope + noise).astype(np.float32)
+
+
+class SingerIdObjective(Objective[SingerClassifier]):
+    """Cross-entropy of the class."""
+
+    def __init__(self, model: SingerClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+        logits = self.model(batch["mel"])
+        accuracy = (logits.argmax(dim=1) == batch["label"]).float().mean()
+        return F.cross_entropy(logits.float(), batch["label"]), {"accuracy": accuracy}
