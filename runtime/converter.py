@@ -18,7 +18,7 @@ from .file_jobs import FileJob, file_work, jobs_into, make_folder
 from .files import FORMATS
 from .framing import frames_to_cover
 from .manifest import Manifest
-from .pipeline import BLOCK_S, Outcome, convert_blocks
+from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .providers import Graph, check_threads, choose_precision, choose_provider
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
@@ -196,6 +196,12 @@ class Converter:
             return FileConversion(sources[work], None, error=error)
 
         yield from run_together(works(), self._ready(), batch, failed)
+
+    def track_f0(self, audio: NDArray[Any], sample_rate: int) -> NDArray[np.float32]:
+        """F0 of a clip in Hz as the voice's pitch graph finds it, (T,) at mel frames, 0 where unvoiced or silent."""
+        request, rate, samples = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate), mono(audio)
+        work = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
+        return run(work, self._ready())
 
     def self_test(self) -> SelfTest:
         """Compare all hashes and convert a built-in vowel of known pitch. Raises `ComosvcError` if all is not well."""

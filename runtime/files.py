@@ -41,7 +41,8 @@ class AudioReader:
             raise AudioError(f"{path}: {error}") from error
 
     def blocks(self, length: int) -> Iterator[tuple[NDArray[np.float32], bool]]:
-        """The whole file in pieces of `length` samples, each with whether it is the last."""
+        """The whole file, from its start, in pieces of `length` samples, each with whether it is the last."""
+        self._file.seek(0)
         done, held = 0, self._read(length, 0)
         while len(held):
             following = self._read(length, done + len(held))

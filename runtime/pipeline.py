@@ -87,6 +87,19 @@ def _song_pitch(
     return analysis.pitch_statistics
 
 
+def track_f0(manifest: Manifest, request: Request, blocks: Blocks, sample_rate: int) -> Work[NDArray[np.float32]]:
+    """F0 of a clip at mel frames, (T,), 0 where unvoiced or silent."""
+    analysis = _analysis(manifest, request, sample_rate, defaultdict(float), pitch_only=True)
+    pieces = []
+    for block, last in blocks:
+        analysis.push(block, last)
+        start = analysis.f0_hz.end
+        yield from analysis.advance()
+        pieces.append(analysis.f0_hz.read(start, analysis.f0_hz.end))
+        analysis.forget(analysis.position)
+    return np.concatenate(pieces)[: analysis.n_frames]
+
+
 def _analysis(
     manifest: Manifest, request: Request, sample_rate: int, timings: defaultdict[str, float], pitch_only: bool
 ) -> Analysis:

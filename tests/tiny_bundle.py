@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save
+
 from comosvc.runtime import COMOSVC_24K
 from comosvc.runtime import bundle as runtime_bundle
-from comosvc.runtime.graph import GRAPHS
+from comosvc.runtime.graph import GRAPHS, TensorSpec
 from comosvc.runtime.manifest import (
     Context,
     ContextEntry,
@@ -29,8 +32,6 @@ from comosvc.runtime.manifest import (
     SourceEntry,
     to_json,
 )
-from onnx import TensorProto, helper, numpy_helper
-from safetensors.numpy import save
 
 SPEC = replace(COMOSVC_24K, n_mels=8, content_hop_length=160)
 CONTENT, SINGER = 6, 4
@@ -83,10 +84,10 @@ class _Net:
         sizes = {"C": CONTENT, "D": SINGER, "M": SPEC.n_mels, "H": 1}
         kinds = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 
-        def values(tensors):
-            return [
-                helper.make_tensor_value_info(t.name, kinds[t.dtype], [sizes.get(d, d) for d in t.dims]) for t in tensors
-            ]
+        def values(tensors: tuple[TensorSpec, ...]) -> list[onnx.ValueInfoProto]:
+            dims = [[sizes.get(letter, letter) for letter in tensor.dims] for tensor in tensors]
+            named = zip(tensors, dims, strict=True)
+            return [helper.make_tensor_value_info(tensor.name, kinds[tensor.dtype], d) for tensor, d in named]
 
         graph = helper.make_graph(self._nodes, self.name, values(spec.inputs), values(spec.outputs), self._weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -1,0 +1,62 @@
+"""`comosvc-convert --info`: what is in a voice, for people."""
+
+from math import log2
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .converter import Converter
+from .manifest import Manifest
+
+_NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+
+
+def print_info(converter: Converter, console: Console) -> None:
+    """Singers, licences, graphs with their contexts, and look-ahead."""
+    manifest = converter.manifest
+    spec = manifest.audio
+    steps = ", ".join(["1", *sorted(manifest.model.schedules, key=int)])
+    console.print(
+        f"{manifest.name}: bundle format {manifest.format_version}, runs on {converter.provider}", style="bold"
+    )
+    console.print(f"{spec.sample_rate} Hz, {spec.n_mels} mel bands, hop {spec.hop_length}; steps: {steps}")
+    console.print(f"{manifest.model.objective}\nconsent: {manifest.consent}", markup=False, highlight=False)
+    for table in (_singers(converter), _licences(manifest), _graphs(manifest)):
+        console.print(table)
+    total_ms = manifest.lookahead_ms.total
+    console.print(f"look-ahead of a live conversion: {total_ms:g} ms in all, F0 with its low-latency rule")
+
+
+def _singers(converter: Converter) -> Table:
+    table = Table("singer", "median F0", "range (5-95 %)", "licence", "credit", title="Singers", title_justify="left")
+    for singer in converter.singers.values():
+        low, high = singer.f0_range_hz
+        spread = f"{low:.0f}-{high:.0f} Hz ({note(low)}-{note(high)})"
+        median = f"{singer.f0_median_hz:.0f} Hz ({note(singer.f0_median_hz)})"
+        table.add_row(*map(escape, (singer.name, median, spread, singer.licence, singer.credit)))
+    return table
+
+
+def _licences(manifest: Manifest) -> Table:
+    table = Table("part", "licence", "credit", title="Licences", title_justify="left")
+    for entry in manifest.licences:
+        table.add_row(*map(escape, (entry.part, entry.licence, entry.credit)))
+    return table
+
+
+def _graphs(manifest: Manifest) -> Table:
+    columns = "graph", "precision", "frames before", "after", "looks ahead", "SHA-256"
+    table = Table(*columns, title="Graphs", title_justify="left")
+    for name, graph in manifest.graphs.items():
+        part = name.removesuffix("_n")
+        context, ahead_ms = getattr(manifest.context, part), getattr(manifest.lookahead_ms, part)
+        frames = str(context.past), str(context.future)
+        table.add_row(name, graph.precision, *frames, f"{ahead_ms:g} ms", graph.sha256[:12])
+    return table
+
+
+def note(f0_hz: float) -> str:
+    """The nearest note of the tempered scale, A4 = 440 Hz: "A4"."""
+    midi = round(69 + 12 * log2(f0_hz / 440.0))
+    return f"{_NOTES[midi % 12]}{midi // 12 - 1}"

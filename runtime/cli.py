@@ -1,0 +1,233 @@
+"""comosvc-convert: files in, converted files out."""
+
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from .bundle_info import print_info
+from .converter import Converter
+from .errors import AudioError, ComosvcError, OptionError, OutputError
+from .files import FORMATS, READABLE, read_audio
+from .plot import Panel, draw, require_matplotlib
+from .results import FileConversion
+from .version import __version__
+from .voices import AUTO_KEY
+
+_PLOTTED_S = 60.0
+
+_HELP = """Convert singing into another voice.
+
+Give files, folders or patterns. A result is as long as its source, to the sample, and is written as 24-bit mono.
+
+\b
+Examples:
+  comosvc-convert --info                                which singers there are
+  comosvc-convert song.wav                              demo voice -> ./song_SINGER_0key.wav
+  comosvc-convert song.wav -o out.wav -s alto -k -3     three semitones down
+  comosvc-convert album/ more/*.flac -o out/ -k auto    many files, the key that suits the singer
+  comosvc-convert song.mp3 -s alto=0.7,bass=0.3 -o out.flac --plot out.png
+"""
+
+_app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of `comosvc-convert`."""
+    _app()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The command line, parsed. `conversion` holds what every file is converted with."""
+
+    output: Path
+    conversion: dict[str, Any]
+    ending: str
+    plot: Path | None
+
+    @property
+    def into_file(self) -> bool:
+        return self.output.suffix.lower() in FORMATS and not self.output.is_dir()
+
+
+@_app.command(help=_HELP)
+def _convert(
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="IN...", help="Files, folders or patterns.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .wav or .flac file for one input; else a folder, made if need be.")
+    ] = Path(),
+    model: Annotated[str, typer.Option("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
+    singer: Annotated[
+        str | None, typer.Option("--singer", "-s", help="A singer of the voice, or a blend: alto=0.7,bass=0.3.")
+    ] = None,
+    key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", help="Sampling steps; --info says which there are.")] = 1,
+    provider: Annotated[str, typer.Option("--provider", help="auto or cpu.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto or fp32.")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine.", min=1)] = None,
+    file_format: Annotated[str, typer.Option("--format", help="wav or flac, for results in a folder.")] = "wav",
+    plot: Annotated[Path | None, typer.Option("--plot", help="Picture of one conversion: mels, F0 curves.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A summary as JSON on standard output.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
+    info: Annotated[bool, typer.Option("--info", help="Describe the voice and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    console = Console(stderr=True)
+    if version:
+        typer.echo(__version__)
+        return
+    try:
+        conversion = {"singer": _parse_singer(singer), "key": _parse_key(key), "seed": seed, "steps": steps}
+        job = _Job(output, {**conversion, "overwrite": force}, f".{file_format.lower().lstrip('.')}", plot)
+        sources = [] if info else _sources(inputs or [])
+        _check(job, sources, force)
+        with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
+            if info:
+                print_info(converter, Console())
+                return
+            results = _run(converter, job, sources, console)
+            if plot is not None and results[0].error is None:
+                _plot(converter, results[0], plot)
+    except ComosvcError as error:
+        _complain(console, error)
+        raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(json.dumps({"version": __version__, "results": [result.as_dict() for result in results]}, indent=1))
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+def _parse_singer(text: str | None) -> str | dict[str, float] | None:
+    if text is None or "=" not in text:
+        return text
+    try:
+        parts = [part.rpartition("=") for part in text.split(",")]
+        return {name.strip(): float(weight) for name, _, weight in parts}
+    except ValueError:
+        raise OptionError(f"--singer {text!r} is no blend\nhint: for instance --singer alto=0.7,bass=0.3") from None
+
+
+def _parse_key(text: str) -> float | str:
+    if text == AUTO_KEY:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"--key {text!r} is neither a number of semitones nor {AUTO_KEY}") from None
+
+
+def _sources(inputs: list[str]) -> list[Path]:
+    """Files that the arguments name, in order and once each. A file that is not there is left to fail by itself."""
+    if not inputs:
+        raise AudioError("nothing to convert\nhint: comosvc-convert song.wav; more with --help")
+    found: dict[Path, None] = {}
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in READABLE and item.is_file())
+            if not inside:
+                raise AudioError(f"{path}: no audio files in this folder (looked for {', '.join(READABLE)})")
+        elif path.exists() or not glob.has_magic(text):
+            inside = [path]
+        else:
+            matches = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+            inside = sorted(map(Path, matches))
+            if not inside:
+                raise AudioError(f"{text}: no file matches")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def _check(job: _Job, sources: list[Path], force: bool) -> None:
+    """What can be refused before the voice is loaded."""
+    if job.ending not in FORMATS:
+        raise OptionError(f"--format {job.ending[1:]!r}; known: {', '.join(ending[1:] for ending in FORMATS)}")
+    if job.into_file and len(sources) > 1:
+        raise OutputError(f"{len(sources)} files cannot all become {job.output}\nhint: -o FOLDER")
+    if not job.into_file and job.output.suffix and not job.output.is_dir():
+        raise OutputError(f"-o {job.output}: results are written as {' or '.join(FORMATS)}, or into a folder")
+    if job.plot is None:
+        return
+    require_matplotlib()
+    if len(sources) > 1:
+        raise OptionError(f"--plot draws one conversion, there are {len(sources)} files")
+    if job.plot.exists() and not force:
+        raise OutputError(f"{job.plot} exists\nhint: --force replaces it")
+
+
+def _run(converter: Converter, job: _Job, sources: list[Path], console: Console) -> list[FileConversion]:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    results = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=float(len(sources)))
+        shares: dict[Path, float] = {}
+
+        def tell(source: Path, share: float) -> None:
+            shares[source] = share
+            bar.update(task, completed=sum(shares.values()), description=_shown(source.name))
+
+        for result in _results(converter, job, sources, tell):
+            tell(result.source, 1.0)
+            _announce(console, result)
+            results.append(result)
+    return results
+
+
+def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) -> Iterator[FileConversion]:
+    if not job.into_file:
+        yield from converter.convert_many(sources, job.output, ending=job.ending, progress=tell, **job.conversion)
+        return
+    source = sources[0]
+    try:
+        yield converter.convert_file(source, job.output, progress=lambda share: tell(source, share), **job.conversion)
+    except ComosvcError as error:
+        yield FileConversion(source, None, error=error)
+
+
+def _announce(console: Console, result: FileConversion) -> None:
+    if result.error is not None:
+        _complain(console, result.error, result.source)
+        return
+    assert result.options is not None
+    facts = f"{result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"
+    _say(console, f"{result.source} -> {result.output}  ({facts})")
+    for warning in result.warnings:
+        _say(console, f"  note: {warning}", style="yellow")
+
+
+def _complain(console: Console, error: ComosvcError, source: Path | None = None) -> None:
+    text = str(error) if source is None or str(source) in str(error) else f"{source}: {error}"
+    _say(console, f"error: {text}", style="red")
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(_shown(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _plot(converter: Converter, result: FileConversion, path: Path) -> None:
+    """Source above result, each with the F0 that the pitch graph finds in it."""
+    assert result.output is not None
+    panels = []
+    for title, file in (("source", result.source), ("result", result.output)):
+        audio, rate = read_audio(file)
+        audio = audio[: round(_PLOTTED_S * rate)]
+        panels.append(Panel(f"{title}: {_shown(file.name)}", audio, rate, converter.track_f0(audio, rate)))
+    draw(path, panels, converter.spec)
+
+
+def _shown(text: str) -> str:
+    """`text` with the bytes of odd file names replaced, so that any terminal takes it."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,75 @@
+"""A picture of a conversion: mel spectrograms with their F0 curves. Needs matplotlib, the `plot` extra."""
+
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio import resample
+from .errors import ComosvcError, OutputError
+from .mel import hz_to_mel, mel_spectrogram
+from .spec import AudioSpec
+
+_INCHES_PER_SECOND, _WIDTH_INCHES = 2.0, (8.0, 24.0)
+_LABELLED_HZ = (100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800)
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One row of the picture: audio (L,) at `sample_rate` and its F0 at mel frames in Hz, (T,), 0 where unvoiced."""
+
+    title: str
+    audio: NDArray[np.float32]
+    sample_rate: int
+    f0_hz: NDArray[np.float32]
+
+
+def require_matplotlib() -> Any:
+    """matplotlib with a backend that only writes files. Raises `ComosvcError` if it is not installed."""
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+    except ImportError as error:
+        raise ComosvcError(f'a picture needs matplotlib ({error})\nhint: pip install "comosvc[plot]"') from error
+    matplotlib.use("Agg")
+    return importlib.import_module("matplotlib.figure")
+
+
+def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec) -> None:
+    """Write the panels, one above the other on common axes, to `path` (.png, .svg or .pdf). Raises `OutputError`."""
+    seconds = max(len(panel.audio) / panel.sample_rate for panel in panels)
+    width = float(np.clip(_INCHES_PER_SECOND * seconds, *_WIDTH_INCHES))
+    figure = require_matplotlib().Figure(figsize=(width, 3.2 * len(panels)), layout="constrained")
+    rows = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    mels = [mel_spectrogram(resample(panel.audio, panel.sample_rate, spec.sample_rate), spec) for panel in panels]
+    top = max(float(mel.max(initial=-np.inf)) for mel in mels)
+    for axes, panel, mel in zip(rows, panels, mels, strict=True):
+        _draw_mel(axes, mel, top, spec)
+        _draw_f0(axes, panel.f0_hz, spec)
+        axes.set_title(panel.title, loc="left")
+        axes.set_ylabel("Hz")
+    rows[0].legend(loc="upper right")
+    rows[-1].set_xlabel("seconds")
+    try:
+        figure.savefig(Path(path))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{os.fspath(path)} cannot be written: {error}") from error
+
+
+def _draw_mel(axes: Any, mel: NDArray[np.float32], top: float, spec: AudioSpec) -> None:
+    decades = 4.0 * np.log(10.0) / np.log(spec.mel_log_base)  # 80 dB below the loudest
+    low, high = (float(hz_to_mel(hz)) for hz in (spec.f_min_hz, spec.f_max_hz))
+    extent = (0.0, len(mel) / spec.frame_rate_hz, low, high)
+    axes.imshow(mel.T, origin="lower", aspect="auto", extent=extent, vmin=top - decades, vmax=top, cmap="magma")
+    labelled = [hz for hz in _LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
+    axes.set_yticks([float(hz_to_mel(hz)) for hz in labelled], [str(hz) for hz in labelled])
+
+
+def _draw_f0(axes: Any, f0_hz: NDArray[np.float32], spec: AudioSpec) -> None:
+    seconds = (np.arange(len(f0_hz)) + 0.5) / spec.frame_rate_hz
+    height = np.where(f0_hz > 0.0, hz_to_mel(np.maximum(f0_hz, 1.0)), np.nan)
+    axes.plot(seconds, height, color="cyan", linewidth=1.5, label="F0")
