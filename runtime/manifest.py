@@ -11,6 +11,7 @@ from typing import Any
 
 from .errors import BundleError
 from .graph import GRAPHS, TensorSpec
+from .pitch import PITCH_SAMPLE_RATE
 from .spec import AudioSpec
 from .strict import MismatchError, decode, encode
 
@@ -167,12 +168,10 @@ def from_json(text: str | bytes, origin: str) -> Manifest:
 
 def check(manifest: Manifest) -> None:
     """Raise `BundleError` where the parts of a manifest contradict each other or the graph contracts."""
+    _check_audio(manifest.audio)
     _check_graphs(manifest)
     _check_singers(manifest)
-    spec, model = manifest.audio, manifest.model
-    _expect(spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}")
-    whole = min(spec.sample_rate, spec.hop_length, spec.win_length, spec.content_sample_rate, spec.content_hop_length)
-    _expect(whole > 0, "audio: rates, hops and windows must be positive")
+    model = manifest.model
     _expect(model.source.kind in ("pulse", "none"), f"model.source.kind is {model.source.kind!r}; known: pulse, none")
     has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
     _expect(has_source == (model.source.kind != "none"), "model.source contradicts the inputs of the vocoder graph")
@@ -183,6 +182,14 @@ def check(manifest: Manifest) -> None:
     for name in ("content", "pitch", "acoustic", "vocoder"):
         context = getattr(manifest.context, name)
         _expect(min(context.past, context.future, context.window_ms) >= 0, f"context.{name} must not be negative")
+
+
+def _check_audio(spec: AudioSpec) -> None:
+    _expect(spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}")
+    whole = min(spec.sample_rate, spec.hop_length, spec.win_length, spec.content_sample_rate, spec.content_hop_length)
+    _expect(whole > 0, "audio: rates, hops and windows must be positive")
+    rate = spec.content_sample_rate
+    _expect(rate == PITCH_SAMPLE_RATE, f"audio.content_sample_rate is {rate}; graphs take {PITCH_SAMPLE_RATE} Hz")
 
 
 def _check_graphs(manifest: Manifest) -> None:

@@ -16,7 +16,7 @@ from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
 
 _INCHES_PER_SECOND, _WIDTH_INCHES = 2.0, (8.0, 24.0)
-_LABELLED_HZ = (100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800)
+_LABELLED_HZ = (200, 400, 800, 1_600, 3_200, 6_400, 12_800)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,247 @@
+"""A bundle is believed in nothing: each way of being broken or foreign is one clear error."""
+
+import hashlib
+import json
+import os
+import struct
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load, save
+from tiny_bundle import edited, write_folder, write_zip
+
+from comosvc.runtime import BundleError, Converter
+from comosvc.runtime.bundle import open_bundle, shipped_voices
+from comosvc.runtime.manifest import from_json, to_json
+
+
+def refused(path, *words):
+    """Opening and loading `path` is a `BundleError` whose message has `words`."""
+    with pytest.raises(BundleError) as caught:
+        Converter(path, threads=1)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def with_new_hash(files, name, data):
+    """`files` with other bytes under `name` and a manifest that agrees."""
+    digest = hashlib.sha256(data).hexdigest()
+
+    def edit(manifest):
+        if name == manifest["singer_embedding_file"]:
+            manifest["singer_embedding_sha256"] = digest
+        else:
+            manifest["graphs"][name.removesuffix(".onnx")]["sha256"] = digest
+
+    return {**edited(files, edit), name: data}
+
+
+def test_zip_and_folder_are_the_same_voice(files, tmp_path):
+    zipped = open_bundle(write_zip(tmp_path / "a.comosvc", files))
+    folder = open_bundle(write_folder(tmp_path / "a", files))
+    assert zipped.manifest == folder.manifest
+    np.testing.assert_array_equal(zipped.embeddings, folder.embeddings)
+    for name in zipped.manifest.graphs:
+        assert zipped.graph_bytes(name) == folder.graph_bytes(name) == files[f"{name}.onnx"]
+
+
+def test_a_path_may_have_any_letters(files, tmp_path):
+    folder = tmp_path / "Stimme süß 声"
+    folder.mkdir()
+    assert open_bundle(str(write_zip(folder / "ölig.comosvc", files))).manifest.name == "tiny"
+
+
+def test_the_manifest_survives_its_own_json(files):
+    manifest = from_json(files["bundle.json"], "here")
+    assert from_json(to_json(manifest), "here") == manifest
+
+
+def test_an_unknown_name_is_answered_with_the_shipped_ones():
+    with pytest.raises(BundleError, match="no voice 'sopranino'") as caught:
+        open_bundle("sopranino")
+    assert (", ".join(shipped_voices()) or "none") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda m: m.update(format_version=2), ("format 2", "reads format 1", "upgrade")),
+        (lambda m: m.pop("format_version"), ("format None",)),
+        (lambda m: m.update(colour="blue"), ("unknown keys: colour",)),
+        (lambda m: m.pop("consent"), ("lacks consent",)),
+        (lambda m: m["audio"].update(hop=128), ("bundle.json.audio", "unknown keys: hop")),
+        (lambda m: m["audio"].update(sample_rate="24000"), ("bundle.json.audio.sample_rate must be int", "'24000'")),
+        (lambda m: m["audio"].update(n_mels=10), ("multiple of 4",)),
+        (lambda m: m["audio"].update(n_mels=12), ("M = 8", "should be 12")),
+        (lambda m: m["audio"].update(hop_length=0), ("must be positive",)),
+        (lambda m: m["audio"].update(content_sample_rate=22_050), ("16000",)),
+        (lambda m: m["graphs"].pop("vocoder"), ("no graph for vocoder",)),
+        (lambda m: m["graphs"].update(teacher=m["graphs"]["content"]), ("unknown graph 'teacher'",)),
+        (lambda m: m["graphs"]["content"].update(sha256="0" * 64), ("content.onnx has SHA-256", "damaged or changed")),
+        (lambda m: m["graphs"]["content"].update(sha256="../x"), ("not a SHA-256",)),
+        (lambda m: m["graphs"]["content"].update(file="elsewhere.onnx"), ("elsewhere.onnx is missing",)),
+        (lambda m: m["graphs"]["content"].update(file="../tiny.onnx"), ("'../tiny.onnx' is not a path inside",)),
+        (lambda m: m["graphs"]["content"].update(file="/etc/passwd"), ("not a path inside",)),
+        (lambda m: m["graphs"]["content"].update(file="a\\..\\b"), ("not a path inside",)),
+        (lambda m: m["graphs"]["content"].update(file="C:evil"), ("not a path inside",)),
+        (lambda m: m["graphs"]["content"].update(file=None), ("content graph is not inside", "pack --full")),
+        (lambda m: m["graphs"]["content"].update(precision="fp16"), ("content graph is fp16",)),
+        (lambda m: m["graphs"]["content"]["inputs"][0].__setitem__(0, "wave"), ("contract has audio",)),
+        (lambda m: m["graphs"]["content"]["inputs"][0].__setitem__(1, "float64"), ("audio is float64",)),
+        (lambda m: m["graphs"]["content"]["inputs"][0].__setitem__(2, ["B", 16_000]), ("fixes N to 16000",)),
+        (lambda m: m["graphs"]["content"]["inputs"][0].__setitem__(2, ["B"]), ("dims ['B']",)),
+        (lambda m: m["graphs"]["vocoder"]["inputs"].pop(2), ("model.source contradicts",)),
+        (lambda m: m["model"].update(content_channels=7), ("C = 6, should be 7",)),
+        (lambda m: m["model"]["schedules"].update({"3": [0]}), ("needs steps - 1 indices, has 1",)),
+        (lambda m: m["graphs"].pop("acoustic_n"), ("without an acoustic_n graph",)),
+        (lambda m: m["model"]["source"].update(kind="sines"), ("'sines'", "pulse, none")),
+        (lambda m: m["context"]["vocoder"].update(past=-1), ("must not be negative",)),
+        (lambda m: m["singers"].clear(), ("no singers",)),
+        (lambda m: m["singers"]["alto"].update(index=3), ("has 3 rows", "alto")),
+        (lambda m: m["singers"]["alto"].update(index=-1), ("singers.alto.index is -1",)),
+        (lambda m: m["singers"]["alto"].update(f0_range_hz=[400, 500]), ("does not hold the median",)),
+        (lambda m: m.update(singer_embedding_sha256="1" * 64), ("singers.safetensors has SHA-256",)),
+    ],
+)
+def test_a_manifest_that_lies_is_refused(files, tmp_path, edit, words):
+    refused(write_zip(tmp_path / "lying.comosvc", edited(files, edit)), *words)
+
+
+def test_a_graph_may_lie_in_the_cache(files, tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "slim.comosvc", edited(files, lambda m: m["graphs"]["pitch"].pop("file")))
+    digest = hashlib.sha256(files["pitch.onnx"]).hexdigest()
+    for place in ("home", "cache"):
+        (tmp_path / place / "blobs").mkdir(parents=True)
+        (tmp_path / place / "blobs" / digest).write_bytes(files["pitch.onnx"])
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path / "home"))
+    Converter(path, threads=1).close()
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path / "nowhere"))
+    refused(path, "pitch graph is not inside")
+    Converter(path, threads=1, cache_dir=tmp_path / "cache").close()
+    (tmp_path / "cache" / "blobs" / digest).write_bytes(b"other")
+    with pytest.raises(BundleError, match="damaged or changed"):
+        Converter(path, threads=1, cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["content.onnx", "singers.safetensors", "bundle.json"])
+def test_a_missing_file_is_named(files, tmp_path, name):
+    left = {key: data for key, data in files.items() if key != name}
+    refused(write_zip(tmp_path / "gap.comosvc", left), f"{name} is missing")
+    refused(write_folder(tmp_path / "gap", left), f"{name} is missing")
+
+
+def test_one_changed_byte_is_noticed_in_zip_and_folder(files, tmp_path):
+    data = bytearray(files["vocoder.onnx"])
+    data[len(data) // 2] ^= 1
+    changed = {**files, "vocoder.onnx": bytes(data)}
+    refused(write_folder(tmp_path / "changed", changed), "vocoder.onnx", "damaged or changed")
+    refused(write_zip(tmp_path / "changed.comosvc", changed), "vocoder.onnx", "damaged or changed")
+    archive = bytearray(write_zip(tmp_path / "bitrot.comosvc", files).read_bytes())
+    archive[archive.find(files["vocoder.onnx"]) + 1000] ^= 1
+    (tmp_path / "bitrot.comosvc").write_bytes(archive)
+    refused(tmp_path / "bitrot.comosvc", "vocoder.onnx cannot be read", "CRC")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04\x95pickle", b"RIFF....WAVEfmt "])
+def test_a_foreign_file_is_no_bundle(tmp_path, content):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    refused(path, "is not a voice bundle", ".comosvc")
+
+
+def test_a_foreign_zip_and_folder_are_no_bundle(tmp_path):
+    refused(write_zip(tmp_path / "photos.zip", {"a.jpg": b"x"}), "bundle.json is missing; this is not a voice bundle")
+    refused(write_folder(tmp_path / "photos", {"a.jpg": b"x"}), "bundle.json is missing; this is not a voice bundle")
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
+def test_a_broken_manifest_is_refused(files, tmp_path, text):
+    refused(write_zip(tmp_path / "broken.comosvc", {**files, "bundle.json": text}), "broken.comosvc")
+
+
+def test_a_truncated_zip_is_refused(files, tmp_path):
+    path = write_zip(tmp_path / "half.comosvc", files)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(path, "is not a voice bundle")
+
+
+def test_compressed_members_are_refused(files, tmp_path):
+    refused(write_zip(tmp_path / "deflated.comosvc", files, zipfile.ZIP_DEFLATED), "is compressed")
+
+
+def test_members_that_leave_the_folder_are_refused(files, tmp_path):
+    for name in ("../x", "/x", "a/../../x", "a\\b", "c:x"):
+        refused(write_zip(tmp_path / "slip.comosvc", {**files, name: b""}), "not a path inside the bundle")
+
+
+def test_links_and_twins_are_refused(files, tmp_path):
+    path = write_zip(tmp_path / "link.comosvc", files)
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    refused(path, "link is encrypted, a link, or there twice")
+    path = write_zip(tmp_path / "twin.comosvc", files)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("bundle.json", files["bundle.json"])
+    refused(path, "there twice")
+
+
+def test_overlapping_members_are_refused(files, tmp_path):
+    """The zip bomb that needs no compression: many entries, one piece of data."""
+    path = write_zip(tmp_path / "bomb.comosvc", {**files, "big": bytes(100_000)})
+    data = bytearray(path.read_bytes())
+    directory = data.rfind(b"PK\x05\x06")
+    count, size, offset = struct.unpack_from("<HII", data, directory + 10)
+    entry = data[data.rfind(b"PK\x01\x02") : directory]
+    copies = b"".join(bytes(entry).replace(b"big", f"b{i:02}".encode()) for i in range(50))
+    end = bytearray(data[directory:])
+    struct.pack_into("<HHII", end, 8, count + 50, count + 50, size + len(copies), offset)
+    path.write_bytes(bytes(data[:directory]) + copies + bytes(end))
+    refused(path, "more than the archive has")
+
+
+def test_a_link_out_of_the_folder_is_refused(files, tmp_path):
+    (tmp_path / "outside.onnx").write_bytes(files["content.onnx"])
+    folder = write_folder(tmp_path / "voice", files)
+    (folder / "content.onnx").unlink()
+    os.symlink(tmp_path / "outside.onnx", folder / "content.onnx")
+    refused(folder, "content.onnx leads out of the bundle")
+
+
+def test_a_file_that_is_no_graph_is_refused(files, tmp_path):
+    broken = with_new_hash(files, "content.onnx", b"not onnx")
+    refused(write_zip(tmp_path / "a.comosvc", broken), "content graph cannot be loaded")
+
+
+def test_a_graph_unlike_its_manifest_is_refused(files, tmp_path):
+    model = onnx.load_from_string(files["content.onnx"])
+    model.graph.output[0].type.tensor_type.shape.dim[2].Clear()
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 6
+    model.graph.input[0].name = model.graph.node[0].input[0] = "wave"
+    swapped = with_new_hash(files, "content.onnx", model.SerializeToString())
+    refused(write_zip(tmp_path / "a.comosvc", swapped), "content graph has inputs ['wave']", "['audio']")
+    other = with_new_hash(files, "acoustic.onnx", files["vocoder.onnx"])
+    refused(write_zip(tmp_path / "b.comosvc", other), "acoustic graph has inputs")
+
+
+def test_embeddings_must_fit(files, tmp_path):
+    embedding = load(files["singers.safetensors"])["embedding"]
+    bad = {
+        "other name": {"rows": embedding},
+        "other width": {"embedding": embedding[:, :3].copy()},
+        "other type": {"embedding": embedding.astype(np.float64)},
+        "not finite": {"embedding": embedding * np.float32(np.nan)},
+    }
+    for what, tensors in bad.items():
+        broken = with_new_hash(files, "singers.safetensors", save(tensors))
+        refused(write_zip(tmp_path / f"{what}.comosvc", broken), "singers.safetensors")
+    broken = with_new_hash(files, "singers.safetensors", b"garbage")
+    refused(write_zip(tmp_path / "garbage.comosvc", broken), "not a safetensors file")
+
+
+def test_a_huge_manifest_is_not_even_parsed(files, tmp_path):
+    text = json.dumps({"format_version": 1, "consent": "x" * (17 << 20)}).encode()
+    refused(write_zip(tmp_path / "fat.comosvc", {**files, "bundle.json": text}), "that is no manifest")
