@@ -10,8 +10,8 @@ from .spec import AudioSpec
 def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
     """Root mean square of each mel frame under its Hann window, (T,), linear amplitude; a full-scale sine gives 0.707.
 
-    The authors take 128 samples without a window; at 24 kHz that is shorter than one period of a voice below 190 Hz, and the
-    result beats with the pulses. The mel's own frame does not.
+    The authors take 128 samples without a window; at 24 kHz that is shorter than one period of a voice below 190 Hz,
+    and the result beats with the pulses. The mel's own frame does not.
     """
     window = hann(spec.win_length)
     weight = (window / window.sum()).astype(np.float32)

@@ -15,7 +15,9 @@ _LOG_STEP = np.log(6.4) / 27.0
 def hz_to_mel(f_hz: NDArray[np.floating] | float) -> NDArray[np.float64]:
     """Slaney mel of a frequency in Hz."""
     f = np.asarray(f_hz, np.float64)
-    return np.where(f < _BREAK_HZ, f / _HZ_PER_MEL, _BREAK_MEL + np.log(np.maximum(f, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP)
+    return np.where(
+        f < _BREAK_HZ, f / _HZ_PER_MEL, _BREAK_MEL + np.log(np.maximum(f, _BREAK_HZ) / _BREAK_HZ) / _LOG_STEP
+    )
 
 
 def mel_to_hz(mel: NDArray[np.floating] | float) -> NDArray[np.float64]:
@@ -30,7 +32,7 @@ def mel_centres_hz(spec: AudioSpec) -> NDArray[np.float64]:
 
 
 def mel_filterbank(spec: AudioSpec) -> NDArray[np.float32]:
-    """Triangular filters of unit area (Slaney normalisation), (M, n_fft / 2 + 1): `librosa.filters.mel` to the digit."""
+    """Triangular filters of unit area (Slaney), (M, n_fft / 2 + 1): `librosa.filters.mel` to the digit."""
     fft_hz = np.linspace(0.0, spec.sample_rate / 2, spec.n_fft // 2 + 1)
     edges = mel_to_hz(np.linspace(hz_to_mel(spec.f_min_hz), hz_to_mel(spec.f_max_hz), spec.n_mels + 2))
     slopes = edges[:, None] - fft_hz

@@ -35,8 +35,8 @@ def f0_at_frames(
 ) -> NDArray[np.float32]:
     """F0 in Hz at each mel frame, (T,), 0 where unvoiced, from pitch frames 16 ms apart that begin at time 0.
 
-    A mel frame is voiced where the confidence, interpolated in time, reaches `VOICED_CONFIDENCE`. Its F0 is interpolated
-    in log frequency between the voiced pitch frames around it. For a piece of a clip, `first_frame` and
+    A mel frame is voiced where the confidence, interpolated in time, reaches `VOICED_CONFIDENCE`. Its F0 is
+    interpolated in log frequency between the voiced pitch frames around it. For a piece of a clip, `first_frame` and
     `first_pitch_frame` say where in the clip the mel frames and the pitch frames begin (see `pitch_frames_around`).
     """
     times = _pitch_times(first_frame, n_frames, spec) - first_pitch_frame

@@ -1,7 +1,7 @@
 """What excites the vocoder and seeds the student: a pulse train and noise, both fixed by absolute position.
 
-Made on the host: a phase summed in float32 drifts by a percent between backends, and random numbers inside a graph cannot be
-reproduced. Both are arguments of the graphs.
+Made on the host: a phase summed in float32 drifts by a percent between backends, and random numbers inside a graph
+cannot be reproduced. Both are arguments of the graphs.
 """
 
 import numpy as np
@@ -17,10 +17,11 @@ _TOP_OF_BAND = 0.98
 def pulse_source(
     f0_hz: NDArray[np.float32], spec: AudioSpec, start_phase: float = 0.0
 ) -> tuple[NDArray[np.float32], float]:
-    """Band-limited pulse train of unit power where voiced, zero where not: (L, 1) for `f0_hz` (T,), and the phase at its end.
+    """Band-limited pulse train of unit power where voiced, zero where not: (L, 1) for `f0_hz` (T,), and the phase
+    at its end.
 
-    F0 is held within a frame. Phases are counted in cycles, in float64; passing the returned phase on as `start_phase` of the
-    next piece gives exactly the train of the whole.
+    F0 is held within a frame. Phases are counted in cycles, in float64; passing the returned phase on as `start_phase`
+    of the next piece gives exactly the train of the whole.
     """
     f0 = f0_hz.astype(np.float64)
     cycles = f0 * spec.hop_length / spec.sample_rate
@@ -34,7 +35,7 @@ def pulse_source(
 
 
 def _pulses(phase: NDArray[np.float64], n_harmonics: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of cosines 1..n in closed form (Dirichlet kernel); a fractional n fades the last one in, so that n may glide."""
+    """Sum of cosines 1..n in closed form (Dirichlet kernel); a fractional n fades the last one in."""
     whole = np.floor(n_harmonics)
     angle = 2.0 * np.pi * phase
     half = np.sin(angle / 2.0)
@@ -62,7 +63,9 @@ def noise_samples(seed: int, first_sample: int, n_samples: int) -> NDArray[np.fl
 
 
 def _normal(key: tuple[int, int], counter: tuple[int, int], count: int) -> NDArray[np.float32]:
-    """`count` normals from Philox 4x64 at `counter`. Raw words, because numpy may change its own normal draw between versions."""
+    """`count` normals from Philox 4x64 at `counter`. Raw words, because numpy may change its own normal draw
+    between versions.
+    """
     philox = np.random.Philox(key=np.array(key, np.uint64), counter=np.array([*counter, 0, 0], np.uint64))
     words = philox.random_raw(-(-count // 4) * 4).reshape(-1, 2)
     uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 class AudioSpec:
     """Rates, framing and mel scale that a voice was trained with.
 
-    A mel frame `n` covers `win_length` samples centred on sample `hop_length * n + hop_length / 2` (the authors' framing:
-    reflect padding of `(n_fft - hop_length) / 2`, no centring). F0 and loudness are taken at the same instants. A content
-    frame `s` is centred on sample `content_hop_length * s + content_hop_length / 2` of the `content_sample_rate` signal.
+    A mel frame `n` covers `win_length` samples centred on sample `hop_length * n + hop_length / 2` (the authors'
+    framing: reflect padding of `(n_fft - hop_length) / 2`, no centring). F0 and loudness are taken at the same
+    instants. A content frame `s` is centred on sample `content_hop_length * s + content_hop_length / 2` of the
+    `content_sample_rate` signal.
     """
 
     sample_rate: int

@@ -16,8 +16,8 @@ class MismatchError(ValueError):
 def decode(kind: type[T], data: Any, where: str) -> T:
     """`data` (what `json.loads` gives) as an instance of `kind`.
 
-    `kind` may be a dataclass, str, int, float, bool, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `X | None`, a Literal or Any.
-    `where` is the place named in a `MismatchError`, for instance "graphs.acoustic".
+    `kind` may be a dataclass, str, int, float, bool, `tuple[X, ...]`, `tuple[X, Y]`, `dict[str, X]`, `X | None`, a
+    Literal or Any. `where` is the place named in a `MismatchError`, for instance "graphs.acoustic".
     """
     return typing.cast(T, _decode(kind, data, where))
 

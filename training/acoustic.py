@@ -1,4 +1,4 @@
-"""The acoustic model: what is taken from the source, and the denoiser it conditions. Teacher and student are both this."""
+"""The acoustic model: a condition taken from the source, and a denoiser. Teacher and student are both this."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ class AcousticConfig:
     harmonic_embedding: bool = False
     """Also tell the network where the harmonics of F0 fall in each mel band, and whether the frame is voiced.
 
-    Below about 2 kHz a mel band holds zero or one harmonic of a singing voice. A network that gets only ln(1 + f0 / 700) must learn
-    that comb; a small one draws it blurred.
+    Below about 2 kHz a mel band holds zero or one harmonic of a singing voice. A network that gets only ln(1 + f0 /
+    700) must learn that comb; a small one draws it blurred.
     """
     log_loudness: bool = False
     """Embed the logarithm of loudness. The authors embed the linear amplitude, in which all quiet frames are alike."""
@@ -33,8 +33,8 @@ class AcousticConfig:
 class Condition:
     """What the mel is painted from, as tensors.
 
-    content (B, S, C), content_index (B, T) int32 into S, f0_hz (B, T) with 0 = unvoiced, loudness (B, T) linear amplitude,
-    singer (B, hidden).
+    content (B, S, C), content_index (B, T) int32 into S, f0_hz (B, T) with 0 = unvoiced, loudness (B, T) linear
+    amplitude, singer (B, hidden).
     """
 
     content: Tensor
@@ -45,7 +45,7 @@ class Condition:
 
 
 class HarmonicFeatures(nn.Module):
-    """f0_hz (B, T) -> (B, T, M + 1): a comb at each band's centre, smoothed over the band's width, and a voicing flag."""
+    """f0_hz (B, T) -> (B, T, M + 1): a comb at each band's centre, smoothed over the band, and a voicing flag."""
 
     centres_hz: Tensor
     widths_hz: Tensor
@@ -80,7 +80,9 @@ class AcousticModel(nn.Module):
         self.loudness_embed = nn.Linear(1, hidden)
         self.singer_embed = nn.Embedding(n_singers, hidden)
         self.harmonic_embed = (
-            nn.Sequential(HarmonicFeatures(spec), nn.Linear(spec.n_mels + 1, hidden)) if config.harmonic_embedding else None
+            nn.Sequential(HarmonicFeatures(spec), nn.Linear(spec.n_mels + 1, hidden))
+            if config.harmonic_embedding
+            else None
         )
         self.denoiser = Denoiser(config.denoiser, spec.n_mels)
         self.register_buffer("mel_mean", torch.zeros(spec.n_mels))
@@ -95,7 +97,9 @@ class AcousticModel(nn.Module):
         return x * self.mel_scale + self.mel_mean
 
     def embed(self, condition: Condition) -> Tensor:
-        """Sum of the projected parts of the condition, (B, T, hidden). Code of the authors; their paper says concatenation."""
+        """Sum of the projected parts of the condition, (B, T, hidden). Code of the authors; their paper says
+        concatenation.
+        """
         index = condition.content_index.long()[..., None].expand(-1, -1, self.content_embed.out_features)
         total = torch.gather(self.content_embed(condition.content), 1, index)
         total = total + self.f0_embed(torch.log1p(condition.f0_hz / 700.0)[..., None])
@@ -108,7 +112,8 @@ class AcousticModel(nn.Module):
         return torch.log10(loudness.clamp(min=1e-5)) + 2.0 if self.config.log_loudness else loudness
 
     def denoise(self, x: Tensor, sigma: Tensor, embedded: Tensor, denoiser: Denoiser | None = None) -> Tensor:
-        """D(x (B, T, M); sigma (B,)) given the embedded condition; float32 around whatever precision the network runs in.
+        """D(x (B, T, M); sigma (B,)) given the embedded condition; float32 around whatever precision the network
+        runs in.
 
         `denoiser` takes the place of the model's own, for averaged copies of its weights.
         """

@@ -106,10 +106,11 @@ def batch_condition(model: AcousticModel, batch: Mapping[str, Tensor]) -> Condit
 def build_acoustic(
     config: AcousticConfig, features: FeatureIndex, n_content: int, clips: list[ClipFeatures] | None = None
 ) -> AcousticModel:
-    """A new acoustic model for the singers of a run; `clips` sets the mel's mean and scale, a checkpoint loaded later may too.
+    """A new acoustic model for the singers of a run; `clips` sets the mel's mean and scale, a checkpoint loaded
+    later may too.
 
-    Mean per band, one scale for all bands, so that the normalised mel has standard deviation sigma_data and an error in any
-    band counts alike.
+    Mean per band, one scale for all bands, so that the normalised mel has standard deviation sigma_data and an error
+    in any band counts alike.
     """
     model = AcousticModel(config, features.audio, n_content, len(features.trained_singers))
     if clips:

@@ -122,7 +122,9 @@ def train_student(
         "seed": seed,
     }
     if encoder_hash != of_teacher["content_encoder"]:
-        logger.warning("the teacher was trained on content of encoder %s, not %s", of_teacher["content_encoder"], encoder_hash)
+        logger.warning(
+            "the teacher was trained on content of encoder %s, not %s", of_teacher["content_encoder"], encoder_hash
+        )
     data = AcousticData(train, config.crop_frames, config.loop.batch_size)
     return fit(
         StudentObjective(load_acoustic(teacher, "ema").train(), config),

@@ -29,7 +29,9 @@ def require_checkpoint(folder: Path) -> Path:
     """The latest checkpoint of a stage, or a `TrainingError` that names the command to run first."""
     path = latest_checkpoint(folder)
     if path is None:
-        raise TrainingError(f"no checkpoint in {folder}\nhint: run it first: comosvc-train {folder.name} -o {folder.parent}")
+        raise TrainingError(
+            f"no checkpoint in {folder}\nhint: run it first: comosvc-train {folder.name} -o {folder.parent}"
+        )
     return path
 
 
@@ -43,8 +45,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `step_<step>.safetensors` and drop all but the last `keep`.
 
-    Tensors are named `<module>.<parameter>` and `optimizer.<parameter index>.<slot>`; the header's metadata holds the step and
-    the resolved configuration as JSON.
+    Tensors are named `<module>.<parameter>` and `optimizer.<parameter index>.<slot>`; the header's metadata holds the
+    step and the resolved configuration as JSON.
     """
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -97,6 +99,6 @@ def require_space(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise TrainingError(
-            f"{folder} needs {n_bytes / 1e6:.0f} MB more and its disk has {free / 1e6:.0f} MB free; nothing was overwritten\n"
+            f"{folder} needs {n_bytes / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free; nothing was overwritten\n"
             "hint: free some space, then run the same command again: it goes on from the last checkpoint"
         )

@@ -39,7 +39,9 @@ ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch;
 @contextmanager
 def _clear_errors() -> Iterator[None]:
     """Errors raised on purpose as one readable message and exit code 1."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
+    )
     try:
         yield
     except ComosvcError as error:
@@ -95,7 +97,9 @@ def prepare(
     config: ConfigOption = "demo",
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Your own recordings: one sub-folder per singer. Default: the corpus in RUN/corpus."),
+        typer.Option(
+            "--data", help="Your own recordings: one sub-folder per singer. Default: the corpus in RUN/corpus."
+        ),
     ] = None,
     jobs: JobsOption = 0,
 ) -> None:
@@ -128,7 +132,8 @@ def content(
 
     _run_stage(
         lambda s: train_content(
-            s.recipe.content, s.recipe.audio, s.run, seed=s.recipe.seed, resume=s.resume, device=s.device, console=console
+            s.recipe.content, s.recipe.audio, s.run,
+            seed=s.recipe.seed, resume=s.resume, device=s.device, console=console,
         ),
         config, run, resume, device, threads,
     )  # fmt: skip
@@ -182,7 +187,9 @@ def student(
     threads: ThreadsOption = 0,
     published: Annotated[
         bool,
-        typer.Option("--published", help="The published recipe without the recipe file's departures, into RUN/student-published."),
+        typer.Option(
+            "--published", help="The published recipe without the recipe file's departures, into RUN/student-published."
+        ),
     ] = False,
 ) -> None:
     """Distil the teacher into the student that needs one step."""

@@ -1,8 +1,8 @@
 """The content encoder: which phone sounds in each 10 ms of a voice, whoever sings it and at whatever pitch.
 
 A small convolutional network over log-mel frames, trained on phone labels. What it exports is the posteriorgram: 33
-numbers per frame carry the words and next to nothing of the singer. It sees a few frames ahead and no more, so that live
-use needs no other encoder.
+numbers per frame carry the words and next to nothing of the singer. It sees a few frames ahead and no more, so that
+live use needs no other encoder.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,9 @@ class ContentConfig:
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
     """Distance in frames between the three taps of each block."""
     lookahead_frames: int = 2
-    """Frames of future beyond the stem's one. Each block takes one dilation of them while they last; the others are causal."""
+    """Frames of future beyond the stem's one. Each block takes one dilation of them while they last; the others are
+    causal.
+    """
     dropout: float = 0.1
 
 

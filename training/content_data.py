@@ -55,8 +55,9 @@ class Augmentation:
     tilt_db: float = 6.0
     """Largest spectral slope, from the lowest to the highest band."""
     equaliser_db: tuple[float, float] = (2.0, 8.0)
-    """Standard deviation of the gain at each of ten points along the mel axis, from the lowest to the highest: speakers and
-    microphones differ most where s and sh are told apart."""
+    """Standard deviation of the gain at each of ten points along the mel axis, from the lowest to the highest:
+    speakers and microphones differ most where s and sh are told apart.
+    """
     gain_db: tuple[float, float] = (-18.0, 9.0)
     noise_db: tuple[float, float] = (-90.0, -30.0)
     """White noise, relative to the crop's level."""

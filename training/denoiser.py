@@ -1,4 +1,6 @@
-"""The denoiser: DiffWave's non-causal WaveNet as CoMoSVC uses it, with its sizes and its look-ahead in the configuration."""
+"""The denoiser: DiffWave's non-causal WaveNet as CoMoSVC uses it, with its sizes and its look-ahead in the
+configuration.
+"""
 
 import math
 from dataclasses import dataclass
@@ -26,8 +28,8 @@ class DenoiserConfig:
     input_skip: bool = False
     """Add k(sigma) * input to the output and scale the rest by 1 + g(sigma).
 
-    At low sigma the network's job is nearly the identity. A small network takes thousands of steps to find a path through its
-    bottleneck for that; the skip hands it one. Initially zero, hence off.
+    At low sigma the network's job is nearly the identity. A small network takes thousands of steps to find a path
+    through its bottleneck for that; the skip hands it one. Initially zero, hence off.
     """
 
 
@@ -39,7 +41,9 @@ class StepEmbedding(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.register_buffer("frequencies", torch.exp(-math.log(10_000.0) / (half - 1) * torch.arange(half)), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(10_000.0) / (half - 1) * torch.arange(half)), persistent=False
+        )
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.Mish(), nn.Linear(4 * channels, channels))
 
     def forward(self, c_noise: Tensor) -> Tensor:
@@ -48,7 +52,9 @@ class StepEmbedding(nn.Module):
 
 
 class ResidualLayer(nn.Module):
-    """Gated dilated convolution with a residual and a skip output; step (B, C, 1) and condition (B, 2C, T) are projected outside."""
+    """Gated dilated convolution with a residual and a skip output; step (B, C, 1) and condition (B, 2C, T) are
+    projected outside.
+    """
 
     def __init__(self, channels: int, dilation: int, future: int) -> None:
         super().__init__()
@@ -76,7 +82,8 @@ class Denoiser(nn.Module):
         self.step_projection = nn.Linear(C, n * C)
         self.condition_projection = nn.Linear(config.hidden, n * 2 * C)
         self.layers = nn.ModuleList(
-            ResidualLayer(C, dilation, future) for dilation, future in zip(_dilations(config), _futures(config), strict=True)
+            ResidualLayer(C, dilation, future)
+            for dilation, future in zip(_dilations(config), _futures(config), strict=True)
         )
         self.skip_projection = nn.Conv1d(C, C, 1)
         self.output_projection = nn.Conv1d(C, n_mels, 1)

@@ -1,7 +1,7 @@
 """The mathematics of the teacher (Karras et al. 2022, EDM) and of the student (Song et al. 2023, consistency models).
 
-Symbols are the papers'. Differences are the CoMoSVC authors': c_skip and c_out are shifted by sigma_min for the teacher as well as
-for the student, so that both satisfy the boundary condition f(x, sigma_min) = x.
+Symbols are the papers'. Differences are the CoMoSVC authors': c_skip and c_out are shifted by sigma_min for the
+teacher as well as for the student, so that both satisfy the boundary condition f(x, sigma_min) = x.
 """
 
 import itertools
@@ -50,10 +50,11 @@ def loss_weight(sigma: Tensor, config: SigmaConfig) -> Tensor:
 
 
 def training_sigmas(n: int, config: SigmaConfig, generator: torch.Generator, ladder: Tensor | None = None) -> Tensor:
-    """n noise levels to train at, (n,): ln sigma ~ N(P_mean, P_std^2); with a `ladder`, every second one is drawn from it instead.
+    """n noise levels to train at, (n,): ln sigma ~ N(P_mean, P_std^2); with a `ladder`, every second one is drawn
+    from it instead.
 
-    The published distribution puts 0.2 % of its draws above sigma 10. A million iterations forgive that; a short training does
-    not, and the student starts at sigma_max.
+    The published distribution puts 0.2 % of its draws above sigma 10. A million iterations forgive that; a short
+    training does not, and the student starts at sigma_max.
     """
     sigma = (config.P_mean + config.P_std * torch.randn(n, generator=generator)).exp()
     if ladder is not None:
@@ -92,7 +93,7 @@ def sampling_sigmas(n_steps: int, config: SigmaConfig) -> Tensor:
 
 
 def consistency_sample(denoise: Denoise, noises: Sequence[Tensor], config: SigmaConfig) -> Tensor:
-    """One evaluation for each noise (B, T, M): denoise from sigma_max, then re-noise to lower levels and denoise again."""
+    """One evaluation for each noise (B, T, M): denoise from sigma_max, then re-noise lower and denoise again."""
     sigmas = sampling_sigmas(len(noises), config)
     x = denoise(config.sigma_max * noises[0], sigmas[0].expand(len(noises[0])))
     for sigma, noise in zip(sigmas[1:], noises[1:], strict=True):

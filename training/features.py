@@ -17,7 +17,9 @@ INDEX = "index.json"
 
 @dataclass(frozen=True)
 class SingerEntry:
-    """A singer as found in the material. `index` is the row of the embedding table, or None for one who is not trained on."""
+    """A singer as found in the material. `index` is the row of the embedding table, or None for one who is not
+    trained on.
+    """
 
     kind: str  # "synthetic", "recorded": what the audio is
     split: str  # "train" or "heldout"

@@ -1,7 +1,7 @@
 """The one training loop: Lightning Fabric for device and precision, everything else in sight.
 
-Every random draw of a step comes from a generator seeded with (seed, step), so a run that is killed and resumed sees what the
-uninterrupted one would have seen.
+Every random draw of a step comes from a generator seeded with (seed, step), so a run that is killed and resumed sees
+what the uninterrupted one would have seen.
 """
 
 import logging
@@ -53,7 +53,9 @@ class LoopConfig:
     checkpoint_every: int = 500
     log_every: int = 50
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the matrix products: bf16 doubles their speed on processors that have AVX512-BF16 or AMX. The rest stays float32."""
+    """Of the matrix products: bf16 doubles their speed on processors that have AVX512-BF16 or AMX. The rest stays
+    float32.
+    """
 
 
 class Objective(nn.Module, Generic[Model]):
@@ -106,10 +108,11 @@ def fit(
     validate: Callable[[Model], Mapping[str, float]] | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Minimise `objective` for `config.steps` and return the last checkpoint, which holds `model`, `ema` and the optimiser.
+    """Minimise `objective` for `config.steps` and return the last checkpoint, which holds `model`, `ema` and the
+    optimiser.
 
-    A finished stage returns at once. A half-done one goes on only with `resume`, and only under the same configuration.
-    `validate` is called on the averaged model at each checkpoint; its figures go to TensorBoard.
+    A finished stage returns at once. A half-done one goes on only with `resume`, and only under the same
+    configuration. `validate` is called on the averaged model at each checkpoint; its figures go to TensorBoard.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Not Fabric's own mixed precision: it rounds the batch to bf16 too, which is the noise floor of a mel at low sigma.
@@ -141,7 +144,8 @@ def fit(
                 loss, figures = trained(batch, generator)
             if not torch.isfinite(loss):
                 raise TrainingError(
-                    f"the loss of {folder.name} became {loss.item()} at step {step}; the last checkpoint is {latest_checkpoint(folder)}\n"
+                    f"the loss of {folder.name} became {loss.item()} at step {step}; "
+                    f"the last checkpoint is {latest_checkpoint(folder)}\n"
                     "hint: lower learning_rate, or look for broken clips with: comosvc-train prepare"
                 )
             fabric.backward(loss)
@@ -155,8 +159,12 @@ def fit(
                     writer.add_scalar(name, value.item(), step)
                 progress.update(task, completed=step + 1, loss=loss.item())
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                for name, value in (validate(average) if validate else {}).items():
+                measured = dict(validate(average)) if validate else {}
+                for name, value in measured.items():
                     writer.add_scalar(f"valid/{name}", value, step + 1)
+                # The progress bar is for a terminal; this line is for a log.
+                shown = ", ".join(f"{name} {value:.4g}" for name, value in {"loss": loss.item(), **measured}.items())
+                logger.info("%s step %d/%d: %s", folder.name, step + 1, config.steps, shown)
                 save_checkpoint(folder, step + 1, stored, optimizer, resolved_config)
         progress.update(task, completed=config.steps)
     return require_checkpoint(folder)
@@ -181,7 +189,9 @@ def _restore(
             "hint: use the same configuration, another -o folder, or delete this stage's folder"
         )
     if step < resolved_config["loop"]["steps"] and not resume:
-        raise TrainingError(f"{folder} stopped at step {step}\nhint: add --resume to go on from there, or delete the folder")
+        raise TrainingError(
+            f"{folder} stopped at step {step}\nhint: add --resume to go on from there, or delete the folder"
+        )
     for name, module in stored.items():
         load_module(path, name, module)
     load_optimizer(path, optimizer)

@@ -26,7 +26,7 @@ class StudentConfig:
     pseudo_huber: float | None = None
     """c of sqrt(d^2 + c^2) - c in place of the squared distance."""
     data_l1_weight: float = 0.0
-    """Weight of |f(sigma_max z) - y|: pulls the one-step output towards the recordings; the published recipe has none."""
+    """Weight of |f(sigma_max z) - y|, which pulls the one-step output towards the recordings; none is published."""
     noise_scale: float = 1.0
     """Scale of the initial noise of the one-step sampler, baked into the exported graph."""
 
@@ -36,7 +36,8 @@ class StudentConfig:
 
 
 class StudentObjective(Objective[AcousticModel]):
-    """E d(f(x_{n+1}, t_{n+1}), f_target(x_n, t_n)) with x_n one Euler step of the frozen teacher. Song et al. 2023, algorithm 2.
+    """E d(f(x_{n+1}, t_{n+1}), f_target(x_n, t_n)) with x_n one Euler step of the frozen teacher. Song et al. 2023,
+    algorithm 2.
 
     Only the denoiser is trained: the embeddings of the condition stay the teacher's.
     """
@@ -70,7 +71,9 @@ class StudentObjective(Objective[AcousticModel]):
         distance = self._distance(model.denoise(x_next, t_next, embedded) - target)
         loss = self.config.loss_scale * distance
         if self.config.data_l1_weight:
-            loss = loss + self.config.data_l1_weight * self.config.loss_scale * self._one_step_l1(y, embedded, generator)
+            loss = loss + self.config.data_l1_weight * self.config.loss_scale * self._one_step_l1(
+                y, embedded, generator
+            )
         return loss, {"consistency": distance.detach()}
 
     def _distance(self, difference: Tensor) -> Tensor:

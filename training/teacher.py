@@ -45,8 +45,8 @@ PROBED_SIGMAS = (0.05, 0.17, 0.47, 2.5, 10.0, 80.0)
 def denoising_errors(batch: Batch) -> Callable[[AcousticModel], Mapping[str, float]]:
     """A validation: mean |D - y| at fixed noise levels, relative to handing the input through.
 
-    The training loss falls nicely while a network does nothing at low sigma, and a sampler of such a network ends in noise. Below
-    1 here means that it denoises.
+    The training loss falls nicely while a network does nothing at low sigma, and a sampler of such a network ends in
+    noise. Below 1 here means that it denoises.
     """
 
     @torch.no_grad()

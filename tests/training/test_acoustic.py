@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.acoustic import AcousticConfig, AcousticModel, Condition, HarmonicFeatures
 from comosvc.training.denoiser import Denoiser, DenoiserConfig

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
+
 from comosvc.training.config import from_mapping, load_config, to_mapping
 from comosvc.training.errors import ConfigError
 

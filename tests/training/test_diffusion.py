@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from comosvc.training.diffusion import (
     SigmaConfig,
     consistency_sample,
@@ -23,7 +24,7 @@ def ideal_denoiser(x, sigma):
 
 
 def ode_end(noise):
-    """Where the probability-flow ODE of the same data ends: x(0) = x(sigma) sigma_data / sqrt(sigma^2 + sigma_data^2)."""
+    """The end of the same data's ODE: x(0) = x(sigma) sigma_data / sqrt(sigma^2 + sigma_data^2)."""
     return CONFIG.sigma_max * noise * CONFIG.sigma_data / (CONFIG.sigma_max**2 + CONFIG.sigma_data**2) ** 0.5
 
 

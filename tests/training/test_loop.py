@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
+
 from comosvc.training import checkpoint
 from comosvc.training.checkpoint import latest_checkpoint, load_module, read_metadata
 from comosvc.training.config import to_mapping
 from comosvc.training.errors import TrainingError
 from comosvc.training.loop import LoopConfig, Objective, fit, learning_rate
-from safetensors.torch import load_file
-from torch import nn
 
 CONFIG = LoopConfig(
     steps=12,
