@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 FORMAT_VERSION = 1
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 """Raised whenever the same configuration would give other audio."""
 
 
