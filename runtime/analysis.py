@@ -21,6 +21,8 @@ from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, f0_at_frames, pitch_fram
 from .pitch_statistics import PitchStatistics
 from .tracks import Track
 
+_LOUDNESS_FRAMES = 128  # a fixed grid here too: a sum in another order would change the last bit
+
 
 def next_piece(done: int, size: int, goal: int | None) -> tuple[int, int]:
     """The piece that follows position `done`. Pieces lie on a fixed grid, whatever blocks the clip comes in."""
@@ -133,17 +135,18 @@ class Analysis:
             track.forget(audio_16k // PITCH_HOP_LENGTH - 1)
 
     def _measure_loudness(self) -> None:
-        if self.is_open.end == self.goal:
-            return
-        hop = self.spec.hop_length
+        hop, before = self.spec.hop_length, self.loudness.end
         margin = ceil_div(self.spec.win_length, 2 * hop)
-        first = self.loudness.end
-        last = max(first, self._at_model_rate.end // hop - margin) if self.goal is None else self.goal
-        if last > first:
-            from_frame = max(0, first - margin)
-            audio = self._at_model_rate.read_padded(from_frame * hop, (last + margin) * hop)
+        while self.goal is None or self.loudness.end < self.goal:
+            first, last = next_piece(self.loudness.end, _LOUDNESS_FRAMES, self.goal)
+            from_frame, audio_end = max(0, first - margin), (last + margin) * hop
+            if self.goal is None and self._at_model_rate.end < audio_end:
+                break
+            audio = self._at_model_rate.read_padded(from_frame * hop, audio_end)
             self.loudness.append(loudness(audio, self.spec)[first - from_frame : last - from_frame])
-        self.is_open.append(self._gate.push(self.loudness.read(first, last), self.goal is not None))
+        if self.is_open.end != self.goal:
+            new = self.loudness.read(before, self.loudness.end)
+            self.is_open.append(self._gate.push(new, last=self.goal is not None))
 
     def _track_pitch(self) -> Work[None]:
         past, future = self._pitch_context.past, self._pitch_context.future

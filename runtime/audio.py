@@ -46,12 +46,11 @@ def mono(audio: Any, what: str = "audio", first_sample: int = 0) -> NDArray[np.f
     if samples.size == 0:
         raise AudioError(f"{what} is empty, shape {samples.shape}")
     scale = _INT16_FULL_SCALE if samples.dtype == np.int16 else 1.0
-    if samples.ndim == 2:
-        mixed = samples.mean(axis=1, dtype=np.float64) / scale
-    else:
-        mixed = samples.astype(np.float32) / np.float32(scale)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, which the next line reports
-        signal = mixed.astype(np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, which the next lines report
+        if samples.ndim == 2:
+            signal = (samples.mean(axis=1, dtype=np.float64) / scale).astype(np.float32)
+        else:
+            signal = samples.astype(np.float32) / np.float32(scale)
     bad = np.flatnonzero(~np.isfinite(signal))
     if len(bad):
         raise AudioError(

@@ -20,6 +20,13 @@ _SUBTYPE = "PCM_24"  # beyond what 16 bits need a dither for, and every player t
 _LOSSLESS_CONTAINERS = ("WAV", "WAVEX", "FLAC", "AIFF", "RF64")  # their headers count samples exactly
 
 
+class _Sequential(soundfile.SoundFile):
+    """soundfile seeks after every read to where it is already; libsndfile cannot do that in MP3 without distortion."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class AudioReader:
     """A file as mono float32 blocks. Raises `AudioError` for one that is missing, no audio, or damaged."""
 
@@ -27,12 +34,7 @@ class AudioReader:
         self.path = path
         if path.is_dir() or not path.exists():
             raise AudioError(f"{path}: {'is a folder, not an audio file' if path.is_dir() else 'no such file'}")
-        try:
-            self._file = soundfile.SoundFile(os.fspath(path))
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise AudioError(
-                f"{path} is not audio that can be read: {_reason(error)}\nhint: WAV, FLAC, OGG and MP3 can be read"
-            ) from error
+        self._file = self._open()
         self.channels, self.claimed_samples = self._file.channels, self._file.frames
         try:
             self.sample_rate = check_rate(self._file.samplerate)
@@ -40,9 +42,18 @@ class AudioReader:
             self._file.close()
             raise AudioError(f"{path}: {error}") from error
 
+    def _open(self) -> soundfile.SoundFile:
+        try:
+            return _Sequential(os.fspath(self.path))
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise AudioError(
+                f"{self.path} is not audio that can be read: {_reason(error)}\nhint: WAV, FLAC, OGG and MP3 can be read"
+            ) from error
+
     def blocks(self, length: int) -> Iterator[tuple[NDArray[np.float32], bool]]:
         """The whole file, from its start, in pieces of `length` samples, each with whether it is the last."""
-        self._file.seek(0)
+        self._file.close()
+        self._file = self._open()
         done, held = 0, self._read(length, 0)
         while len(held):
             following = self._read(length, done + len(held))

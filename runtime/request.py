@@ -90,4 +90,4 @@ def _schedule(bundle: Bundle, steps: Any) -> tuple[int, ...]:
     known = {1: (), **{int(number): indices for number, indices in schedules.items()}}
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps not in known:
         raise OptionError(f"steps is {steps!r}; this voice can do {', '.join(map(str, sorted(known)))}")
-    return known[steps]
+    return known[int(steps)]
