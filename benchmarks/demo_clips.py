@@ -64,7 +64,7 @@ def read_clips(folder: Path) -> DemoClips:
 def read_audio(folder: Path, entry: ClipEntry) -> NDArray[np.float32]:
     """(L,) at `SAMPLE_RATE`."""
     audio, _ = soundfile.read(folder / entry.file, dtype="float32")
-    return audio
+    return np.asarray(audio, np.float32)
 
 
 def write_clips(folder: Path) -> DemoClips:

@@ -5,13 +5,15 @@ different specs compare. A plain L1 rewards blur, since the mean of all likely a
 `texture` and the smoothed L1 stand beside it to show that.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Mel = NDArray[np.float32]
+T = TypeVar("T")
 
 SMOOTHING_FRAMES = 9
 """Width of the moving average that parts a mel into its course and its texture: 48 ms at hop 128 and 24 kHz."""
@@ -45,6 +47,28 @@ def smoothed(mel: Mel, width: int = SMOOTHING_FRAMES) -> Mel:
     index = np.arange(len(mel))
     first, last = np.maximum(index - width // 2, 0), np.minimum(index + width // 2 + 1, len(mel))
     return ((sums[last] - sums[first]) / (last - first)[:, None]).astype(mel.dtype)
+
+
+@dataclass(frozen=True)
+class MelScore:
+    """An estimated mel against the true one: distances in nepers, and texture."""
+
+    l1: float
+    smoothed_l1: float
+    texture: float
+
+
+def score_mel(estimate: Mel, truth: Mel, log_base: float) -> MelScore:
+    """Compare the frames that both (T, M) have; a last frame that only one of them covers does not count."""
+    n_frames = min(len(estimate), len(truth))
+    a, b = estimate[:n_frames], truth[:n_frames]
+    return MelScore(log_mel_l1(a, b, log_base), smoothed_l1(a, b, log_base), texture(a, b))
+
+
+def mean_of(items: Sequence[T]) -> T:
+    """Dataclasses of numbers, averaged field by field."""
+    names = [field.name for field in fields(items[0])]  # pyright: ignore[reportArgumentType]
+    return type(items[0])(**{name: float(np.mean([getattr(item, name) for item in items])) for name in names})
 
 
 @dataclass(frozen=True)

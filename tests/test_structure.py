@@ -132,37 +132,6 @@ def test_the_corpus_imports_without_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_the_runtime_is_free():
-    """No heavy library, no environment variable set, no file written, no thread setting."""
-    done = run_without(
-        set(),
-        "import os, threading\n"
-        "before = dict(os.environ)\n"
-        "import comosvc.runtime\n"
-        "assert dict(os.environ) == before\n"
-        "assert threading.active_count() == 1\n"
-        "heavy = {'torch', 'matplotlib', 'scipy', 'typer'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n",
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_public_surface():
-    import comosvc.runtime
-
-    assert sorted(comosvc.runtime.__all__) == [
-        "AudioSpec",
-        "ComosvcError",
-        "Conversion",
-        "Converter",
-        "Singer",
-        "__version__",
-    ]
-    for name in comosvc.runtime.__all__:
-        public = getattr(comosvc.runtime, name)
-        assert name.startswith("__") or (public.__doc__ or "").strip(), f"{name} is public and has no docstring"
-
-
 @pytest.mark.parametrize(
     ("command", "mentions"),
     [

@@ -1,0 +1,71 @@
+"""`comosvc-bench`: what the chain achieves, measured."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..runtime.errors import ComosvcError
+from .quality import QualityOptions, measure_quality
+from .report import as_table, into_readme, save_json
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Measure voices. Results are tables on the terminal, and JSON with hardware, versions and commit.",
+)
+console = Console()
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `quality` a sub-command although it is the only one."""
+
+
+@app.command()
+def quality(
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="A shipped voice, a .comosvc file or its folder.")
+    ] = "demo",
+    run: Annotated[
+        Path | None, typer.Option("--run", help="The run folder of the voice: also measure its teacher and students.")
+    ] = None,
+    install: Annotated[
+        str | None,
+        typer.Option(
+            "--install", help="Also measure the slim install: what pip shall install, '.[cpu]' or 'x.whl[cpu]'."
+        ),
+    ] = None,
+    constraint: Annotated[Path | None, typer.Option("--constraint", help="A pip constraints file for that.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
+    readme: Annotated[
+        Path | None, typer.Option("--readme", help="Renew the table between the markers of this Markdown file.")
+    ] = None,
+) -> None:
+    """The quality table of a demo voice on the held-out set: unseen singers, unseen songs, true targets.
+
+    Takes about ten minutes on one core, and as long again with --run. The held-out set is rendered once, into
+    $COMOSVC_HOME or ~/.cache/comosvc.
+    """
+    command = shlex.join(["comosvc-bench", *sys.argv[1:]])
+    options = QualityOptions(model=model, run=run, install=install, constraint=constraint)
+    try:
+        with Console(stderr=True).status("…") as status:
+            report = measure_quality(options, command, lambda what: status.update(what))
+    except ComosvcError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    console.print(as_table(report))
+    if json is not None:
+        save_json(report, json)
+    if readme is not None:
+        into_readme(report, readme)
+
+
+def main() -> None:
+    """Entry point of `comosvc-bench`."""
+    app()

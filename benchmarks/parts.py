@@ -1,0 +1,121 @@
+"""The parts of a bundle measured alone: vocoder, content encoder, pitch, parity, speed."""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from ..runtime import Converter
+from ..runtime.bundle import Bundle
+from ..runtime.mel import mel_spectrogram
+from ..runtime.pitch import PITCH_SAMPLE_RATE
+from ..runtime.providers import Graph
+from ..runtime.source import noise_samples, pulse_source
+from ..runtime.spec import AudioSpec
+from ..training.corpus import PHONES, CorpusConfig, Labels
+from ..training.corpus.flite import speak_plan, spoken_clips
+from .bounded_pitch import f0_held, track_pitch_bounded
+from .conversions import SAMPLE_RATE
+from .held_out import HeldOutSong
+from .meters import PitchMeter
+from .metrics import F0Errors, MelScore, f0_errors, mean_of, score_mel
+
+RTF_REPEATS = 5
+
+
+def open_graph(bundle: Bundle, name: str) -> Graph:
+    """A graph of the bundle on one thread."""
+    return Graph(name, bundle.manifest.graphs[name], bundle.graph_bytes(name), threads=1)
+
+
+def copy_synthesis(bundle: Bundle, songs: Iterable[HeldOutSong], meter: PitchMeter) -> MelScore:
+    """True mels through the vocoder, with the F0 that the pitch graph finds; means over all singers of all songs."""
+    vocoder, spec = open_graph(bundle, "vocoder"), bundle.manifest.audio
+    scores = []
+    for seed, audio in enumerate(a for song in songs for a in (song.sources | song.targets).values()):
+        audio = soxr.resample(audio, SAMPLE_RATE, spec.sample_rate)
+        mel = mel_spectrogram(audio, spec)
+        f0_hz = meter(audio, spec.sample_rate, spec)
+        source, _ = pulse_source(f0_hz, spec)
+        noise = noise_samples(seed, 0, spec.samples(len(mel)))
+        inputs = {"mel": mel, "f0_hz": f0_hz, "source": source, "noise": noise}
+        (copied,) = vocoder.run({name: array[None] for name, array in inputs.items()})
+        scores.append(score_mel(mel_spectrogram(copied[0], spec), mel, spec.mel_log_base))
+    return mean_of(scores)
+
+
+@dataclass(frozen=True)
+class FrameAccuracy:
+    """Share of content frames whose most probable phone is the right one."""
+
+    all: float
+    sounding: float
+    """Without the frames that are silence by the label."""
+    n_frames: int
+
+
+def content_accuracy(bundle: Bundle, clips: Iterable[tuple[NDArray[np.float32], Labels]]) -> FrameAccuracy:
+    """The content graph on clips (audio (L,) at 24 kHz, labels)."""
+    graph, spec = open_graph(bundle, "content"), bundle.manifest.audio
+    labels = bundle.manifest.model.content_labels
+    if labels != PHONES:
+        raise ValueError(f"the content channels of this bundle are not the corpus' phones: {labels}")
+    right, truth = [], []
+    for audio, label in clips:
+        at_16k = soxr.resample(audio, SAMPLE_RATE, spec.content_sample_rate)
+        (content,) = graph.run({"audio": at_16k[None]})
+        times_s = (np.arange(content.shape[1]) + 0.5) * spec.content_hop_length / spec.content_sample_rate
+        phones = label.phones_at(times_s)
+        truth.append(phones)
+        right.append(content[0].argmax(axis=1) == phones)
+    hits, phones = np.concatenate(right), np.concatenate(truth)
+    sounding = phones != PHONES.index("sil")
+    return FrameAccuracy(float(hits.mean()), float(hits[sounding].mean()), len(hits))
+
+
+def held_out_singers_clips(songs: Iterable[HeldOutSong]) -> Iterable[tuple[NDArray[np.float32], Labels]]:
+    """Clips of singers that no training saw."""
+    return ((audio, song.labels) for song in songs for audio in song.sources.values())
+
+
+def recorded_clips(config: CorpusConfig) -> Iterable[tuple[NDArray[np.float32], Labels]]:
+    """Clips of the recorded voice that no training saw. Raises `DataError` without flite."""
+    return (speak_plan(config, plan) for plan in spoken_clips(config) if plan.split == "test")
+
+
+def bounded_pitch_errors(songs: Iterable[HeldOutSong], meter: PitchMeter, spec: AudioSpec) -> F0Errors:
+    """F0 of the held-out singers with one pitch frame of look-ahead, held until the next."""
+
+    def curves() -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        for song in songs:
+            truth = song.f0_at_frames(spec)
+            for audio in song.sources.values():
+                at_16k = soxr.resample(audio, SAMPLE_RATE, PITCH_SAMPLE_RATE)
+                yield f0_held(*track_pitch_bounded(meter.session, at_16k), len(truth), spec), truth
+
+    return f0_errors(curves(), spec.frame_rate_hz)
+
+
+def worst_parity(bundle: Bundle) -> dict[str, float]:
+    """Largest relative error of each graph against torch, from the bundle's own `parity.json`."""
+    worst: dict[str, float] = {}
+    for row in json.loads(bundle.read("parity.json"))["rows"]:
+        worst[row["graph"]] = max(worst.get(row["graph"], 0.0), row["relative"])
+    return worst
+
+
+def one_core_rtf(converter: Converter, audio: NDArray[np.float32], singer: str) -> float:
+    """Processor seconds per second of audio, the whole of `convert`: median of several, after one to warm up.
+
+    Process time, all threads together, so that neither a second core nor a busy machine flatters or spoils it.
+    """
+    seconds = []
+    for _ in range(1 + RTF_REPEATS):
+        start = time.process_time()
+        converter.convert(audio, SAMPLE_RATE, singer=singer)
+        seconds.append(time.process_time() - start)
+    return float(np.median(seconds[1:])) / (len(audio) / SAMPLE_RATE)

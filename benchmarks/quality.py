@@ -1,0 +1,212 @@
+"""The quality of a voice on the held-out parallel set, row by row against what it has to reach."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..runtime import Converter
+from ..runtime.bundle import Bundle, comosvc_home, open_bundle
+from ..runtime.errors import ComosvcError
+from ..training.corpus import CorpusConfig
+from .conversions import SAMPLE_RATE, Score, pool, score_conversion
+from .distillation import PUBLISHED, measure_distillation, rotated_pairs
+from .goals import GOALS, Found, filled
+from .held_out import HeldOutSong, Pair, load_held_out, pairs
+from .install import measure_install
+from .meters import PitchMeter, SingerMeter
+from .parts import (
+    bounded_pitch_errors,
+    content_accuracy,
+    copy_synthesis,
+    held_out_singers_clips,
+    one_core_rtf,
+    recorded_clips,
+    worst_parity,
+)
+from .report import Report
+
+Say = Callable[[str], None]
+Rows = dict[str, Found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityOptions:
+    """What to measure."""
+
+    model: str = "demo"
+    run: Path | None = None
+    """A run folder, for the rows that need torch: teacher, published student, distances to the ODE."""
+    install: str | None = None
+    """What pip should install to measure the slim install: ".[cpu]" in a checkout, or a wheel with [cpu]."""
+    constraint: Path | None = None
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    cache: Path = field(default_factory=lambda: comosvc_home() / "benchmarks")
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What the rows are measured with."""
+
+    options: QualityOptions
+    converter: Converter
+    bundle: Bundle
+    songs: list[HeldOutSong]
+    meter: PitchMeter
+    say: Say
+    details: dict[str, Any]
+
+
+def measure_quality(options: QualityOptions, command: str, say: Say) -> Report:
+    """Measure every row that `options` allow; the others stay empty and say how. `say` hears of progress."""
+    say("held-out songs")
+    songs = load_held_out(options.corpus, options.cache, lambda song: say(f"rendered {song}"))
+    details: dict[str, Any] = {}
+    with Converter(options.model, provider="cpu", threads=1) as converter:
+        bench = _Bench(options, converter, open_bundle(options.model), songs, PitchMeter(), say, details)
+        _require_targets(bench)
+        rows = {**_conversions(bench), **_parts(bench), **_distillation(bench), **_install(bench)}
+        voice = _voice(bench)
+    assert rows.keys() == GOALS.keys()
+    table = tuple(filled(key, rows[key]) for key in GOALS)
+    return Report(command=command, rows=table, voice=voice, details=details)
+
+
+def _require_targets(bench: _Bench) -> None:
+    wanted = set(bench.songs[0].targets)
+    if missing := sorted(wanted - set(bench.converter.singers)):
+        raise ComosvcError(
+            f"the held-out set has targets for {', '.join(sorted(wanted))}; this voice lacks {', '.join(missing)}\n"
+            "hint: the quality table is about demo voices, trained on the demo corpus"
+        )
+
+
+def _conversions(bench: _Bench) -> Rows:
+    every = list(pairs(bench.songs))
+    one = pool(_score(bench, every, steps=1), bench.converter.spec)
+    few = rotated_pairs(bench.songs)
+    four = (
+        pool(_score(bench, few, steps=4), bench.converter.spec)
+        if "4" in bench.bundle.manifest.model.schedules
+        else None
+    )
+    n_sources, n_targets = len(bench.songs[0].sources), len(bench.songs[0].targets)
+    on = f"{one.n} conversions: {n_sources} unseen singers × {len(bench.songs)} unseen songs × {n_targets} targets"
+    bench.details["one_step"] = asdict(one)
+    return {
+        "student": Found(one.relative_l1, f"{on}; unconverted {one.unconverted_l1:.3f} nepers"),
+        "audio": Found(one.relative_l1_audio, "the same"),
+        "smoothed": Found(one.relative_smoothed_l1, "the same"),
+        "four_steps": Found(four.relative_l1, f"{four.n} of them; texture {four.texture:.2f}") if four else
+        Found(None, "the bundle has no schedule of 4 steps"),
+        "texture": Found(one.texture, "the same conversions"),
+        "texture_audio": Found(one.texture_audio, "the same"),
+        "f0_gross": Found(100 * one.f0.gross, f"swift-f0 on the output, {one.f0.n_frames} frames"),
+        "f0_rmse": Found(one.f0.rmse_cents, "the same"),
+        "f0_voicing": Found(100 * one.f0.voicing, "the same, ±20 ms around changes left out"),
+        "identified": Found(100 * one.identified, f"{one.n} clips, own classifier of {n_targets} voices and others"),
+    }  # fmt: skip
+
+
+def _score(bench: _Bench, chosen: Sequence[Pair], steps: int) -> list[Score]:
+    identify = SingerMeter()
+    scores = []
+    for seed, pair in enumerate(chosen):
+        scores.append(score_conversion(bench.converter, pair, seed, steps, bench.meter, identify))
+        bench.say(f"{pair.name}, {steps} step{'s' if steps > 1 else ''}")
+    bench.details[f"conversions_{steps}"] = [
+        {"pair": s.pair, "identified": s.identified, "mel": asdict(s.mel), "audio": asdict(s.audio)} for s in scores
+    ]
+    return scores
+
+
+def _parts(bench: _Bench) -> Rows:
+    bundle, songs, say = bench.bundle, bench.songs, bench.say
+    say("vocoder")
+    clips = sum(len(song.sources) + len(song.targets) for song in songs)
+    copy = copy_synthesis(bundle, songs, bench.meter)
+    say("content encoder")
+    synthetic = content_accuracy(bundle, held_out_singers_clips(songs))
+    try:
+        recorded = content_accuracy(bundle, recorded_clips(bench.options.corpus))
+        heard = Found(recorded.all, f"rms of flite, {recorded.n_frames} frames; sounding ones {recorded.sounding:.3f}")
+    except ComosvcError as error:
+        heard = Found(None, str(error).replace("\n", "; "))
+    say("pitch with bounded look-ahead")
+    bounded = bounded_pitch_errors(songs, bench.meter, bench.converter.spec)
+    say("speed")
+    source = next(iter(songs[0].sources.values()))
+    rtf = one_core_rtf(bench.converter, source, next(iter(bench.converter.singers)))
+    parity = worst_parity(bundle)
+    graphs = {name: error for name, error in parity.items() if name != "end_to_end"}
+    ahead = bundle.manifest.lookahead_ms
+    return {
+        "copy": Found(copy.l1, f"{clips} held-out clips, tracked F0; texture {copy.texture:.2f}"),
+        "content_synthetic": Found(
+            synthetic.all, f"{synthetic.n_frames} frames; sounding ones {synthetic.sounding:.3f}"
+        ),
+        "content_recorded": heard,
+        "parity": Found(max(graphs.values()), ", ".join(f"{name} {error:.1e}" for name, error in parity.items())),
+        "rtf": Found(rtf, f"one thread, processor time, {len(source) / SAMPLE_RATE:.1f} s clip"),
+        "lookahead": Found(
+            ahead.total,
+            f"content {ahead.content:.1f}, F0 {ahead.pitch_low_latency:.1f}, acoustic {ahead.acoustic:.1f}, "
+            f"vocoder {ahead.vocoder:.1f}",
+        ),
+        "bounded_gross": Found(100 * bounded.gross, "sources of the held-out set; for information"),
+        "bounded_rmse": Found(bounded.rmse_cents, "the same"),
+        "bounded_voicing": Found(100 * bounded.voicing, "the same"),
+    }
+
+
+def _distillation(bench: _Bench) -> Rows:
+    keys = ("published", "teacher", "ode", "ode_published", "other_z")
+    run = bench.options.run
+    if run is None:
+        return {key: Found(None, "comosvc-bench quality --run RUN") for key in keys}
+    chosen = rotated_pairs(bench.songs)
+    found = measure_distillation(run, chosen, lambda pair: bench.say(f"teacher and students: {pair}"))
+    bench.details["distillation"] = asdict(found)
+    baseline = found.unconverted.l1
+    sampled = {name: score for name, score in found.samplers.items() if name.startswith("teacher ")}
+    best = min((name for name in sampled if name != "teacher 1"), key=lambda name: sampled[name].l1)
+    steps = ", ".join(f"{name.split()[1]}: {s.l1 / baseline:.3f} ({s.texture:.2f})" for name, s in sampled.items())
+    rows: Rows = {
+        "teacher": Found(sampled[best].l1 / baseline, f"{found.n} conversions; by Euler steps, with texture: {steps}")
+    }
+    if PUBLISHED in found.ode:
+        score, ode = found.samplers[PUBLISHED], found.ode[PUBLISHED]
+        rows["published"] = Found(score.l1 / baseline, f"{found.n} conversions; texture {score.texture:.2f}")
+        rows["ode_published"] = Found(ode.student / ode.undistilled, f"{found.n} conversions")
+    else:
+        missing = Found(None, "comosvc-train student --published -o RUN, then comosvc-bench quality --run RUN")
+        rows |= {"published": missing, "ode_published": missing}
+    ode = found.ode["student"]
+    rows["ode"] = Found(ode.student / ode.undistilled, f"{found.n} conversions")
+    rows["other_z"] = Found(ode.student / ode.student_other_noise, "the same")
+    return rows
+
+
+def _install(bench: _Bench) -> Rows:
+    options = bench.options
+    if options.install is None:
+        return {key: Found(None, "comosvc-bench quality --install '.[cpu]'") for key in ("size", "import")}
+    bench.say("slim install")
+    measured = measure_install(options.cache / "bare", options.install, options.constraint)
+    return {
+        "size": Found(measured.size_mb, f"{len(measured.packages)} packages, and pip and setuptools"),
+        "import": Found(measured.import_s, "from comosvc.runtime import Converter; median of fresh processes"),
+    }
+
+
+def _voice(bench: _Bench) -> dict[str, Any]:
+    manifest = bench.bundle.manifest
+    return {
+        "name": manifest.name,
+        "objective": manifest.model.objective,
+        "departures": list(manifest.model.departures),
+        "initial_noise_scale": manifest.model.initial_noise_scale,
+        "bundle_id": hashlib.sha256("".join(g.sha256 for g in manifest.graphs.values()).encode()).hexdigest()[:16],
+        "commit": manifest.provenance.get("commit"),
+    }
