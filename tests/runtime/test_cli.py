@@ -1,0 +1,224 @@
+"""comosvc-convert and comosvc-doctor, as somebody at a terminal meets them."""
+
+import importlib
+import json
+
+import pytest
+import soundfile
+from tiny_bundle import SPEC, edited, write_zip
+from typer.testing import CliRunner
+
+from comosvc.runtime import __version__, doctor
+from comosvc.runtime.cli import _app
+from comosvc.runtime.self_test import vowel
+
+GLIDE, _ = vowel(SPEC)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with two songs and a broken one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lieder").mkdir()
+    soundfile.write("lieder/a ü.wav", GLIDE[:9_000], 24_000)
+    soundfile.write("lieder/b.flac", GLIDE[:12_000], 44_100)
+    (tmp_path / "broken.wav").write_text("x")
+    return tmp_path
+
+
+@pytest.fixture
+def convert(bundle_path, folder):
+    """Runs the command with the tiny voice: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        result = CliRunner().invoke(_app, [*arguments, "-m", str(bundle_path), "--threads", "1"])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_help_has_examples_and_every_option():
+    result = CliRunner().invoke(_app, ["--help"], terminal_width=100)
+    assert result.exit_code == 0
+    for word in (
+        "comosvc-convert song.wav -o out.wav -s alto -k -3",
+        "--info",
+        "--plot",
+        "--json",
+        "--force",
+        "--seed",
+    ):
+        assert word in result.stdout
+
+
+def test_version():
+    assert CliRunner().invoke(_app, ["--version"]).stdout.strip() == __version__
+
+
+def test_one_file_to_one_file(convert, folder):
+    code, out, err = convert("lieder/a ü.wav", "-o", "ergebnis.flac", "-s", "bass", "-k", "-3")
+    assert (code, out) == (0, "")
+    assert "lieder/a ü.wav -> ergebnis.flac" in err
+    assert "key -3" in err
+    assert soundfile.info("ergebnis.flac").frames == 9_000
+
+
+@pytest.mark.parametrize("key", [("-k", "-3"), ("-k-3",), ("--key=-3",), ("--key", "-3.0")])
+def test_negative_keys_are_keys(convert, key):
+    code, out, _ = convert("lieder/a ü.wav", "-o", "a.wav", "--json", *key)
+    assert code == 0
+    assert json.loads(out)["results"][0]["options"]["key"] == -3.0
+
+
+def test_folders_patterns_and_files_in_one_go(convert, folder):
+    code, _, err = convert("lieder", "lieder/*.flac", "broken.wav", "gone.wav", "-o", "out", "-k", "auto")
+    assert code == 1
+    assert names(folder / "out") == ["a ü_alto_autokey.wav", "b_alto_autokey.wav"]
+    assert "broken.wav is not audio" in err
+    assert "gone.wav: no such file" in err
+    assert err.count("b.flac ->") == 1
+
+
+def test_without_output_the_result_comes_here(convert, folder):
+    assert convert("lieder/b.flac", "--format", "flac")[0] == 0
+    assert "b_alto_0key.flac" in names(folder)
+
+
+def test_a_blend(convert, folder):
+    code, out, _ = convert("lieder/b.flac", "-s", "alto=3,bass=1", "--json", "-o", "out")
+    assert code == 0
+    assert json.loads(out)["results"][0]["options"]["singer"] == {"alto": 0.75, "bass": 0.25}
+
+
+def test_json_is_all_of_standard_output(convert, folder):
+    code, out, _ = convert("lieder", "broken.wav", "-o", "out", "--json", "--seed", "4", "--steps", "2")
+    summary = json.loads(out)
+    assert code == 1
+    assert summary["version"] == __version__
+    results = {result["source"]: result for result in summary["results"]}
+    assert "is not audio" in results["broken.wav"]["error"]
+    good = results["lieder/a ü.wav"]
+    assert good["error"] is None
+    assert good["output"] == "out/a ü_alto_0key.wav"
+    assert (good["options"]["seed"], good["options"]["steps"]) == (4, 2)
+    assert set(good["timings_ms"]) == {"resample", "content", "pitch", "acoustic", "vocoder", "total"}
+    assert good["rtf"] > 0
+    assert any("very short" in warning or "lies at" in warning for warning in good["warnings"]) or not good["warnings"]
+
+
+def test_overwriting_needs_force(convert, folder):
+    (folder / "a.wav").write_text("mine")
+    code, _, err = convert("lieder/b.flac", "-o", "a.wav")
+    assert code == 1
+    assert "a.wav exists" in err
+    assert "--force" in err
+    assert (folder / "a.wav").read_text() == "mine"
+    assert convert("lieder/b.flac", "-o", "a.wav", "--force")[0] == 0
+    assert soundfile.info("a.wav").frames == 12_000
+
+
+def test_info_prints_singers_licences_and_contexts(convert):
+    code, out, _ = convert("--info")
+    assert code == 0
+    for word in (
+        "Ténor 1",
+        "110 Hz (A2)",
+        "CC0",
+        "swift-f0",
+        "steps: 1, 2, 4",
+        "acoustic_n",
+        "60.1 ms",
+        "no recordings",
+    ):
+        assert word in out
+
+
+def test_plot_draws_one_conversion(convert, folder):
+    assert convert("lieder/b.flac", "-o", "b.wav", "--plot", "bild ü.png")[0] == 0
+    assert (folder / "bild ü.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = convert("lieder/b.flac", "-o", "c.wav", "--plot", "bild ü.png")
+    assert (code, "bild ü.png exists" in err) == (1, True)
+    assert not (folder / "c.wav").exists()
+    assert "draws one conversion" in convert("lieder", "-o", "out", "--plot", "x.png")[2]
+
+
+def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypatch):
+    def without_matplotlib(name, *rest):
+        if name.startswith("matplotlib"):
+            raise ImportError("No module named 'matplotlib'")
+        return real(name, *rest)
+
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", without_matplotlib)
+    code, _, err = convert("lieder/b.flac", "-o", "b.wav", "--plot", "x.png")
+    assert code == 1
+    assert 'pip install "comosvc[plot]"' in err
+    assert not (folder / "b.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "nothing to convert"),
+        (("lieder/b.flac", "-k", "high"), "'high' is neither a number of semitones nor auto"),
+        (("lieder/b.flac", "-k", "99"), "it must be -36 to 36"),
+        (("lieder/b.flac", "-s", "nobody"), "no singer 'nobody' in this voice; it has alto"),
+        (("lieder/b.flac", "-s", "alto=much"), "is no blend"),
+        (("lieder/b.flac", "-o", "a.mp3"), "written as .wav or .flac, or into a folder"),
+        (("lieder/b.flac", "--format", "mp3"), "known: wav, flac"),
+        (("lieder/b.flac", "--steps", "7"), "this voice can do 1, 2, 4"),
+        (("lieder/b.flac", "--provider", "cuda"), "provider 'cuda' is not available"),
+        (("lieder/b.flac", "--precision", "int8"), "precision 'int8' is not available"),
+        (("lieder", "-o", "one.wav"), "cannot all become one.wav"),
+        (("*.ogg",), "*.ogg: no file matches"),
+        ((".",), "no audio files in this folder"),
+    ],
+)
+def test_a_wrong_command_line_is_one_clear_error(convert, folder, arguments, words):
+    (folder / "broken.wav").unlink()
+    code, out, err = convert(*arguments)
+    assert (code, out) == (1, "")
+    assert words in err
+    assert len(names(folder)) == 2
+
+
+def test_a_wrong_voice_is_one_clear_error(folder):
+    result = CliRunner().invoke(_app, ["lieder/b.flac", "-m", "lieder/b.flac"])
+    assert result.exit_code == 1
+    assert "is not a voice bundle" in result.stderr
+
+
+# --- comosvc-doctor
+
+
+def examine(*arguments):
+    return CliRunner().invoke(doctor._app, list(arguments))
+
+
+def test_doctor_says_what_works(bundle_path):
+    result = examine("-m", str(bundle_path), "--provider", "cpu")
+    assert result.exit_code == 0
+    for word in ("onnxruntime", "libsndfile", "provider cpu", "runs on cpu in fp32", "provider cuda", "not available"):
+        assert word in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "openvino", "nonsense"])
+def test_doctor_fails_if_the_asked_provider_would_not_run(bundle_path, provider):
+    result = examine("-m", str(bundle_path), "--provider", provider)
+    assert result.exit_code == 1
+    assert f"provider {provider} does not run here" in " ".join(result.stderr.split())
+
+
+def test_doctor_really_converts(files, tmp_path):
+    path = write_zip(
+        tmp_path / "broken.comosvc", edited(files, lambda m: m["graphs"]["vocoder"].update(sha256="0" * 64))
+    )
+    result = examine("-m", str(path))
+    assert result.exit_code == 1
+    assert "damaged or changed" in " ".join(result.stderr.split())

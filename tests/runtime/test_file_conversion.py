@@ -1,0 +1,171 @@
+"""Files: one at a time, many at once, in constant memory, and nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_bundle import SPEC
+
+from comosvc.runtime import AudioError, CancelledError, Converter, OptionError, OutputError, ProviderError
+from comosvc.runtime.self_test import vowel
+
+GLIDE, _ = vowel(SPEC)
+
+
+@pytest.fixture
+def songs(tmp_path):
+    """Three songs, a text file that claims to be one, and the path of a file that is not there."""
+    folder = tmp_path / "Lieder ♪"
+    folder.mkdir()
+    for number, rate in ((1, 24_000), (2, 44_100), (3, 8_000)):
+        soundfile.write(folder / f"süß {number}.wav", GLIDE[: 8_000 * number], rate)
+    (folder / "text.wav").write_text("not a sound")
+    return [*sorted(folder.glob("*.wav")), folder / "gone.flac"]
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+def test_one_file(converter, songs, tmp_path):
+    result = converter.convert_file(songs[1], tmp_path / "ö.flac", singer="bass", key="auto")
+    audio, rate = soundfile.read(result.output)
+    assert (len(audio), rate) == (16_000, 44_100)
+    assert result.source == songs[1]
+    assert result.error is None
+    assert result.seconds == pytest.approx(16_000 / 44_100)
+    assert result.rtf == pytest.approx(result.timings_ms["total"] / 1e3 / result.seconds)
+    assert result.as_dict()["options"]["singer"] == {"bass": 1.0}
+
+
+def test_an_error_stops_its_own_file_only(converter, songs, tmp_path):
+    results = list(converter.convert_many(songs, tmp_path / "new" / "out", singer="Ténor 1", key=-3))
+    by_name = {result.source.name: result for result in results}
+    assert len(results) == 5
+    assert isinstance(by_name["text.wav"].error, AudioError)
+    assert isinstance(by_name["gone.flac"].error, AudioError)
+    assert "gone.flac" in str(by_name["gone.flac"].error)
+    assert by_name["gone.flac"].output is None
+    assert by_name["gone.flac"].rtf == 0.0
+    assert names(tmp_path / "new" / "out") == [f"süß {number}_Ténor 1_-3key.wav" for number in (1, 2, 3)]
+
+
+def test_names_tell_song_singer_and_key(converter, songs, tmp_path):
+    for options, wanted in (
+        ({"key": 2.5}, "süß 1_alto_2.5key.wav"),
+        ({"key": "auto", "singer": {"alto": 0.7, "bass": 0.3}}, "süß 1_alto0.7+bass0.3_autokey.wav"),
+        ({"ending": ".flac"}, "süß 1_alto_0key.flac"),
+    ):
+        (result,) = converter.convert_many(songs[:1], tmp_path / "out", **options)
+        assert result.output.name == wanted
+        assert result.output.exists()
+
+
+def test_two_songs_of_one_name_do_not_share_a_result(converter, songs, tmp_path):
+    twin = tmp_path / songs[0].name
+    twin.write_bytes(songs[0].read_bytes())
+    first, second = sorted(
+        converter.convert_many([songs[0], twin], tmp_path / "out"), key=lambda r: r.error is not None
+    )
+    assert first.error is None
+    assert isinstance(second.error, OutputError)
+    assert str(songs[0]) in str(second.error)
+    assert str(twin) in str(second.error)
+
+
+def test_nothing_is_overwritten_unasked(converter, songs, tmp_path):
+    path = tmp_path / "there.wav"
+    path.write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        converter.convert_file(songs[0], path)
+    assert path.read_text() == "mine"
+    converter.convert_file(songs[0], path, overwrite=True)
+    assert soundfile.info(path).frames == 8_000
+    list(converter.convert_many(songs[:1], tmp_path / "out"))
+    (again,) = converter.convert_many(songs[:1], tmp_path / "out")
+    assert isinstance(again.error, OutputError)
+
+
+def test_a_source_is_never_replaced_by_its_result(converter, songs):
+    before = songs[0].read_bytes()
+    with pytest.raises(OutputError, match="is the source itself"):
+        converter.convert_file(songs[0], songs[0].parent / "." / songs[0].name, overwrite=True)
+    assert songs[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["cancelled", "broken graph", "damaged source"])
+def test_a_failure_leaves_no_file_behind(bundle_path, tmp_path, how):
+    converter = Converter(bundle_path, threads=1)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(20 * 24_000)
+    source, out = tmp_path / "song.flac", tmp_path / "out"
+    out.mkdir()
+    soundfile.write(source, noise, 24_000)
+    progress, kind = None, ProviderError
+    if how == "cancelled":
+        progress, kind = (lambda share: share < 0.3), CancelledError
+    elif how == "damaged source":
+        source.write_bytes(source.read_bytes()[: source.stat().st_size * 4 // 5])
+        kind = AudioError
+    else:
+        session = converter._graphs["vocoder"]._session
+        runs = iter([session.run])
+        converter._graphs["vocoder"]._session = type("Broken", (), {"run": lambda self, *a: next(runs)(*a)})()
+    with pytest.raises(kind):
+        converter.convert_file(source, out / "result.wav", progress=progress)
+    assert names(out) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [("a.mp3", "written as .wav or .flac"), ("no folder/a.wav", "there is no folder"), ("taken.wav", "is a folder")],
+)
+def test_an_impossible_output_is_one_clear_error(converter, songs, tmp_path, output, words):
+    (tmp_path / "taken.wav").mkdir()
+    with pytest.raises(OutputError, match=words):
+        converter.convert_file(songs[0], tmp_path / output, overwrite=True)
+
+
+def test_wrong_arguments_raise_at_once(converter, songs, tmp_path):
+    for options in ({"singer": "nobody"}, {"key": 99}, {"ending": ".mp3"}, {"batch": 0}):
+        with pytest.raises(OptionError):
+            converter.convert_many(songs, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        converter.convert_many(songs, tmp_path / "file")
+
+
+def test_progress_names_the_file(converter, songs, tmp_path):
+    seen: dict[Path, float] = {}
+    list(converter.convert_many(songs, tmp_path / "out", progress=seen.__setitem__))
+    assert seen == dict.fromkeys(songs[:3], 1.0)
+
+
+PEAK = """
+import resource, sys
+import numpy as np, soundfile
+from comosvc.runtime import Converter
+from comosvc.runtime.self_test import vowel
+bundle, folder, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+converter = Converter(bundle, threads=1)
+glide, _ = vowel(converter.spec)
+with soundfile.SoundFile(f"{folder}/{seconds}.wav", "w", 24_000, 1) as file:
+    for _ in range(seconds):
+        file.write(glide[:24_000])
+converter.convert_file(f"{folder}/{seconds}.wav", f"{folder}/out{seconds}.wav")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_is_flat(bundle_path, tmp_path):
+    """Two minutes take no more memory than half of one; as samples in float32 they are 9 MB more at each stage."""
+
+    def peak_kib(seconds):
+        command = [sys.executable, "-c", PEAK, str(bundle_path), str(tmp_path), str(seconds)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert peak_kib(120) - peak_kib(30) < 4_000
+    assert soundfile.info(tmp_path / "out120.wav").frames == 120 * 24_000
