@@ -57,7 +57,7 @@ def quality(
         with Console(stderr=True).status("…") as status:
             report = measure_quality(options, command, lambda what: status.update(what))
     except ComosvcError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
     console.print(as_table(report))
     if json is not None:

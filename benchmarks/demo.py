@@ -183,7 +183,7 @@ def main(
     try:
         lines, warnings = run_demo(out)
     except ComosvcError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False)
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
     console.print(as_table(lines))
     console.print(_LEGEND, style="dim", highlight=False)

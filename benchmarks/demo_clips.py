@@ -72,7 +72,7 @@ def write_clips(folder: Path) -> DemoClips:
     from ..training.corpus import CorpusConfig, held_out_set
     from ..training.corpus.flite import speak_plan, spoken_clips
 
-    config = CorpusConfig()
+    config = CorpusConfig(demo_singers=len(_TARGETS), held_out_singers=1, held_out_songs=1)
     song = next(held_out_set(config))
     performance = song.performance
     length_s = _next_rest_s(performance.phone, performance.phone_start_s)

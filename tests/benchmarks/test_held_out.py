@@ -5,16 +5,9 @@ from comosvc.benchmarks.held_out import load_held_out, pairs
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.corpus import CorpusConfig, held_out_set
 
-CONFIG = CorpusConfig(demo_singers=2, held_out_singers=2, held_out_songs=1, held_out_seconds=2.0)
 
-
-@pytest.fixture(scope="module")
-def songs(tmp_path_factory):
-    return load_held_out(CONFIG, tmp_path_factory.mktemp("cache"))
-
-
-def test_the_cache_holds_what_the_corpus_renders(songs):
-    (truth,) = held_out_set(CONFIG)
+def test_the_cache_holds_what_the_corpus_renders(songs, held_out_config):
+    (truth,) = held_out_set(held_out_config)
     (song,) = songs
     assert (tuple(song.sources), tuple(song.targets)) == (truth.sources, truth.targets)
     for name, audio in {**song.sources, **song.targets}.items():
@@ -22,12 +15,12 @@ def test_the_cache_holds_what_the_corpus_renders(songs):
         assert np.abs(audio).max() > 0.05
 
 
-def test_it_is_rendered_once(tmp_path, monkeypatch):
+def test_it_is_rendered_once(tmp_path, monkeypatch, held_out_config):
     made = []
-    load_held_out(CONFIG, tmp_path, made.append)
+    load_held_out(held_out_config, tmp_path, made.append)
     assert len(made) == 1
     monkeypatch.setattr("comosvc.benchmarks.held_out.held_out_set", lambda config: pytest.fail("rendered again"))
-    load_held_out(CONFIG, tmp_path, made.append)
+    load_held_out(held_out_config, tmp_path, made.append)
     assert len(made) == 1
     other = CorpusConfig(demo_singers=1, held_out_singers=1, held_out_songs=0)
     monkeypatch.setattr("comosvc.benchmarks.held_out.held_out_set", lambda config: iter(()))
