@@ -1,5 +1,6 @@
-"""Frames of audio as spectra, mel bands and back: the linear algebra of the vocoder. DFTs are matrix products, so
-that they export.
+"""Frames of audio as spectra, mel bands and back: the linear algebra of the vocoder.
+
+Fourier transforms are matrix products, so that they export.
 """
 
 import numpy as np
@@ -16,6 +17,9 @@ from .errors import ConfigError
 HOPS_PER_WINDOW = 4
 _MAGNITUDE_FLOOR = 1e-9
 """Under the square root of the authors' mel (CoMoSVC mel_processing.py)."""
+
+_LEAD = 8
+"""Samples of delay that leave room for the all-pass filter's beginning."""
 
 Halves = tuple[Tensor, Tensor]
 """The hop before and the hop after each frame's centre, (B, T', hop) each."""
@@ -53,12 +57,14 @@ class FrameSpectra(nn.Module):
         self.basis: Tensor
         self.spread: Tensor
 
-    def analyse(self, audio: Tensor) -> Tensor:
-        """Spectra (B, T', 2 F) of (B, L); silence before and after."""
-        reach = (HOPS_PER_WINDOW + 1) * self.hop // 2
-        blocks = F.pad(audio, (reach, reach)).reshape(audio.shape[0], -1, self.hop)
-        n_frames = blocks.shape[1] - HOPS_PER_WINDOW + 1
-        return torch.cat([blocks[:, k : k + n_frames] for k in range(HOPS_PER_WINDOW)], dim=-1) @ self.dft
+    def analyse(self, audio: Tensor, dft: Tensor | None = None) -> Tensor:
+        """Spectra (B, T', 2 F) of (B, L), silence before and after. `dft` may reach hops before the window."""
+        dft = self.dft if dft is None else dft
+        reach, n_blocks = (HOPS_PER_WINDOW + 1) * self.hop // 2, dft.shape[0] // self.hop
+        earlier = (n_blocks - HOPS_PER_WINDOW) * self.hop
+        blocks = F.pad(audio, (reach + earlier, reach)).reshape(audio.shape[0], -1, self.hop)
+        n_frames = blocks.shape[1] - n_blocks + 1
+        return torch.cat([blocks[:, k : k + n_frames] for k in range(n_blocks)], dim=-1) @ dft
 
     def log_mel(self, spectra: Tensor, floor: float) -> Tensor:
         """Natural logarithm of the mel (B, T', M)."""
@@ -124,17 +130,20 @@ def interpolation(spec: AudioSpec) -> NDArray[np.float64]:
     return np.stack([np.interp(bins_hz, mel_centres_hz(spec), row) for row in np.eye(spec.n_mels)])
 
 
-def dispersed_dft(spec: AudioSpec, delay_ms: float, corner_hz: float) -> NDArray[np.float64]:
-    """All-pass filter, Hann window and real DFT as one matrix ((5 hops), 2 F): a frame and the hop before it -> its spectrum.
+def dispersed_dft(spec: AudioSpec, delay_ms: float, corner_hz: float) -> NDArray[np.float32]:
+    """All-pass filter, Hann window and real DFT as one matrix (5 hops, 2 F), of a frame and the hop before it.
 
-    The all-pass delays low frequencies most, by delay_ms * exp(-f / corner_hz): a pulse becomes a short falling chirp, about
-    as peaked as a voice. The filter is the same for all frames, so that nothing is modulated.
+    The filter delays low frequencies most, by delay_ms * exp(-f / corner_hz): a pulse becomes a short falling chirp,
+    about as peaked as a voice. It is the same for all frames, so that nothing is modulated.
     """
     hop, n_fft = spec.hop_length, 2 * HOPS_PER_WINDOW * spec.hop_length
-    delays = delay_ms * 1e-3 * spec.sample_rate * np.exp(-np.fft.rfftfreq(n_fft, 1 / spec.sample_rate) / corner_hz)
-    phase = -2.0 * np.pi / n_fft * (np.cumsum(delays) - delays[0])
-    taps = np.fft.irfft(np.exp(1j * phase), n_fft)[:hop]
+    turns = np.arange(n_fft // 2 + 1) / n_fft
+    delays = delay_ms * 1e-3 * spec.sample_rate * np.exp(-turns * spec.sample_rate / corner_hz)
+    phase = 2.0 * np.pi / n_fft * (np.cumsum(delays) - (delays + delays[0]) / 2.0)
+    if phase[-1] > 0.0:
+        phase *= np.ceil(phase[-1] / np.pi) * np.pi / phase[-1]  # real at half the rate, or the filter would ring
+    taps = np.fft.irfft(np.exp(-1j * (phase + 2.0 * np.pi * turns * _LEAD)), n_fft)[:hop]
     filtering = np.zeros((spec.n_fft + hop, spec.n_fft))
     for delay, tap in enumerate(taps):
         filtering[np.arange(spec.n_fft) + hop - delay, np.arange(spec.n_fft)] = tap
-    return filtering @ windowed_dft(spec.n_fft)
+    return (filtering @ windowed_dft(spec.n_fft)).astype(np.float32)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..runtime.mel import mel_centres_hz
 from ..runtime.spec import AudioSpec
 from .content import CausalBlock
-from .frame_spectra import HOPS_PER_WINDOW, FrameSpectra, dispersion
+from .frame_spectra import HOPS_PER_WINDOW, FrameSpectra, dispersed_dft
 
 _ABSENT = 1e-4
 """Mel of an excitation that is not there; pulses and noise of unit power lie near 0.2."""
@@ -45,10 +45,10 @@ class VocoderConfig:
     octaves.
     """
     noise_from_hz: float = 8_000.0
-    dispersion_ms: float = 2.0
-    """Length of the cepstrum whose minimum phase disperses the pulses as a vocal tract does; 0 leaves the pulses as
-    they are.
-    """
+    dispersion_ms: float = 1.0
+    """Delay of the pulses' low frequencies, which makes them as peaked as a voice's."""
+    dispersion_hz: float = 1_000.0
+    """The delay falls by 1 / e over this."""
 
 
 class Vocoder(nn.Module):
@@ -64,8 +64,8 @@ class Vocoder(nn.Module):
         self.spec = spec
         M, C, K = spec.n_mels, config.channels, config.refinements
         self.spectra = FrameSpectra(spec)
-        phase_of_mel = torch.from_numpy(dispersion(spec, config.dispersion_ms))
-        self.register_buffer("phase_of_mel", phase_of_mel, persistent=False)
+        pulse_dft = dispersed_dft(spec, config.dispersion_ms, config.dispersion_hz)
+        self.register_buffer("pulse_dft", torch.from_numpy(pulse_dft), persistent=False)
         self.noise_prior = nn.Parameter(torch.from_numpy(voiced_noise(spec, config)))
         self.stem = nn.Linear(3 * M + 2, C)
         self.blocks = nn.ModuleList(CausalBlock(C, dilation, 0.0) for dilation in config.dilations)
@@ -79,7 +79,9 @@ class Vocoder(nn.Module):
     @property
     def mel_context_frames(self) -> tuple[int, int]:
         """Mel and F0 frames before and after a hop of audio that reach it: (past, future)."""
-        return 1 + 2 * self.config.refinements + sum(cast(CausalBlock, block).past for block in self.blocks), 2
+        refinements = self.config.refinements
+        past = 1 + 2 * refinements + sum(cast(CausalBlock, block).past for block in self.blocks)
+        return past, 2 if refinements else 1
 
     @property
     def context_frames(self) -> tuple[int, int]:
@@ -87,7 +89,7 @@ class Vocoder(nn.Module):
         each way.
         """
         past, future = self.mel_context_frames
-        return past + HOPS_PER_WINDOW // 2, future + HOPS_PER_WINDOW // 2
+        return past + HOPS_PER_WINDOW // 2 + 1, future + HOPS_PER_WINDOW // 2
 
     @property
     def lookahead_ms(self) -> float:
@@ -99,15 +101,17 @@ class Vocoder(nn.Module):
         """Floating point operations in matrix products per second of audio, a multiplication and an addition counted
         apart.
         """
-        F2, M, C, K = self.spec.n_fft + 2, self.spec.n_mels, self.config.channels, self.config.refinements
-        transforms = (2 + K) * self.spec.n_fft * F2 + (1 + K) * F2 * self.spec.n_fft // 2
-        to_and_from_mel = (3 + K + 1 + K + 3) * M * F2 // 2
+        hop, F2, M = self.spec.hop_length, self.spec.n_fft + 2, self.spec.n_mels
+        C, K = self.config.channels, self.config.refinements
+        transforms = ((2 + K) * HOPS_PER_WINDOW + 1 + (1 + K) * HOPS_PER_WINDOW // 2) * hop * F2
+        to_and_from_mel = 2 * (3 + K) * M * F2 // 2
         network = (3 * M + 2) * C + len(self.blocks) * 4 * C * C + C * (2 + K) * M
         return 2.0 * self.spec.frame_rate_hz * (transforms + to_and_from_mel + network)
 
     def forward(self, mel: Tensor, f0_hz: Tensor, source: Tensor, noise: Tensor) -> Tensor:
         target = _with_edges(mel * math.log(self.spec.mel_log_base))  # nepers, frames -1 .. T
-        pulses, hiss = self.spectra.analyse(source[..., 0]), self.spectra.analyse(noise)
+        pulses = self.spectra.analyse(source[..., 0], cast(Tensor, self.pulse_dft))
+        hiss = self.spectra.analyse(noise)
         noise_log_gain, *corrections = self.estimate(target, _with_edges(f0_hz[..., None]), pulses, hiss)
         excitation = self.mix(target, pulses, hiss, noise_log_gain)
         return self.spectra.overlap_add(self.match(target, excitation, corrections))
@@ -126,15 +130,11 @@ class Vocoder(nn.Module):
         return voiced * self.noise_prior + ratio, *corrections
 
     def mix(self, target: Tensor, pulses: Tensor, hiss: Tensor, noise_log_gain: Tensor) -> Tensor:
-        """Spectra (B, T', 2 F) of dispersed pulses plus noise, silent where the target is."""
-        phase = target @ cast(Tensor, self.phase_of_mel)
-        cosine, sine = torch.cos(phase), torch.sin(phase)
-        real, imaginary = pulses.chunk(2, dim=-1)
-        dispersed = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
+        """Spectra (B, T', 2 F) of pulses plus noise, silent where the target is."""
         noise_gain = torch.exp(noise_log_gain.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN) @ self.spectra.spread)
         above_floor = torch.exp(target) / self.spec.mel_floor - 1.0
         audible = (above_floor / _SILENCE_RAMP).clamp(0.0, 1.0) @ self.spectra.spread
-        return (dispersed + hiss * _twice(noise_gain)) * _twice(audible)
+        return (pulses + hiss * _twice(noise_gain)) * _twice(audible)
 
     def match(self, target: Tensor, excitation: Tensor, corrections: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The frames whose overlapped mel is close to `target`."""

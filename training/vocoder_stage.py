@@ -16,7 +16,8 @@ from .config import to_mapping
 from .errors import DataError
 from .features import FeatureIndex
 from .loop import Batch, LoopConfig, Objective, fit
-from .vocoder import Vocoder, VocoderConfig, vocoder_loss
+from .vocoder import Vocoder, VocoderConfig
+from .vocoder_loss import vocoder_loss
 
 VOCODER = "vocoder"
 
@@ -48,32 +49,38 @@ class VocoderData:
         self.weights = torch.tensor([float(len(clip.mel) - crop_frames + 1) for clip in self.clips])
 
     def batch(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """mel (B, T, M), f0_hz (B, T), source (B, L, 1), noise (B, L) and audio (B, L)."""
+        """mel (B, T, M), f0_hz (B, T), audio (B, L), and two draws of source (2, B, L, 1) and noise (2, B, L)."""
         chosen = torch.multinomial(self.weights, self.batch_size, replacement=True, generator=generator)
-        places = torch.rand(self.batch_size, 2, generator=generator)
-        crops = [self._crop(self.clips[i], *place) for i, place in zip(chosen, places.tolist(), strict=True)]
+        places = torch.rand(self.batch_size, generator=generator).tolist()
+        crops = [self._crop(self.clips[i], place) for i, place in zip(chosen, places, strict=True)]
         stacked = {name: torch.from_numpy(np.stack([crop[name] for crop in crops])) for name in crops[0]}
-        return stacked | {"noise": torch.randn(stacked["audio"].shape, generator=generator)}
+        phases = torch.rand(2, self.batch_size, generator=generator).tolist()
+        pulses = [
+            [pulse_source(crop["f0_hz"], self.spec, p)[0] for crop, p in zip(crops, row, strict=True)] for row in phases
+        ]
+        noise = torch.randn(2, *stacked["audio"].shape, generator=generator)
+        return stacked | {"source": torch.from_numpy(np.stack(pulses)), "noise": noise}
 
-    def _crop(self, clip: VocoderClip, place: float, phase: float) -> dict[str, NDArray[np.float32]]:
+    def _crop(self, clip: VocoderClip, place: float) -> dict[str, NDArray[np.float32]]:
         start = int(place * (len(clip.mel) - self.crop_frames + 1))
         frames = slice(start, start + self.crop_frames)
         samples = slice(self.spec.samples(start), self.spec.samples(start + self.crop_frames))
-        source, _ = pulse_source(clip.f0_hz[frames], self.spec, phase)
-        audio = clip.audio[samples].astype(np.float32) / 32768
-        return {"mel": clip.mel[frames], "f0_hz": clip.f0_hz[frames], "source": source, "audio": audio}
+        audio = clip.audio[samples].astype(np.float32) / np.float32(32768)
+        return {"mel": clip.mel[frames], "f0_hz": clip.f0_hz[frames], "audio": audio}
 
 
 class VocoderObjective(Objective[Vocoder]):
-    """Distance between the recording and what the vocoder makes of the recording's mel and F0."""
+    """Distance between the recording and what the vocoder makes of the recording's mel and F0, twice."""
 
     def __init__(self, model: Vocoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        audio = self.model(batch["mel"], batch["f0_hz"], batch["source"], batch["noise"])
-        return vocoder_loss(audio.float(), batch["audio"], self.model.spec)
+        mel, f0_hz = batch["mel"].repeat(2, 1, 1), batch["f0_hz"].repeat(2, 1)
+        with torch.autocast(mel.device.type, enabled=False):  # bf16 is a noise floor of -50 dB in a Fourier transform
+            audio = self.model(mel, f0_hz, batch["source"].flatten(0, 1), batch["noise"].flatten(0, 1))
+            return vocoder_loss(audio.unflatten(0, (2, -1)), batch["audio"], self.model.spectra)
 
 
 def train_vocoder(
