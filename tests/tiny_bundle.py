@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
-from comosvc.runtime import COMOSVC_24K
+from comosvc.runtime import COMOSVC_24K, AudioSpec
 from comosvc.runtime import bundle as runtime_bundle
 from comosvc.runtime.graph import GRAPHS, TensorSpec
 from comosvc.runtime.manifest import (
@@ -38,7 +38,7 @@ CONTENT, SINGER = 6, 4
 SIGMAS = (2.0, 0.5, 0.2)
 SCHEDULES = {"2": (1,), "4": (0, 1, 2)}
 CONTEXT = ContextEntry(
-    content=Context(past=3, future=1, window_ms=20.0),
+    content=Context(past=3, future=1, window_ms=20.0),  # two hops of SPEC
     pitch=Context(past=11, future=10),
     acoustic=Context(past=5, future=2),
     vocoder=Context(past=2, future=2),
@@ -48,8 +48,8 @@ CONTEXT = ContextEntry(
 class _Net:
     """An ONNX graph under construction; weights come from a seeded generator."""
 
-    def __init__(self, name: str, seed: int) -> None:
-        self.name, self._rng = name, np.random.default_rng(seed)
+    def __init__(self, name: str, spec: AudioSpec, seed: int) -> None:
+        self.name, self.spec, self._rng = name, spec, np.random.default_rng(seed)
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
 
@@ -80,8 +80,7 @@ class _Net:
         return self("Unsqueeze", x, self.constant(np.array([-1])))
 
     def build(self) -> bytes:
-        spec = GRAPHS[self.name]
-        sizes = {"C": CONTENT, "D": SINGER, "M": SPEC.n_mels, "H": 1}
+        spec, sizes = GRAPHS[self.name], _sizes(self.spec)
         kinds = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32}
 
         def values(tensors: tuple[TensorSpec, ...]) -> list[onnx.ValueInfoProto]:
@@ -95,10 +94,10 @@ class _Net:
         return model.SerializeToString()
 
 
-def _content() -> bytes:
-    net = _Net("content", 1)
+def _content(spec: AudioSpec) -> bytes:
+    net, hop = _Net("content", spec, 1), spec.content_hop_length
     x = net("Unsqueeze", "audio", net.constant(np.array([1])))
-    x = net("Tanh", net.conv(x, (1, 16), 80, 80, stride=160, size=320))
+    x = net("Tanh", net.conv(x, (1, 16), hop // 2, hop // 2, stride=hop, size=2 * hop))
     x = net.conv(x, (16, CONTENT), 3, 1)
     net("Softmax", net.swap(x), axis=-1, output="content")
     return net.build()
@@ -117,28 +116,28 @@ def _condition(net: _Net) -> str:
     return net.swap(net("Concat", content, pitch, level, singer, "noise", axis=2))
 
 
-def _acoustic(name: str) -> bytes:
-    net = _Net(name, 2)
-    channels = CONTENT + 2 + SINGER + SPEC.n_mels
+def _acoustic(name: str, spec: AudioSpec) -> bytes:
+    net = _Net(name, spec, 2)
+    channels = CONTENT + 2 + SINGER + spec.n_mels
     x = _condition(net)
     if name == "acoustic_n":
         sigma = net("Gather", net.constant(np.array(SIGMAS, np.float32)), "step_index")
         noisy = net("Add", "mel", net("Mul", "noise", sigma))
-        x, channels = net("Concat", x, net.swap(noisy), axis=1), channels + SPEC.n_mels
+        x, channels = net("Concat", x, net.swap(noisy), axis=1), channels + spec.n_mels
     x = net("Tanh", net.conv(x, (channels, 24), 3, 1))
-    x = net.conv(x, (24, SPEC.n_mels), 2, 1)
+    x = net.conv(x, (24, spec.n_mels), 2, 1)
     net.swap(x, output="mel" if name == "acoustic" else "mel_out")
     return net.build()
 
 
-def _vocoder() -> bytes:
+def _vocoder(spec: AudioSpec) -> bytes:
     """Gains per frame for the pulses and the noise, held over the hop, then a filter over samples."""
-    net = _Net("vocoder", 3)
+    net = _Net("vocoder", spec, 3)
     pitch = net("Log", net("Add", net.column("f0_hz"), net.constant(np.array(1.0, np.float32))))
     x = net.swap(net("Concat", "mel", pitch, axis=2))
-    x = net("Sigmoid", net.swap(net.conv(x, (SPEC.n_mels + 1, 2), 1, 1)))
+    x = net("Sigmoid", net.swap(net.conv(x, (spec.n_mels + 1, 2), 1, 1)))
     x = net("Unsqueeze", x, net.constant(np.array([2])))
-    x = net("Expand", x, net.constant(np.array([1, 1, SPEC.hop_length, 1])))
+    x = net("Expand", x, net.constant(np.array([1, 1, spec.hop_length, 1])))
     gains = net("Reshape", x, net.constant(np.array([0, -1, 2])))
     excited = net("Mul", gains, net("Concat", "source", net.column("noise"), axis=2))
     samples = net.conv(net.swap(excited), (2, 1), 100, 60)
@@ -151,40 +150,43 @@ def _pitch() -> bytes:
     return (Path(runtime_bundle.__file__).parent / "data" / "pitch.onnx").read_bytes()
 
 
-def tiny_files() -> dict[str, bytes]:
-    """The files of the bundle by name, bundle.json first."""
+def tiny_files(spec: AudioSpec = SPEC) -> dict[str, bytes]:
+    """The files of a bundle by name, bundle.json first."""
     models = {
-        "content": _content(),
+        "content": _content(spec),
         "pitch": _pitch(),
-        "acoustic": _acoustic("acoustic"),
-        "acoustic_n": _acoustic("acoustic_n"),
-        "vocoder": _vocoder(),
+        "acoustic": _acoustic("acoustic", spec),
+        "acoustic_n": _acoustic("acoustic_n", spec),
+        "vocoder": _vocoder(spec),
     }
     embedding = np.random.default_rng(4).normal(size=(3, SINGER)).astype(np.float32)
     singers = save({"embedding": embedding})
-    manifest = _manifest({name: _entry(name, model) for name, model in models.items()}, _sha256(singers))
+    manifest = _manifest({name: _entry(name, model, spec) for name, model in models.items()}, _sha256(singers), spec)
     files = {f"{name}.onnx": model for name, model in models.items()}
     return {"bundle.json": to_json(manifest).encode(), "singers.safetensors": singers, **files}
 
 
-def _entry(name: str, model: bytes) -> GraphEntry:
-    sizes = {"C": CONTENT, "D": SINGER, "M": SPEC.n_mels, "H": 1}
-    spec = GRAPHS[name]
+def _sizes(spec: AudioSpec) -> dict[str, int]:
+    return {"C": CONTENT, "D": SINGER, "M": spec.n_mels, "H": 1}
+
+
+def _entry(name: str, model: bytes, spec: AudioSpec) -> GraphEntry:
+    sizes, graph = _sizes(spec), GRAPHS[name]
     inputs, outputs = (
         tuple((t.name, t.dtype, tuple(sizes.get(d, d) for d in t.dims)) for t in tensors)
-        for tensors in (spec.inputs, spec.outputs)
+        for tensors in (graph.inputs, graph.outputs)
     )
     return GraphEntry(sha256=_sha256(model), precision="fp32", inputs=inputs, outputs=outputs, file=f"{name}.onnx")
 
 
-def _manifest(graphs: dict[str, GraphEntry], singers_sha256: str) -> Manifest:
+def _manifest(graphs: dict[str, GraphEntry], singers_sha256: str, spec: AudioSpec) -> Manifest:
     def singer(index: int, median_hz: float) -> SingerEntry:
         near = (0.6 * median_hz, 1.6 * median_hz)
         return SingerEntry(index=index, f0_median_hz=median_hz, f0_range_hz=near, licence="CC0", credit="nobody")
 
     return Manifest(
         name="tiny",
-        audio=SPEC,
+        audio=spec,
         graphs=graphs,
         singers={"alto": singer(0, 300.0), "bass": singer(1, 110.0), "Ténor 1": singer(2, 160.0)},
         singer_embedding_file="singers.safetensors",

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
-from tiny_bundle import CONTEXT, SPEC
+from tiny_bundle import CONTEXT, SPEC, tiny_files, write_zip
 
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import blocks, resample
@@ -47,6 +47,16 @@ def test_pieces_are_the_whole(converter, song, rate, steps):
     assert np.abs(whole[0]).max() > 0.05
     for piece_s, block in ((0.1, 12_345), (0.33, 4_000), (1.0, 100_000)):
         assert_same(converted(converter, song, rate, piece_s, block, steps), whole)
+
+
+@pytest.mark.parametrize("spec", [replace(SPEC, sample_rate=44_100, hop_length=512), replace(SPEC, sample_rate=22_050)])
+def test_pieces_are_the_whole_in_frames_of_any_length(song, spec, tmp_path):
+    """Mel frames that share no common instant with pitch and content frames."""
+    converter = Converter(write_zip(tmp_path / "other.comosvc", tiny_files(spec)), threads=1)
+    whole = converted(converter, song, 32_000, 100.0, len(song))
+    assert len(whole[1]) == converter.frames(len(song), 32_000)
+    for piece_s, block in ((0.17, 5_000), (0.5, len(song))):
+        assert_same(converted(converter, song, 32_000, piece_s, block), whole)
 
 
 def test_blocks_change_not_even_a_bit(converter, song):
