@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.progress import track
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from ..runtime.audio import resample
 from ..runtime.framing import content_index
 from .acoustic import AcousticConfig, AcousticModel, Condition
 from .content import ContentEncoder
@@ -44,8 +44,8 @@ def encode_content(
     spec = features.audio
     todo = [clip for clip in clips if not features.content_path(clip, encoder_hash).is_file()]
     for clip in track(todo, "content features", console=console, disable=not todo):
-        audio = features.load(clip)["audio"].astype(np.float32) / 32768
-        at_16k = torch.from_numpy(soxr.resample(audio, spec.sample_rate, spec.content_sample_rate))
+        audio = features.load(clip)["audio"].astype(np.float32) / np.float32(32768)
+        at_16k = torch.from_numpy(resample(audio, spec.sample_rate, spec.content_sample_rate))
         with torch.inference_mode():
             content = encoder(at_16k[None])[0].numpy().astype(np.float16)
         save_arrays(features.content_path(clip, encoder_hash), {"content": content})

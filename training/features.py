@@ -86,11 +86,16 @@ class FeatureIndex:
 
     def load(self, clip: ClipEntry) -> dict[str, NDArray]:
         """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip."""
-        return load_file(self.folder / f"{clip.key}.safetensors")
+        return load_file(feature_path(self.folder, clip.key))
 
     def content_path(self, clip: ClipEntry, encoder: str) -> Path:
         """Where the content (S, C) that the encoder with hash `encoder` gives for a clip is kept."""
         return self.folder / f"{clip.key}.{encoder}.safetensors"
+
+
+def feature_path(folder: Path, key: str) -> Path:
+    """Where the features of a clip are kept."""
+    return folder / f"{key}.safetensors"
 
 
 def feature_key(audio: bytes, spec: AudioSpec) -> str:

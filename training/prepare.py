@@ -14,23 +14,27 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import soundfile
-import soxr
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from safetensors.numpy import load_file
 
+from ..runtime.audio import mono, resample
+from ..runtime.errors import ComosvcError
 from ..runtime.loudness import loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
 from ..runtime.spec import AudioSpec
 from .corpus.reader import Corpus
 from .errors import DataError
-from .features import ClipEntry, FeatureIndex, SingerEntry, feature_key, save_arrays
+from .features import ClipEntry, FeatureIndex, SingerEntry, feature_key, feature_path, save_arrays
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 MIN_SECONDS, MAX_SECONDS = 0.5, 15.0
 VALIDATION_SHARE = 0.05
+SILENCE = 1e-4
+"""Peak of a file in which nobody sings."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def folder_material(folder: Path) -> Material:
         for i, path in enumerate(paths):
             try:
                 slices = list(_slice_at_silences(path))
-            except (soundfile.LibsndfileError, DataError) as error:
+            except (soundfile.LibsndfileError, ComosvcError) as error:
                 dropped.append(Dropped(str(path.relative_to(folder)), f"cannot be read: {error}"))
                 continue
             name = str(path.relative_to(folder))
@@ -118,12 +122,10 @@ def _slice_at_silences(path: Path) -> Iterator[tuple[int, int]]:
     import librosa
 
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    mono = audio.mean(axis=1)
-    if not np.isfinite(mono).all():
-        raise DataError("it holds NaN or infinite samples")
-    if len(mono) == 0 or np.abs(mono).max() < 1e-4:
+    signal = mono(audio)
+    if np.abs(signal).max() < SILENCE:
         return
-    pieces = librosa.effects.split(mono, top_db=40, frame_length=rate // 10, hop_length=rate // 40)
+    pieces = librosa.effects.split(signal, top_db=40, frame_length=rate // 10, hop_length=rate // 40)
     # Neighbours are joined up to the longest clip, so that phrases keep their short rests.
     joined: list[list[int]] = []
     for start, stop in pieces.tolist():
@@ -149,7 +151,7 @@ def _pitch_session() -> onnxruntime.InferenceSession:
 def analyse(audio: NDArray[np.float32], spec: AudioSpec) -> dict[str, NDArray]:
     """mel (T, M), f0_hz (T,), loudness (T,) and audio (128 T,) int16 of a signal at the model's rate."""
     audio = audio[: spec.samples(spec.frames(len(audio)))]
-    at_16k = soxr.resample(audio, spec.sample_rate, PITCH_SAMPLE_RATE)
+    at_16k = resample(audio, spec.sample_rate, PITCH_SAMPLE_RATE)
     f0_hz = f0_at_frames(*track_pitch(_pitch_session(), at_16k), spec.frames(len(audio)), spec)
     return {
         "mel": mel_spectrogram(audio, spec),
@@ -161,20 +163,20 @@ def analyse(audio: NDArray[np.float32], spec: AudioSpec) -> dict[str, NDArray]:
 
 def _measure(source: Source, spec: AudioSpec, folder: Path) -> Measured | Dropped:
     audio, rate = soundfile.read(source.path, start=source.start, stop=source.stop, dtype="float32", always_2d=True)
-    mono = soxr.resample(audio.mean(axis=1), rate, spec.sample_rate)
-    if len(mono) < MIN_SECONDS * spec.sample_rate:
-        return Dropped(source.id, f"shorter than {MIN_SECONDS} s ({len(mono) / spec.sample_rate:.2f} s)")
-    if not np.isfinite(mono).all():
-        return Dropped(source.id, "holds NaN or infinite samples")
-    key = feature_key(mono.tobytes(), spec)
-    path = folder / f"{key}.safetensors"
+    try:
+        signal = resample(mono(audio), rate, spec.sample_rate)
+    except ComosvcError as error:
+        return Dropped(source.id, str(error))
+    if len(signal) < MIN_SECONDS * spec.sample_rate:
+        return Dropped(source.id, f"shorter than {MIN_SECONDS} s ({len(signal) / spec.sample_rate:.2f} s)")
+    key = feature_key(signal.tobytes(), spec)
+    path = feature_path(folder, key)
     if not path.is_file():
-        save_arrays(path, analyse(mono, spec))
-    index = FeatureIndex(folder, spec, {}, ())
-    entry = ClipEntry(key, source.id, source.singer, source.song, source.split, spec.frames(len(mono)))
-    f0_hz = index.load(entry)["f0_hz"]
+        save_arrays(path, analyse(signal, spec))
+    f0_hz = load_file(path)["f0_hz"]
     if not f0_hz.any():
         return Dropped(source.id, "no voiced frame: silence, noise, or not a voice")
+    entry = ClipEntry(key, source.id, source.singer, source.song, source.split, len(f0_hz))
     return Measured(entry, f0_hz[f0_hz > 0])
 
 

@@ -65,7 +65,7 @@ def test_finished_stage_does_nothing(run, stage):
 def recordings(tmp_path):
     """Two singers' folders of tones, with files that cannot be used among them."""
     folder = tmp_path / "recordings"
-    for singer, f0_hz, rate, suffix in (("Ána b.", 180.0, 44_100, "wav"), ("ben", 120.0, 16_000, "flac")):
+    for singer, f0_hz, rate, suffix in (("Ána b.", 180.0, 44_100, "wav"), ("ben", 120.0, 16_000, "mp3")):
         (folder / singer).mkdir(parents=True)
         t = np.arange(3 * rate) / rate
         tone = sum(np.cos(2 * np.pi * f0_hz * k * t) / k for k in range(1, 12)) * 0.1
@@ -74,7 +74,8 @@ def recordings(tmp_path):
             soundfile.write(folder / singer / f"song {i}.{suffix}", stereo, rate)
     soundfile.write(folder / "ben" / "tiny.wav", np.full(2000, 0.1), 16_000)
     soundfile.write(folder / "ben" / "silent.ogg", np.zeros(32_000), 16_000)
-    (folder / "ben" / "broken.mp3").write_bytes(b"not an mp3")
+    (folder / "ben" / "broken.flac").write_bytes(b"not a flac")
+    soundfile.write(folder / "ben" / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
     return folder
 
 
@@ -87,7 +88,8 @@ def test_prepare_takes_a_folder_of_ones_own(recordings, tmp_path):
     reasons = {item["clip"].split("#")[0]: item["reason"] for item in report["dropped"]}
     assert "shorter than 0.5 s" in reasons["ben/tiny.wav"]
     assert reasons["ben/silent.ogg"] == "silent"
-    assert "cannot be read" in reasons["ben/broken.mp3"]
+    assert "cannot be read" in reasons["ben/broken.flac"]
+    assert "NaN" in reasons["ben/nan.wav"]
 
 
 def test_prepare_without_material_says_what_to_do(tmp_path):
