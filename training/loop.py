@@ -53,9 +53,7 @@ class LoopConfig:
     checkpoint_every: int = 500
     log_every: int = 50
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the matrix products: bf16 doubles their speed on processors that have AVX512-BF16 or AMX. The rest stays
-    float32.
-    """
+    """Of the matrix products; everything else stays float32. A device without bf16 instructions takes fp32 instead."""
 
 
 class Objective(nn.Module, Generic[Model]):
@@ -117,7 +115,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     # Not Fabric's own mixed precision: it rounds the batch to bf16 too, which is the noise floor of a mel at low sigma.
     fabric = Fabric(accelerator=device, devices=1, precision="32-true")
-    autocast = torch.autocast(fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    autocast = torch.autocast(fabric.device.type, torch.bfloat16, enabled=_half(config.precision, fabric.device))
     average = deepcopy(objective.model).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         [p for p in objective.parameters() if p.requires_grad],
@@ -168,6 +166,17 @@ def fit(
                 save_checkpoint(folder, step + 1, stored, optimizer, resolved_config)
         progress.update(task, completed=config.steps)
     return require_checkpoint(folder)
+
+
+def _half(precision: str, device: torch.device) -> bool:
+    """Whether bf16 is wanted and the device is fast at it; a processor that emulates it takes longer than with float32."""
+    if device.type == "cpu":
+        supported = torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
+    else:
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not supported:
+        logger.info("this device has no bf16 instructions: training in fp32")
+    return precision == "bf16" and bool(supported)
 
 
 def _restore(
