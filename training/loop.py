@@ -169,7 +169,7 @@ def fit(
 
 
 def _half(precision: str, device: torch.device) -> bool:
-    """Whether bf16 is wanted and the device is fast at it; a processor that emulates it takes longer than with float32."""
+    """Whether bf16 is wanted and the device is fast at it; emulated, it takes longer than float32."""
     if device.type == "cpu":
         supported = torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
     else:
