@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 FORMAT_VERSION = 1
-RENDER_VERSION = 2
+RENDER_VERSION = 3
 """Raised whenever the same configuration would give other audio."""
 
 
@@ -18,9 +18,9 @@ class CorpusConfig:
     """Voices that the bundle offers, 1 to 4 of the designed ones."""
     demo_minutes: float = 7.0
     """Training audio per demo voice."""
-    other_singers: int = 30
+    other_singers: int = 60
     """Further training singers, for variety."""
-    other_minutes: float = 2.2
+    other_minutes: float = 1.1
     """Training audio per further singer."""
     held_out_singers: int = 4
     """Source singers of the parallel test set, never trained on."""

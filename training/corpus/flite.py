@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .config import CorpusConfig
 from .performance import CONTROL_RATE_HZ
-from .phones import DIPHTHONGS, PHONE_INDEX, SILENCE
+from .phones import DIPHTHONGS, PHONE_INDEX, SILENCE, VOWELS
 from .plan import stable_seed
 from .reader import Labels
 from .render import SAMPLE_RATE, hiss
@@ -150,6 +150,12 @@ def _segments(ends: list[tuple[str, float]]) -> list[tuple[str, float]]:
         else:
             segments.append((_RENAMED.get(name, name), start))
         start = end
+    # After a vowel American r is the sound of er; flite writes one or the other by spelling.
+    following = [name for name, _ in segments[1:]] + [SILENCE]
+    segments = [
+        ("er" if name == "r" and after not in VOWELS else name, start)
+        for (name, start), after in zip(segments, following, strict=True)
+    ]
     unknown = sorted({name for name, _ in segments} - PHONE_INDEX.keys())
     if unknown:
         raise DataError(f"flite speaks phones without a place in PHONES: {', '.join(unknown)}")
