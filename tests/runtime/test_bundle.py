@@ -222,6 +222,15 @@ def test_a_graph_unlike_its_manifest_is_refused(files, tmp_path):
     model.graph.input[0].name = model.graph.node[0].input[0] = "wave"
     swapped = with_new_hash(files, "content.onnx", model.SerializeToString())
     refused(write_zip(tmp_path / "a.comosvc", swapped), "content graph has inputs ['wave']", "['audio']")
+    model = onnx.load_from_string(files["content.onnx"])
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 16_000
+    fixed = with_new_hash(files, "content.onnx", model.SerializeToString())
+    refused(write_zip(tmp_path / "fixed.comosvc", fixed), "audio is float32 ['B', 16000], the manifest says float32")
+    model = onnx.load_from_string(files["acoustic_n.onnx"])
+    step = next(value for value in model.graph.input if value.name == "step_index")
+    step.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    wide = with_new_hash(files, "acoustic_n.onnx", model.SerializeToString())
+    refused(write_zip(tmp_path / "wide.comosvc", wide), "step_index is tensor(int64)")
     other = with_new_hash(files, "acoustic.onnx", files["vocoder.onnx"])
     refused(write_zip(tmp_path / "b.comosvc", other), "acoustic graph has inputs")
 

@@ -253,6 +253,14 @@ def test_given_f0_replaces_the_pitch_graph(bundle_path, converter):
     )
 
 
+def test_f0_is_0_where_the_result_is_silent(converter):
+    clip = np.concatenate((GLIDE[:12_800], np.zeros(12_800, np.float32), GLIDE[:12_800]))
+    result = converter.convert(clip, 24_000, f0_hz=np.full(300, 200.0))
+    sounds = result.audio.reshape(300, 128).any(axis=1)
+    assert 60 < np.count_nonzero(~sounds) < 100
+    np.testing.assert_array_equal(result.f0_hz, np.where(sounds, np.float32(200.0), 0.0))
+
+
 def test_given_noise_replaces_the_seeds(converter):
     noise = np.zeros((converter.frames(len(GLIDE), 24_000), SPEC.n_mels))
     quiet = [converter.convert(GLIDE, 24_000, seed=seed, noise=noise).mel for seed in (1, 2)]
