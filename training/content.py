@@ -26,13 +26,15 @@ _TAPS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class ContentConfig:
-    """Size of the content encoder. The defaults are the demo voice's: 0.55 M parameters, 600 ms of past."""
+    """Size of the content encoder. The defaults have 0.56 M parameters and 1 s of past."""
 
     n_phones: int = len(PHONES)
     n_mels: int = 60
     """60 Slaney bands lie 49 Hz apart below 1 kHz: as fine as the 50 Hz bins of a 20 ms window allow."""
     f_min_hz: float = 40.0
     f_max_hz: float = 7900.0
+    mean_frames: int = 0
+    """Length of the running mean that each frame is compared with: it holds voice, microphone and level. 0: none."""
     channels: int = 128
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1, 2, 4, 8)
     """Distance in frames between the three taps of each block."""
@@ -65,6 +67,12 @@ def windowed_dft(length: int) -> NDArray[np.float32]:
 def log_mel(power: Tensor, filters: Tensor) -> Tensor:
     """Log-mel features (B, S, M) of a power spectrum (B, S, F); silence is 0, so that zero padding is silence."""
     return torch.log1p(power @ filters / _POWER_FLOOR) / _LOG_SCALE
+
+
+def running_mean(features: Tensor, n_frames: int) -> Tensor:
+    """Mean of (B, S, M) over the last `n_frames` frames, the present one included, with silence before the clip."""
+    padded = F.pad(features.transpose(1, 2), (n_frames - 1, 0))
+    return F.avg_pool1d(padded, n_frames, stride=1).transpose(1, 2)
 
 
 class CausalBlock(nn.Module):
@@ -109,7 +117,8 @@ class ContentEncoder(nn.Module):
         self.register_buffer("dft", torch.from_numpy(windowed_dft(2 * self.hop)), persistent=False)
         filters = triangular_filters(mel_edges_hz(config), self.bins_hz)
         self.register_buffer("filters", torch.from_numpy(filters), persistent=False)
-        self.stem = nn.Linear(_TAPS * config.n_mels, config.channels)
+        n_taps = _TAPS + 1 if config.mean_frames else _TAPS
+        self.stem = nn.Linear(n_taps * config.n_mels, config.channels)
         self.blocks = nn.ModuleList(
             CausalBlock(config.channels, dilation, config.dropout, future)
             for dilation, future in zip(config.dilations, _futures(config), strict=True)
@@ -126,7 +135,8 @@ class ContentEncoder(nn.Module):
     def context_frames(self) -> tuple[int, int]:
         """Hops of audio before and after a frame's own that reach it, the window's halves included: (past, future)."""
         future = sum(_futures(self.config))
-        return (_TAPS - 1) * sum(self.config.dilations) - future + 2, future + 2
+        blocks = (_TAPS - 1) * sum(self.config.dilations) - future
+        return blocks + max(1, self.config.mean_frames - 1) + 1, future + 2
 
     @property
     def lookahead_ms(self) -> float:
@@ -144,7 +154,11 @@ class ContentEncoder(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (B, S, C) of log-mel features (B, S, n_mels)."""
-        x = self.stem(_delayed(F.pad(features, (0, 0, 1, 1)), 1))
+        taps = _delayed(F.pad(features, (0, 0, 1, 1)), 1)
+        if self.config.mean_frames:
+            mean = running_mean(features, self.config.mean_frames)
+            taps = torch.cat([taps - mean.repeat(1, 1, _TAPS), mean], dim=-1)
+        x = self.stem(taps)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))

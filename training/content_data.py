@@ -19,6 +19,8 @@ from .corpus import PHONES, Labels
 _TARGET_OFFSETS_S = (-0.008, -0.004, 0.0, 0.004, 0.008)
 """Instants whose phones share a frame's target: a boundary inside the window makes both sides right in proportion."""
 
+_FORMANT_REGIONS_HZ = (300.0, 900.0, 2200.0, 4500.0)
+
 
 @dataclass(frozen=True)
 class LabelledClip:
@@ -51,7 +53,11 @@ class Augmentation:
     recorded_speed: float = 1.4
     """The same for recorded voices, which only ever speak and must also be known at a singer's pitch and pace."""
     tract: float = 1.2
-    """Largest factor on the vocal tract's length, log-uniform, whatever the speed: more, and s becomes sh."""
+    """Largest factor on a synthetic voice's vocal tract length, log-uniform, whatever the speed."""
+    recorded_tract: float = 1.35
+    """The same for recorded voices: the few there are must stand for children and basses too."""
+    bend: float = 1.15
+    """Largest factor by which the region of each formant moves on its own, log-uniform."""
     tilt_db: float = 6.0
     """Largest spectral slope, from the lowest to the highest band."""
     equaliser_db: tuple[float, float] = (2.0, 8.0)
@@ -112,7 +118,9 @@ class CropSampler:
         phones = clip.labels.phones_at(centres[:, None] + np.array(_TARGET_OFFSETS_S))
         phones = np.where(centres[:, None] * self.sample_rate < len(clip.audio), phones, PHONES.index("sil"))
         target = np.eye(len(PHONES), dtype=np.float32)[phones].mean(axis=1)
-        filters = random_filters(self.config, self.bins_hz, self.augmentation, speed, rng)
+        longest = self.augmentation.recorded_tract if clip.recorded else self.augmentation.tract
+        warp = speed * _log_uniform(rng, longest)
+        filters = random_filters(self.config, self.bins_hz, self.augmentation, warp, rng)
         return disturbed(audio, self.sample_rate, self.augmentation, rng), target, filters
 
 
@@ -160,19 +168,28 @@ def _in_room(audio: NDArray[np.float32], sample_rate: float, rng: np.random.Gene
     return wet[: len(audio)].astype(np.float32)
 
 
+def bent(edges_hz: NDArray[np.float64], warp: float, bend: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """`edges_hz` times `warp`, and in the region of each formant times up to `bend` more or less; the last stays.
+
+    Speakers do not differ in tract length alone: one man's first formant is 20 % lower than another's, his second not.
+    """
+    last_hz = edges_hz[-1]
+    factors = np.array([warp * _log_uniform(rng, bend) for _ in _FORMANT_REGIONS_HZ])
+    targets_hz = np.minimum(factors * _FORMANT_REGIONS_HZ, 0.95 * last_hz)  # else the edges would cross below the last
+    shift = np.log(np.append(targets_hz / _FORMANT_REGIONS_HZ, 1.0))
+    return edges_hz * np.exp(np.interp(np.log(edges_hz), np.log([*_FORMANT_REGIONS_HZ, last_hz]), shift))
+
+
 def random_filters(
     config: ContentConfig,
     bins_hz: NDArray[np.float64],
     augmentation: Augmentation,
-    speed: float,
+    warp: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Mel filters (F, M) that see a voice played at `speed` through another vocal tract and another microphone."""
-    warp = speed * _log_uniform(rng, augmentation.tract)
-    edges = mel_edges_hz(config)
-    knee_hz = 0.8 * config.f_max_hz / max(warp, 1.0)
-    beyond = knee_hz * warp + (edges - knee_hz) * (config.f_max_hz - knee_hz * warp) / (config.f_max_hz - knee_hz)
-    filters = triangular_filters(np.where(edges < knee_hz, edges * warp, beyond), bins_hz)
+    """Mel filters (F, M) that see formants `warp` times too low, through a random microphone."""
+    edges = bent(mel_edges_hz(config), warp, augmentation.bend, rng)
+    filters = triangular_filters(edges, bins_hz)
     along = np.linspace(0.0, 1.0, config.n_mels)
     points = rng.normal(0.0, np.linspace(*augmentation.equaliser_db, 10))
     gain_db = np.interp(along, np.linspace(0.0, 1.0, 10), points)
