@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Turn a trained run folder into a voice: one .comosvc file of ONNX graphs, which comosvc-convert uses without torch.",
+    help="Turn a trained run folder into a voice: one .comosvc file that comosvc-convert uses without torch.",
 )
 console = Console(stderr=True)
 output = Console()

@@ -13,6 +13,7 @@ from ..runtime.graph import GraphSpec, TensorSpec
 from ..training.acoustic import AcousticModel, Condition
 from ..training.diffusion import renoise, sampling_sigmas
 from .errors import ExportError
+from .fold import fold_constants
 from .metadata import stamp
 
 OPSET = 20  # the first with GELU as one operator
@@ -104,6 +105,7 @@ def trace(
     assert program is not None
     model = program.model_proto
     _anonymise(model)
+    fold_constants(model)
     check_contract(spec, model)
     _name_dims(spec, model)
     stamp(model, spec, extra)

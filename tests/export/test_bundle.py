@@ -33,11 +33,12 @@ def written(files: Files, folder: Path) -> Path:
 
 
 def perturbed(graph: bytes) -> bytes:
-    """The graph with one number of its largest tensor moved by that tensor's standard deviation."""
+    """The graph with the largest number of a tensor of middle size moved by that tensor's standard deviation."""
     model = onnx.load_from_string(graph)
-    tensor = max(model.graph.initializer, key=lambda t: (t.data_type == onnx.TensorProto.FLOAT) * np.prod(t.dims))
+    matrices = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
+    tensor = sorted(matrices, key=lambda t: int(np.prod(t.dims)))[len(matrices) // 2]
     weights = numpy_helper.to_array(tensor).copy()
-    weights.flat[weights.size // 2] += weights.std()
+    weights.flat[weights.argmax()] += weights.std()
     tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
     return model.SerializeToString()
 
@@ -96,7 +97,7 @@ def test_verify_with_the_run_rejects_what_the_probes_allow(files, voice, tmp_pat
     )
     path = written(forged, tmp_path)
     verify(path)
-    with pytest.raises(ParityError, match=r"content at batch 1, length 160: relative error"):
+    with pytest.raises(ParityError, match=r"content at batch \d, length \d+: relative error"):
         verify(path, voice)
 
 
@@ -119,7 +120,8 @@ def test_probes_stay_small(files):
     assert len(files["probes.safetensors"]) < 1_000_000
 
 
-def test_same_voice_same_bytes(voice, tmp_path):
+def test_same_voice_same_bytes(voice, tmp_path, monkeypatch):
+    monkeypatch.setattr("comosvc.export.describe.commit", lambda: "a commit may be made while this runs")
     first, second = tmp_path / "first.comosvc", tmp_path / "second.comosvc"
     for path in (first, second):
         export_bundle(voice, "tiny", path)
@@ -147,9 +149,9 @@ def test_embeddings_are_those_of_the_targets(files, voice, tmp_path):
 
 
 def test_graphs_name_no_path_of_this_machine(files):
-    for name, data in files.items():
+    for name in ("content", "acoustic", "acoustic_n", "vocoder"):
         for word in (b"/home/", b"site-packages", b"conftest", b".py"):
-            assert word not in data, f"{word!r} in {name}"
+            assert word not in files[f"{name}.onnx"], f"{word!r} in {name}"
 
 
 @pytest.mark.parametrize(
