@@ -85,8 +85,10 @@ class Vocoder(nn.Module):
 
     @property
     def context_frames(self) -> tuple[int, int]:
-        """Hops before and after a hop of audio that reach it through any input: pulses and noise reach two further
-        each way.
+        """Hops before and after a hop of audio that reach it through any input: (past, future).
+
+        Pulses and noise reach two hops further ahead than mel and F0. Both are known as soon as F0 is, which comes
+        earlier than mel; a stream may repeat its last mel frame for those two.
         """
         past, future = self.mel_context_frames
         return past + HOPS_PER_WINDOW // 2 + 1, future + HOPS_PER_WINDOW // 2
