@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..runtime.graph import GraphSpec, TensorSpec
 from ..training.acoustic import AcousticModel, Condition
-from ..training.diffusion import renoise, sampling_sigmas
+from ..training.diffusion import edm_scalings, renoise, sampling_sigmas
 from .errors import ExportError
 from .fold import fold_constants
 from .metadata import stamp
@@ -75,9 +75,16 @@ class AcousticNextStep(nn.Module):
         step_index: Tensor,
     ) -> Tensor:
         embedded = self.model.embed(Condition(content, content_index, f0_hz, loudness, singer))
+        denoiser = self.model.denoiser
+        # Of all levels, so that it does not depend on the index: the trace folds it to a table and drops its weights.
+        step_paths = denoiser.step_path(edm_scalings(self.sigmas, self.model.config.sigma)[3])
+
+        def network(x: Tensor, _: Tensor, condition: Tensor) -> Tensor:
+            return denoiser.evaluate(x, step_paths[step_index].view(1, -1), condition)
+
         sigma = self.sigmas[step_index].view(1)
         x = renoise(self.model.normalise(mel), sigma, noise, self.model.config.sigma)
-        return self.model.denormalise(self.model.denoise(x, sigma, embedded))
+        return self.model.denormalise(self.model.denoise(x, sigma, embedded, network))
 
 
 def trace(

@@ -1,6 +1,7 @@
 """The acoustic model: a condition taken from the source, and a denoiser. Teacher and student are both this."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,9 @@ from ..runtime.mel import mel_centres_hz
 from ..runtime.spec import AudioSpec
 from .denoiser import Denoiser, DenoiserConfig
 from .diffusion import SigmaConfig, edm_scalings
+
+Network = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""F(x (B, T, M), c_noise (B,), condition (B, T, hidden)) -> (B, T, M)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +115,11 @@ class AcousticModel(nn.Module):
     def _loudness(self, loudness: Tensor) -> Tensor:
         return torch.log10(loudness.clamp(min=1e-5)) + 2.0 if self.config.log_loudness else loudness
 
-    def denoise(self, x: Tensor, sigma: Tensor, embedded: Tensor, denoiser: Denoiser | None = None) -> Tensor:
+    def denoise(self, x: Tensor, sigma: Tensor, embedded: Tensor, denoiser: Network | None = None) -> Tensor:
         """D(x (B, T, M); sigma (B,)) given the embedded condition; float32 around whatever precision the network
         runs in.
 
-        `denoiser` takes the place of the model's own, for averaged copies of its weights.
+        `denoiser` takes the place of the model's own: an averaged copy, or the same with its step path in a table.
         """
         c_skip, c_out, c_in, c_noise = (c.view(-1, 1, 1) for c in edm_scalings(sigma, self.config.sigma))
         F_x = (denoiser or self.denoiser)(c_in * x, c_noise.view(-1), embedded).float()

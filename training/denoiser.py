@@ -101,10 +101,20 @@ class Denoiser(nn.Module):
         future = sum(_futures(self.config))
         return 2 * sum(_dilations(self.config)) - future, future
 
-    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
-        C, n = self.config.channels, self.config.layers
+    def step_path(self, c_noise: Tensor) -> Tensor:
+        """All that the noise level alone decides, (B, E): each layer's step vector, then the gains of the skip."""
         embedding = self.step_embedding(c_noise)
-        steps = self.step_projection(embedding).view(-1, n, C, 1).unbind(1)
+        vectors = self.step_projection(embedding)
+        return vectors if self.skip_gains is None else torch.cat((vectors, self.skip_gains(embedding)), dim=-1)
+
+    def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
+        return self.evaluate(x, self.step_path(c_noise), condition)
+
+    def evaluate(self, x: Tensor, step_path: Tensor, condition: Tensor) -> Tensor:
+        """`forward` with the step path given: at a fixed set of noise levels it is a table."""
+        C, n = self.config.channels, self.config.layers
+        vectors, gains = step_path[:, : n * C], step_path[:, n * C :]
+        steps = vectors.view(-1, n, C, 1).unbind(1)
         conditions = self.condition_projection(condition).transpose(1, 2).chunk(n, dim=1)
         h = self.input_projection(x.transpose(1, 2)).relu()
         total = torch.zeros_like(h)
@@ -115,7 +125,7 @@ class Denoiser(nn.Module):
         F_x = self.output_projection(h).transpose(1, 2)
         if self.skip_gains is None:
             return F_x
-        g, k = self.skip_gains(embedding)[:, None].chunk(2, dim=-1)
+        g, k = gains[:, None].chunk(2, dim=-1)
         return (1.0 + g) * F_x + k * x
 
 
