@@ -83,13 +83,16 @@ def measure_distillation(
         noise, other = torch.randn(2, 1, *source["mel"].shape, generator=torch.Generator().manual_seed(number))
         D_teacher = denoise_with(teacher, teacher.embed(condition))
         sigma = teacher.config.sigma
-        ends = [euler_sample(D_teacher, z, karras_sigmas(LADDER_SIZE, sigma)) for z in (noise, other)]
+        ladder = karras_sigmas(LADDER_SIZE, sigma)
         outputs = {f"teacher {n}": teacher_sample(D_teacher, noise, n, sigma) for n in TEACHER_STEPS}
         outputs["teacher 1"] = consistency_sample(D_teacher, [noise], sigma)
         for name, (student, noise_scale) in students.items():
-            D_student = denoise_with(student, student.embed(condition))
-            outputs[name] = consistency_sample(D_student, [noise_scale * noise], sigma)
-            distances.setdefault(name, []).append(ode_distance(outputs[name], outputs["teacher 1"], ends))
+            # All from where this student's sampler begins: its own scale of the initial noise.
+            same, elsewhere = noise_scale * noise, noise_scale * other
+            outputs[name] = consistency_sample(denoise_with(student, student.embed(condition)), [same], sigma)
+            undistilled = consistency_sample(D_teacher, [same], sigma)
+            ends = [euler_sample(D_teacher, z, ladder) for z in (same, elsewhere)]
+            distances.setdefault(name, []).append(ode_distance(outputs[name], undistilled, ends))
         for name, x in outputs.items():
             mel = teacher.denormalise(x)[0].numpy()
             scores.setdefault(name, []).append(score_mel(mel, target["mel"], teacher.spec.mel_log_base))
