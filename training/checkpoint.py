@@ -99,6 +99,6 @@ def require_space(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise TrainingError(
-            f"{folder} needs {n_bytes / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free; nothing was overwritten\n"
+            f"{folder} needs {n_bytes / 1e6:.0f} MB, its disk has {free / 1e6:.0f} MB free; nothing was overwritten\n"
             "hint: free some space, then run the same command again: it goes on from the last checkpoint"
         )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.acoustic import AcousticConfig, AcousticModel
 from comosvc.training.acoustic_data import batch_condition
@@ -21,7 +22,13 @@ def batch(generator, n=8):
     pattern = torch.linspace(0, 3, 4 * 80).sin().view(4, 80)
     mel = content @ pattern + 0.3 * torch.randn(n, 24, 80, generator=generator)
     flat = torch.ones(n, 24)
-    return {"mel": mel, "content": content, "f0_hz": 200 * flat, "loudness": 0.1 * flat, "singer": torch.zeros(n).long()}
+    return {
+        "mel": mel,
+        "content": content,
+        "f0_hz": 200 * flat,
+        "loudness": 0.1 * flat,
+        "singer": torch.zeros(n).long(),
+    }
 
 
 def new_model():
@@ -95,7 +102,7 @@ def test_loss_is_the_squared_distance_to_the_target_network(teacher):
     embedded = teacher.embed(batch_condition(teacher, data))
     predicted = teacher.denoise(y + 80 * z, torch.full((4,), 80.0), embedded)
     ratio = 0.002 / 80
-    # With a ladder of two, one Euler step of the teacher ends at sigma_min, where the boundary condition returns it as it is.
+    # With a ladder of two, one Euler step of the teacher ends at sigma_min, where f(x, sigma_min) = x.
     target = ratio * (y + 80 * z) + (1 - ratio) * predicted
     assert loss.item() == pytest.approx(1000 * ((predicted - target) ** 2).mean().item(), rel=1e-3)
 
