@@ -87,14 +87,11 @@ class AcousticNextStep(nn.Module):
         return self.model.denormalise(self.model.denoise(x, sigma, embedded, network))
 
 
-def trace(
-    spec: GraphSpec, module: nn.Module, example: Mapping[str, Tensor], extra: dict[str, str] | None = None
-) -> ModelProto:
+def trace(spec: GraphSpec, module: nn.Module, example: Mapping[str, Tensor]) -> ModelProto:
     """`module` as an ONNX graph of the contract `spec`, free in the batch and in every length.
 
-    It is traced with `example` inputs, whose sizes must differ from 1 (torch specialises on it). `extra` goes into the
-    file's metadata beside the contract. Raises `ExportError` if the graph that comes out breaks the contract; a fixed
-    length does.
+    It is traced with `example` inputs, whose sizes must differ from 1 (torch specialises on it). Raises `ExportError`
+    if the graph that comes out breaks the contract; a fixed length does.
     """
     free = {tensor.name: dict.fromkeys(_free_axes(tensor), torch.export.Dim.DYNAMIC) for tensor in spec.inputs}
     with warnings.catch_warnings(), _QuietExporter():
@@ -115,7 +112,7 @@ def trace(
     fold_constants(model)
     check_contract(spec, model)
     _name_dims(spec, model)
-    stamp(model, spec, extra)
+    stamp(model, spec)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -13,8 +13,8 @@ from .inputs import Arrays, InputMaker
 from .parity import ParityRow, Runner, compare
 
 PROBES_FILE = "probes.safetensors"
-_SIZES = {"content": ((2, 4_801),), "pitch": ((2, 4_801),)}  # (batch, length) of each probe
-_DEFAULT_SIZES = ((2, 41),)
+_SIZES = {"content": (2, 4_801), "pitch": (2, 4_801), "acoustic": (2, 41), "acoustic_n": (1, 23), "vocoder": (2, 41)}
+"""Batch and length of the probes: together some 500 kB."""
 _SEED = 3
 
 
@@ -38,9 +38,8 @@ def make_probes(references: Mapping[str, Runner], maker: InputMaker) -> list[Pro
     """Probes of every graph; one for each noise level of `acoustic_n`."""
     probes = []
     for name, runner in references.items():
-        for batch, length in _SIZES.get(name, _DEFAULT_SIZES):
-            inputs = maker.make(GRAPHS[name], batch, length, _SEED)
-            probes += [Probe(name, variant, runner(variant)) for variant in _variants(inputs, maker.n_sigmas)]
+        inputs = maker.make(GRAPHS[name], *_SIZES[name], _SEED)
+        probes += [Probe(name, variant, runner(variant)) for variant in _variants(inputs, maker.n_sigmas)]
     return probes
 
 

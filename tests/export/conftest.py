@@ -73,7 +73,7 @@ def write_run(run: Path, kind: str = "synthetic") -> Path:
     torch.manual_seed(0)
     features = write_features(run / "features", kind)
     audio = {"audio": to_mapping(SPEC)}
-    content = ContentConfig(n_mels=20, channels=16, dilations=(1, 2))
+    content = ContentConfig(n_mels=20, channels=16, dilations=(1, 2), lookahead_frames=1, mean_frames=5)
     write_stage(run / "content", ContentEncoder(content, SPEC), {**audio, "network": to_mapping(content)})
     vocoder = VocoderConfig(channels=16, dilations=(1, 2))
     write_stage(run / "vocoder", shaken(Vocoder(vocoder, SPEC)), {**audio, "network": to_mapping(vocoder)})
