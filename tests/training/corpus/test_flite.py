@@ -20,6 +20,12 @@ def test_diphthongs_and_affricates_fall_into_two():
     np.testing.assert_allclose([start for _, start in segments], [0.0, 0.2, 0.29, 0.4, 0.62, 0.8, 0.9])
 
 
+def test_r_after_a_vowel_is_the_sound_of_er():
+    car, red = ([("k", 0.1), ("aa", 0.3), ("r", 0.4), ("pau", 0.5)], [("r", 0.1), ("eh", 0.3), ("d", 0.4)])
+    assert [name for name, _ in _segments(car)] == ["k", "aa", "er", "sil"]
+    assert [name for name, _ in _segments(red)] == ["r", "eh", "d"]
+
+
 def test_unknown_phone_is_an_error_not_a_guess():
     with pytest.raises(DataError, match="qq"):
         _segments([("qq", 0.2)])
