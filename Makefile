@@ -43,6 +43,7 @@ demo-voice: $(VENV)/.installed
 	$(VENV)/bin/comosvc-train vocoder -c $(RECIPE) -o $(RUN) --resume
 	$(VENV)/bin/comosvc-train teacher -c $(RECIPE) -o $(RUN) --resume
 	$(VENV)/bin/comosvc-train student -c $(RECIPE) -o $(RUN) --resume
+	$(VENV)/bin/comosvc-train student -c $(RECIPE) -o $(RUN) --resume --published
 	$(VENV)/bin/comosvc-export bundle $(RUN) -o $(BUNDLE)
 
 bench: $(VENV)/.installed
