@@ -68,7 +68,7 @@ class Demo:
         true_mel, *mels = (mel_spectrogram(audio, spec) for audio in (true_audio, result.audio, source))
         distance, unconverted = (score_mel(mel, true_mel, spec.mel_log_base).l1 for mel in mels)
         return Line(
-            clip=f"{self.clips.source.singer}, sung",
+            clip=self.clips.source.singer,
             target=truth.singer,
             key=result.options.key,
             seconds=len(source) / SAMPLE_RATE,
@@ -87,7 +87,7 @@ class Demo:
         wanted_hz = self.meter(source, SAMPLE_RATE, spec) * np.float32(2.0 ** (result.options.key / 12.0))
         f0_hz = self.meter(result.audio, SAMPLE_RATE, spec)
         return Line(
-            clip=f"{self.clips.recorded.singer}, spoken",
+            clip=self.clips.recorded.singer,
             target=target,
             key=result.options.key,
             seconds=len(source) / SAMPLE_RATE,
@@ -137,44 +137,34 @@ def run_demo(out: Path) -> tuple[list[Line], list[str]]:
 
 
 def as_table(lines: list[Line]) -> Table:
-    """The lines for a terminal."""
-    table = Table(title="the shipped voice on clips that no training saw", title_justify="left")
-    for name in (
-        "source",
-        "target",
-        "key",
-        "RTF",
-        "F0 gross",
-        "F0 RMSE",
-        "voicing",
-        "to truth",
-        "unconverted",
-        "heard as",
-    ):
-        table.add_column(name, justify="left" if name in ("source", "target", "heard as") else "right")
+    """The lines for a terminal of 80 columns."""
+    table = Table(title="the shipped voice on clips that no training saw", title_justify="left", padding=(0, 1))
+    table.add_column("conversion")
+    for name in ("RTF", "F0 errors", "L1 to truth"):
+        table.add_column(name, justify="right")
+    table.add_column("heard as")
     for line in lines:
         table.add_row(
-            line.clip,
-            line.target,
-            f"{line.key:+.0f}",
+            f"{line.clip} → {line.target} {line.key:+.0f}",
             f"{line.rtf:.3f}",
-            f"{100 * line.f0.gross:.1f} %",
-            f"{line.f0.rmse_cents:.1f} ct",
-            f"{100 * line.f0.voicing:.1f} %",
-            "–" if line.distance is None else f"{line.distance:.3f}",
-            "–" if line.unconverted is None else f"{line.unconverted:.3f}",
+            f"{100 * line.f0.gross:.1f} % {line.f0.rmse_cents:.0f} ct {100 * line.f0.voicing:.1f} %",
+            "–" if line.distance is None else f"{line.distance:.2f} ({line.unconverted:.2f})",
             line.identified,
         )
     return table
 
 
 _LEGEND = """\
-RTF: processor seconds per second of audio, one thread. F0 of the output against the truth (spoken: against the source's
-own, moved by the key): more than 50 cents off, RMSE of the rest, wrong voicing. To truth, unconverted: L1 distance in
-nepers of the log-mel, of the output and of the source, to that of the target singer singing the same. Heard as: by a
-classifier that never heard a conversion."""
+RTF: processor seconds per second of audio, one thread. F0 errors of the output against the truth (flite-rms: against \
+the source's own, moved by the key): share more than 50 cents off, RMSE of the rest, share of wrong voicing. L1 to \
+truth: distance in nepers of the log-mel to that of the target singer singing the same, in brackets the source's. Heard \
+as: by a classifier that never heard a conversion."""
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     out: Annotated[Path, typer.Option("-o", "--output", help="folder for the WAVs and the picture")] = Path("demo-out"),
 ) -> None:
@@ -194,4 +184,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()
