@@ -19,7 +19,7 @@ from .files import FORMATS
 from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
-from .providers import Graph, check_threads, choose_precision, choose_provider
+from .providers import BEST_BATCH, Graph, check_threads, choose_precision, choose_provider
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
@@ -156,17 +156,19 @@ class Converter:
         latency: str = "default",
         overwrite: bool = False,
         ending: str = ".wav",
-        batch: int = 8,
+        batch: int | None = None,
         progress: Callable[[Path, float], Any] | None = None,
     ) -> Iterator[FileConversion]:
         """Convert files into the folder `output`, `batch` at a time in common graph calls; each is yielded when done.
 
-        Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or ".flac"). A file that fails is yielded with
-        its `error`, and the others go on. Other arguments as in `convert_file`; wrong ones raise at once.
+        `batch` None is what suits the provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or
+        ".flac"). A file that fails is yielded with its `error`, and the others go on. Other arguments as in
+        `convert_file`; wrong ones raise at once.
         """
         request = self._request(singer, key, seed, steps, latency)
         if ending not in FORMATS:
             raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
+        batch = BEST_BATCH[self.provider] if batch is None else batch
         if batch < 1:
             raise OptionError(f"batch is {batch}; it must be at least 1")
         make_folder(Path(output))

@@ -59,13 +59,17 @@ def gains(
     `is_open` holds the frames from `first_frame` on that these samples lie in, and one more on either side where the
     clip goes on; the clip's own ends have no ramp.
     """
-    if is_open.all():
-        return np.ones(n_samples, np.float32)
-    flags = np.pad(is_open, 1, mode="edge").astype(np.float32)
-    starts, ends = flags[1:-1] * flags[:-2], flags[1:-1] * flags[2:]
-    # In whole numbers, so that a closed frame's first and last sample are exactly zero.
-    samples = np.arange(first_sample, first_sample + n_samples, dtype=np.int64)
-    frame, rest = np.divmod(samples * spec.sample_rate, sample_rate * spec.hop_length)
-    within = rest / (sample_rate * spec.hop_length)
-    frame -= first_frame
-    return ((1.0 - within) * starts[frame] + within * ends[frame]).astype(np.float32)
+    frames = np.arange(first_frame, first_frame + len(is_open) + 1, dtype=np.int64)
+    # First sample of each frame, in whole numbers, so that a closed frame is zero to its last sample.
+    starts = -(-frames * (spec.hop_length * sample_rate) // spec.sample_rate)
+    bounds = np.clip(starts, first_sample, first_sample + n_samples) - first_sample
+    gain = np.repeat(is_open.astype(np.float32), np.diff(bounds))
+    flags = np.pad(is_open, 1, mode="edge")
+    opens, closes = ~flags[:-2], ~flags[2:]
+    for frame in np.flatnonzero(is_open & (opens | closes)):
+        samples = np.arange(bounds[frame], bounds[frame + 1]) + first_sample
+        within = samples * (spec.sample_rate / (sample_rate * spec.hop_length)) - frames[frame]
+        up = within if opens[frame] else 1.0
+        down = 1.0 - within if closes[frame] else 1.0
+        gain[bounds[frame] : bounds[frame + 1]] = np.clip(up * down, 0.0, 1.0)
+    return gain

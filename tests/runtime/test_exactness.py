@@ -142,6 +142,6 @@ def test_batches_are_really_batches(bundle_path, song, tmp_path):
         graph.run = spy
     for number in range(3):
         soundfile.write(tmp_path / f"{number}.wav", song, 24_000)
-    list(converter.convert_many(sorted(tmp_path.glob("*.wav")), tmp_path / "out"))
+    list(converter.convert_many(sorted(tmp_path.glob("*.wav")), tmp_path / "out", batch=8))
     assert shapes.keys() == {"pitch", "content", "acoustic", "vocoder"}
     assert {size for sizes in shapes.values() for size in sizes} == {3}
