@@ -157,8 +157,8 @@ def as_table(lines: list[Line]) -> Table:
 _LEGEND = """\
 RTF: processor seconds per second of audio, one thread. F0 errors of the output against the truth (flite-rms: against \
 the source's own, moved by the key): share more than 50 cents off, RMSE of the rest, share of wrong voicing. L1 to \
-truth: distance in nepers of the log-mel to that of the target singer singing the same, in brackets the source's. Heard \
-as: by a classifier that never heard a conversion."""
+truth: distance in nepers of the log-mel to that of the target singer singing the same, in brackets the source's. \
+Heard as: by a classifier that never heard a conversion."""
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
