@@ -72,4 +72,6 @@ def mel_spectrogram(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.f
         spectrum = np.fft.rfft(views[start : start + 4096] * window, spec.n_fft)
         magnitude = np.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-9)
         mel[start : start + 4096] = magnitude @ basis
-    return np.log(np.maximum(mel, spec.mel_floor), out=mel) / np.float32(np.log(spec.mel_log_base))
+    np.log(np.maximum(mel, spec.mel_floor), out=mel)
+    mel /= np.float32(np.log(spec.mel_log_base))
+    return mel
