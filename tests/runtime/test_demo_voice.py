@@ -1,0 +1,74 @@
+"""The voice that is shipped."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from comosvc.runtime import Converter
+from comosvc.runtime.audio import blocks
+from comosvc.runtime.calls import run
+from comosvc.runtime.pipeline import convert_blocks
+from comosvc.runtime.self_test import vowel
+
+TOLERANCE = 1e-4
+"""Relative to the largest sample. Float32 sums in another order pass exp and log on their way through four networks."""
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return Converter("demo", threads=1)
+
+
+@pytest.fixture(scope="module")
+def song(demo):
+    """Six seconds: a glide up, a rest, a glide down, louder and softer."""
+    glide, _ = vowel(demo.spec)
+    swell = np.linspace(0.2, 1.0, len(glide))
+    return np.concatenate((glide * swell, np.zeros(24_000), glide[::-1], glide * swell[::-1])).astype(np.float32)
+
+
+def test_it_passes_its_self_test(demo):
+    result = demo.self_test()
+    assert result.f0_error_cents < 10
+    assert 0.01 < result.output_peak <= 1.0
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_pieces_are_the_whole(demo, song, steps):
+    """That is, the contexts that its manifest states are all that its graphs see."""
+
+    def convert(piece_s):
+        request = replace(demo._request(None, 0.0, 0, steps, "default"), piece_s=piece_s)
+        out = []
+        work = convert_blocks(demo.manifest, request, lambda: blocks(song, 24_000), 24_000, 1, out.append, keep=True)
+        outcome = run(work, demo._graphs)
+        return np.concatenate(out), outcome.mel
+
+    for piece, whole in zip(convert(0.7), convert(100.0), strict=True):
+        assert np.abs(piece - whole).max() <= TOLERANCE * np.abs(whole).max()
+
+
+def test_the_result_is_sung_at_the_asked_pitch(demo):
+    glide, truth_hz = vowel(demo.spec)
+    result = demo.convert(glide, 24_000, key=3)
+    found = demo.track_f0(result.audio, 24_000)[10:-10]
+    wanted = (truth_hz * 2 ** (3 / 12))[10:-10]
+    voiced = found > 0
+    cents = 1_200 * np.log2(found[voiced] / wanted[: len(found)][voiced])
+    assert voiced.mean() > 0.9
+    assert np.median(np.abs(cents)) < 20
+
+
+def test_look_ahead_is_within_its_budget(demo):
+    ahead = demo.manifest.lookahead_ms
+    parts = ahead.content + ahead.pitch_low_latency + ahead.acoustic + ahead.vocoder
+    assert ahead.total == pytest.approx(parts, abs=0.1)
+    assert ahead.total <= 60.0
+
+
+def test_every_part_states_its_licence(demo):
+    assert demo.manifest.licences
+    assert all(entry.licence and entry.credit for entry in demo.manifest.licences)
+    assert all(singer.licence and singer.credit for singer in demo.singers.values())
+    assert demo.manifest.consent
