@@ -189,6 +189,8 @@ def write_singer_id(run: Path, checkpoint: Path, config: SingerIdConfig, path: P
     program.model.metadata_props.update(
         classes=json.dumps(classes(features)), audio=json.dumps(asdict(features.audio), sort_keys=True)
     )
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the exporter's notes on the machine and the source lines it ran on
     program.save(path)
 
 
