@@ -16,7 +16,7 @@ from comosvc.training.content import (
     triangular_filters,
     windowed_dft,
 )
-from comosvc.training.content_data import Augmentation, CropSampler, LabelledClip, played
+from comosvc.training.content_data import Augmentation, CropSampler, LabelledClip, bent, played
 from comosvc.training.content_scores import probe_singer, score_frames
 from comosvc.training.content_stage import ContentObjective, encode_with
 from comosvc.training.corpus import PHONES, Labels
@@ -184,6 +184,25 @@ def test_batches_follow_the_generator():
     first, again, other = (sampler(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["audio"], other["audio"])
+
+
+@pytest.mark.parametrize("warp", [1 / 1.7, 1.0, 1.7])
+def test_bent_edges_stay_in_order(warp):
+    rng = np.random.default_rng(0)
+    edges = mel_edges_hz(ContentConfig())
+    for _ in range(200):
+        bent_edges = bent(edges, warp, 1.2, rng)
+        assert np.diff(bent_edges).min() > 0.0
+        assert bent_edges[-1] == pytest.approx(edges[-1])
+
+
+def test_warp_reads_formants_of_another_tract():
+    """Without bends, a resonance at 1.2 kHz seen with a warp of 1.2 falls where one at 1 kHz falls without."""
+    edges = mel_edges_hz(ContentConfig())
+    bins_hz = np.linspace(0.0, RATE / 2, 4_001)
+    warped = triangular_filters(bent(edges, 1.2, 1.0, np.random.default_rng(0)), bins_hz)
+    plain = triangular_filters(edges, bins_hz)
+    assert warped[600].argmax() == plain[500].argmax()
 
 
 def test_played_faster_is_higher_and_earlier():

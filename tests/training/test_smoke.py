@@ -7,7 +7,6 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from comosvc.export.cli import app as export_app
 from comosvc.runtime import Converter
 from comosvc.training.cli import app as train_app
 
@@ -20,21 +19,9 @@ def invoke(app, *arguments):
     return result
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("smoke") / "run"
-    invoke(train_app, "corpus", "-c", "smoke", "-o", folder, "--synthetic-only", "-n", 1)
-    invoke(train_app, "prepare", "-c", "smoke", "-o", folder, "-n", 1)
-    for stage in STAGES:
-        invoke(train_app, stage, "-c", "smoke", "-o", folder, "--device", "cpu", "--threads", 1)
-    return folder
-
-
 @pytest.mark.slow
-def test_bundle_of_a_smoke_run_converts(run, tmp_path):
-    bundle = tmp_path / "smoke.comosvc"
-    invoke(export_app, "bundle", run, "-o", bundle)
-    converter = Converter(bundle)
+def test_bundle_of_a_smoke_run_converts(smoke_bundle):
+    converter = Converter(smoke_bundle)
     assert {"alto", "bass"} <= set(converter.singers)
     rate = 44_100
     t = np.arange(rate) / rate
@@ -46,8 +33,8 @@ def test_bundle_of_a_smoke_run_converts(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_report_names_singers_and_hours(run):
-    report = json.loads((run / "features" / "report.json").read_text("utf-8"))
+def test_report_names_singers_and_hours(smoke_run):
+    report = json.loads((smoke_run / "features" / "report.json").read_text("utf-8"))
     assert report["hours"]["train"] > 0.01
     assert report["singers"]["alto"]["train_minutes"] > 0.2
     assert 60 < report["singers"]["alto"]["f0_median_hz"] < 700
@@ -55,10 +42,10 @@ def test_report_names_singers_and_hours(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_finished_stage_does_nothing(run, stage):
-    before = {path: path.stat().st_mtime_ns for path in (run / stage).glob("*.safetensors")}
-    invoke(train_app, stage, "-c", "smoke", "-o", run, "--device", "cpu")
-    assert {path: path.stat().st_mtime_ns for path in (run / stage).glob("*.safetensors")} == before
+def test_finished_stage_does_nothing(smoke_run, stage):
+    before = {path: path.stat().st_mtime_ns for path in (smoke_run / stage).glob("*.safetensors")}
+    invoke(train_app, stage, "-c", "smoke", "-o", smoke_run, "--device", "cpu")
+    assert {path: path.stat().st_mtime_ns for path in (smoke_run / stage).glob("*.safetensors")} == before
 
 
 @pytest.fixture

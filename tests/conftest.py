@@ -1,0 +1,36 @@
+"""A smoke run: the commands that make the demo voice, on the smoke recipe, for all tests that need a whole voice."""
+
+import pytest
+from typer.testing import CliRunner
+
+STAGES = ("content", "vocoder", "teacher", "student")
+
+
+def invoke(app, *arguments):
+    """Run a command and insist that it succeeds."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    """A run folder with every stage, the published student too."""
+    from comosvc.training.cli import app
+
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    invoke(app, "corpus", "-c", "smoke", "-o", folder, "--synthetic-only", "-n", 1)
+    invoke(app, "prepare", "-c", "smoke", "-o", folder, "-n", 1)
+    for stage in (*STAGES, "student --published"):
+        invoke(app, *stage.split(), "-c", "smoke", "-o", folder, "--device", "cpu", "--threads", 1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_bundle(smoke_run, tmp_path_factory):
+    """The voice of that run."""
+    from comosvc.export.cli import app
+
+    bundle = tmp_path_factory.mktemp("smoke-bundle") / "smoke.comosvc"
+    invoke(app, "bundle", smoke_run, "-o", bundle)
+    return bundle
