@@ -25,7 +25,7 @@ def print_info(converter: Converter, console: Console) -> None:
     for table in (_singers(converter), _licences(manifest), _graphs(manifest)):
         console.print(table)
     total_ms = manifest.lookahead_ms.total
-    console.print(f"look-ahead of a live conversion: {total_ms:g} ms in all, F0 with its low-latency rule")
+    console.print(f"look-ahead of a live conversion: {total_ms:.1f} ms in all, F0 with its low-latency rule")
 
 
 def _singers(converter: Converter) -> Table:
@@ -52,7 +52,7 @@ def _graphs(manifest: Manifest) -> Table:
         part = name.removesuffix("_n")
         context, ahead_ms = getattr(manifest.context, part), getattr(manifest.lookahead_ms, part)
         frames = str(context.past), str(context.future)
-        table.add_row(name, graph.precision, *frames, f"{ahead_ms:g} ms", graph.sha256[:12])
+        table.add_row(name, graph.precision, *frames, f"{ahead_ms:.1f} ms", graph.sha256[:12])
     return table
 
 

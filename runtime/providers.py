@@ -1,6 +1,7 @@
 """Which engine runs the graphs, chosen and checked so that nobody computes on the wrong device without knowing."""
 
 import importlib
+import os
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ def choose_precision(requested: str, bundle: Bundle) -> str:
 def onnx_runtime() -> Any:
     """The `onnxruntime` module, imported when first needed. Raises `ProviderError` if no engine is installed."""
     try:
+        # Its official builds report use to Microsoft and keep a device id in the home folder unless told not to.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         return importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ProviderError(

@@ -17,7 +17,7 @@ _TOP_OF_BAND = 0.98
 def pulse_source(
     f0_hz: NDArray[np.float32], spec: AudioSpec, start_phase: float = 0.0
 ) -> tuple[NDArray[np.float32], float]:
-    """Band-limited pulse train of unit power where voiced, zero where not: (L, 1) for `f0_hz` (T,), and the phase
+    """Band-limited pulse train of about unit power where voiced, zero where not: (L, 1) for `f0_hz` (T,), and the phase
     at its end.
 
     F0 is held within a frame. Phases are counted in cycles, in float64; passing the returned phase on as `start_phase`
@@ -35,7 +35,7 @@ def pulse_source(
 
 
 def _pulses(phase: NDArray[np.float64], n_harmonics: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sum of cosines 1..n in closed form (Dirichlet kernel); a fractional n fades the last one in."""
+    """Cosines 1 to floor(n) - 1, and the next by the fraction of n: in closed form (Dirichlet kernel), free of steps in n."""
     whole = np.floor(n_harmonics)
     angle = 2.0 * np.pi * phase
     half = np.sin(angle / 2.0)
