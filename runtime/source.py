@@ -35,7 +35,7 @@ def pulse_source(
 
 
 def _pulses(phase: NDArray[np.float64], n_harmonics: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosines 1 to floor(n) - 1, and the next by the fraction of n: in closed form (Dirichlet kernel), free of steps in n."""
+    """Cosines 1 to floor(n) - 1, and the next by the fraction of n, in closed form (Dirichlet kernel)."""
     whole = np.floor(n_harmonics)
     angle = 2.0 * np.pi * phase
     half = np.sin(angle / 2.0)
