@@ -29,7 +29,7 @@ from comosvc.training.vocoder import Vocoder, VocoderConfig
 SPEC = replace(COMOSVC_24K, content_hop_length=160)
 ACOUSTIC = AcousticConfig(
     denoiser=DenoiserConfig(
-        channels=16, hidden=12, layers=3, lookahead_frames=2, dilation_cycle=(1, 2), input_skip=True
+        channels=16, hidden=12, layers=2, lookahead_frames=2, dilation_cycle=(1, 2), input_skip=True
     ),
     harmonic_embedding=True,
     log_loudness=True,
@@ -73,9 +73,9 @@ def write_run(run: Path, kind: str = "synthetic") -> Path:
     torch.manual_seed(0)
     features = write_features(run / "features", kind)
     audio = {"audio": to_mapping(SPEC)}
-    content = ContentConfig(n_mels=20, channels=16, dilations=(1, 2), lookahead_frames=1, mean_frames=5)
+    content = ContentConfig(n_mels=20, channels=16, dilations=(2,), lookahead_frames=1, mean_frames=5)
     write_stage(run / "content", ContentEncoder(content, SPEC), {**audio, "network": to_mapping(content)})
-    vocoder = VocoderConfig(channels=16, dilations=(1, 2))
+    vocoder = VocoderConfig(channels=16, dilations=(1,), refinements=1)
     write_stage(run / "vocoder", shaken(Vocoder(vocoder, SPEC)), {**audio, "network": to_mapping(vocoder)})
     model = AcousticModel(ACOUSTIC, SPEC, len(PHONES), 3)
     model.mel_mean.fill_(-2.5)
