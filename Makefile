@@ -5,7 +5,7 @@ PYTHON ?= python3
 RUN ?= runs/demo
 RECIPE ?= demo
 BUNDLE ?= $(RUN)/demo.comosvc
-# --synthetic-only: without the recorded voices of the flite package.
+# --synthetic-only: without the recorded voices of the flite and festival packages.
 CORPUS_FLAGS ?=
 # Where torch's CPU build comes from if the caller's own indexes do not have it. PyTorch's documented index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu

@@ -70,7 +70,7 @@ def read_audio(folder: Path, entry: ClipEntry) -> NDArray[np.float32]:
 def write_clips(folder: Path) -> DemoClips:
     """Cut the clips from the first held-out song and the held-out recorded voice, and write them to `folder`."""
     from ..training.corpus import CorpusConfig, held_out_set
-    from ..training.corpus.flite import speak_plan, spoken_clips
+    from ..training.corpus.recorded import speak_plan, spoken_clips
 
     config = CorpusConfig(demo_singers=len(_TARGETS), held_out_singers=1, held_out_songs=1)
     song = next(held_out_set(config))

@@ -17,7 +17,7 @@ from ..runtime.providers import Graph
 from ..runtime.source import noise_samples, pulse_source
 from ..runtime.spec import AudioSpec
 from ..training.corpus import PHONES, CorpusConfig, Labels
-from ..training.corpus.flite import speak_plan, spoken_clips
+from ..training.corpus.recorded import speak_plan, spoken_clips
 from .bounded_pitch import f0_held, track_pitch_bounded
 from .conversions import SAMPLE_RATE
 from .held_out import HeldOutSong

@@ -12,10 +12,10 @@ SYNTHETIC, RECORDED = "synthetic", "recorded"
 _OURS = "the comosvc authors"
 _SYNTHETIC_CREDIT = "no person: a voice of the synthesiser in comosvc.training.corpus"
 _SYNTHETIC_CONSENT = "not needed: the voices are synthetic and imitate no person"
-_FLITE_LICENCE = "CMU's permissive terms: use, copy, modify and distribute freely with their notice; no endorsement"
-_FLITE_CREDIT = (
+_RECORDED_LICENCE = "CMU's and CSTR's permissive terms: use, copy, modify and distribute freely with their notice; no endorsement"
+_RECORDED_CREDIT = (
     "flite, Alan W Black and Kevin Lenzo; CMU ARCTIC, John Kominek and Alan W Black, Language Technologies Institute, "
-    "Carnegie Mellon University"
+    "Carnegie Mellon University; Festival and KED, Centre for Speech Technology Research, University of Edinburgh"
 )
 _SWIFT_F0 = LicenceEntry(
     part="pitch graph", licence="MIT", credit="swift-f0 0.3.0, Lars Nieradzik: NOTICE-swift-f0.txt"
@@ -53,7 +53,7 @@ class Statements:
             entries.append(LicenceEntry(part="training data: synthetic singers", licence="MIT", credit=_OURS))
         if any(singer.kind == RECORDED and not singer.demo for singer in singers):
             entries.append(
-                LicenceEntry(part="training data: recorded voices", licence=_FLITE_LICENCE, credit=_FLITE_CREDIT)
+                LicenceEntry(part="training data: recorded voices", licence=_RECORDED_LICENCE, credit=_RECORDED_CREDIT)
             )
         if any(singer.kind == RECORDED and singer.demo for singer in singers):
             own = (self.licence or "not stated", self.credit or "not stated")

@@ -72,7 +72,7 @@ def corpus(
     run: RunOption,
     config: ConfigOption = "demo",
     synthetic_only: Annotated[
-        bool, typer.Option("--synthetic-only", help="Leave out the voices that rest on recordings (flite).")
+        bool, typer.Option("--synthetic-only", help="Leave out the voices that rest on recordings (flite, Festival).")
     ] = False,
     jobs: JobsOption = 0,
 ) -> None:

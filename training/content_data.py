@@ -20,6 +20,10 @@ _TARGET_OFFSETS_S = (-0.008, -0.004, 0.0, 0.004, 0.008)
 """Instants whose phones share a frame's target: a boundary inside the window makes both sides right in proportion."""
 
 _FORMANT_REGIONS_HZ = (300.0, 900.0, 2200.0, 4500.0)
+_TRACT_SHARES = np.array([1.0, 1.0, 1.0, 0.2])
+"""How far each region moves with the length of the tract. Hiss is made by the front of the mouth, which differs less:
+an s that follows a long tract becomes a sh.
+"""
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,8 @@ class CropSampler:
         phones = np.where(centres[:, None] * self.sample_rate < len(clip.audio), phones, PHONES.index("sil"))
         target = np.eye(len(PHONES), dtype=np.float32)[phones].mean(axis=1)
         longest = self.augmentation.recorded_tract if clip.recorded else self.augmentation.tract
-        warp = speed * _log_uniform(rng, longest)
-        filters = random_filters(self.config, self.bins_hz, self.augmentation, warp, rng)
+        tract = _log_uniform(rng, longest)
+        filters = random_filters(self.config, self.bins_hz, self.augmentation, speed, tract, rng)
         return disturbed(audio, self.sample_rate, self.augmentation, rng), target, filters
 
 
@@ -168,13 +172,15 @@ def _in_room(audio: NDArray[np.float32], sample_rate: float, rng: np.random.Gene
     return wet[: len(audio)].astype(np.float32)
 
 
-def bent(edges_hz: NDArray[np.float64], warp: float, bend: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """`edges_hz` times `warp`, and in the region of each formant times up to `bend` more or less; the last stays.
+def bent(
+    edges_hz: NDArray[np.float64], speed: float, tract: float, bend: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """`edges_hz` times `speed` and `tract`, and in each region times up to `bend` more or less; the last stays.
 
     Speakers do not differ in tract length alone: one man's first formant is 20 % lower than another's, his second not.
     """
     last_hz = edges_hz[-1]
-    factors = np.array([warp * _log_uniform(rng, bend) for _ in _FORMANT_REGIONS_HZ])
+    factors = speed * tract**_TRACT_SHARES * [_log_uniform(rng, bend) for _ in _FORMANT_REGIONS_HZ]
     targets_hz = np.minimum(factors * _FORMANT_REGIONS_HZ, 0.95 * last_hz)  # else the edges would cross below the last
     shift = np.log(np.append(targets_hz / _FORMANT_REGIONS_HZ, 1.0))
     return edges_hz * np.exp(np.interp(np.log(edges_hz), np.log([*_FORMANT_REGIONS_HZ, last_hz]), shift))
@@ -184,11 +190,14 @@ def random_filters(
     config: ContentConfig,
     bins_hz: NDArray[np.float64],
     augmentation: Augmentation,
-    warp: float,
+    speed: float,
+    tract: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Mel filters (F, M) that see formants `warp` times too low, through a random microphone."""
-    edges = bent(mel_edges_hz(config), warp, augmentation.bend, rng)
+    """Mel filters (F, M) for a voice played `speed` times as fast: at its own pace, its formants `tract` times too low,
+    through a random microphone.
+    """
+    edges = bent(mel_edges_hz(config), speed, tract, augmentation.bend, rng)
     filters = triangular_filters(edges, bins_hz)
     along = np.linspace(0.0, 1.0, config.n_mels)
     points = rng.normal(0.0, np.linspace(*augmentation.equaliser_db, 10))

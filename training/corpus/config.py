@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 FORMAT_VERSION = 1
-RENDER_VERSION = 3
+RENDER_VERSION = 4
 """Raised whenever the same configuration would give other audio."""
 
 
@@ -29,7 +29,7 @@ class CorpusConfig:
     held_out_seconds: float = 15.5
     clip_seconds: tuple[float, float] = (8.5, 14.5)
     """Training songs last about so long: one clip is one song."""
-    recorded_minutes: float = 25.0
+    recorded_minutes: float = 33.0
     """Training audio resting on recorded human voices, over all of them."""
     recorded_test_minutes: float = 2.5
     """Audio of the recorded voice that is kept from training."""

@@ -9,13 +9,14 @@ Licence: MIT, as this software; no one's likeness is used."""
 
 _RECORDED = """\
 Recorded voices ({minutes:.0f} min, {singers} voices: {names}).
-Invented sentences spoken, and a few words at a time drawn out on single notes, by the flite speech synthesiser, whose
-voices Carnegie Mellon University built from recordings of people: slt, awb and rms from the CMU ARCTIC databases, kal16
-from the KAL diphone recordings. Band limited to 8 kHz. Phone times are flite's own; F0 is not labelled. rms is held
+Invented sentences spoken, and a few words at a time drawn out on single notes, by speech synthesisers whose voices were
+built from recordings of people: of flite, slt, awb and rms from the CMU ARCTIC databases and kal16 from the KAL diphone
+recordings; of Festival, ked_diphone from the KED diphone recordings. Band limited to 8 kHz. Phone times are the
+synthesisers' own; F0 is not labelled. rms is held
 out: nothing is trained on it. Only the content encoder needs these voices; none of them is offered as a target.
-Licence: CMU's permissive terms (use, copy, modify and distribute freely, with their notice; no endorsement).
+Licence: CMU's and CSTR's permissive terms (use, copy, modify and distribute freely, with their notice; no endorsement).
 Credit: flite, Alan W Black and Kevin Lenzo; CMU ARCTIC, John Kominek and Alan W Black, Language Technologies Institute,
-Carnegie Mellon University."""
+Carnegie Mellon University; Festival and KED, Centre for Speech Technology Research, University of Edinburgh."""
 
 _SPLITS = """\
 Splits. train: training singers on their own songs. valid: the demo voices on held-out songs. test: held-out singers on

@@ -17,10 +17,10 @@ from safetensors.numpy import save_file
 from ..errors import DataError
 from .config import FORMAT_VERSION, RENDER_VERSION, CorpusConfig
 from .data_card import data_card
-from .flite import SpokenPlan, require_flite, speak_plan, spoken_clips
 from .phones import PHONES
 from .plan import ClipPlan, demo_singers, noise_seed, perform_plan, synthetic_clips
 from .reader import Labels
+from .recorded import SpokenPlan, require_recorded_voices, speak_plan, spoken_clips
 from .render import SAMPLE_RATE, render
 
 Progress = Callable[[int, int, str], None]
@@ -38,10 +38,11 @@ def write_corpus(
     """Write the corpus to the folder `out` with `jobs` processes and return the path of its corpus.json.
 
     Clips that are there already are kept; `progress(done, total, clip)` is called after each. Raises DataError where
-    flite is missing (unless `synthetic_only`), the disk is too full, or `out` holds a corpus of another configuration.
+    recorded voices are missing (unless `synthetic_only`), the disk is too full, or `out` holds a corpus of another
+    configuration.
     """
     if not synthetic_only:
-        require_flite()
+        require_recorded_voices()
     plans: list[ClipPlan | SpokenPlan] = [*synthetic_clips(config)]
     if not synthetic_only:
         plans += spoken_clips(config)
@@ -142,8 +143,8 @@ def _write_index(config: CorpusConfig, out: Path, plans: list[ClipPlan | SpokenP
         seconds = soundfile.info(_paths(out, plan.id)[0]).duration
         split = "heldout" if plan.split == "test" else "train"
         if isinstance(plan, SpokenPlan):
-            name, song = plan.singer, plan.id
-            entry = {"kind": "recorded", "split": split, "demo": False, "voice": plan.voice}
+            name, song = plan.voice.singer, plan.id
+            entry = {"kind": "recorded", "split": split, "demo": False, "voice": plan.voice.name}
         else:
             name, song = plan.singer.name, plan.song.id
             entry = {"kind": "synthetic", "split": split, "demo": name in demo, **plan.singer.parameters()}

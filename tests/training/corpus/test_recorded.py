@@ -3,14 +3,19 @@ import shutil
 import numpy as np
 import pytest
 
+from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.corpus import Corpus, CorpusConfig, write_corpus
-from comosvc.training.corpus.flite import _segments, speak_plan, spoken_clips
 from comosvc.training.corpus.phones import PHONE_INDEX
+from comosvc.training.corpus.recorded import _segments, speak_plan, spoken_clips
 from comosvc.training.corpus.render import SAMPLE_RATE
 from comosvc.training.corpus.sentences import few_words, sentence
+from comosvc.training.corpus.synthesizers import INSTALL, Pitch, speak_with_festival
 from comosvc.training.errors import DataError
+from comosvc.training.prepare import analyse
 
-needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed (apt-get install flite)")
+needs_voices = pytest.mark.skipif(
+    not (shutil.which("flite") and shutil.which("festival")), reason=f"recorded voices are missing ({INSTALL})"
+)
 CONFIG = CorpusConfig(recorded_minutes=0.5, recorded_test_minutes=0.3)
 
 
@@ -33,8 +38,8 @@ def test_unknown_phone_is_an_error_not_a_guess():
 
 def test_held_out_voice_is_never_trained_on():
     plans = spoken_clips(CorpusConfig())
-    assert {plan.voice for plan in plans if plan.split == "train"} == {"slt", "awb", "kal16"}
-    assert {plan.voice for plan in plans if plan.split == "test"} == {"rms"}
+    assert {plan.voice.name for plan in plans if plan.split == "train"} == {"slt", "awb", "kal16", "ked_diphone"}
+    assert {plan.voice.name for plan in plans if plan.split == "test"} == {"rms"}
     assert len({plan.id for plan in plans}) == len(plans)
 
 
@@ -47,7 +52,7 @@ def test_sentences_are_varied_and_seeded():
     assert 1 <= len(few_words(rng).split()) <= 3
 
 
-@needs_flite
+@needs_voices
 def test_a_clip_twice_is_the_same_and_its_labels_fit_the_sound():
     spoken, sung = spoken_clips(CONFIG)[:2]
     audio, labels = speak_plan(CONFIG, spoken)
@@ -66,7 +71,7 @@ def test_a_clip_twice_is_the_same_and_its_labels_fit_the_sound():
     assert labels.phone_start_s[-1] < len(audio) / SAMPLE_RATE
 
 
-@needs_flite
+@needs_voices
 def test_a_corpus_with_recorded_voices(tmp_path):
     config = CorpusConfig(
         demo_singers=1,
@@ -85,3 +90,13 @@ def test_a_corpus_with_recorded_voices(tmp_path):
     assert {clip.singer for clip in corpus.clips(kind="recorded", split="test")} == {"flite-rms"}
     assert "Carnegie Mellon" in corpus.data_card
     assert not any(singer.demo for singer in corpus.singers.values() if singer.kind == "recorded")
+
+
+@needs_voices
+def test_festival_obeys_pace_and_pitch():
+    brisk, slow = (speak_with_festival("ked_diphone", "a sunny town", n, Pitch(150.0, 2.0)) for n in (1.0, 2.0))
+    assert len(slow.audio) == pytest.approx(2 * len(brisk.audio), rel=0.15)
+    assert [name for name, _ in slow.phone_ends] == [name for name, _ in brisk.phone_ends]
+    assert slow.phone_ends[-1][1] == pytest.approx(len(slow.audio) / SAMPLE_RATE, abs=0.05)
+    found = analyse(slow.audio, COMOSVC_24K)["f0_hz"]
+    assert np.median(found[found > 0]) == pytest.approx(150.0, rel=0.05)
