@@ -12,7 +12,9 @@ SYNTHETIC, RECORDED = "synthetic", "recorded"
 _OURS = "the comosvc authors"
 _SYNTHETIC_CREDIT = "no person: a voice of the synthesiser in comosvc.training.corpus"
 _SYNTHETIC_CONSENT = "not needed: the voices are synthetic and imitate no person"
-_RECORDED_LICENCE = "CMU's and CSTR's permissive terms: use, copy, modify and distribute freely with their notice; no endorsement"
+_RECORDED_LICENCE = (
+    "CMU's and CSTR's permissive terms: use, copy, modify and distribute freely with their notice; no endorsement"
+)
 _RECORDED_CREDIT = (
     "flite, Alan W Black and Kevin Lenzo; CMU ARCTIC, John Kominek and Alan W Black, Language Technologies Institute, "
     "Carnegie Mellon University; Festival and KED, Centre for Speech Technology Research, University of Edinburgh"
