@@ -18,30 +18,33 @@ from ..runtime.framing import content_index
 from ..training.acoustic import AcousticModel, Condition
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoder
 from ..training.checkpoint import latest_checkpoint, read_metadata, require_checkpoint
+from ..training.config import from_mapping
 from ..training.content import ContentEncoder
 from ..training.diffusion import consistency_sample, euler_sample, karras_sigmas, teacher_sample
 from ..training.features import FeatureIndex
 from ..training.prepare import analyse
-from ..training.student import denoise_with
+from ..training.student import StudentConfig, denoise_with
 from .conversions import SAMPLE_RATE
 from .held_out import HeldOutSong, Pair
 from .metrics import MelScore, mean_of, score_mel
 
 PUBLISHED = "student-published"
 TEACHER_STEPS = (5, 10, 20, 50)
-LADDER_SIZE = 25
-"""Of the ODE that students are compared with: 24 Euler steps, those that the published distillation imitates."""
+PUBLISHED_LADDER_SIZE = StudentConfig.ladder_size
 
 
 @dataclass(frozen=True)
 class OdeDistance:
-    """Mean |x - end of the teacher's ODE|, in any one unit."""
+    """Mean |x - end of the teacher's ODE| in any one unit, the ODE solved on the student's own ladder unless said."""
 
     student: float
     undistilled: float
     """The teacher's own network used as if it were a student."""
     student_other_noise: float
     """Between the student's output and the ODE's end from another noise."""
+    student_published_ladder: float
+    """Between the student's output and the end of the ODE as the published distillation solves it."""
+    undistilled_published_ladder: float
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,17 @@ def measure_distillation(
         noise, other = torch.randn(2, 1, *source["mel"].shape, generator=torch.Generator().manual_seed(number))
         D_teacher = denoise_with(teacher, teacher.embed(condition))
         sigma = teacher.config.sigma
-        ladder = karras_sigmas(LADDER_SIZE, sigma)
         outputs = {f"teacher {n}": teacher_sample(D_teacher, noise, n, sigma) for n in TEACHER_STEPS}
         outputs["teacher 1"] = consistency_sample(D_teacher, [noise], sigma)
-        for name, (student, noise_scale) in students.items():
+        for name, (student, config) in students.items():
             # All from where this student's sampler begins: its own scale of the initial noise.
-            same, elsewhere = noise_scale * noise, noise_scale * other
+            same, elsewhere = config.noise_scale * noise, config.noise_scale * other
             outputs[name] = consistency_sample(denoise_with(student, student.embed(condition)), [same], sigma)
             undistilled = consistency_sample(D_teacher, [same], sigma)
-            ends = [euler_sample(D_teacher, z, ladder) for z in (same, elsewhere)]
+            own, published = (karras_sigmas(n, sigma) for n in (config.ladder_size, PUBLISHED_LADDER_SIZE))
+            ends = [
+                euler_sample(D_teacher, z, ladder) for z, ladder in ((same, own), (elsewhere, own), (same, published))
+            ]
             distances.setdefault(name, []).append(ode_distance(outputs[name], undistilled, ends))
         for name, x in outputs.items():
             mel = teacher.denormalise(x)[0].numpy()
@@ -108,16 +113,15 @@ def measure_distillation(
 
 
 def ode_distance(student: Tensor, undistilled: Tensor, ends: Sequence[Tensor]) -> OdeDistance:
-    """`ends`: of the ODE from the noise that the others started from, and from another one."""
-    same, other = ends
-    return OdeDistance(
-        *(float((a - b).abs().mean()) for a, b in ((student, same), (undistilled, same), (student, other)))
-    )
+    """`ends`: of the ODE from the noise that the others started from, from another one, and on the published ladder."""
+    same, other, published = ends
+    pairs = ((student, same), (undistilled, same), (student, other), (student, published), (undistilled, published))
+    return OdeDistance(*(float((a - b).abs().mean()) for a, b in pairs))
 
 
-def _load_student(folder: Path) -> tuple[AcousticModel, float]:
+def _load_student(folder: Path) -> tuple[AcousticModel, StudentConfig]:
     path = require_checkpoint(folder)
-    return load_acoustic(path, "ema"), float(read_metadata(path)[1]["student"]["noise_scale"])
+    return load_acoustic(path, "ema"), from_mapping(StudentConfig, read_metadata(path)[1]["student"], str(path))
 
 
 def _analysed(audio: NDArray[np.float32], model: AcousticModel) -> dict[str, NDArray]:

@@ -19,6 +19,7 @@ GOALS: dict[str, Row] = {
     "ode": Row(
         what="student(z) to the teacher's ODE end from z, over the undistilled network's distance", at_most=0.35
     ),
+    "ode_fine": Row(what="… to the end on the published ladder, 24 Euler steps"),
     "ode_published": Row(what="… of the student by the published recipe"),
     "other_z": Row(what="student(z) to the ODE end from z, over the distance to that from another z", at_most=1.0),
     "f0_gross": Row(what="F0 of the output: gross errors (> 50 cents)", unit="%", at_most=1.0),

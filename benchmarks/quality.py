@@ -161,7 +161,7 @@ def _parts(bench: _Bench) -> Rows:
 
 
 def _distillation(bench: _Bench) -> Rows:
-    keys = ("published", "teacher", "ode", "ode_published", "other_z")
+    keys = ("published", "teacher", "ode", "ode_fine", "ode_published", "other_z")
     run = bench.options.run
     if run is None:
         return {key: Found(None, "comosvc-bench quality --run RUN") for key in keys}
@@ -183,7 +183,8 @@ def _distillation(bench: _Bench) -> Rows:
         missing = Found(None, "comosvc-train student --published -o RUN, then comosvc-bench quality --run RUN")
         rows |= {"published": missing, "ode_published": missing}
     ode = found.ode["student"]
-    rows["ode"] = Found(ode.student / ode.undistilled, f"{found.n} conversions")
+    rows["ode"] = Found(ode.student / ode.undistilled, f"{found.n} conversions; the ODE on the student's own ladder")
+    rows["ode_fine"] = Found(ode.student_published_ladder / ode.undistilled_published_ladder, "the same")
     rows["other_z"] = Found(ode.student / ode.student_other_noise, "the same")
     return rows
 

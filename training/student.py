@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ class StudentConfig:
     loop: LoopConfig
     crop_frames: int = 375
     ladder_size: int = 25
+    """Noise levels of the teacher's ODE that is imitated: one Euler step fewer than that. Fewer levels leave less of a
+    small teacher's residual noise.
+    """
     target_decay: float = 0.95
     """mu of the target network's moving average."""
     loss_scale: float = 1000.0
@@ -32,7 +35,8 @@ class StudentConfig:
 
     def as_published(self) -> "StudentConfig":
         """The same amount of training without the departures."""
-        return replace(self, pseudo_huber=None, data_l1_weight=0.0, noise_scale=1.0)
+        usual = {field.name: field.default for field in fields(self) if field.name not in ("loop", "crop_frames")}
+        return replace(self, **usual)
 
 
 class StudentObjective(Objective[AcousticModel]):

@@ -1,6 +1,6 @@
 import torch
 
-from comosvc.benchmarks.distillation import LADDER_SIZE, ode_distance, rotated_pairs
+from comosvc.benchmarks.distillation import ode_distance, rotated_pairs
 from comosvc.training.diffusion import SigmaConfig, consistency_sample, euler_sample, karras_sigmas
 
 SIGMA = SigmaConfig()
@@ -19,12 +19,15 @@ def ideal_student(x, sigma):
 
 def test_an_ideal_student_is_told_from_the_undistilled_network():
     noises = torch.randn(2, 1, 200, 8, generator=torch.Generator().manual_seed(0))
-    ends = [euler_sample(ideal_denoiser, z, karras_sigmas(LADDER_SIZE, SIGMA)) for z in noises]
+    own, published = karras_sigmas(16, SIGMA), karras_sigmas(25, SIGMA)
+    starts = ((noises[0], own), (noises[1], own), (noises[0], published))
+    ends = [euler_sample(ideal_denoiser, z, ladder) for z, ladder in starts]
     undistilled = consistency_sample(ideal_denoiser, [noises[0]], SIGMA)
     student = consistency_sample(ideal_student, [noises[0]], SIGMA)
     distance = ode_distance(student, undistilled, ends)
     assert distance.student < 0.35 * distance.undistilled
     assert distance.student < 0.35 * distance.student_other_noise
+    assert distance.student_published_ladder < distance.student  # closed form: nearer to the finer solution
     none = ode_distance(undistilled, undistilled, ends)
     assert none.student == none.undistilled
 
