@@ -1,10 +1,14 @@
-"""Errors of export and verification."""
+"""Errors of export, import and verification."""
 
 from ..runtime.errors import ComosvcError
 
 
 class ExportError(ComosvcError):
     """A run folder or a graph that cannot become part of a bundle; says which and why."""
+
+
+class ForeignFileError(ExportError):
+    """A checkpoint or configuration to import that cannot be used; names the file and what is wrong with it."""
 
 
 class ParityError(ComosvcError):
