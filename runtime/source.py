@@ -1,4 +1,4 @@
-"""What excites the vocoder and seeds the student: a pulse train and noise, both fixed by absolute position.
+"""What excites the vocoder and seeds the student: pulses or sines, and noise, all fixed by absolute position.
 
 Made on the host: a phase summed in float32 drifts by a percent between backends, and random numbers inside a graph
 cannot be reproduced. Both are arguments of the graphs.
@@ -9,9 +9,14 @@ from numpy.typing import NDArray
 
 from .spec import AudioSpec
 
-_MEL_NOISE, _AUDIO_NOISE = 0, 1
+_MEL_NOISE, _AUDIO_NOISE, _SINE_NOISE, _SINE_PHASE = range(4)
 _TOP_OF_BAND = 0.98
 """Harmonics end here, as a share of the Nyquist frequency."""
+SINE_HARMONICS = 9
+"""Sines of an NSF source: the fundamental and eight overtones."""
+_SINE_AMPLITUDE, _VOICED_NOISE, _UNVOICED_NOISE = 0.1, 0.003, 0.1 / 3
+_TURN = 2.0**64
+"""Phases of sines are whole numbers of 2^-64 cycles: sums that wrap by themselves and are the same in any order."""
 
 
 def pulse_source(
@@ -45,6 +50,37 @@ def _pulses(phase: NDArray[np.float64], n_harmonics: NDArray[np.float64]) -> NDA
     return total * np.sqrt(2.0 / n_harmonics)
 
 
+def sine_source(
+    f0_hz: NDArray[np.float32], spec: AudioSpec, seed: int, first_frame: int = 0, start_phase: int = 0
+) -> tuple[NDArray[np.float32], int]:
+    """Source of an NSF vocoder for frames `first_frame` on, (L, 9) for `f0_hz` (T,), and the fundamental's phase at
+    its end.
+
+    Sine h is 0.1 sin(2 pi (h (f_1 + ... + f_n) / sample_rate + phi_h)) at sample n, F0 held within a frame and 0 where
+    unvoiced; phi is 0 for the fundamental, else drawn. Noise is added: 0.003 where voiced, 0.1 / 3 where not. Source:
+    M4Singer's and openvpi's SineGen, with both draws from `seed`.
+
+    Passing the returned phase on gives the source of the whole to the last bit, however long it is.
+    """
+    hop = spec.hop_length
+    increment = np.round(f0_hz.astype(np.float64) / spec.sample_rate * _TURN).astype(np.uint64)
+    starts = np.concatenate(([np.uint64(start_phase)], np.cumsum(increment * np.uint64(hop)) + np.uint64(start_phase)))
+    phase = starts[:-1, None] + increment[:, None] * np.arange(1, hop + 1, dtype=np.uint64)
+    harmonics = np.arange(1, SINE_HARMONICS + 1, dtype=np.uint64)
+    cycles = (phase.reshape(-1, 1) * harmonics).astype(np.float64) / _TURN + sine_phases(seed)
+    voiced = np.repeat(f0_hz > 0.0, hop)[:, None]
+    noise = _normals_from((seed, _SINE_NOISE), first_frame * hop * SINE_HARMONICS, cycles.size).reshape(cycles.shape)
+    sines = _SINE_AMPLITUDE * np.sin(2.0 * np.pi * cycles) * voiced
+    return (sines + noise * np.where(voiced, _VOICED_NOISE, _UNVOICED_NOISE)).astype(np.float32), int(starts[-1])
+
+
+def sine_phases(seed: int) -> NDArray[np.float64]:
+    """Phases, in cycles, that the sines of `seed` begin with, (9,): 0 for the fundamental, uniform for the others."""
+    philox = np.random.Philox(key=np.array((seed, _SINE_PHASE), np.uint64))
+    words = philox.random_raw(SINE_HARMONICS) >> np.uint64(11)
+    return np.where(np.arange(SINE_HARMONICS) == 0, 0.0, words.astype(np.float64) * 2.0**-53)
+
+
 def noise_frames(seed: int, first_frame: int, n_frames: int, n_mels: int, step: int = 0) -> NDArray[np.float32]:
     """Standard normal noise for mel frames `first_frame` on, (T, M). `step` counts the sampler's draws.
 
@@ -58,8 +94,13 @@ def noise_frames(seed: int, first_frame: int, n_frames: int, n_mels: int, step: 
 
 def noise_samples(seed: int, first_sample: int, n_samples: int) -> NDArray[np.float32]:
     """Standard normal noise for samples `first_sample` on, (L,), fixed by absolute position."""
-    skip = first_sample % 4
-    return _normal((seed, _AUDIO_NOISE), (first_sample // 4, 0), skip + n_samples)[skip:]
+    return _normals_from((seed, _AUDIO_NOISE), first_sample, n_samples)
+
+
+def _normals_from(key: tuple[int, int], first: int, count: int) -> NDArray[np.float32]:
+    """Normals `first` to `first + count` of the stream `key`."""
+    skip = first % 4
+    return _normal(key, (first // 4, 0), skip + count)[skip:]
 
 
 def _normal(key: tuple[int, int], counter: tuple[int, int], count: int) -> NDArray[np.float32]:

@@ -3,7 +3,9 @@
 They travel from here: config -> checkpoint -> bundle manifest -> `Converter.spec`.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +60,47 @@ COMOSVC_24K = AudioSpec(
     mel_floor=1e-5,
 )
 """The authors' values (Grace9994/CoMoSVC, config data and the vocoder's config.yaml)."""
+
+OPENVPI_44K = AudioSpec(
+    sample_rate=44_100,
+    n_fft=2_048,
+    win_length=2_048,
+    hop_length=512,
+    n_mels=128,
+    f_min_hz=40.0,
+    f_max_hz=16_000.0,
+    content_sample_rate=16_000,
+    content_hop_length=320,
+    mel_log_base=math.e,
+    mel_floor=1e-5,
+)
+"""Values of the openvpi NSF-HiFi-GAN and of what was trained for it (so-vits-svc, DiffSinger)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontEnd:
+    """How the conditions are taken from the audio. It travels as `AudioSpec` does; the defaults are ours."""
+
+    loudness: Literal["hann", "hop"] = "hann"
+    """"hann": root mean square of the mel's own windowed frame. "hop": of `hop_length` samples, unwindowed."""
+    condition_at: Literal["centre", "start"] = "centre"
+    """Where in its hop a frame's F0 and hop loudness are taken; the authors' lie half a hop before the mel's."""
+    unvoiced_f0: Literal["zero", "interpolated"] = "zero"
+    """What a frame without pitch has for F0: 0, or a straight line between the voiced frames around it."""
+    content_index: Literal["time", "stretched"] = "time"
+    """The content frame of mel frame i: the nearest in time, or floor(i * S / T) of the whole piece."""
+    content_window_s: float = 0.0
+    """Length of the pieces that an encoder without finite context is given. 0: its context is finite."""
+    content_overlap_s: float = 0.0
+    """How much neighbouring pieces share; each is used up to the middle of it."""
+
+
+AUTHORS_FRONT_END = FrontEnd(
+    loudness="hop",
+    condition_at="start",
+    unvoiced_f0="interpolated",
+    content_index="stretched",
+    content_window_s=20.0,
+    content_overlap_s=2.0,
+)
+"""CoMoSVC's (data_loaders.py, Features.py, infer_tool.py)."""

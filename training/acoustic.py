@@ -12,7 +12,9 @@ from ..runtime.mel import mel_centres_hz
 from ..runtime.spec import AudioSpec
 from .denoiser import Denoiser, DenoiserConfig
 from .diffusion import SigmaConfig, edm_scalings
+from .errors import ConfigError
 
+_KEY_SHIFT_SCALE = 5.0  # semitones, the largest shift of the authors' augmentation
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """F(x (B, T, M), c_noise (B,), condition (B, T, hidden)) -> (B, T, M)."""
 
@@ -31,6 +33,20 @@ class AcousticConfig:
     """
     log_loudness: bool = False
     """Embed the logarithm of loudness. The authors embed the linear amplitude, in which all quiet frames are alike."""
+    key_shift_embedding: bool = False
+    """The authors' `use_pitch_aug`: tell the network by how much a clip was shifted in pitch to augment the data."""
+    mel_range: tuple[float, float] | None = None
+    """Log-mel that becomes -1 and +1, the same for all bands. None: mean of each band and one scale, from the data."""
+
+    def __post_init__(self) -> None:
+        if self.mel_range is not None and self.mel_range[0] >= self.mel_range[1]:
+            raise ConfigError(f"mel_range {self.mel_range} must be two log-mel values, the lower one first")
+
+
+AUTHORS_ACOUSTIC = AcousticConfig(mel_range=(-6.0, 1.5), key_shift_embedding=True)
+"""CoMoSVC's system: 20 x 512 without dilation, hidden 256, condition sum. `use_pitch_aug: false` in a `config.yaml` is
+`key_shift_embedding=False`; n_spk 1, which has no singer embedding there, is one of zeros here.
+"""
 
 
 @dataclass
@@ -38,7 +54,7 @@ class Condition:
     """What the mel is painted from, as tensors.
 
     content (B, S, C), content_index (B, T) int32 into S, f0_hz (B, T) with 0 = unvoiced, loudness (B, T) linear
-    amplitude, singer (B, hidden).
+    amplitude, singer (B, hidden); key_shift (B,) in semitones, or None, which is 0.
     """
 
     content: Tensor
@@ -46,6 +62,7 @@ class Condition:
     f0_hz: Tensor
     loudness: Tensor
     singer: Tensor
+    key_shift: Tensor | None = None
 
 
 class HarmonicFeatures(nn.Module):
@@ -88,9 +105,11 @@ class AcousticModel(nn.Module):
             if config.harmonic_embedding
             else None
         )
+        self.key_shift_embed = nn.Linear(1, hidden, bias=False) if config.key_shift_embedding else None
         self.denoiser = Denoiser(config.denoiser, spec.n_mels)
-        self.register_buffer("mel_mean", torch.zeros(spec.n_mels))
-        self.register_buffer("mel_scale", torch.ones(()))
+        low, high = config.mel_range or (-1.0, 1.0)
+        self.register_buffer("mel_mean", torch.full((spec.n_mels,), (low + high) / 2.0))
+        self.register_buffer("mel_scale", torch.tensor((high - low) / 2.0))
 
     def normalise(self, mel: Tensor) -> Tensor:
         """The bundle's log-mel to units in which its standard deviation is sigma_data."""
@@ -110,6 +129,9 @@ class AcousticModel(nn.Module):
         total = total + self.loudness_embed(self._loudness(condition.loudness)[..., None])
         if self.harmonic_embed is not None:
             total = total + self.harmonic_embed(condition.f0_hz)
+        if self.key_shift_embed is not None and condition.key_shift is not None:
+            shift = condition.key_shift / _KEY_SHIFT_SCALE
+            total = total + self.key_shift_embed(shift[:, None])[:, None]
         return total + condition.singer[:, None]
 
     def _loudness(self, loudness: Tensor) -> Tensor:

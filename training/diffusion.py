@@ -44,6 +44,15 @@ def karras_sigmas(n: int, config: SigmaConfig) -> Tensor:
     return ((high + ramp * (low - high)) ** config.rho).float()
 
 
+def off_by_one_sigmas(n: int, config: SigmaConfig) -> Tensor:
+    """The authors' teacher ladder as shipped: n levels that stop one short of sigma_min, as if n + 1 were to come.
+
+    Their step count is raised between the numerator and the denominator of the ramp, so sigma_min is never visited and
+    the last step goes to 0 from above it.
+    """
+    return karras_sigmas(n + 1, config)[:-1]
+
+
 def loss_weight(sigma: Tensor, config: SigmaConfig) -> Tensor:
     """lambda(sigma) = 1 / c_out^2 of plain EDM. EDM table 1."""
     return (sigma**2 + config.sigma_data**2) / (sigma * config.sigma_data) ** 2
@@ -77,9 +86,23 @@ def euler_sample(denoise: Denoise, noise: Tensor, sigmas: Tensor) -> Tensor:
     return x
 
 
-def teacher_sample(denoise: Denoise, noise: Tensor, n_steps: int, config: SigmaConfig) -> Tensor:
-    """Euler over n_steps evaluations, ending at sigma 0."""
-    return euler_sample(denoise, noise, torch.cat((karras_sigmas(n_steps, config), torch.zeros(1))))
+TEACHER_LADDERS: dict[str, Callable[[int, SigmaConfig], Tensor]] = {
+    "karras": karras_sigmas,
+    "off-by-one": off_by_one_sigmas,
+}
+"""Noise levels of the teacher's sampler by name: EDM's, which is ours, and the authors' as shipped."""
+
+
+def teacher_sigmas(n_steps: int, config: SigmaConfig, ladder: str = "karras") -> Tensor:
+    """The n_steps levels that the teacher's sampler evaluates at, then 0. `ladder`: see `TEACHER_LADDERS`."""
+    return torch.cat((TEACHER_LADDERS[ladder](n_steps, config), torch.zeros(1)))
+
+
+def teacher_sample(
+    denoise: Denoise, noise: Tensor, n_steps: int, config: SigmaConfig, ladder: str = "karras"
+) -> Tensor:
+    """Euler over n_steps evaluations, ending at sigma 0. `ladder`: see `TEACHER_LADDERS`."""
+    return euler_sample(denoise, noise, teacher_sigmas(n_steps, config, ladder))
 
 
 def renoise(x: Tensor, sigma: Tensor, noise: Tensor, config: SigmaConfig) -> Tensor:
