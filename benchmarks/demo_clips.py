@@ -98,7 +98,7 @@ def write_clips(folder: Path) -> DemoClips:
         spoken[: round(spoken_s * SAMPLE_RATE)],
         ClipEntry(
             file="source_recorded.flac",
-            singer=plan.singer,
+            singer=plan.voice.singer,
             content="an invented sentence spoken by flite's voice rms, which rests on recordings of a person",
             licence="CMU's permissive terms: NOTICE-flite.txt beside the file",
             credit="flite: Alan W Black and Kevin Lenzo; CMU ARCTIC rms: John Kominek and Alan W Black, "

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ..runtime.framing import content_index
 from ..training.acoustic import AcousticModel, Condition
-from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoder
+from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
 from ..training.checkpoint import latest_checkpoint, read_metadata, require_checkpoint
 from ..training.config import from_mapping
 from ..training.content import ContentEncoder
+from ..training.content_stage import CONTENT
 from ..training.diffusion import consistency_sample, euler_sample, karras_sigmas, teacher_sample
 from ..training.features import FeatureIndex
 from ..training.prepare import analyse
@@ -74,7 +75,7 @@ def measure_distillation(
 ) -> Distillation:
     """Sample every pair with the teacher and with each student of `run`."""
     features = FeatureIndex.open(run / "features")
-    encoder, _ = load_content_encoder(run)
+    encoder, _ = load_content_encoders(run)[CONTENT]
     teacher = load_acoustic(require_checkpoint(run / TEACHER), "ema")
     students = {name: _load_student(run / name) for name in (STUDENT, PUBLISHED) if latest_checkpoint(run / name)}
     unconverted: list[MelScore] = []

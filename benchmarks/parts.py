@@ -58,9 +58,11 @@ class FrameAccuracy:
     n_frames: int
 
 
-def content_accuracy(bundle: Bundle, clips: Iterable[tuple[NDArray[np.float32], Labels]]) -> FrameAccuracy:
-    """The content graph on clips (audio (L,) at 24 kHz, labels)."""
-    graph, spec = open_graph(bundle, "content"), bundle.manifest.audio
+def content_accuracy(
+    bundle: Bundle, clips: Iterable[tuple[NDArray[np.float32], Labels]], name: str = "content"
+) -> FrameAccuracy:
+    """The content graph, or `content_low`, on clips (audio (L,) at 24 kHz, labels)."""
+    graph, spec = open_graph(bundle, name), bundle.manifest.audio
     labels = bundle.manifest.model.content_labels
     if labels != PHONES:
         raise ValueError(f"the content channels of this bundle are not the corpus' phones: {labels}")

@@ -44,6 +44,7 @@ class TorchGraphs:
         sigmas, schedules = baked_schedules(voice.acoustic)
         modules = {
             "content": voice.content,
+            **({"content_low": voice.content_low} if voice.content_low else {}),
             "acoustic": AcousticFirstStep(voice.acoustic, voice.noise_scale),
             "acoustic_n": AcousticNextStep(voice.acoustic, sigmas),
             "vocoder": voice.vocoder,
@@ -62,7 +63,7 @@ class TorchGraphs:
 
     def trace(self, name: str) -> ModelProto:
         """The ONNX graph `name`."""
-        length = _TRACE_SAMPLES if name == "content" else _TRACE_FRAMES
+        length = _TRACE_SAMPLES if GRAPHS[name].inputs[0].name == "audio" else _TRACE_FRAMES
         example = self.maker.make(GRAPHS[name], _TRACE_BATCH, length, seed=0)
         return trace(GRAPHS[name], self.modules[name], {key: torch.from_numpy(value) for key, value in example.items()})
 

@@ -82,6 +82,7 @@ def contexts(voice: Voice) -> ContextEntry:
     """What each graph sees around a frame."""
     parts = {
         "content": voice.content.context_frames,
+        **({"content_low": voice.content_low.context_frames} if voice.content_low else {}),
         "acoustic": voice.acoustic.denoiser.context_frames,
         "vocoder": voice.vocoder.context_frames,
     }
@@ -90,15 +91,17 @@ def contexts(voice: Voice) -> ContextEntry:
 
 def lookaheads(voice: Voice) -> LookaheadEntry:
     """Look-ahead of each part in ms. The total is that of a live conversion, the parts simply added."""
-    content, vocoder = voice.content.lookahead_ms, voice.vocoder.lookahead_ms
+    live = voice.content_low or voice.content
+    vocoder = voice.vocoder.lookahead_ms
     acoustic = voice.acoustic.denoiser.context_frames[1] * 1e3 / voice.audio.frame_rate_hz
     return LookaheadEntry(
-        content=content,
+        content=voice.content.lookahead_ms,
         pitch=_PITCH_LOOKAHEAD_MS,
         pitch_low_latency=_LOW_LATENCY_PITCH_MS,
         acoustic=acoustic,
         vocoder=vocoder,
-        total=content + _LOW_LATENCY_PITCH_MS + acoustic + vocoder,
+        content_low_latency=voice.content_low.lookahead_ms if voice.content_low else None,
+        total=live.lookahead_ms + _LOW_LATENCY_PITCH_MS + acoustic + vocoder,
     )
 
 

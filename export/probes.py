@@ -13,7 +13,10 @@ from .inputs import Arrays, InputMaker
 from .parity import ParityRow, Runner, compare
 
 PROBES_FILE = "probes.safetensors"
-_SIZES = {"content": (2, 4_801), "pitch": (2, 4_801), "acoustic": (2, 41), "acoustic_n": (1, 23), "vocoder": (2, 41)}
+_SIZES = {
+    "content": (2, 4_801), "content_low": (2, 4_801), "pitch": (2, 4_801),
+    "acoustic": (2, 23), "acoustic_n": (1, 23), "vocoder": (2, 23),
+}  # fmt: skip
 """Batch and length of the probes: together some 500 kB."""
 _SEED = 3
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from ..runtime.manifest import LicenceEntry, SingerEntry
 from ..runtime.spec import AudioSpec
 from ..training.acoustic import AcousticConfig, AcousticModel
-from ..training.acoustic_stages import CONTENT, STUDENT, TEACHER, load_acoustic, load_content_encoder
+from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
 from ..training.checkpoint import load_module, read_metadata, require_checkpoint
 from ..training.config import from_mapping
 from ..training.content import ContentEncoder
+from ..training.content_stage import CONTENT, CONTENT_LOW
 from ..training.corpus import PHONES
 from ..training.features import FeatureIndex
 from ..training.student import StudentConfig
@@ -34,6 +35,8 @@ class Voice:
 
     audio: AudioSpec
     content: ContentEncoder
+    content_low: ContentEncoder | None
+    """A second encoder with a shorter look-ahead; None: the first one is live use's too."""
     acoustic: AcousticModel
     vocoder: Vocoder
     noise_scale: float
@@ -57,19 +60,21 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT) -> Voi
     stages do not belong together.
     """
     features = FeatureIndex.open(run / "features")
-    encoder, encoder_hash = load_content_encoder(run)
+    encoders = load_content_encoders(run)
     vocoder = load_vocoder(run)
     acoustic = load_acoustic(require_checkpoint(run / student), "ema")
-    stages = {stage: stage_facts(run, stage) for stage in (CONTENT, VOCODER, TEACHER, student)}
+    stages = {stage: stage_facts(run, stage) for stage in (*encoders, VOCODER, TEACHER, student)}
     distilled = stages[student]["config"]
-    _require_same(run, "content encoder", distilled["content_encoder"], encoder_hash)
+    hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
+    _require_same(run, "content encoders", distilled["content_encoders"], hashes)
     _require_same(run, "singers", distilled["singers"], features.trained_singers)
     for part, spec in (("vocoder", vocoder.spec), ("features", features.audio)):
         _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
     singers, embeddings = target_singers(features, acoustic, statements)
     return Voice(
         audio=acoustic.spec,
-        content=encoder,
+        content=encoders[CONTENT][0],
+        content_low=encoders[CONTENT_LOW][0] if CONTENT_LOW in encoders else None,
         acoustic=acoustic,
         vocoder=vocoder,
         noise_scale=distilled["student"]["noise_scale"],

@@ -7,7 +7,7 @@ Letters: B batch, S content frames, T mel frames, P pitch frames, L samples at t
 M mel bins, C content channels, D singer embedding size, H source channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ CONTENT = GraphSpec(
     inputs=(TensorSpec("audio", "float32", ("B", "N")),),
     outputs=(TensorSpec("content", "float32", ("B", "S", "C")),),
 )
+
+CONTENT_LOW = replace(CONTENT, name="content_low")  # the same with a shorter look-ahead, for live use
 
 PITCH = GraphSpec(
     name="pitch",
@@ -72,4 +74,4 @@ VOCODER = GraphSpec(
     outputs=(TensorSpec("audio", "float32", ("B", "L")),),
 )
 
-GRAPHS = {graph.name: graph for graph in (CONTENT, PITCH, ACOUSTIC, ACOUSTIC_N, VOCODER)}
+GRAPHS = {graph.name: graph for graph in (CONTENT, CONTENT_LOW, PITCH, ACOUSTIC, ACOUSTIC_N, VOCODER)}

@@ -96,11 +96,16 @@ class ContextEntry:
     pitch: Context
     acoustic: Context
     vocoder: Context
+    content_low: Context | None = None
+    """Where the voice has an encoder of its own for live use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookaheadEntry:
-    """How far each part looks into the future, in ms, and the total of a live conversion."""
+    """How far each part looks into the future, in ms, and the total of a live conversion.
+
+    That one takes the `_low_latency` figures: a voice may have a better encoder for files beside one for live use.
+    """
 
     content: float
     pitch: float
@@ -108,6 +113,8 @@ class LookaheadEntry:
     acoustic: float
     vocoder: float
     total: float
+    content_low_latency: float | None = None
+    """None: `content` is live use's too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +186,15 @@ def check(manifest: Manifest) -> None:
         complete = steps.isdecimal() and len(indices) == int(steps) - 1
         _expect(complete, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
     _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
-    for name in ("content", "pitch", "acoustic", "vocoder"):
-        context = getattr(manifest.context, name)
+    has_low = manifest.context.content_low is not None
+    _expect(has_low == ("content_low" in manifest.graphs), "context.content_low contradicts the graphs")
+    _expect(
+        has_low == (manifest.lookahead_ms.content_low_latency is not None),
+        "lookahead_ms.content_low_latency contradicts the graphs",
+    )
+    for name, context in vars(manifest.context).items():
+        if context is None:
+            continue
         _expect(min(context.past, context.future, context.window_ms) >= 0, f"context.{name} must not be negative")
 
 

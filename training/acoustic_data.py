@@ -1,7 +1,7 @@
 """Batches for the teacher and the student, cut from the features of a run that lie in memory."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,8 @@ class ClipFeatures:
     """What a clip gives the acoustic model, all (T, …) except the singer's row."""
 
     mel: NDArray[np.float32]
-    content: NDArray[np.float16]
+    contents: tuple[NDArray[np.float16], ...]
+    """What each content encoder makes of it: the model must understand them all."""
     f0_hz: NDArray[np.float32]
     loudness: NDArray[np.float32]
     singer: int
@@ -51,19 +52,23 @@ def encode_content(
         save_arrays(features.content_path(clip, encoder_hash), {"content": content})
 
 
-def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hash: str) -> ClipFeatures:
+def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[str]) -> ClipFeatures:
     """The features of a clip, its content brought to the mel's frames."""
     arrays = features.load(clip)
-    content = load_file(features.content_path(clip, encoder_hash))["content"]
-    index = content_index(0, len(arrays["mel"]), features.audio).clip(max=len(content) - 1)
+    contents = [load_file(features.content_path(clip, encoder_hash))["content"] for encoder_hash in encoder_hashes]
+    index = content_index(0, len(arrays["mel"]), features.audio).clip(max=len(contents[0]) - 1)
     singer = features.singers[clip.singer].index
     return ClipFeatures(
-        arrays["mel"], content[index], arrays["f0_hz"], arrays["loudness"], -1 if singer is None else singer
+        arrays["mel"],
+        tuple(content[index] for content in contents),
+        arrays["f0_hz"],
+        arrays["loudness"],
+        -1 if singer is None else singer,
     )
 
 
 class AcousticData:
-    """Random crops of equal length from all training clips, each frame equally likely."""
+    """Random crops of equal length from all training clips, each frame equally likely, each content encoder in turn."""
 
     def __init__(self, clips: list[ClipFeatures], crop_frames: int, batch_size: int) -> None:
         self.clips = [clip for clip in clips if len(clip.mel) >= crop_frames]
@@ -84,10 +89,12 @@ class AcousticData:
             crops.append((clip, slice(start, start + self.crop_frames)))
 
         def stack(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([getattr(clip, name)[crop] for clip, crop in crops]).astype(np.float32))
+            return torch.from_numpy(np.stack([getattr(clip, name)[crop] for clip, crop in crops]))
 
-        return {name: stack(name) for name in ("mel", "content", "f0_hz", "loudness")} | {
-            "singer": torch.tensor([clip.singer for clip, _ in crops])
+        contents = [clip.contents[i % len(clip.contents)][crop] for i, (clip, crop) in enumerate(crops)]
+        return {name: stack(name) for name in ("mel", "f0_hz", "loudness")} | {
+            "content": torch.from_numpy(np.stack(contents).astype(np.float32)),
+            "singer": torch.tensor([clip.singer for clip, _ in crops]),
         }
 
 
@@ -106,14 +113,14 @@ def batch_condition(model: AcousticModel, batch: Mapping[str, Tensor]) -> Condit
 def build_acoustic(
     config: AcousticConfig, features: FeatureIndex, n_content: int, clips: list[ClipFeatures] | None = None
 ) -> AcousticModel:
-    """A new acoustic model for the singers of a run; `clips` sets the mel's mean and scale, a checkpoint loaded
-    later may too.
+    """A new acoustic model for the singers of a run; `clips` sets the mel's mean and scale where the configuration
+    does not, a checkpoint loaded later may too.
 
     Mean per band, one scale for all bands, so that the normalised mel has standard deviation sigma_data and an error
     in any band counts alike.
     """
     model = AcousticModel(config, features.audio, n_content, len(features.trained_singers))
-    if clips:
+    if clips and config.mel_range is None:
         mel = np.concatenate([clip.mel for clip in clips])
         mean = mel.mean(axis=0)
         model.mel_mean.copy_(torch.from_numpy(mean))

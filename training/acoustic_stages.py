@@ -13,22 +13,31 @@ from safetensors import safe_open
 from ..runtime.spec import AudioSpec
 from .acoustic import AcousticConfig, AcousticModel
 from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
-from .checkpoint import load_module, read_metadata, require_checkpoint
+from .checkpoint import latest_checkpoint, load_module, read_metadata, require_checkpoint
 from .config import from_mapping, to_mapping
 from .content import ContentConfig, ContentEncoder
+from .content_stage import CONTENT, CONTENT_LOW
 from .features import FeatureIndex
 from .loop import fit, step_generator
 from .student import StudentConfig, StudentObjective
 from .teacher import TeacherConfig, TeacherObjective, denoising_errors
 
 logger = logging.getLogger(__name__)
-CONTENT, TEACHER, STUDENT = "content", "teacher", "student"
+TEACHER, STUDENT = "teacher", "student"
 _VALIDATION_BATCH = 16
 
 
-def load_content_encoder(run: Path) -> tuple[ContentEncoder, str]:
-    """The averaged content encoder of a run, and the hash that names what it makes."""
-    path = require_checkpoint(run / CONTENT)
+def load_content_encoders(run: Path) -> dict[str, tuple[ContentEncoder, str]]:
+    """The averaged content encoders of a run by their folder, each with the hash that names what it makes.
+
+    `CONTENT` first; `CONTENT_LOW` where the run has one.
+    """
+    names = [CONTENT, *([CONTENT_LOW] if latest_checkpoint(run / CONTENT_LOW) else [])]
+    return {name: _load_content_encoder(run / name) for name in names}
+
+
+def _load_content_encoder(folder: Path) -> tuple[ContentEncoder, str]:
+    path = require_checkpoint(folder)
     _, config = read_metadata(path)
     spec = from_mapping(AudioSpec, config["audio"], str(path))
     encoder = ContentEncoder(from_mapping(ContentConfig, config["network"], str(path)), spec).eval()
@@ -49,13 +58,17 @@ def load_acoustic(checkpoint: Path, weights: str) -> AcousticModel:
 
 def training_clips(
     features: FeatureIndex, run: Path, splits: tuple[str, ...], console: Console | None
-) -> tuple[list[list[ClipFeatures]], str, int]:
-    """The clips of trained singers in each split with their content, the encoder's hash, and its number of channels."""
-    encoder, encoder_hash = load_content_encoder(run)
+) -> tuple[list[list[ClipFeatures]], dict[str, str], int]:
+    """The clips of trained singers in each split with what each encoder makes of them, the encoders' hashes by name,
+    and their number of channels.
+    """
+    encoders = load_content_encoders(run)
     groups = [features.select(split, trained=True) for split in splits]
-    encode_content(features, [clip for group in groups for clip in group], encoder, encoder_hash, console)
-    loaded = [[load_clip(features, clip, encoder_hash) for clip in group] for group in groups]
-    return loaded, encoder_hash, encoder.config.n_phones
+    for encoder, encoder_hash in encoders.values():
+        encode_content(features, [clip for group in groups for clip in group], encoder, encoder_hash, console)
+    hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
+    loaded = [[load_clip(features, clip, list(hashes.values())) for clip in group] for group in groups]
+    return loaded, hashes, encoders[CONTENT][0].config.n_phones
 
 
 def train_teacher(
@@ -70,7 +83,7 @@ def train_teacher(
 ) -> Path:
     """Train the teacher on the features of `run` and return its last checkpoint."""
     features = FeatureIndex.open(run / "features")
-    (train, valid), encoder_hash, n_content = training_clips(features, run, ("train", "valid"), console)
+    (train, valid), encoder_hashes, n_content = training_clips(features, run, ("train", "valid"), console)
     torch.manual_seed(seed)
     model = build_acoustic(acoustic, features, n_content, train)
     data = AcousticData(train, config.crop_frames, config.loop.batch_size)
@@ -83,7 +96,7 @@ def train_teacher(
         "seed": seed,
         "singers": features.trained_singers,
         "n_content": n_content,
-        "content_encoder": encoder_hash,
+        "content_encoders": encoder_hashes,
     }
     return fit(
         TeacherObjective(model, config),
@@ -111,19 +124,19 @@ def train_student(
 ) -> Path:
     """Distil the teacher of `run` and return the student's last checkpoint, in `run / folder`."""
     features = FeatureIndex.open(run / "features")
-    (train,), encoder_hash, _ = training_clips(features, run, ("train",), console)
+    (train,), encoder_hashes, _ = training_clips(features, run, ("train",), console)
     teacher = require_checkpoint(run / TEACHER)
     step, of_teacher = read_metadata(teacher)
     resolved: dict[str, Any] = {
-        **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoder")},
+        **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},
         "teacher": {"step": step, "sha256": _sha256_of_tensors(teacher, "ema")},
         "student": to_mapping(config),
         "loop": to_mapping(config.loop),
         "seed": seed,
     }
-    if encoder_hash != of_teacher["content_encoder"]:
+    if encoder_hashes != of_teacher["content_encoders"]:
         logger.warning(
-            "the teacher was trained on content of encoder %s, not %s", of_teacher["content_encoder"], encoder_hash
+            "the teacher was trained on content of encoders %s, not %s", of_teacher["content_encoders"], encoder_hashes
         )
     data = AcousticData(train, config.crop_frames, config.loop.batch_size)
     return fit(

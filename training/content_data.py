@@ -20,7 +20,7 @@ _TARGET_OFFSETS_S = (-0.008, -0.004, 0.0, 0.004, 0.008)
 """Instants whose phones share a frame's target: a boundary inside the window makes both sides right in proportion."""
 
 _FORMANT_REGIONS_HZ = (300.0, 900.0, 2200.0, 4500.0)
-_TRACT_SHARES = np.array([1.0, 1.0, 1.0, 0.2])
+_TRACT_SHARES = np.array([1.0, 1.0, 1.0, 0.6])
 """How far each region moves with the length of the tract. Hiss is made by the front of the mouth, which differs less:
 an s that follows a long tract becomes a sh.
 """
@@ -34,6 +34,8 @@ class LabelledClip:
     song: str
     recorded: bool
     """Whether the voice rests on recordings of a person."""
+    tract_scale: float
+    """Factor on a neutral voice's resonances: 0.86 a long vocal tract, 1.2 a short one."""
     audio: NDArray[np.int16]
     """(N,)"""
     labels: Labels
@@ -58,8 +60,10 @@ class Augmentation:
     """The same for recorded voices, which only ever speak and must also be known at a singer's pitch and pace."""
     tract: float = 1.2
     """Largest factor on a synthetic voice's vocal tract length, log-uniform, whatever the speed."""
-    recorded_tract: float = 1.35
-    """The same for recorded voices: the few there are must stand for children and basses too."""
+    recorded_tract_scales: tuple[float, float] = (0.85, 1.2)
+    """Tract scales, as of synthetic singers, that recorded voices are brought to, log-uniform: a man's voice is seldom
+    stretched further down, a woman's seldom further up. Beyond what people have, an s lies where others' sh does.
+    """
     bend: float = 1.15
     """Largest factor by which the region of each formant moves on its own, log-uniform."""
     tilt_db: float = 6.0
@@ -122,8 +126,11 @@ class CropSampler:
         phones = clip.labels.phones_at(centres[:, None] + np.array(_TARGET_OFFSETS_S))
         phones = np.where(centres[:, None] * self.sample_rate < len(clip.audio), phones, PHONES.index("sil"))
         target = np.eye(len(PHONES), dtype=np.float32)[phones].mean(axis=1)
-        longest = self.augmentation.recorded_tract if clip.recorded else self.augmentation.tract
-        tract = _log_uniform(rng, longest)
+        if clip.recorded:
+            low, high = np.log(self.augmentation.recorded_tract_scales)
+            tract = clip.tract_scale / float(np.exp(rng.uniform(low, high)))
+        else:
+            tract = _log_uniform(rng, self.augmentation.tract)
         filters = random_filters(self.config, self.bins_hz, self.augmentation, speed, tract, rng)
         return disturbed(audio, self.sample_rate, self.augmentation, rng), target, filters
 

@@ -21,7 +21,7 @@ from .corpus import Clip, Corpus
 from .errors import DataError
 from .loop import Batch, LoopConfig, Objective, fit
 
-CONTENT = "content"
+CONTENT, CONTENT_LOW = "content", "content-low"
 _VALIDATION_CLIPS = 8
 
 
@@ -31,6 +31,8 @@ class ContentTraining:
 
     loop: LoopConfig
     network: ContentConfig = field(default_factory=ContentConfig)
+    low: ContentConfig | None = None
+    """A second encoder of short look-ahead, for live use; None: the first one serves for that too."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     crop_frames: int = 200
 
@@ -58,7 +60,12 @@ def load_clips(corpus: Corpus, split: str, spec: AudioSpec, kind: str | None = N
     """The clips of a split ("train", "valid", "test") and a kind (None: all) at the content rate, with labels."""
     return [
         LabelledClip(
-            clip.singer, clip.song, clip.kind == "recorded", _at_content_rate(clip, corpus, spec), clip.labels()
+            clip.singer,
+            clip.song,
+            clip.kind == "recorded",
+            corpus.singers[clip.singer].parameters["tract_scale"],
+            _at_content_rate(clip, corpus, spec),
+            clip.labels(),
         )
         for clip in corpus.clips(split=split, kind=kind)
     ]
@@ -90,17 +97,36 @@ def train_content(
     device: str = "auto",
     console: Console | None = None,
 ) -> Path:
-    """Train the content encoder on the corpus in `run / "corpus"` and return its last checkpoint."""
-    corpus = Corpus.open(run / "corpus")
+    """Train the content encoders on the corpus in `run / "corpus"` and return the first one's last checkpoint."""
+    how = {"seed": seed, "resume": resume, "device": device, "console": console}
+    path = train_encoder(config, config.network, audio, run / CONTENT, **how)
+    if config.low is not None:
+        train_encoder(config, config.low, audio, run / CONTENT_LOW, **how)
+    return path
+
+
+def train_encoder(
+    config: ContentTraining,
+    network: ContentConfig,
+    audio: AudioSpec,
+    folder: Path,
+    *,
+    seed: int,
+    resume: bool,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Path:
+    """Train one encoder into `folder` and return its last checkpoint."""
+    corpus = Corpus.open(folder.parent / "corpus")
     clips = load_clips(corpus, "train", audio)
     if not clips:
         raise DataError(f"{corpus.folder} has no training clips\nhint: write it again with more minutes per singer")
     valid = load_clips(corpus, "valid", audio)[:: max(1, len(corpus.clips(split="valid")) // _VALIDATION_CLIPS)]
     torch.manual_seed(seed)
-    encoder = ContentEncoder(config.network, audio)
+    encoder = ContentEncoder(network, audio)
     sampler = CropSampler(
         clips,
-        config.network,
+        network,
         encoder.bins_hz,
         audio.content_hop_length,
         config.loop.batch_size,
@@ -109,7 +135,7 @@ def train_content(
     )
     resolved = {
         "audio": to_mapping(audio),
-        "network": to_mapping(config.network),
+        "network": to_mapping(network),
         "augmentation": to_mapping(config.augmentation),
         "crop_frames": config.crop_frames,
         "loop": to_mapping(config.loop),
@@ -120,7 +146,7 @@ def train_content(
         ContentObjective(encoder),
         sampler,
         config.loop,
-        run / CONTENT,
+        folder,
         seed=seed,
         resolved_config=resolved,
         resume=resume,

@@ -14,7 +14,7 @@ from comosvc.export.voice import Voice, load_voice
 from comosvc.runtime.source import pulse_source
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.acoustic import AcousticConfig, AcousticModel
-from comosvc.training.acoustic_stages import load_content_encoder
+from comosvc.training.acoustic_stages import load_content_encoders
 from comosvc.training.checkpoint import save_checkpoint
 from comosvc.training.config import to_mapping
 from comosvc.training.content import ContentConfig, ContentEncoder
@@ -74,7 +74,9 @@ def write_run(run: Path, kind: str = "synthetic") -> Path:
     features = write_features(run / "features", kind)
     audio = {"audio": to_mapping(SPEC)}
     content = ContentConfig(n_mels=20, channels=16, dilations=(2,), lookahead_frames=1, mean_frames=5)
-    write_stage(run / "content", ContentEncoder(content, SPEC), {**audio, "network": to_mapping(content)})
+    low = replace(content, channels=12, lookahead_frames=0)
+    for name, network in (("content", content), ("content-low", low)):
+        write_stage(run / name, ContentEncoder(network, SPEC), {**audio, "network": to_mapping(network)})
     vocoder = VocoderConfig(channels=16, dilations=(1,), refinements=1)
     write_stage(run / "vocoder", shaken(Vocoder(vocoder, SPEC)), {**audio, "network": to_mapping(vocoder)})
     model = AcousticModel(ACOUSTIC, SPEC, len(PHONES), 3)
@@ -85,7 +87,7 @@ def write_run(run: Path, kind: str = "synthetic") -> Path:
         "acoustic": to_mapping(ACOUSTIC),
         "singers": features.trained_singers,
         "n_content": len(PHONES),
-        "content_encoder": load_content_encoder(run)[1],
+        "content_encoders": {name: digest for name, (_, digest) in load_content_encoders(run).items()},
     }
     write_stage(run / "teacher", shaken(model), {**shared, "teacher": to_mapping(TeacherConfig(loop=LOOP))})
     student = StudentConfig(loop=LOOP, noise_scale=0.9, data_l1_weight=0.5)

@@ -128,7 +128,12 @@ def test_manifest_says_what_the_run_was(files, tmp_path):
     assert "acoustic.denoiser.lookahead_frames = 2 (published: None)" in manifest.model.departures
     assert manifest.context.acoustic.future == 2
     parts = manifest.lookahead_ms
-    assert parts.total == pytest.approx(parts.content + parts.pitch_low_latency + parts.acoustic + parts.vocoder)
+    assert manifest.context.content.future == 3
+    assert manifest.context.content_low.future == 2
+    assert (parts.content, parts.content_low_latency) == (30.0, 20.0)
+    assert parts.total == pytest.approx(
+        parts.content_low_latency + parts.pitch_low_latency + parts.acoustic + parts.vocoder
+    )
     assert manifest.lookahead_ms.acoustic == pytest.approx(2 * 128 / 24)
     assert manifest.provenance["stages"]["student"]["step"] == 1
     assert any("swift-f0" in entry.credit for entry in manifest.licences)

@@ -62,7 +62,8 @@ def test_the_result_is_sung_at_the_asked_pitch(demo):
 
 def test_look_ahead_is_within_its_budget(demo):
     ahead = demo.manifest.lookahead_ms
-    parts = ahead.content + ahead.pitch_low_latency + ahead.acoustic + ahead.vocoder
+    assert ahead.content_low_latency is not None
+    parts = ahead.content_low_latency + ahead.pitch_low_latency + ahead.acoustic + ahead.vocoder
     assert ahead.total == pytest.approx(parts, abs=0.1)
     assert ahead.total <= 60.0
 

@@ -62,7 +62,7 @@ def vowel_clip(singer: str, song: str, f0_hz: float, order: tuple[str, ...]) -> 
     starts = 0.5 * np.arange(len(order))
     phones = np.array([PHONES.index(phone) for phone in order], np.int32)
     labels = Labels(np.full(1, np.nan, np.float32), starts, phones)
-    return LabelledClip(singer, song, singer.startswith("recorded"), np.concatenate(pieces), labels)
+    return LabelledClip(singer, song, singer.startswith("recorded"), 1.0, np.concatenate(pieces), labels)
 
 
 CLIPS = [
@@ -167,7 +167,7 @@ def test_labels_follow_the_crop():
     labels = Labels(np.full(1, np.nan, np.float32), starts, phones)
     sounding = labels.phones_at(np.arange(2 * RATE) / RATE) > 0
     hum = np.round(9000 * sounding * np.sin(np.arange(2 * RATE))).astype(np.int16)
-    clips = [LabelledClip("x", "a", recorded, hum, labels) for recorded in (False, True)]
+    clips = [LabelledClip("x", "a", recorded, 1.0, hum, labels) for recorded in (False, True)]
     varied = Augmentation(speed=1.5, recorded_speed=2.0, reverb=0.0, noise_db=(-90.0, -60.0), gain_db=(0.0, 0.0))
     batch = CropSampler(clips, SMALL, make_encoder().bins_hz, HOP, 16, 60, varied)(torch.Generator().manual_seed(0))
     level = batch["audio"].reshape(16, 60, HOP).square().mean(dim=-1)
@@ -206,10 +206,10 @@ def test_warp_reads_formants_of_another_tract():
 
 
 def test_hiss_hardly_moves_with_the_tract():
-    """A resonance at 4.5 kHz is seen within 4 % of its place through a tract 1.2 times as long, one at 1 kHz is not."""
+    """A resonance at 4.5 kHz is seen much nearer to its place through a tract 1.2 times as long, one at 1 kHz is not."""
     edges = mel_edges_hz(ContentConfig())
     moved = bent(edges, 1.0, 1.2, 1.0, np.random.default_rng(0)) / edges
-    assert np.interp(4500.0, edges, moved) == pytest.approx(1.2**0.2, abs=0.005)
+    assert np.interp(4500.0, edges, moved) == pytest.approx(1.2**0.6, abs=0.005)
     assert np.interp(1000.0, edges, moved) == pytest.approx(1.2, abs=0.005)
 
 

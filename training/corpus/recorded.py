@@ -26,6 +26,8 @@ class Voice:
 
     name: str
     """As the synthesiser calls it."""
+    tract_scale: float
+    """Rough factor on a neutral voice's resonances, in the sense of `Singer.tract_scale`."""
     festival: bool = False
     """Of Festival instead of flite."""
     range_hz: tuple[float, float] | None = None
@@ -42,13 +44,14 @@ class Voice:
         return speak(self.name, text, stretch, pitch)
 
 
+_MAN, _WOMAN = 0.92, 1.08
 _TRAINING_VOICES = (
-    Voice("slt", range_hz=(140.0, 420.0)),
-    Voice("awb", range_hz=(95.0, 300.0)),
-    Voice("kal16", range_hz=(85.0, 300.0)),
-    Voice("ked_diphone", festival=True, range_hz=(85.0, 300.0)),
+    Voice("slt", _WOMAN, range_hz=(140.0, 420.0)),
+    Voice("awb", _MAN, range_hz=(95.0, 300.0)),
+    Voice("kal16", _MAN, range_hz=(85.0, 300.0)),
+    Voice("ked_diphone", _MAN, festival=True, range_hz=(85.0, 300.0)),
 )
-_TEST_VOICE = Voice("rms")
+_TEST_VOICE = Voice("rms", _MAN)
 _CLIP_SECONDS = (8.0, 13.0)
 _LEVEL_DB = -22.0
 _DIPHTHONG_SPLIT = 0.55

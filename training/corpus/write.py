@@ -144,7 +144,7 @@ def _write_index(config: CorpusConfig, out: Path, plans: list[ClipPlan | SpokenP
         split = "heldout" if plan.split == "test" else "train"
         if isinstance(plan, SpokenPlan):
             name, song = plan.voice.singer, plan.id
-            entry = {"kind": "recorded", "split": split, "demo": False, "voice": plan.voice.name}
+            entry = {"kind": "recorded", "split": split, "demo": False, "tract_scale": plan.voice.tract_scale}
         else:
             name, song = plan.singer.name, plan.song.id
             entry = {"kind": "synthetic", "split": split, "demo": name in demo, **plan.singer.parameters()}
