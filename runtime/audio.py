@@ -1,6 +1,7 @@
 """Samples: what callers may pass in, mixing to mono, and resampling that gives the same whole and in blocks."""
 
 import operator
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,8 @@ def mono(audio: Any, what: str = "audio", first_sample: int = 0) -> NDArray[np.f
     Channels are averaged. Raises `AudioError` for another shape or type, for no samples, and for NaN or Inf, whose
     place is counted from `first_sample`.
     """
+    if isinstance(audio, str | os.PathLike):
+        raise AudioError(f"{what} is a path, {os.fspath(audio)!r}\nhint: convert_file(source, output) takes files")
     samples = np.asarray(audio)
     if samples.dtype.name not in _DTYPES:
         raise AudioError(

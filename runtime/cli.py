@@ -15,7 +15,7 @@ from .bundle_info import print_info
 from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .files import FORMATS, READABLE, read_audio
-from .plot import Panel, draw, require_matplotlib
+from .plot import PICTURES, Panel, draw, require_matplotlib
 from .results import FileConversion
 from .version import __version__
 from .voices import AUTO_KEY
@@ -24,7 +24,7 @@ _PLOTTED_S = 60.0
 
 _HELP = """Convert singing into another voice.
 
-Give files, folders or patterns. A result is as long as its source, to the sample, and is written as 24-bit mono.
+Give files, folders (without their sub-folders) or patterns. A result is as long as its source, to the sample, and is written as 24-bit mono.
 
 \b
 Examples:
@@ -32,6 +32,7 @@ Examples:
   comosvc-convert song.wav                              demo voice -> ./song_SINGER_0key.wav
   comosvc-convert song.wav -o out.wav -s alto -k -3     three semitones down
   comosvc-convert album/ more/*.flac -o out/ -k auto    many files, the key that suits the singer
+  comosvc-convert "album/**/*.flac" -o out/            sub-folders too
   comosvc-convert song.mp3 -s alto=0.7,bass=0.3 -o out.flac --plot out.png
 """
 
@@ -70,7 +71,8 @@ def _convert(
     ] = Path(),
     model: Annotated[str, typer.Option("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
     singer: Annotated[
-        str | None, typer.Option("--singer", "-s", help="A singer of the voice, or a blend: alto=0.7,bass=0.3.")
+        str | None,
+        typer.Option("--singer", "-s", help="A singer of the voice, or a blend by shares: alto=0.7,bass=0.3."),
     ] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
@@ -79,7 +81,9 @@ def _convert(
     precision: Annotated[str, typer.Option("--precision", help="auto or fp32.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine.", min=1)] = None,
     file_format: Annotated[str, typer.Option("--format", help="wav or flac, for results in a folder.")] = "wav",
-    plot: Annotated[Path | None, typer.Option("--plot", help="Picture of one conversion: mels, F0 curves.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Picture of one conversion: mels, F0 curves (.png, .pdf, .svg).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A summary as JSON on standard output.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
     info: Annotated[bool, typer.Option("--info", help="Describe the voice and stop.")] = False,
@@ -161,6 +165,8 @@ def _check(job: _Job, sources: list[Path], force: bool) -> None:
         raise OutputError(f"-o {job.output}: results are written as {' or '.join(FORMATS)}, or into a folder")
     if job.plot is None:
         return
+    if job.plot.suffix.lower() not in PICTURES:
+        raise OptionError(f"--plot {job.plot}: pictures are written as {', '.join(PICTURES)}")
     require_matplotlib()
     if len(sources) > 1:
         raise OptionError(f"--plot draws one conversion, there are {len(sources)} files")

@@ -16,6 +16,8 @@ from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
 
 _INCHES_PER_SECOND, _WIDTH_INCHES = 2.0, (8.0, 24.0)
+PICTURES = (".png", ".pdf", ".svg")
+"""Endings of the files that can be drawn."""
 _LABELLED_HZ = (200, 400, 800, 1_600, 3_200, 6_400, 12_800)
 
 

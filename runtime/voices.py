@@ -43,7 +43,7 @@ def singers_of(bundle: Bundle) -> dict[str, Singer]:
 def voice_of(bundle: Bundle, singer: str | Mapping[str, float] | None) -> Voice:
     """The voice that `singer` asks for: a name, weights of several, or None for the bundle's first.
 
-    A blend is the weighted mean of embeddings and of log-F0 statistics. Raises `OptionError`.
+    A blend is the mean of embeddings and of log-F0 statistics, weighted by shares of the weights' sum. Raises `OptionError`.
     """
     known = singers_of(bundle)
     if singer is None:

@@ -146,6 +146,11 @@ def test_plot_draws_one_conversion(convert, folder):
     assert (code, "bild ü.png exists" in err) == (1, True)
     assert not (folder / "c.wav").exists()
     assert "draws one conversion" in convert("lieder", "-o", "out", "--plot", "x.png")[2]
+    code, _, err = convert("lieder/b.flac", "-o", "d.wav", "--plot", "x.txt")
+    assert code == 1
+    assert "x.txt" in err
+    assert ".png" in err
+    assert not Path("d.wav").exists()
 
 
 def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypatch):
