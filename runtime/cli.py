@@ -24,7 +24,8 @@ _PLOTTED_S = 60.0
 
 _HELP = """Convert singing into another voice.
 
-Give files, folders (without their sub-folders) or patterns. A result is as long as its source, to the sample, and is written as 24-bit mono.
+Give files, folders (without their sub-folders) or patterns. A result is as long as its
+source, to the sample, and is written as 24-bit mono.
 
 \b
 Examples:
@@ -72,7 +73,7 @@ def _convert(
     model: Annotated[str, typer.Option("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
     singer: Annotated[
         str | None,
-        typer.Option("--singer", "-s", help="A singer of the voice, or a blend by shares: alto=0.7,bass=0.3."),
+        typer.Option("--singer", "-s", help="A singer of the voice, or shares of several: alto=0.7,bass=0.3."),
     ] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
@@ -82,7 +83,7 @@ def _convert(
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine.", min=1)] = None,
     file_format: Annotated[str, typer.Option("--format", help="wav or flac, for results in a folder.")] = "wav",
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Picture of one conversion: mels, F0 curves (.png, .pdf, .svg).")
+        Path | None, typer.Option("--plot", help="Draw one conversion: mels, F0 (.png, .pdf, .svg).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A summary as JSON on standard output.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,

@@ -80,3 +80,8 @@ def test_resampling_does_not_delay():
     back = resample(there, 24_000, 44_100)
     assert np.argmax(np.abs(there)) == 12_000
     assert np.argmax(np.abs(back)) == 22_050
+
+
+def test_a_path_is_sent_to_convert_file():
+    with pytest.raises(AudioError, match=r"'song.wav'\nhint: convert_file"):
+        mono("song.wav")
