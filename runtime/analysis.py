@@ -13,27 +13,26 @@ from numpy.typing import NDArray
 
 from .audio import Resampler
 from .calls import Call, Work
-from .framing import ceil_div, content_index, frames_to_cover, mel_range, samples_before
+from .content_track import make_content_track
+from .framing import ceil_div, frames_to_cover, mel_range, next_piece, samples_before
 from .gate import Gate
-from .loudness import loudness
+from .loudness import condition_loudness, loudness
 from .manifest import Manifest
-from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, f0_at_frames, pitch_frames_around
+from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, GapBridge, f0_at_frames, pitch_frames_around
 from .pitch_statistics import PitchStatistics
 from .tracks import Track
 
 _LOUDNESS_FRAMES = 128  # a fixed grid here too: a sum in another order would change the last bit
 
 
-def next_piece(done: int, size: int, goal: int | None) -> tuple[int, int]:
-    """The piece that follows position `done`. Pieces lie on a fixed grid, whatever blocks the clip comes in."""
-    end = (done // size + 1) * size
-    return done, end if goal is None else min(end, goal)
-
-
 def reach_frames(manifest: Manifest, steps: int) -> int:
-    """Mel frames over which an output frame can depend on what was sung before or after it, all graphs together."""
+    """Mel frames over which an output frame can depend on what was sung before or after it, all graphs together.
+
+    A content encoder that is given windows is left out: it has its own account of what it needs.
+    """
     spec, context = manifest.audio, manifest.context
-    content = (context.content.past + context.content.future + 2) * spec.content_hop_length
+    framed = not manifest.front_end.content_window_s
+    content = (context.content.past + context.content.future + 2) * spec.content_hop_length if framed else 0
     pitch = (context.pitch.past + context.pitch.future + 2) * PITCH_HOP_LENGTH
     acoustic, vocoder = context.acoustic, context.vocoder
     windows = ceil_div(round(context.content.window_ms * spec.sample_rate), 1000 * spec.hop_length)
@@ -63,12 +62,8 @@ class Analysis:
         spec = self.spec = manifest.audio
         self.sample_rate, self.timings_ms, self.reach = sample_rate, timings_ms, reach
         self._horizon, self._given_f0_hz, self._pitch_only = horizon, f0_hz, pitch_only
-        content_hop_ms = 1e3 * spec.content_hop_length / spec.content_sample_rate
-        overhang = max(0, ceil_div(round(1e3 * (manifest.context.content.window_ms / content_hop_ms - 1.0)), 2000))
-        self._content_past = manifest.context.content.past + overhang
-        self._content_future = manifest.context.content.future + overhang
+        self._front_end = manifest.front_end
         self._pitch_context = manifest.context.pitch
-        self._content_piece = max(1, round(piece_s * 1e3 / content_hop_ms))
         self._pitch_piece = max(1, round(piece_s * PITCH_SAMPLE_RATE / PITCH_HOP_LENGTH))
         self._to_model, self._to_16k = (
             Resampler(sample_rate, spec.sample_rate),
@@ -78,10 +73,13 @@ class Analysis:
         self.n_samples = 0
         self.n_frames: int | None = None
         """Mel frames of the clip, once its end is known."""
-        self._at_model_rate, self._at_16k = Track(), Track()
+        self._at_model_rate, self.at_16k = Track(), Track()
         self._pitch_hz, self._confidence = Track(), Track()
         self.loudness, self.is_open, self.f0_hz = Track(), Track(dtype=np.bool_), Track()
-        self.content = Track((manifest.model.content_channels,))
+        self._bridge = GapBridge(spec) if self._front_end.unvoiced_f0 == "interpolated" else None
+        self.sung_f0_hz = self.f0_hz if self._bridge is None else Track()
+        """F0 as the model is told it: `f0_hz`, with its gaps bridged where the front end says so."""
+        self.content = make_content_track(manifest, piece_s)
         self.pitch_statistics = PitchStatistics()
 
     def push(self, audio: NDArray[np.float32], last: bool) -> None:
@@ -89,7 +87,7 @@ class Analysis:
         start = time.perf_counter()
         self.n_samples += len(audio)
         self._at_model_rate.append(self._to_model.push(audio, last))
-        self._at_16k.append(self._to_16k.push(audio, last))
+        self.at_16k.append(self._to_16k.push(audio, last))
         if last:
             self.n_frames = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
         self.timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
@@ -97,9 +95,7 @@ class Analysis:
     @property
     def position(self) -> int:
         """Mel frame up to which everything is computed."""
-        content_samples = self.content.end * self.spec.content_hop_length
-        content = mel_range(content_samples, content_samples, self.spec.content_sample_rate, self.spec)[0]
-        return self.f0_hz.end if self._pitch_only else min(self.f0_hz.end, content)
+        return self.f0_hz.end if self._pitch_only else min(self.sung_f0_hz.end, self.content.position)
 
     @property
     def goal(self) -> int | None:
@@ -112,7 +108,7 @@ class Analysis:
         yield from self._track_pitch()
         self._align_f0()
         if not self._pitch_only:
-            yield from self._encode_content()
+            yield from self.content.advance(self)
 
     def knows(self, frame: int) -> bool:
         """Whether all audio that mel frames up to `frame` can depend on has come."""
@@ -125,17 +121,17 @@ class Analysis:
     def forget(self, before: int) -> None:
         """Nobody will ask for mel frames before `before` minus reach any more."""
         frame = max(0, before - self.reach)
-        for track in (self.loudness, self.is_open, self.f0_hz):
+        for track in (self.loudness, self.is_open, self.f0_hz, self.sung_f0_hz):
             track.forget(frame)
         self._at_model_rate.forget(min(frame, self.loudness.end - self.reach) * self.spec.hop_length)
         audio_16k = samples_before(frame, PITCH_SAMPLE_RATE, self.spec)
-        self._at_16k.forget(audio_16k)
-        self.content.forget(audio_16k // self.spec.content_hop_length - 1)
+        self.at_16k.forget(audio_16k if self._pitch_only else min(audio_16k, self.content.first_sample))
+        self.content.forget(frame)
         for track in (self._pitch_hz, self._confidence):
             track.forget(audio_16k // PITCH_HOP_LENGTH - 1)
 
     def _measure_loudness(self) -> None:
-        hop, before = self.spec.hop_length, self.loudness.end
+        hop, heard = self.spec.hop_length, [np.zeros(0, np.float32)]
         margin = ceil_div(self.spec.win_length, 2 * hop)
         while self.goal is None or self.loudness.end < self.goal:
             first, last = next_piece(self.loudness.end, _LOUDNESS_FRAMES, self.goal)
@@ -143,27 +139,33 @@ class Analysis:
             if self.goal is None and self._at_model_rate.end < audio_end:
                 break
             audio = self._at_model_rate.read_padded(from_frame * hop, audio_end)
-            self.loudness.append(loudness(audio, self.spec)[first - from_frame : last - from_frame])
+            piece = slice(first - from_frame, last - from_frame)
+            heard.append(loudness(audio, self.spec)[piece])
+            told = heard[-1]
+            if self._front_end.loudness != "hann":
+                told = condition_loudness(audio, self.spec, self._front_end)[piece]
+            self.loudness.append(told)
         if self.is_open.end != self.goal:
-            new = self.loudness.read(before, self.loudness.end)
-            self.is_open.append(self._gate.push(new, last=self.goal is not None))
+            self.is_open.append(self._gate.push(np.concatenate(heard), last=self.goal is not None))
 
     def _track_pitch(self) -> Work[None]:
         past, future = self._pitch_context.past, self._pitch_context.future
-        goal = None if self.goal is None else pitch_frames_around(self.goal - 1, 1, self.spec)[1]
+        goal = (
+            None if self.goal is None else pitch_frames_around(self.goal - 1, 1, self.spec, self._front_end.instant)[1]
+        )
         while goal is None or self._pitch_hz.end < goal:
             first, last = next_piece(self._pitch_hz.end, self._pitch_piece, goal)
             from_frame, audio_end = max(0, first - past), (last + future) * PITCH_HOP_LENGTH
             mel_first, mel_last = mel_range(
                 first * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, self.spec
             )
-            if goal is None and not (self.knows(mel_last) and self._at_16k.end >= audio_end):
+            if goal is None and not (self.knows(mel_last) and self.at_16k.end >= audio_end):
                 return
             if self._given_f0_hz is not None or self.is_silent(mel_first, mel_last):
                 self._pitch_hz.append_zeros(last - first)
                 self._confidence.append_zeros(last - first)
                 continue
-            audio = self._at_16k.read_padded(from_frame * PITCH_HOP_LENGTH, audio_end)
+            audio = self.at_16k.read_padded(from_frame * PITCH_HOP_LENGTH, audio_end)
             reply = yield Call("pitch", {"audio": audio[None]})
             self.timings_ms["pitch"] += reply.ms
             for track, output in zip((self._pitch_hz, self._confidence), reply.outputs, strict=True):
@@ -178,31 +180,18 @@ class Analysis:
             values = self._given_f0_hz[first:last]
             values = np.concatenate((values, np.zeros(last - first - len(values), np.float32)))
         else:
-            from_pitch, to_pitch = pitch_frames_around(first, last - first, self.spec)
+            instant = self._front_end.instant
+            from_pitch, to_pitch = pitch_frames_around(first, last - first, self.spec, instant)
             pitch = self._pitch_hz.read(from_pitch, to_pitch), self._confidence.read(from_pitch, to_pitch)
-            values = f0_at_frames(*pitch, last - first, self.spec, first, from_pitch)
-        self.f0_hz.append(np.where(self.is_open.read(first, last), values, np.float32(0.0)))
-        self.pitch_statistics.add(self.f0_hz.read(first, last))
+            values = f0_at_frames(*pitch, last - first, self.spec, first, from_pitch, instant)
+        values = np.where(self.is_open.read(first, last), values, np.float32(0.0))
+        self.f0_hz.append(values)
+        self.pitch_statistics.add(values)
+        if self._bridge is not None:
+            self.sung_f0_hz.append(self._bridge.push(values, last=self.goal is not None))
 
     def _aligned_end(self) -> int:
         if self.goal is not None:
             return self.goal
         samples = max(0, self._pitch_hz.end - 2) * PITCH_HOP_LENGTH
         return min(mel_range(samples, samples, PITCH_SAMPLE_RATE, self.spec)[0], self.is_open.end)
-
-    def _encode_content(self) -> Work[None]:
-        hop = self.spec.content_hop_length
-        goal = None if self.goal is None else int(content_index(self.goal - 1, 1, self.spec)[0]) + 1
-        while goal is None or self.content.end < goal:
-            first, last = next_piece(self.content.end, self._content_piece, goal)
-            from_frame, audio_end = max(0, first - self._content_past), (last + self._content_future) * hop
-            mel_first, mel_last = mel_range(first * hop, last * hop, self.spec.content_sample_rate, self.spec)
-            if goal is None and not (self.knows(mel_last) and self._at_16k.end >= audio_end):
-                return
-            if self.is_silent(mel_first, mel_last):
-                self.content.append_zeros(last - first)
-                continue
-            audio = self._at_16k.read_padded(from_frame * hop, audio_end)
-            reply = yield Call("content", {"audio": audio[None]})
-            self.timings_ms["content"] += reply.ms
-            self.content.append(reply.outputs[0][0, first - from_frame : last - from_frame])

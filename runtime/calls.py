@@ -2,7 +2,7 @@
 
 A conversion is a generator that yields `Call` and is sent `Reply`; its return value is the result. Every call's arrays
 carry their full context (see `analysis`), so zeros appended to them cannot reach what is kept: calls of different
-lengths, from different files, go into one padded batch.
+lengths, from different files, go into one padded batch. Where a graph's context is its whole input the call says so.
 """
 
 import time
@@ -25,6 +25,8 @@ class Call:
 
     graph: str
     inputs: dict[str, NDArray]
+    whole: bool = False
+    """The graph sees all of its input at once, and padding would change the result: only equal lengths go together."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _largest_group(active: list[tuple[Work[T], Call]]) -> list[tuple[Work[T], Ca
 
 def _kind(call: Call) -> tuple:
     scalars = sorted((name, value.item()) for name, value in call.inputs.items() if value.ndim == 0)
-    return call.graph, tuple(scalars)
+    return call.graph, tuple(scalars), _length(call) if call.whole else None
 
 
 def _length(call: Call) -> int:

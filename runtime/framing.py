@@ -26,6 +26,21 @@ def content_index(first_frame: int, n_frames: int, spec: AudioSpec) -> NDArray[n
     return numerator // (2 * spec.sample_rate * spec.content_hop_length)
 
 
+def stretched_index(n_content: int, n_frames: int) -> NDArray[np.int64]:
+    """For each of a piece's `n_frames` mel frames its content frame of `n_content`, floor(i S / T), (T,).
+
+    The authors' alignment (`F.interpolate(mode="nearest")`): the content is stretched to the mel's length, whatever the
+    instants of its frames.
+    """
+    return np.arange(n_frames, dtype=np.int64) * n_content // n_frames
+
+
+def next_piece(done: int, size: int, goal: int | None) -> tuple[int, int]:
+    """The piece that follows position `done`. Pieces lie on a fixed grid, whatever blocks the clip comes in."""
+    end = (done // size + 1) * size
+    return done, end if goal is None else min(end, goal)
+
+
 def mel_range(first_sample: int, last_sample: int, sample_rate: int, spec: AudioSpec) -> tuple[int, int]:
     """Mel frames, first and last (exclusive), that samples `first_sample` to `last_sample` at `sample_rate` touch."""
     first = first_sample * spec.sample_rate // (sample_rate * spec.hop_length)

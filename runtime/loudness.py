@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .mel import frames, hann
-from .spec import AudioSpec
+from .spec import AudioSpec, FrontEnd
 
 
 def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
@@ -20,3 +20,24 @@ def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]
     for start in range(0, len(views), 4096):
         power[start : start + 4096] = np.square(views[start : start + 4096]) @ weight
     return np.sqrt(power)
+
+
+def hop_loudness(audio: NDArray[np.float32], spec: AudioSpec, instant: float = 0.0) -> NDArray[np.float32]:
+    """Root mean square of `hop_length` samples for each mel frame, (T,), linear amplitude, without a window.
+
+    Frame n's samples are centred `instant` hops after sample hop_length * n. At 0, the authors' place, the squares are
+    mirrored at the clip's start. Source: CoMoSVC's Volume_Extractor.
+    """
+    hop, n_frames = spec.hop_length, spec.frames(len(audio))
+    before = hop // 2 - round(instant * hop)
+    squares = np.square(audio)
+    if before > 0:
+        squares = np.pad(squares, (before, 0), mode="reflect" if before < len(audio) else "constant")
+    return np.sqrt(squares[: n_frames * hop].reshape(n_frames, hop).mean(axis=1))
+
+
+def condition_loudness(audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
+    """The loudness that a model with this front end is told, (T,)."""
+    if front_end.loudness == "hann":
+        return loudness(audio, spec)
+    return hop_loudness(audio, spec, front_end.instant)

@@ -12,7 +12,8 @@ from typing import Any
 from .errors import BundleError
 from .graph import GRAPHS, TensorSpec
 from .pitch import PITCH_SAMPLE_RATE
-from .spec import AudioSpec
+from .source import SINE_HARMONICS
+from .spec import AudioSpec, FrontEnd
 from .strict import MismatchError, decode, encode
 
 FORMAT_VERSION = 1
@@ -20,6 +21,7 @@ MANIFEST_FILE = "bundle.json"
 REQUIRED_GRAPHS = ("content", "pitch", "acoustic", "vocoder")
 OPTIONAL_INPUTS = {"vocoder": ("f0_hz", "source", "noise")}
 """Inputs of the contract that a design may do without."""
+SOURCE_KINDS = ("pulse", "sine", "none")
 
 _FIXED_LETTERS = "MCDH"  # the model's own sizes; every other dimension must stay dynamic
 
@@ -49,7 +51,9 @@ class SingerEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
-    """What excites the vocoder: `kind` "pulse" is `source.pulse_source`; "none" if the design has no source input."""
+    """What excites the vocoder: `kind` "pulse" is `source.pulse_source`, "sine" is `source.sine_source` of 9 channels;
+    "none" if the design has no source input.
+    """
 
     kind: str
     channels: int
@@ -144,6 +148,8 @@ class Manifest:
     consent: str
     provenance: dict[str, Any]
     """Versions, commit, data summary: whatever made it."""
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    """How the voice's conditions are taken from the audio."""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -179,7 +185,11 @@ def check(manifest: Manifest) -> None:
     _check_graphs(manifest)
     _check_singers(manifest)
     model = manifest.model
-    _expect(model.source.kind in ("pulse", "none"), f"model.source.kind is {model.source.kind!r}; known: pulse, none")
+    _check_front_end(manifest.front_end)
+    known = model.source.kind in SOURCE_KINDS
+    _expect(known, f"model.source.kind is {model.source.kind!r}; known: {', '.join(SOURCE_KINDS)}")
+    nine = model.source.kind != "sine" or model.source.channels == SINE_HARMONICS
+    _expect(nine, f"model.source.channels is {model.source.channels}; a sine source has {SINE_HARMONICS}")
     has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
     _expect(has_source == (model.source.kind != "none"), "model.source contradicts the inputs of the vocoder graph")
     for steps, indices in model.schedules.items():
@@ -204,6 +214,18 @@ def _check_audio(spec: AudioSpec) -> None:
     _expect(whole > 0, "audio: rates, hops and windows must be positive")
     rate = spec.content_sample_rate
     _expect(rate == PITCH_SAMPLE_RATE, f"audio.content_sample_rate is {rate}; graphs take {PITCH_SAMPLE_RATE} Hz")
+
+
+def _check_front_end(front_end: FrontEnd) -> None:
+    window, overlap = front_end.content_window_s, front_end.content_overlap_s
+    _expect(
+        0.0 <= 2.0 * overlap <= window,
+        f"front_end.content_overlap_s is {overlap}; at most half of content_window_s, {window}, may overlap",
+    )
+    _expect(
+        front_end.content_index == "time" or window > 0.0,
+        "front_end.content_index is stretched, which needs pieces to be stretched over: content_window_s is 0",
+    )
 
 
 def _check_graphs(manifest: Manifest) -> None:

@@ -94,6 +94,11 @@ class FrontEnd:
     content_overlap_s: float = 0.0
     """How much neighbouring pieces share; each is used up to the middle of it."""
 
+    @property
+    def instant(self) -> float:
+        """`condition_at` in hops from a frame's first sample."""
+        return 0.5 if self.condition_at == "centre" else 0.0
+
 
 AUTHORS_FRONT_END = FrontEnd(
     loudness="hop",

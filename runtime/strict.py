@@ -73,10 +73,10 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 def _union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
+    if data is None and types.NoneType in kinds:
+        return None
     for kind in kinds:
         if kind is types.NoneType:
-            if data is None:
-                return None
             continue
         try:
             return _decode(kind, data, where)

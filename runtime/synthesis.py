@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .analysis import Analysis, next_piece
+from .analysis import Analysis
 from .audio import Resampler
 from .calls import Call, Work
 from .errors import BundleError
-from .framing import content_index, mel_range, samples_before
+from .framing import mel_range, next_piece, samples_before
 from .gate import gains
 from .manifest import Manifest
-from .source import noise_frames, noise_samples, pulse_source
+from .source import make_excitation, noise_frames, noise_samples
 from .tracks import Track
 
 
@@ -45,12 +45,12 @@ class Synthesis:
         self._analysis, self._spec, self._target = analysis, manifest.audio, target
         self._timings_ms = analysis.timings_ms
         self._acoustic_context, self._vocoder_context = manifest.context.acoustic, manifest.context.vocoder
-        self._has_source = manifest.model.source.kind != "none"
+        self._excitation = make_excitation(manifest.model.source.kind, self._spec, target.seed)
         self._source_channels = manifest.model.source.channels
         self._piece = max(1, round(piece_s * self._spec.frame_rate_hz))
         self._ratio = np.float32(2.0 ** (target.semitones / 12.0))
         self.mel = Track((self._spec.n_mels,))
-        self._source, self._phase = Track((self._source_channels,)), 0.0
+        self._source = Track((self._source_channels,))
         self._frames_sung = 0
         self._from_model = Resampler(self._spec.sample_rate, analysis.sample_rate)
         self._sung = Track()  # at the caller's rate, before the gate
@@ -107,18 +107,17 @@ class Synthesis:
         return reply.outputs[0][0, :n_frames]
 
     def _condition(self, first: int, last: int) -> dict[str, NDArray]:
-        index = content_index(first, last - first, self._spec)
-        content = self._analysis.content.read(int(index[0]), int(index[-1]) + 1)
+        content, index = self._analysis.content.read(first, last)
         return {
             "content": content[None],
-            "content_index": (index - index[0]).astype(np.int32)[None],
+            "content_index": index[None],
             "f0_hz": self._f0_hz(first, last)[None],
             "loudness": self._analysis.loudness.read(first, last)[None],
             "singer": self._target.embedding[None],
         }
 
     def _f0_hz(self, first: int, last: int) -> NDArray[np.float32]:
-        return self._analysis.f0_hz.read(first, last) * self._ratio
+        return self._analysis.sung_f0_hz.read(first, last) * self._ratio
 
     def _noise(self, first: int, last: int, step: int) -> NDArray[np.float32]:
         given = self._target.noise
@@ -155,18 +154,16 @@ class Synthesis:
             self._timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
 
     def _extend_source(self, to_frame: int) -> None:
-        """The pulse train up to `to_frame`, its phase carried on from the clip's start."""
-        hop = self._spec.hop_length
-        first = self._source.end // hop
-        if not self._has_source or to_frame <= first:
-            return
-        source, self._phase = pulse_source(self._f0_hz(first, to_frame), self._spec, self._phase)
-        self._source.append(np.broadcast_to(source, (len(source), self._source_channels)))
+        """The source up to `to_frame`, its phase carried on from the clip's start."""
+        first = self._source.end // self._spec.hop_length
+        if self._excitation is not None and to_frame > first:
+            source = self._excitation.extend(self._f0_hz(first, to_frame))
+            self._source.append(np.broadcast_to(source, (len(source), self._source_channels)))
 
     def _vocode(self, first: int, last: int) -> Call:
         hop = self._spec.hop_length
         inputs = {"mel": self.mel.read(first, last)[None], "f0_hz": self._f0_hz(first, last)[None]}
-        if self._has_source:
+        if self._excitation is not None:
             inputs["source"] = self._source.read(first * hop, last * hop)[None]
         inputs["noise"] = noise_samples(self._target.seed, first * hop, (last - first) * hop)[None]
         return Call("vocoder", inputs)

@@ -95,7 +95,7 @@ def test_an_unknown_name_is_answered_with_the_shipped_ones():
         (lambda m: m["model"].update(content_channels=7), ("C = 6, should be 7",)),
         (lambda m: m["model"]["schedules"].update({"3": [0]}), ("needs steps - 1 indices, has 1",)),
         (lambda m: m["graphs"].pop("acoustic_n"), ("without an acoustic_n graph",)),
-        (lambda m: m["model"]["source"].update(kind="sines"), ("'sines'", "pulse, none")),
+        (lambda m: m["model"]["source"].update(kind="sines"), ("'sines'", "pulse, sine, none")),
         (lambda m: m["context"]["vocoder"].update(past=-1), ("must not be negative",)),
         (lambda m: m["singers"].clear(), ("no singers",)),
         (lambda m: m["singers"]["alto"].update(index=3), ("has 3 rows", "alto")),

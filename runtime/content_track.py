@@ -1,0 +1,182 @@
+"""What is sung, at mel frames: content rows and, for each mel frame, which row is its own.
+
+Two ways to get there. An encoder of finite context is run in pieces that join without a seam. One whose every output
+depends on all of its input (ContentVec) is given windows of a fixed length, anchored to absolute time, that overlap; a
+clip no longer than a window is one piece, as the authors of CoMoSVC convert it.
+"""
+
+from collections import defaultdict
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .calls import Call, Work
+from .framing import ceil_div, content_index, mel_range, next_piece, samples_before, stretched_index
+from .manifest import Manifest
+from .tracks import Track
+
+_MIN_SAMPLES = 400
+"""25 ms, the window of a HuBERT's first frame; less is filled up with silence."""
+
+
+class Heard(Protocol):
+    """What is known of the clip: see `analysis.Analysis`."""
+
+    at_16k: Track
+    n_frames: int | None
+    timings_ms: defaultdict[str, float]
+
+    @property
+    def goal(self) -> int | None: ...
+
+    def knows(self, frame: int) -> bool: ...
+
+    def is_silent(self, first: int, last: int) -> bool: ...
+
+
+class ContentTrack(Protocol):
+    """Content of one clip, held from where somebody may still ask for it."""
+
+    @property
+    def position(self) -> int:
+        """Mel frame up to which there is content."""
+        ...
+
+    @property
+    def first_sample(self) -> int:
+        """First 16 kHz sample that what comes next will be computed from, as far as this alone decides it."""
+        ...
+
+    def read(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Content (S, C) for mel frames `first` to `last`, and the row of each of them (T,)."""
+        ...
+
+    def advance(self, heard: Heard) -> Work[None]:
+        """Compute what the audio so far allows."""
+        ...
+
+    def forget(self, frame: int) -> None:
+        """Nobody will ask for mel frames before `frame` any more."""
+        ...
+
+
+def make_content_track(manifest: Manifest, piece_s: float) -> ContentTrack:
+    """The kind of track that the manifest's content encoder needs."""
+    if manifest.front_end.content_window_s:
+        return WindowedContent(manifest)
+    return FramedContent(manifest, piece_s)
+
+
+class FramedContent:
+    """Rows on the content encoder's own grid, computed in pieces of `piece_s` with their full context."""
+
+    def __init__(self, manifest: Manifest, piece_s: float) -> None:
+        spec, context = manifest.audio, manifest.context.content
+        self._spec, self._hop = spec, spec.content_hop_length
+        hop_ms = 1e3 * spec.content_hop_length / spec.content_sample_rate
+        overhang = max(0, ceil_div(round(1e3 * (context.window_ms / hop_ms - 1.0)), 2000))
+        self._past, self._future = context.past + overhang, context.future + overhang
+        self._piece = max(1, round(piece_s * 1e3 / hop_ms))
+        self._rows = Track((manifest.model.content_channels,))
+        self.first_sample = 2**62
+
+    @property
+    def position(self) -> int:
+        samples = self._rows.end * self._hop
+        return mel_range(samples, samples, self._spec.content_sample_rate, self._spec)[0]
+
+    def read(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        index = content_index(first, last - first, self._spec)
+        return self._rows.read(int(index[0]), int(index[-1]) + 1), (index - index[0]).astype(np.int32)
+
+    def advance(self, heard: Heard) -> Work[None]:
+        goal = None if heard.goal is None else int(content_index(heard.goal - 1, 1, self._spec)[0]) + 1
+        while goal is None or self._rows.end < goal:
+            first, last = next_piece(self._rows.end, self._piece, goal)
+            from_frame, audio_end = max(0, first - self._past), (last + self._future) * self._hop
+            mel_first, mel_last = mel_range(
+                first * self._hop, last * self._hop, self._spec.content_sample_rate, self._spec
+            )
+            if goal is None and not (heard.knows(mel_last) and heard.at_16k.end >= audio_end):
+                return
+            if heard.is_silent(mel_first, mel_last):
+                self._rows.append_zeros(last - first)
+                continue
+            audio = heard.at_16k.read_padded(from_frame * self._hop, audio_end)
+            reply = yield Call("content", {"audio": audio[None]})
+            heard.timings_ms["content"] += reply.ms
+            self._rows.append(reply.outputs[0][0, first - from_frame : last - from_frame])
+
+    def forget(self, frame: int) -> None:
+        self._rows.forget(samples_before(frame, self._spec.content_sample_rate, self._spec) // self._hop - 1)
+
+
+class WindowedContent:
+    """Rows window after window. Window k begins at mel frame k (window - overlap) and is used up to the middle of what
+    it shares with the next; the last one ends with the clip.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._spec, front_end = manifest.audio, manifest.front_end
+        self._window = round(front_end.content_window_s * self._spec.frame_rate_hz)
+        self._overlap = round(front_end.content_overlap_s * self._spec.frame_rate_hz)
+        self._stretched = front_end.content_index == "stretched"
+        self._rows, self._index = Track((manifest.model.content_channels,)), Track(dtype=np.int64)
+        self._start = 0  # mel frame that the next window begins at
+
+    @property
+    def position(self) -> int:
+        return self._index.end
+
+    @property
+    def first_sample(self) -> int:
+        return samples_before(self._start, self._spec.content_sample_rate, self._spec)
+
+    def read(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        index = self._index.read(first, last)
+        return self._rows.read(int(index[0]), int(index[-1]) + 1), (index - index[0]).astype(np.int32)
+
+    def advance(self, heard: Heard) -> Work[None]:
+        while heard.goal is None or self.position < heard.goal:
+            end = self._start + self._window
+            n_frames = heard.n_frames
+            if n_frames is None:
+                if not heard.knows(end):  # and so the clip goes on beyond this window
+                    return
+                is_last = False
+            else:
+                is_last = n_frames <= end
+            used_end = self._start + self._window - self._overlap // 2
+            if is_last:
+                assert heard.goal is not None
+                used_end = heard.goal
+            yield from self._encode(heard, used_end, n_frames if is_last and n_frames is not None else end, is_last)
+            self._start += self._window - self._overlap
+
+    def _encode(self, heard: Heard, used_end: int, end: int, is_last: bool) -> Work[None]:
+        """Rows for the mel frames from `position` to `used_end`, from the window that ends at mel frame `end`."""
+        used = np.arange(self.position, used_end) - self._start
+        if heard.is_silent(self.position, used_end):
+            self._append(np.zeros((1, self._rows.read(self._rows.end, self._rows.end).shape[1]), np.float32), 0 * used)
+            return
+        last_sample = heard.at_16k.end if is_last else samples_before(end, self._spec.content_sample_rate, self._spec)
+        last_sample = max(last_sample, self.first_sample + _MIN_SAMPLES)
+        audio = heard.at_16k.read_padded(self.first_sample, last_sample)
+        reply = yield Call("content", {"audio": audio[None]}, whole=True)
+        heard.timings_ms["content"] += reply.ms
+        rows, length = reply.outputs[0][0], end - self._start
+        all_rows = stretched_index(len(rows), length) if self._stretched else content_index(0, length, self._spec)
+        self._append(rows, np.minimum(all_rows[np.minimum(used, length - 1)], len(rows) - 1))
+
+    def _append(self, rows: NDArray[np.float32], index: NDArray[np.int64]) -> None:
+        """Of `rows`, those that `index` uses, behind those that are there."""
+        first = int(index[0])
+        self._index.append(index - first + self._rows.end)
+        self._rows.append(rows[first : int(index[-1]) + 1])
+
+    def forget(self, frame: int) -> None:
+        frame = min(max(frame, self._index.start), self._index.end)
+        if frame > self._index.start:
+            self._rows.forget(int(self._index.read(frame - 1, frame)[0]))
+            self._index.forget(frame)
