@@ -1,0 +1,164 @@
+"""CoMoSVC's own checkpoints: `model_<step>.pt` of a teacher or a student, and the `config.yaml` beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...runtime.spec import AudioSpec
+from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
+from ...training.denoiser import DenoiserConfig
+from ..errors import ForeignFileError
+from .checkpoints import read_checkpoint
+from .settings import Settings
+from .weights import ForeignWeights, Ignored, build
+
+CONFIG_NAMES = ("config.yaml", "config.yml")
+Network = Literal["online", "ema"]
+_ONLINE, _EMA = "decoder.denoise_fn.", "decoder.denoise_fn_ema."
+IGNORED = (
+    Ignored(r"decoder\.pe\..*", "pitch extractor: loaded by the authors' training, never run"),
+    Ignored(r"decoder\.denoise_fn_pretrained\..*", "the teacher's copy inside a student"),
+)
+_OTHER_NETWORK = {
+    "online": Ignored(r"decoder\.denoise_fn_ema\..*", "the averaged network: the online one was asked for"),
+    "ema": Ignored(r"decoder\.denoise_fn\..*", "the online network: the averaged one was asked for"),
+}
+_ENCODER, _INTERPOLATION = "vec768l12", "nearest"
+
+
+@dataclass(frozen=True)
+class ImportedAcoustic:
+    """A model, whether it is a teacher, its singers by name with their rows of the table, and what was left out."""
+
+    model: AcousticModel
+    is_teacher: bool
+    network: Network
+    step: int | None
+    singers: dict[str, int]
+    ignored: dict[str, int]
+
+
+def read_comosvc(path: Path, settings: Settings, audio: AudioSpec, network: Network = "online") -> ImportedAcoustic:
+    """The model of a checkpoint whose vocoder was trained with `audio`.
+
+    `network`: the authors convert with the online network; a student's file has the averaged one ("ema") too. Raises
+    `ForeignFileError` where weights, settings and vocoder do not belong together.
+    """
+    _check_front_end(settings.table("data"), audio)
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        found = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
+        raise ForeignFileError(
+            f"{path} is no CoMoSVC checkpoint: it has {found}; one has global_step and model\n"
+            "hint: it is logs/teacher/model_<step>.pt or logs/como/model_<step>.pt"
+        )
+    weights = ForeignWeights(content["model"], str(path))
+    is_teacher = not weights.matching(r"decoder\.denoise_fn_ema\..*")
+    if network == "ema" and is_teacher:
+        raise ForeignFileError(f"{path} is a teacher: it has no averaged network\nhint: --network online")
+    sizes = settings.table("model")
+    n_singers = sizes.integer("n_spk")
+    n_content = settings.table("data").integer("encoder_out_channels")
+    if n_singers < 1:
+        raise ForeignFileError(f"{sizes.where}: n_spk is {n_singers}; it must be 1 or more")
+    config, prefix = _config(sizes), _EMA if network == "ema" else _ONLINE
+    weights.shape(f"{prefix}residual_layers.{config.denoiser.layers - 1}.dilated_conv.weight")
+    model = build(
+        lambda: AcousticModel(config, audio, n_content, n_singers),
+        lambda key, shape: _value(weights, prefix, key, shape, config),
+        str(path),
+    )
+    step = content.get("global_step")
+    return ImportedAcoustic(
+        model=model,
+        is_teacher=is_teacher,
+        network=network,
+        step=step if isinstance(step, int) else None,
+        singers=_singers(settings, n_singers),
+        ignored=weights.finish((*IGNORED, _OTHER_NETWORK[network])),
+    )
+
+
+def _check_front_end(data: Settings, audio: AudioSpec) -> None:
+    """What the model was trained on must be what the vocoder takes and what we compute."""
+    pairs = {
+        "sampling_rate": audio.sample_rate,
+        "hop_length": audio.hop_length,
+        "filter_length": audio.n_fft,
+        "win_length": audio.win_length,
+    }
+    for key, of_vocoder in pairs.items():
+        if data.integer(key) != of_vocoder:
+            raise ForeignFileError(
+                f"{data.where}: {key} is {data.integer(key)}, the vocoder's is {of_vocoder}\n"
+                "hint: give the vocoder that the model was trained for"
+            )
+    for key, wanted in (
+        ("encoder_sample_rate", audio.content_sample_rate),
+        ("encoder_hop_size", audio.content_hop_length),
+    ):
+        if data.integer(key, wanted) != wanted:
+            raise ForeignFileError(f"{data.where}: {key} is {data.integer(key)}; ContentVec's is {wanted}")
+    for key, known in (("encoder", _ENCODER), ("unit_interpolate_mode", _INTERPOLATION)):
+        if data.text(key, known) != known:
+            raise ForeignFileError(f"{data.where}: {key} is {data.text(key)!r}; only {known!r} can be imported")
+
+
+def _config(sizes: Settings) -> AcousticConfig:
+    denoiser = DenoiserConfig(
+        channels=sizes.integer("n_chans"), hidden=sizes.integer("n_hidden"), layers=sizes.integer("n_layers")
+    )
+    shifted = sizes.flag("use_pitch_aug", False)
+    return replace(AUTHORS_ACOUSTIC, denoiser=denoiser, key_shift_embedding=shifted)
+
+
+def _singers(settings: Settings, n_singers: int) -> dict[str, int]:
+    table = settings.table("spk")
+    singers = {str(name): table.integer(name) for name in table.values}
+    beyond = [name for name, row in singers.items() if not 0 <= row < n_singers]
+    if beyond or not singers:
+        what = f"{beyond[0]} has number {singers[beyond[0]]}" if beyond else "nobody is there"
+        raise ForeignFileError(f"{table.where}: {what}; the model has singers 0 to {n_singers - 1} (n_spk)")
+    return singers
+
+
+_DIRECT = {
+    "content_embed": "unit_embed",
+    "f0_embed": "f0_embed",
+    "loudness_embed": "volume_embed",
+    "key_shift_embed": "aug_shift_embed",
+    "denoiser.input_projection": "input_projection",
+    "denoiser.step_embedding.mlp": "mlp",
+    "denoiser.layers": "residual_layers",
+    "denoiser.skip_projection": "skip_projection",
+    "denoiser.output_projection": "output_projection",
+}
+_STACKED = {  # one product for all layers, where the authors have one in each
+    "denoiser.step_projection": "diffusion_projection",
+    "denoiser.condition_projection": "conditioner_projection",
+}
+
+
+def _value(
+    weights: ForeignWeights, prefix: str, key: str, shape: Sequence[int], config: AcousticConfig
+) -> Tensor | None:
+    """The value of an entry of our state dict."""
+    if key in ("mel_mean", "mel_scale"):
+        return None  # `mel_range` of the configuration has made them
+    if key == "singer_embed.weight":
+        # With one singer the authors' model has no table.
+        return weights.take("spk_embed.weight", shape) if shape[0] > 1 else torch.zeros(tuple(shape))
+    name, part = key.rpartition(".")[::2]
+    if name in _STACKED:
+        n_layers = config.denoiser.layers
+        one = (shape[0] // n_layers, *shape[1:])
+        wide = (*one, 1) if name.endswith("condition_projection") and part == "weight" else one
+        keys = [f"{prefix}residual_layers.{i}.{_STACKED[name]}.{part}" for i in range(n_layers)]
+        return torch.cat([weights.take(key, wide).reshape(one) for key in keys])
+    ours = next(ours for ours in _DIRECT if key.startswith(f"{ours}."))
+    inside = prefix if ours.startswith("denoiser.") else ""
+    return weights.take(f"{inside}{_DIRECT[ours]}{key.removeprefix(ours)}", shape)

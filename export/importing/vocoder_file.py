@@ -1,0 +1,140 @@
+"""NSF-HiFi-GAN checkpoints: M4Singer's (CoMoSVC's vocoder), openvpi's and so-vits-svc's, DiffSinger's older ones."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...runtime.spec import AudioSpec
+from ...training.hifigan import HifiGanConfig, NsfHifiGan
+from ..errors import ForeignFileError
+from .checkpoints import read_checkpoint
+from .settings import Settings
+from .weights import ForeignWeights, Ignored, build
+
+CONFIG_NAMES = ("config.yaml", "config.yml", "config.json")
+IGNORED = (
+    Ignored(r"discriminator\..*|mpd\..*|msd\..*", "discriminators: only training needs them"),
+    Ignored(r"m_source\.l_sin_gen\..*", "tables that the sine source is computed with"),
+)
+_MEL_LOG_BASE = 10.0
+"""Of CoMoSVC's mels, and so of the bundle's."""
+_MEL_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What distinguishes systems whose checkpoints have the same names and shapes."""
+
+    normalised_source: bool
+    mel_log_base: float
+
+
+KINDS = {
+    "m4singer": Kind(True, 10.0),
+    "openvpi": Kind(False, math.e),
+    "diffsinger": Kind(False, 10.0),
+}
+
+
+@dataclass(frozen=True)
+class ImportedVocoder:
+    """A vocoder, the audio settings that it was trained with, and what of its file was left out (keys by reason)."""
+
+    network: NsfHifiGan
+    audio: AudioSpec
+    kind: str
+    ignored: dict[str, int]
+
+
+def read_vocoder(path: Path, settings: Settings, kind: str = "auto") -> ImportedVocoder:
+    """The generator of a checkpoint. `kind` is one of `KINDS` or "auto", which goes by where the weights lie.
+
+    Raises `ForeignFileError` where weights and settings do not agree.
+    """
+    tensors, found = _generator(read_checkpoint(path), str(path))
+    kind = found if kind == "auto" else kind
+    audio, config = _audio(settings), _network(settings, KINDS[kind])
+    if config.hop_length != audio.hop_length:
+        rates = " x ".join(map(str, config.upsample_rates))
+        raise ForeignFileError(
+            f"{settings.where}: upsample_rates {rates} = {config.hop_length}, hop_size is {audio.hop_length}; "
+            "they must be the same\nhint: give the configuration that this vocoder was trained with"
+        )
+    weights = ForeignWeights(tensors, str(path))
+    network = build(
+        lambda: NsfHifiGan(config), lambda key, shape: _value(weights, key, shape, config.resblock), str(path)
+    )
+    return ImportedVocoder(network, audio, kind, weights.finish(IGNORED))
+
+
+def _generator(content: Any, path: str) -> tuple[dict[str, Any], str]:
+    """The generator's weights and the kind of system that keeps them there."""
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if isinstance(state, dict) and isinstance(state.get("model_gen"), dict):
+        return state["model_gen"], "m4singer"
+    if isinstance(content, dict) and isinstance(content.get("generator"), dict):
+        return content["generator"], "openvpi"
+    prefix = "generator."
+    if isinstance(state, dict) and any(str(key).startswith(prefix) for key in state):
+        return {str(key).removeprefix(prefix): value for key, value in state.items()}, "openvpi"
+    keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
+    raise ForeignFileError(
+        f"{path} is no vocoder checkpoint: it has {keys}; one has state_dict.model_gen (M4Singer) or generator "
+        "(openvpi, so-vits-svc)\nhint: was the file of another stage given?"
+    )
+
+
+def _audio(settings: Settings) -> AudioSpec:
+    rate = settings.integer(settings.first("audio_sample_rate", "sampling_rate"))
+    return AudioSpec(
+        sample_rate=rate,
+        n_fft=settings.integer(settings.first("fft_size", "n_fft")),
+        win_length=settings.integer("win_size"),
+        hop_length=settings.integer("hop_size"),
+        n_mels=settings.integer(settings.first("audio_num_mel_bins", "num_mels")),
+        f_min_hz=settings.number("fmin"),
+        f_max_hz=settings.number("fmax", rate / 2),
+        content_sample_rate=16_000,
+        content_hop_length=320,
+        mel_log_base=_MEL_LOG_BASE,
+        mel_floor=_MEL_FLOOR,
+    )
+
+
+def _network(settings: Settings, kind: Kind) -> HifiGanConfig:
+    sizes = settings.table("model_args") if "model_args" in settings else settings
+    for option, wanted in (("use_pitch_embed", True), ("mini_nsf", False)):
+        for table in (settings, sizes):
+            if option in table and table.flag(option) != wanted:
+                raise ForeignFileError(
+                    f"{table.where}: {option} is {not wanted}; only NSF-HiFi-GANs with it {wanted} are known"
+                )
+    resblock = sizes.text("resblock")
+    if resblock not in ("1", "2"):
+        raise ForeignFileError(f"{sizes.where}: resblock is {resblock!r}; known: 1, 2")
+    return HifiGanConfig(
+        sample_rate=settings.integer(settings.first("audio_sample_rate", "sampling_rate")),
+        n_mels=settings.integer(settings.first("audio_num_mel_bins", "num_mels")),
+        upsample_rates=sizes.integers("upsample_rates"),
+        upsample_kernel_sizes=sizes.integers("upsample_kernel_sizes"),
+        upsample_initial_channel=sizes.integer("upsample_initial_channel"),
+        resblock=resblock,
+        resblock_kernel_sizes=sizes.integers("resblock_kernel_sizes"),
+        resblock_dilation_sizes=sizes.lists("resblock_dilation_sizes"),
+        normalised_source=kind.normalised_source,
+        mel_gain=math.log(_MEL_LOG_BASE) / math.log(kind.mel_log_base),
+    )
+
+
+def _value(weights: ForeignWeights, key: str, shape: Sequence[int], resblock: str) -> Tensor:
+    """The value of an entry of our state dict: names are theirs but for two, and weight norm is folded."""
+    name = key.replace("source_mix.", "m_source.l_linear.")
+    if resblock == "2":
+        name = name.replace(".convs1.", ".convs.")
+    if name.endswith(".weight"):
+        return weights.take_normed(name.removesuffix(".weight"), shape)
+    return weights.take(name, shape)
