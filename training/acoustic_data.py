@@ -16,7 +16,8 @@ from ..runtime.audio import resample
 from ..runtime.framing import content_index
 from .acoustic import AcousticConfig, AcousticModel, Condition
 from .content import ContentEncoder
-from .errors import DataError
+from .crops import Crops
+from .draws import Draws
 from .features import ClipEntry, FeatureIndex, save_arrays
 
 logger = logging.getLogger(__name__)
@@ -70,28 +71,22 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[
 class AcousticData:
     """Random crops of equal length from all training clips, each frame equally likely, each content encoder in turn."""
 
-    def __init__(self, clips: list[ClipFeatures], crop_frames: int, batch_size: int) -> None:
-        self.clips = [clip for clip in clips if len(clip.mel) >= crop_frames]
-        if not self.clips:
-            raise DataError(f"no clip has {crop_frames} frames\nhint: lower crop_frames, or give longer recordings")
-        self.crop_frames, self.batch_size = crop_frames, batch_size
-        lengths = torch.tensor([len(clip.mel) - crop_frames + 1 for clip in self.clips])
-        self.ends = lengths.cumsum(0)
+    def __init__(self, clips: list[ClipFeatures], crop_frames: int) -> None:
+        self.clips = clips
+        self.crops = Crops([len(clip.mel) for clip in clips], crop_frames)
 
-    def batch(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def batch(self, draws: Draws) -> dict[str, Tensor]:
         """mel (B, T, M), content (B, T, C), f0_hz (B, T), loudness (B, T), singer (B,)."""
-        positions = torch.randint(int(self.ends[-1]), (self.batch_size,), generator=generator)
-        chosen = torch.searchsorted(self.ends, positions, right=True)
-        crops = []
-        for clip_number, position in zip(chosen.tolist(), positions.tolist(), strict=True):
-            clip = self.clips[clip_number]
-            start = position - int(self.ends[clip_number]) + len(clip.mel) - self.crop_frames + 1
-            crops.append((clip, slice(start, start + self.crop_frames)))
+        chosen = [self.crops.draw(rng) for _, rng in draws]
+        crops = [(self.clips[clip], frames) for clip, frames in chosen]
 
         def stack(name: str) -> Tensor:
             return torch.from_numpy(np.stack([getattr(clip, name)[crop] for clip, crop in crops]))
 
-        contents = [clip.contents[i % len(clip.contents)][crop] for i, (clip, crop) in enumerate(crops)]
+        contents = [
+            clip.contents[number % len(clip.contents)][crop]
+            for number, (clip, crop) in zip(draws.numbers, crops, strict=True)
+        ]
         return {name: stack(name) for name in ("mel", "f0_hz", "loudness")} | {
             "content": torch.from_numpy(np.stack(contents).astype(np.float32)),
             "singer": torch.tensor([clip.singer for clip, _ in crops]),

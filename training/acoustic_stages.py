@@ -1,7 +1,6 @@
 """The commands `teacher` and `student`: from the features of a run to checkpoints."""
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from .checkpoint import latest_checkpoint, load_module, read_metadata, require_c
 from .config import from_mapping, to_mapping
 from .content import ContentConfig, ContentEncoder
 from .content_stage import CONTENT, CONTENT_LOW
+from .draws import Draws
 from .features import FeatureIndex
-from .loop import fit, step_generator
+from .loop import fit
 from .student import StudentConfig, StudentObjective
 from .teacher import TeacherConfig, TeacherObjective, denoising_errors
 
@@ -86,12 +86,12 @@ def train_teacher(
     (train, valid), encoder_hashes, n_content = training_clips(features, run, ("train", "valid"), console)
     torch.manual_seed(seed)
     model = build_acoustic(acoustic, features, n_content, train)
-    data = AcousticData(train, config.crop_frames, config.loop.batch_size)
-    probe = AcousticData(valid or train, config.crop_frames, _VALIDATION_BATCH).batch(step_generator(seed, -1))
+    data = AcousticData(train, config.crop_frames)
+    probe = AcousticData(valid or train, config.crop_frames).batch(Draws(seed, -1, range(_VALIDATION_BATCH)))
     resolved = {
         "audio": to_mapping(features.audio),
-        "acoustic": to_mapping(acoustic),
-        "teacher": to_mapping(config),
+        "acoustic": acoustic,
+        "teacher": config,
         "loop": to_mapping(config.loop),
         "seed": seed,
         "singers": features.trained_singers,
@@ -130,7 +130,7 @@ def train_student(
     resolved: dict[str, Any] = {
         **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},
         "teacher": {"step": step, "sha256": _sha256_of_tensors(teacher, "ema")},
-        "student": to_mapping(config),
+        "student": config,
         "loop": to_mapping(config.loop),
         "seed": seed,
     }
@@ -138,14 +138,14 @@ def train_student(
         logger.warning(
             "the teacher was trained on content of encoders %s, not %s", of_teacher["content_encoders"], encoder_hashes
         )
-    data = AcousticData(train, config.crop_frames, config.loop.batch_size)
+    data = AcousticData(train, config.crop_frames)
     return fit(
         StudentObjective(load_acoustic(teacher, "ema").train(), config),
         data.batch,
         config.loop,
         run / folder,
         seed=seed,
-        resolved_config=json.loads(json.dumps(resolved)),
+        resolved_config=resolved,
         resume=resume,
         device=device,
         console=console,

@@ -1,18 +1,21 @@
 """Checkpoints: one safetensors file each, written atomically, with everything needed to go on. No pickle."""
 
 import json
+import math
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import TrainingError
 
+BEST = "best.safetensors"
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")  # of torch.optim.AdamW
 
 
@@ -42,24 +45,72 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: Mapping[str, Any],
     keep: int = 2,
+    state: Mapping[str, Tensor] | None = None,
+    figures: Mapping[str, float] | None = None,
 ) -> Path:
     """Write `step_<step>.safetensors` and drop all but the last `keep`.
 
-    Tensors are named `<module>.<parameter>` and `optimizer.<parameter index>.<slot>`; the header's metadata holds the
-    step and the resolved configuration as JSON.
+    Tensors are named `<module>.<parameter>` and `optimizer.<parameter index>.<slot>`, further ones by `state`; the
+    header's metadata holds the step, the resolved configuration and the figures of the validation as JSON.
+
+    Raises `TrainingError` on a full disk; the checkpoints that are there stay as they are.
     """
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{slot}": torch.as_tensor(state[slot]) for slot in _SLOTS})
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{index}.{slot}": torch.as_tensor(slots[slot]) for slot in _SLOTS})
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in {**tensors, **(state or {})}.items()}
     require_space(folder, 2 * sum(tensor.nbytes for tensor in tensors.values()))
     path = checkpoint_path(folder, step)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"step": str(step), "config": json.dumps(config)})
-    partial.replace(path)
+    metadata = {"step": str(step), "config": json.dumps(config), "figures": json.dumps(figures or {})}
+    _write(tensors, metadata, path)
     for old in sorted(folder.glob("step_*.safetensors"))[:-keep]:
         old.unlink()
     return path
+
+
+def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
+    """All or nothing, also when the power fails."""
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(tensors, partial, metadata=metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        last = latest_checkpoint(path.parent)
+        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
+        raise TrainingError(
+            f"{path} could not be written: {error}; nothing was overwritten, {kept}\n"
+            f"hint: free {sum(t.nbytes for t in tensors.values()) / 1e6:.0f} MB or more, then run the same command "
+            "with --resume: it goes on from the last checkpoint"
+        ) from None
+    partial.replace(path)
+
+
+def keep_best(path: Path, figure: str, direction: str) -> Path:
+    """Make `best.safetensors` beside `path` the same checkpoint if its `figure` is the best so far; returns the best.
+
+    It is a second name of the file and takes no space until the first name is dropped. `direction` is "lowest" or
+    "highest". Raises `TrainingError` where the validation gave no such figure.
+    """
+    best = path.with_name(BEST)
+    figures = read_figures(path)
+    if figure not in figures:
+        raise TrainingError(
+            f"there is no figure {figure!r} to choose the best checkpoint by (known: {', '.join(figures) or 'none'})\n"
+            f"hint: set best_by to one of these, or leave it out, and run again with --resume; {path} is written"
+        )
+    sign = 1.0 if direction == "lowest" else -1.0
+    if best.is_file() and sign * read_figures(best).get(figure, sign * math.inf) <= sign * figures[figure]:
+        return best
+    partial = best.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, partial)
+    partial.replace(best)
+    return best
 
 
 def read_metadata(path: Path) -> tuple[int, dict[str, Any]]:
@@ -69,13 +120,24 @@ def read_metadata(path: Path) -> tuple[int, dict[str, Any]]:
     return int(metadata["step"]), json.loads(metadata["config"])
 
 
+def read_figures(path: Path) -> dict[str, float]:
+    """What the validation gave at a checkpoint; empty where there was none."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata().get("figures", "{}"))
+
+
+def load_tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """The tensors stored under `name`, by the rest of their names."""
+    prefix = f"{name}."
+    with safe_open(path, "pt") as file:
+        keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+        return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+
+
 def load_module(path: Path, name: str, module: nn.Module) -> None:
     """Load the module stored as `name`, strictly: a missing, foreign or misshapen tensor is an error."""
-    with safe_open(path, "pt") as file:
-        prefix = f"{name}."
-        state = {key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
     try:
-        module.load_state_dict(state)
+        module.load_state_dict(load_tensors(path, name))
     except RuntimeError as error:
         raise TrainingError(
             f"{path} does not fit the {name} network of this configuration: {error}\n"
@@ -86,11 +148,9 @@ def load_module(path: Path, name: str, module: nn.Module) -> None:
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     """Load the optimiser's moments."""
     state: dict[int, dict[str, Tensor]] = {}
-    with safe_open(path, "pt") as file:
-        for key in file.keys():  # noqa: SIM118
-            if key.startswith("optimizer."):
-                _, index, slot = key.split(".")
-                state.setdefault(int(index), {})[slot] = file.get_tensor(key)
+    for key, value in load_tensors(path, "optimizer").items():
+        index, slot = key.split(".")
+        state.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

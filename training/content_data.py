@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .content import ContentConfig, mel_edges_hz, triangular_filters
 from .corpus import PHONES, Labels
+from .draws import Draws
 
 _TARGET_OFFSETS_S = (-0.008, -0.004, 0.0, 0.004, 0.008)
 """Instants whose phones share a frame's target: a boundary inside the window makes both sides right in proportion."""
@@ -94,20 +95,18 @@ class CropSampler:
         config: ContentConfig,
         bins_hz: NDArray[np.float64],
         hop: int,
-        batch_size: int,
         n_frames: int,
         augmentation: Augmentation,
     ) -> None:
         self.config, self.bins_hz, self.hop = config, bins_hz, hop
         self.sample_rate = 2.0 * float(bins_hz[-1])
-        self.batch_size, self.n_frames = batch_size, n_frames
+        self.n_frames = n_frames
         self.augmentation = augmentation
         groups = [[clip for clip in clips if clip.recorded is recorded] for recorded in (False, True)]
         self.groups = [_by_singer(group) for group in groups if group]
 
-    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
-        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        crops = [self._crop(self.groups[item % len(self.groups)], rng) for item in range(self.batch_size)]
+    def __call__(self, draws: Draws) -> dict[str, Tensor]:
+        crops = [self._crop(self.groups[number % len(self.groups)], rng) for number, rng in draws]
         names = ("audio", "target", "filters")
         return {
             name: torch.from_numpy(np.stack(parts)) for name, parts in zip(names, zip(*crops, strict=True), strict=True)

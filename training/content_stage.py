@@ -44,7 +44,7 @@ class ContentObjective(Objective[ContentEncoder]):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         audio, target = batch["audio"], batch["target"]
         with (
             torch.no_grad(),
@@ -129,7 +129,6 @@ def train_encoder(
         network,
         encoder.bins_hz,
         audio.content_hop_length,
-        config.loop.batch_size,
         config.crop_frames,
         config.augmentation,
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .draws import Draws
+
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """D(x (B, T, M), sigma (B,)) -> (B, T, M)."""
 
@@ -58,16 +60,16 @@ def loss_weight(sigma: Tensor, config: SigmaConfig) -> Tensor:
     return (sigma**2 + config.sigma_data**2) / (sigma * config.sigma_data) ** 2
 
 
-def training_sigmas(n: int, config: SigmaConfig, generator: torch.Generator, ladder: Tensor | None = None) -> Tensor:
-    """n noise levels to train at, (n,): ln sigma ~ N(P_mean, P_std^2); with a `ladder`, every second one is drawn
+def training_sigmas(draws: Draws, config: SigmaConfig, ladder: Tensor | None = None) -> Tensor:
+    """Noise levels to train at, (B,): ln sigma ~ N(P_mean, P_std^2); with a `ladder`, every second sample's is drawn
     from it instead.
 
     The published distribution puts 0.2 % of its draws above sigma 10. A million iterations forgive that; a short
     training does not, and the student starts at sigma_max.
     """
-    sigma = (config.P_mean + config.P_std * torch.randn(n, generator=generator)).exp()
+    sigma = (config.P_mean + config.P_std * draws.normal()).exp()
     if ladder is not None:
-        sigma[::2] = ladder[torch.randint(len(ladder), (len(sigma[::2]),), generator=generator)]
+        sigma = torch.where(torch.tensor(draws.numbers) % 2 == 0, ladder[draws.integers(len(ladder))], sigma)
     return sigma.clamp(config.sigma_min * 1.01, config.sigma_max)
 
 

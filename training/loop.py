@@ -1,47 +1,47 @@
-"""The one training loop: Lightning Fabric for device and precision, everything else in sight.
+"""The one training loop: Lightning Fabric for devices and processes, everything else in sight.
 
-Every random draw of a step comes from a generator seeded with (seed, step), so a run that is killed and resumed sees
-what the uninterrupted one would have seen.
+Every random draw is keyed by the step and by the sample, so a run that is killed and resumed sees what the
+uninterrupted one would have seen, and several processes see what one with a larger batch would have seen.
 """
 
-import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
+import numpy as np
 import torch
 from lightning.fabric import Fabric
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
-from .checkpoint import (
-    latest_checkpoint,
-    load_module,
-    load_optimizer,
-    read_metadata,
-    require_checkpoint,
-    require_space,
-    save_checkpoint,
-)
+from .checkpoint import keep_best, latest_checkpoint, require_checkpoint, require_space
+from .config import to_mapping
+from .distributed import Placement, Strategy, open_fabric
+from .draws import Batch, Draws
 from .errors import TrainingError
+from .loading import Loader
+from .log import TrainingLog
+from .precision import MixedPrecision, Precision
+from .resume import Snapshot, restore
 
-logger = logging.getLogger(__name__)
-Batch = Mapping[str, Tensor]
 Model = TypeVar("Model", bound=nn.Module)
+__all__ = ["Batch", "Draws", "LoopConfig", "Objective", "fit", "learning_rate", "update_average"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How one stage is optimised: AdamW, linear warm-up, cosine decay."""
+    """How one stage is optimised: AdamW, linear warm-up, cosine decay; and on what.
+
+    A step sees `batch_size` x `accumulate` x `devices` x `nodes` samples.
+    """
 
     steps: int
     batch_size: int
+    """Of each device, at once."""
     learning_rate: float
     final_learning_rate: float
     warmup_steps: int = 200
@@ -52,20 +52,38 @@ class LoopConfig:
     """Decay of the averaged weights; 0 keeps none."""
     checkpoint_every: int = 500
     log_every: int = 50
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Of the matrix products; everything else stays float32. A device without bf16 instructions takes fp32 instead."""
+    accumulate: int = 1
+    """Batches whose gradients are averaged before a step."""
+    devices: int = 1
+    """Processes on each machine, each with a device of its own; 0: as many as the machine has devices."""
+    nodes: int = 1
+    """Machines."""
+    strategy: Strategy = "auto"
+    keep: int = 2
+    """Last checkpoints that are kept."""
+    best_by: str | None = None
+    """A figure of the validation by which the best checkpoint is kept too, as best.safetensors."""
+    best_is: Literal["lowest", "highest"] = "lowest"
 
 
 class Objective(nn.Module, Generic[Model]):
-    """What a stage minimises. `model` is the network that is kept; `forward` gives the loss and figures to log."""
+    """What a stage minimises. `model` is the network that is kept; `forward` gives the loss, a mean over the samples of
+    the batch, and figures to log.
+    """
 
     model: Model
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def draw(self, batch: Batch, draws: Draws) -> Batch:
+        """`batch` with everything random that `forward` needs added, made beside the computation of earlier steps."""
+        return batch
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         raise NotImplementedError
 
     def before_step(self) -> None:
-        """Called before each loss."""
+        """Called before each step."""
 
     def extra_modules(self) -> dict[str, nn.Module]:
         """Further networks that a checkpoint must hold."""
@@ -81,11 +99,6 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return low + 0.5 * (high - low) * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """A generator of this step's random draws, independent of every other step's."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
-
-
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * model."""
@@ -95,7 +108,7 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 def fit(
     objective: Objective[Model],
-    make_batch: Callable[[torch.Generator], Batch],
+    make_batch: Callable[[Draws], Batch],
     config: LoopConfig,
     folder: Path,
     *,
@@ -110,116 +123,122 @@ def fit(
     optimiser.
 
     A finished stage returns at once. A half-done one goes on only with `resume`, and only under the same
-    configuration. `validate` is called on the averaged model at each checkpoint; its figures go to TensorBoard.
+    configuration; devices and accumulation may be others as long as a step sees as many samples. `validate` is called
+    by the first process on the averaged model at each checkpoint; its figures go to TensorBoard and may choose the
+    best checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Not Fabric's own mixed precision: it rounds the batch to bf16 too, which is the noise floor of a mel at low sigma.
-    fabric = Fabric(accelerator=device, devices=1, precision="32-true")
-    autocast = torch.autocast(fabric.device.type, torch.bfloat16, enabled=_half(config.precision, fabric.device))
-    average = deepcopy(objective.model).requires_grad_(False)
+    fabric = open_fabric(Placement(device=device, devices=config.devices, nodes=config.nodes, strategy=config.strategy))
+    nodes = getattr(fabric.strategy, "num_nodes", 1)
+    config = replace(config, devices=fabric.world_size // nodes, nodes=nodes)
     optimizer = torch.optim.AdamW(
         [p for p in objective.parameters() if p.requires_grad],
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
     )
-    stored = {"model": objective.model, "ema": average, **objective.extra_modules()}
-    first_step = _restore(folder, stored, optimizer, resolved_config, resume)
+    average = deepcopy(objective.model).requires_grad_(False)
+    snapshot = Snapshot(
+        folder=folder,
+        modules={"model": objective.model, "ema": average, **objective.extra_modules()},
+        optimizer=optimizer,
+        precision=MixedPrecision(config.precision, fabric.device),
+        config={**resolved_config, "loop": to_mapping(config)},
+    )
+    first_step = restore(snapshot, resume)
     if first_step >= config.steps:
         return require_checkpoint(folder)
     require_space(folder, 12 * sum(p.nbytes for p in objective.parameters()))
-    average.to(fabric.device)
-    trained, optimizer = fabric.setup(objective, optimizer)
-    writer = SummaryWriter(folder / "tensorboard", purge_step=first_step)
-    with writer, _progress(console) as progress:
-        task = progress.add_task(folder.name, total=config.steps, completed=first_step, loss=math.nan)
-        for step in range(first_step, config.steps):
-            objective.before_step()
-            generator = step_generator(seed, step)
-            batch = {name: tensor.to(fabric.device) for name, tensor in make_batch(generator).items()}
-            optimizer.param_groups[0]["lr"] = learning_rate(step, config)
-            with autocast:
-                loss, figures = trained(batch, generator)
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"the loss of {folder.name} became {loss.item()} at step {step}; "
-                    f"the last checkpoint is {latest_checkpoint(folder)}\n"
-                    "hint: lower learning_rate, or look for broken clips with: comosvc-train prepare"
-                )
-            fabric.backward(loss)
-            fabric.clip_gradients(trained, optimizer, max_norm=config.gradient_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            # The start-up correction keeps the random initial weights out of the average.
-            update_average(average, objective.model, min(config.ema_decay, (1 + step) / (10 + step)))
+    stage = _Stage(objective, config, fabric, snapshot, seed)
+    loader = Loader(lambda step: stage.batches(step, make_batch), range(first_step, config.steps))
+    with TrainingLog(folder, first_step, config.steps, console, enabled=fabric.is_global_zero) as log:
+        for step, batches in loader:
+            figures = stage.step(step, batches)
             if step % config.log_every == 0:
-                for name, value in {"loss": loss, **figures}.items():
-                    writer.add_scalar(name, value.item(), step)
-                progress.update(task, completed=step + 1, loss=loss.item())
+                log.step(step, {**stage.over_all(figures), "loader_wait": loader.wait_fraction()})
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-                measured = dict(validate(average)) if validate else {}
-                for name, value in measured.items():
-                    writer.add_scalar(f"valid/{name}", value, step + 1)
-                # The progress bar is for a terminal; this line is for a log.
-                shown = ", ".join(f"{name} {value:.4g}" for name, value in {"loss": loss.item(), **measured}.items())
-                logger.info("%s step %d/%d: %s", folder.name, step + 1, config.steps, shown)
-                save_checkpoint(folder, step + 1, stored, optimizer, resolved_config)
-        progress.update(task, completed=config.steps)
+                measured = dict(validate(stage.average)) if validate and fabric.is_global_zero else {}
+                log.checkpoint(step + 1, float(figures["loss"]), measured)
+                stage.save(step + 1, measured)
     return require_checkpoint(folder)
 
 
-def _half(precision: str, device: torch.device) -> bool:
-    """Whether bf16 is wanted and the device is fast at it; emulated, it takes longer than float32."""
-    if device.type == "cpu":
-        supported = torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
-    else:
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    if precision == "bf16" and not supported:
-        logger.info("this device has no bf16 instructions: training in fp32")
-    return precision == "bf16" and bool(supported)
+class _Stage(Generic[Model]):
+    """One run of `fit`, on this process's own device."""
 
+    def __init__(
+        self, objective: Objective[Model], config: LoopConfig, fabric: Fabric, snapshot: Snapshot, seed: int
+    ) -> None:
+        self.objective, self.config, self.fabric, self.snapshot, self.seed = objective, config, fabric, snapshot, seed
+        self.trained, _ = fabric.setup(objective, snapshot.optimizer)
+        self.average = cast(Model, snapshot.modules["ema"].to(fabric.device))
 
-def _restore(
-    folder: Path,
-    stored: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    resolved_config: Mapping[str, Any],
-    resume: bool,
-) -> int:
-    """Load the latest checkpoint of `folder`, if any, and return the step to go on from."""
-    path = latest_checkpoint(folder)
-    if path is None:
-        return 0
-    step, config = read_metadata(path)
-    if config != resolved_config:
-        changed = sorted(key for key in {*config, *resolved_config} if config.get(key) != resolved_config.get(key))
+    def batches(self, step: int, make_batch: Callable[[Draws], Batch]) -> list[Batch]:
+        """This process's share of the samples of a step, in the parts that are accumulated."""
+        size, world, rank = self.config.batch_size, self.fabric.world_size, self.fabric.global_rank
+        parts = []
+        for first in range(rank * size, self.config.accumulate * world * size, world * size):
+            draws = Draws(self.seed, step, range(first, first + size))
+            batch = self.objective.draw(make_batch(draws), draws)
+            pin = self.fabric.device.type == "cuda"
+            parts.append({name: tensor.pin_memory() if pin else tensor for name, tensor in batch.items()})
+        return parts
+
+    def step(self, step: int, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One step of the optimiser; the loss over all processes, and the figures of this one."""
+        config, precision, optimizer = self.config, self.snapshot.precision, self.snapshot.optimizer
+        self.objective.before_step()
+        optimizer.param_groups[0]["lr"] = learning_rate(step, config)
+        sums: dict[str, Tensor] = {}
+        for part, batch in enumerate(batches):
+            # Dropout draws from torch's own generator, which a resumed run would find elsewhere.
+            torch.manual_seed(_key(self.seed, step, part, self.fabric.global_rank))
+            batch = {name: tensor.to(self.fabric.device, non_blocking=True) for name, tensor in batch.items()}
+            alone = self.fabric.world_size == 1 or part + 1 == len(batches)
+            with nullcontext() if alone else self.fabric.no_backward_sync(self.trained):
+                with precision.autocast():
+                    loss, figures = self.trained(batch)
+                self.fabric.backward(precision.scaler.scale(loss / len(batches)))
+            for name, value in {"loss": loss, **figures}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
+        # Every process must see the same trouble, or the others would wait for it for ever.
+        sums["loss"] = cast(Tensor, self.fabric.all_reduce(sums["loss"]))
+        self._require(bool(torch.isfinite(sums["loss"])), step, f"the loss became {sums['loss'].item()}")
+        finite = precision.update(self.trained, optimizer, config.gradient_clip)
+        self._require(finite or precision.scaler.is_enabled(), step, "the gradient became infinite or NaN")
+        # The start-up correction keeps the random initial weights out of the average.
+        update_average(self.average, self.objective.model, min(config.ema_decay, (1 + step) / (10 + step)))
+        return sums
+
+    def over_all(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means over the processes."""
+        return {name: cast(Tensor, self.fabric.all_reduce(value)) for name, value in figures.items()}
+
+    def save(self, step: int, measured: Mapping[str, float]) -> None:
+        """Checkpoint by the first process. What goes wrong there is raised in all, so that none is left waiting."""
+        failure = None
+        if self.fabric.is_global_zero:
+            try:
+                path = self.snapshot.save(step, self.config.keep, measured)
+                if self.config.best_by is not None:
+                    keep_best(path, self.config.best_by, self.config.best_is)
+            except TrainingError as error:
+                failure = str(error)
+        if failure := self.fabric.broadcast(failure):
+            raise TrainingError(failure)
+
+    def _require(self, holds: bool, step: int, what: str) -> None:
+        if holds:
+            return
+        folder, last = self.snapshot.folder, latest_checkpoint(self.snapshot.folder)
+        kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+        again = f"; teacher and student can start from the checkpoint there: --init-from {last}" if last else ""
         raise TrainingError(
-            f"{folder} was trained with another configuration (differs in: {', '.join(changed)})\n"
-            "hint: use the same configuration, another -o folder, or delete this stage's folder"
+            f"{what} at step {step} of {folder.name}; nothing was overwritten, {kept}\n"
+            "hint: look for broken clips in features/report.json; else lower learning_rate or set precision to fp32, "
+            f"in another -o folder{again}"
         )
-    if step < resolved_config["loop"]["steps"] and not resume:
-        raise TrainingError(
-            f"{folder} stopped at step {step}\nhint: add --resume to go on from there, or delete the folder"
-        )
-    for name, module in stored.items():
-        load_module(path, name, module)
-    load_optimizer(path, optimizer)
-    logger.info("%s: going on from step %d", folder.name, step)
-    return step
 
 
-def _progress(console: Console | None) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _SpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-        console=console,
-    )
-
-
-class _SpeedColumn(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} step/s" if task.speed else "– step/s")
+def _key(*numbers: int) -> int:
+    return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)

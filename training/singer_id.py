@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from .checkpoint import load_module
 from .config import to_mapping
+from .draws import Batch, Draws
 from .errors import DataError
 from .features import ClipEntry, FeatureIndex
-from .loop import Batch, LoopConfig, Objective, fit
+from .loop import LoopConfig, Objective, fit
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +96,10 @@ class SingerCrops:
             raise DataError(f"a singer has no clip of {config.crop_frames} frames\nhint: give longer recordings")
         self.config = config
 
-    def __call__(self, generator: torch.Generator) -> dict[str, Tensor]:
-        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-        labels = rng.integers(len(self.mels), size=self.config.loop.batch_size)
-        crops = [self._crop(self.mels[label], rng) for label in labels.tolist()]
-        return {"mel": torch.from_numpy(np.stack(crops)), "label": torch.from_numpy(labels)}
+    def __call__(self, draws: Draws) -> dict[str, Tensor]:
+        labels = draws.integers(len(self.mels))
+        crops = [self._crop(self.mels[label], rng) for label, (_, rng) in zip(labels.tolist(), draws, strict=True)]
+        return {"mel": torch.from_numpy(np.stack(crops)), "label": labels}
 
     def _crop(self, group: Sequence[NDArray[np.float32]], rng: np.random.Generator) -> NDArray[np.float32]:
         mel = group[int(rng.integers(len(group)))]
@@ -128,7 +128,7 @@ class SingerIdObjective(Objective[SingerClassifier]):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         logits = self.model(batch["mel"])
         accuracy = (logits.argmax(dim=1) == batch["label"]).float().mean()
         return F.cross_entropy(logits.float(), batch["label"]), {"accuracy": accuracy}

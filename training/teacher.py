@@ -9,7 +9,8 @@ from torch import Tensor
 from .acoustic import AcousticModel
 from .acoustic_data import batch_condition
 from .diffusion import karras_sigmas, loss_weight, training_sigmas
-from .loop import Batch, LoopConfig, Objective
+from .draws import Batch, Draws
+from .loop import LoopConfig, Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,13 @@ class TeacherObjective(Objective[AcousticModel]):
         self.model = model
         self.ladder = karras_sigmas(config.ladder_size, model.config.sigma) if config.mixed_sigmas else None
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
-        y = self.model.normalise(batch["mel"])
-        sigma = training_sigmas(len(y), self.model.config.sigma, generator, self.ladder).to(y.device)
-        z = torch.randn(y.shape, generator=generator).to(y.device)
+    def draw(self, batch: Batch, draws: Draws) -> Batch:
+        """Adds sigma (B,) and noise (B, T, M)."""
+        sigma = training_sigmas(draws, self.model.config.sigma, self.ladder)
+        return {**batch, "sigma": sigma, "noise": draws.normal(*batch["mel"].shape[1:])}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        y, sigma, z = self.model.normalise(batch["mel"]), batch["sigma"], batch["noise"]
         embedded = self.model.embed(batch_condition(self.model, batch))
         D = self.model.denoise(y + sigma.view(-1, 1, 1) * z, sigma, embedded)
         loss = (loss_weight(sigma, self.model.config.sigma).view(-1, 1, 1) * (D - y) ** 2).mean()
@@ -42,7 +46,7 @@ class TeacherObjective(Objective[AcousticModel]):
 PROBED_SIGMAS = (0.05, 0.17, 0.47, 2.5, 10.0, 80.0)
 
 
-def denoising_errors(batch: Batch) -> Callable[[AcousticModel], Mapping[str, float]]:
+def denoising_errors(on_cpu: Batch) -> Callable[[AcousticModel], Mapping[str, float]]:
     """A validation: mean |D - y| at fixed noise levels, relative to handing the input through.
 
     The training loss falls nicely while a network does nothing at low sigma, and a sampler of such a network ends in
@@ -51,6 +55,8 @@ def denoising_errors(batch: Batch) -> Callable[[AcousticModel], Mapping[str, flo
 
     @torch.no_grad()
     def validate(model: AcousticModel) -> Mapping[str, float]:
+        device = model.mel_mean.device
+        batch = {name: tensor.to(device) for name, tensor in on_cpu.items()}
         y = model.normalise(batch["mel"])
         embedded = model.embed(batch_condition(model, batch))
         z = torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y.device)

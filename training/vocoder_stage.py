@@ -13,9 +13,10 @@ from torch import Tensor
 from ..runtime.source import pulse_source
 from ..runtime.spec import AudioSpec
 from .config import to_mapping
-from .errors import DataError
+from .crops import Crops
+from .draws import Batch, Draws
 from .features import FeatureIndex
-from .loop import Batch, LoopConfig, Objective, fit
+from .loop import LoopConfig, Objective, fit
 from .vocoder import Vocoder, VocoderConfig
 from .vocoder_loss import vocoder_loss
 
@@ -41,32 +42,24 @@ class VocoderClip:
 class VocoderData:
     """Random crops with the excitation that the runtime would make for them."""
 
-    def __init__(self, clips: list[VocoderClip], spec: AudioSpec, crop_frames: int, batch_size: int) -> None:
-        self.clips = [clip for clip in clips if len(clip.mel) >= crop_frames]
-        if not self.clips:
-            raise DataError(f"no clip has {crop_frames} frames\nhint: lower crop_frames, or give longer recordings")
-        self.spec, self.crop_frames, self.batch_size = spec, crop_frames, batch_size
-        self.weights = torch.tensor([float(len(clip.mel) - crop_frames + 1) for clip in self.clips])
+    def __init__(self, clips: list[VocoderClip], spec: AudioSpec, crop_frames: int) -> None:
+        self.clips, self.spec = clips, spec
+        self.crops = Crops([len(clip.mel) for clip in clips], crop_frames)
 
-    def batch(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """mel (B, T, M), f0_hz (B, T), audio (B, L), and two draws of source (2, B, L, 1) and noise (2, B, L)."""
-        chosen = torch.multinomial(self.weights, self.batch_size, replacement=True, generator=generator)
-        places = torch.rand(self.batch_size, generator=generator).tolist()
-        crops = [self._crop(self.clips[i], place) for i, place in zip(chosen, places, strict=True)]
-        stacked = {name: torch.from_numpy(np.stack([crop[name] for crop in crops])) for name in crops[0]}
-        phases = torch.rand(2, self.batch_size, generator=generator).tolist()
-        pulses = [
-            [pulse_source(crop["f0_hz"], self.spec, p)[0] for crop, p in zip(crops, row, strict=True)] for row in phases
-        ]
-        noise = torch.randn(2, *stacked["audio"].shape, generator=generator)
-        return stacked | {"source": torch.from_numpy(np.stack(pulses)), "noise": noise}
+    def batch(self, draws: Draws) -> dict[str, Tensor]:
+        """mel (B, T, M), f0_hz (B, T), audio (B, L), and two draws each of source (B, 2, L, 1) and noise (B, 2, L)."""
+        crops = [self._crop(rng) for _, rng in draws]
+        return {name: torch.from_numpy(np.stack([crop[name] for crop in crops])) for name in crops[0]}
 
-    def _crop(self, clip: VocoderClip, place: float) -> dict[str, NDArray[np.float32]]:
-        start = int(place * (len(clip.mel) - self.crop_frames + 1))
-        frames = slice(start, start + self.crop_frames)
-        samples = slice(self.spec.samples(start), self.spec.samples(start + self.crop_frames))
+    def _crop(self, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+        number, frames = self.crops.draw(rng)
+        clip = self.clips[number]
+        samples = slice(self.spec.samples(frames.start), self.spec.samples(frames.stop))
         audio = clip.audio[samples].astype(np.float32) / np.float32(32768)
-        return {"mel": clip.mel[frames], "f0_hz": clip.f0_hz[frames], "audio": audio}
+        f0_hz = clip.f0_hz[frames]
+        pulses = [pulse_source(f0_hz, self.spec, phase)[0] for phase in rng.random(2).tolist()]
+        noise = rng.standard_normal((2, len(audio)), np.float32)
+        return {"mel": clip.mel[frames], "f0_hz": f0_hz, "audio": audio, "source": np.stack(pulses), "noise": noise}
 
 
 class VocoderObjective(Objective[Vocoder]):
@@ -76,10 +69,11 @@ class VocoderObjective(Objective[Vocoder]):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         mel, f0_hz = batch["mel"].repeat(2, 1, 1), batch["f0_hz"].repeat(2, 1)
+        source, noise = (batch[name].transpose(0, 1).flatten(0, 1) for name in ("source", "noise"))
         with torch.autocast(mel.device.type, enabled=False):  # bf16 is a noise floor of -50 dB in a Fourier transform
-            audio = self.model(mel, f0_hz, batch["source"].flatten(0, 1), batch["noise"].flatten(0, 1))
+            audio = self.model(mel, f0_hz, source, noise)
             return vocoder_loss(audio.unflatten(0, (2, -1)), batch["audio"], self.model.spectra)
 
 
@@ -107,7 +101,7 @@ def train_vocoder(
     }
     return fit(
         VocoderObjective(Vocoder(config.network, features.audio)),
-        VocoderData(clips, features.audio, config.crop_frames, config.loop.batch_size).batch,
+        VocoderData(clips, features.audio, config.crop_frames).batch,
         config.loop,
         run / VOCODER,
         seed=seed,

@@ -20,6 +20,7 @@ from comosvc.training.content_data import Augmentation, CropSampler, LabelledCli
 from comosvc.training.content_scores import probe_singer, score_frames
 from comosvc.training.content_stage import ContentObjective, encode_with
 from comosvc.training.corpus import PHONES, Labels
+from comosvc.training.draws import Draws
 
 SPEC = dataclasses.replace(COMOSVC_24K, content_hop_length=160)
 HOP, RATE = SPEC.content_hop_length, SPEC.content_sample_rate
@@ -169,7 +170,7 @@ def test_labels_follow_the_crop():
     hum = np.round(9000 * sounding * np.sin(np.arange(2 * RATE))).astype(np.int16)
     clips = [LabelledClip("x", "a", recorded, 1.0, hum, labels) for recorded in (False, True)]
     varied = Augmentation(speed=1.5, recorded_speed=2.0, reverb=0.0, noise_db=(-90.0, -60.0), gain_db=(0.0, 0.0))
-    batch = CropSampler(clips, SMALL, make_encoder().bins_hz, HOP, 16, 60, varied)(torch.Generator().manual_seed(0))
+    batch = CropSampler(clips, SMALL, make_encoder().bins_hz, HOP, 60, varied)(Draws(0, 0, range(16)))
     level = batch["audio"].reshape(16, 60, HOP).square().mean(dim=-1)
     assert torch.allclose(batch["target"].sum(dim=-1), torch.ones(16, 60))
     silence = batch["target"][..., PHONES.index("sil")]
@@ -179,9 +180,9 @@ def test_labels_follow_the_crop():
     assert (silence < 0.01).sum() > 50
 
 
-def test_batches_follow_the_generator():
-    sampler = CropSampler(CLIPS, SMALL, make_encoder().bins_hz, HOP, 4, 60, Augmentation())
-    first, again, other = (sampler(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+def test_batches_follow_the_seed():
+    sampler = CropSampler(CLIPS, SMALL, make_encoder().bins_hz, HOP, 60, Augmentation())
+    first, again, other = (sampler(Draws(seed, 0, range(4))) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["audio"], other["audio"])
 
@@ -226,14 +227,11 @@ def test_it_learns_vowels_whoever_sings_them():
     """On a handful of vowels the loss falls and a pitch that was never heard is named right."""
     encoder = make_encoder(ContentConfig(channels=32, n_mels=40, dilations=(1, 2), dropout=0.0))
     objective = ContentObjective(encoder)
-    sampler = CropSampler(
-        CLIPS, encoder.config, encoder.bins_hz, HOP, 6, 50, Augmentation(speed=1.1, recorded_speed=1.1)
-    )
+    sampler = CropSampler(CLIPS, encoder.config, encoder.bins_hz, HOP, 50, Augmentation(speed=1.1, recorded_speed=1.1))
     optimizer = torch.optim.Adam(encoder.parameters(), lr=5e-3)
-    generator = torch.Generator().manual_seed(0)
     losses = []
-    for _ in range(60):
-        loss, _ = objective(sampler(generator), generator)
+    for step in range(60):
+        loss, _ = objective(sampler(Draws(0, step, range(6))))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -14,6 +14,7 @@ from comosvc.training.diffusion import (
     teacher_sample,
     training_sigmas,
 )
+from comosvc.training.draws import Draws
 
 CONFIG = SigmaConfig()
 
@@ -91,10 +92,10 @@ def test_consistency_sampler_of_an_exact_consistency_function():
 
 
 def test_mixed_sigmas_visit_the_top_of_the_ladder():
-    draw = torch.Generator().manual_seed(3)
+    draws = Draws(3, 0, range(20_000))
     ladder = karras_sigmas(25, CONFIG)
-    published = training_sigmas(20_000, CONFIG, draw)
-    mixed = training_sigmas(20_000, CONFIG, draw, ladder)
+    published = training_sigmas(draws, CONFIG)
+    mixed = training_sigmas(draws, CONFIG, ladder)
     assert (published > 10).float().mean() < 0.004
     assert (mixed > 10).float().mean() > 0.15
     assert published.log().mean().item() == pytest.approx(CONFIG.P_mean, abs=0.05)

@@ -34,15 +34,18 @@ class Line(Objective):
         self.model = nn.Linear(1, 1)
         self.losses = []
 
-    def forward(self, batch, generator):
-        x = batch["x"] + 0.01 * torch.randn(batch["x"].shape, generator=generator)
+    def draw(self, batch, draws):
+        return {"x": batch["x"] + 0.01 * draws.normal(1)}
+
+    def forward(self, batch):
+        x = batch["x"]
         loss = ((self.model(x) - (3 * x + 1)) ** 2).mean()
         self.losses.append(loss.item())
         return loss, {}
 
 
-def batch(generator):
-    return {"x": torch.randn(4, 1, generator=generator)}
+def batch(draws):
+    return {"x": draws.normal(1)}
 
 
 def run(folder, config=CONFIG, objective=None, *, resume=False, make_batch=batch, **resolved):
@@ -56,12 +59,12 @@ def killed_after(n_steps):
     """A source of batches that fails like a kill after `n_steps`."""
     count = 0
 
-    def make(generator):
+    def make(draws):
         nonlocal count
         count += 1
         if count > n_steps:
             raise KeyboardInterrupt
-        return batch(generator)
+        return batch(draws)
 
     return make
 
@@ -106,8 +109,8 @@ def test_other_configuration_is_refused(tmp_path):
 
 
 def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path):
-    def poisoned(generator):
-        values = batch(generator)
+    def poisoned(draws):
+        values = batch(draws)
         poisoned.calls += 1
         return {"x": values["x"] * float("nan")} if poisoned.calls > 6 else values
 

@@ -8,7 +8,8 @@ from comosvc.training.acoustic import AcousticConfig, AcousticModel
 from comosvc.training.acoustic_data import batch_condition
 from comosvc.training.denoiser import DenoiserConfig
 from comosvc.training.diffusion import consistency_sample, euler_sample, karras_sigmas
-from comosvc.training.loop import LoopConfig, step_generator
+from comosvc.training.draws import Draws
+from comosvc.training.loop import LoopConfig
 from comosvc.training.student import StudentConfig, StudentObjective, denoise_with
 from comosvc.training.teacher import TeacherConfig, TeacherObjective, denoising_errors
 
@@ -16,25 +17,33 @@ LOOP = LoopConfig(steps=1, batch_size=8, learning_rate=2e-3, final_learning_rate
 SMALL = DenoiserConfig(channels=32, hidden=16, layers=3, input_skip=True)
 
 
-def batch(generator, n=8):
+def batch(draws):
     """A toy voice: the mel follows the content, with noise that the condition does not tell."""
-    content = torch.rand(n, 24, 4, generator=generator)
+    content = 0.5 + 0.3 * draws.normal(24, 4)
     pattern = torch.linspace(0, 3, 4 * 80).sin().view(4, 80)
-    mel = content @ pattern + 0.3 * torch.randn(n, 24, 80, generator=generator)
-    flat = torch.ones(n, 24)
+    mel = content @ pattern + 0.3 * draws.normal(24, 80)
+    flat = torch.ones(len(draws), 24)
     return {
         "mel": mel,
         "content": content,
         "f0_hz": 200 * flat,
         "loudness": 0.1 * flat,
-        "singer": torch.zeros(n).long(),
+        "singer": torch.zeros(len(draws)).long(),
     }
+
+
+def draws(seed, n):
+    return Draws(seed, 0, range(n))
+
+
+def drawn(objective, draws):
+    return objective.draw(batch(draws), draws)
 
 
 def new_model():
     torch.manual_seed(0)
     model = AcousticModel(AcousticConfig(denoiser=SMALL), COMOSVC_24K, 4, 2)
-    mel = batch(step_generator(9, 0), 64)["mel"]
+    mel = batch(draws(9, 64))["mel"]
     model.mel_mean.copy_(mel.mean(dim=(0, 1)))
     model.mel_scale.fill_((mel - mel.mean(dim=(0, 1))).std().item() / 0.5)
     return model
@@ -47,8 +56,7 @@ def optimise(objective, n_steps, rate):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - step / n_steps)
         objective.before_step()
-        generator = step_generator(1, step)
-        loss, _ = objective(batch(generator), generator)
+        loss, _ = objective(drawn(objective, Draws(1, step, range(8))))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -73,7 +81,7 @@ def test_defaults_are_the_published_recipe():
 
 
 def test_teacher_learns_to_denoise_at_every_level(teacher):
-    errors = denoising_errors(batch(step_generator(5, 0)))
+    errors = denoising_errors(batch(draws(5, 8)))
     before, after = errors(new_model()), errors(teacher)
     assert all(after[name] < before[name] for name in before), (before, after)
     assert after["error_at_2.5"] < 0.7 * before["error_at_2.5"]
@@ -92,13 +100,9 @@ def test_only_the_denoiser_is_trained(teacher):
 def test_loss_is_the_squared_distance_to_the_target_network(teacher):
     """The formula written out for one level of the ladder."""
     objective = StudentObjective(copy(teacher), StudentConfig(loop=LOOP, ladder_size=2))
-    data = batch(step_generator(2, 0), 4)
-    generator = step_generator(3, 0)
-    loss, _ = objective(data, generator)
-    generator = step_generator(3, 0)
-    torch.randint(1, (4,), generator=generator)
-    y = teacher.normalise(data["mel"])
-    z = torch.randn(y.shape, generator=generator)
+    data = drawn(objective, draws(2, 4))
+    loss, _ = objective(data)
+    y, z = teacher.normalise(data["mel"]), data["noise"]
     embedded = teacher.embed(batch_condition(teacher, data))
     predicted = teacher.denoise(y + 80 * z, torch.full((4,), 80.0), embedded)
     ratio = 0.002 / 80
@@ -110,8 +114,8 @@ def test_loss_is_the_squared_distance_to_the_target_network(teacher):
 def test_student_follows_the_teachers_ode_from_the_same_noise(teacher):
     objective = StudentObjective(copy(teacher), StudentConfig(loop=LOOP))
     optimise(objective, 250, 1e-3)
-    data = batch(step_generator(7, 0), 16)
-    z, other = (torch.randn(16, 24, 80, generator=step_generator(8, i)) for i in (0, 1))
+    data = batch(draws(7, 16))
+    z, other = (draws(seed, 16).normal(24, 80) for seed in (8, 9))
     sigma = teacher.config.sigma
     with torch.no_grad():
         embedded = teacher.embed(batch_condition(teacher, data))

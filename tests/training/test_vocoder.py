@@ -10,6 +10,7 @@ import torch
 from comosvc.runtime.mel import mel_spectrogram
 from comosvc.runtime.source import noise_samples, pulse_source
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.training.draws import Draws
 from comosvc.training.errors import ConfigError
 from comosvc.training.frame_spectra import FrameSpectra
 from comosvc.training.vocoder import Vocoder, VocoderConfig
@@ -209,13 +210,12 @@ def test_training_improves_every_part():
     f0_hz = vibrato(120, 200.0)
     audio = sung(f0_hz)
     clip = VocoderClip(mel_spectrogram(audio, SPEC), f0_hz, (audio * 32767).astype(np.int16))
-    data = VocoderData([clip], SPEC, 60, 2)
+    data = VocoderData([clip], SPEC, 60)
     objective = VocoderObjective(make_vocoder())
     optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
     losses = []
     for step in range(12):
-        batch = data.batch(torch.Generator().manual_seed(step % 2))
-        loss, _ = objective(batch, torch.Generator())
+        loss, _ = objective(data.batch(Draws(step % 2, 0, range(2))))
         optimizer.zero_grad()
         loss.backward()
         if step == 0:

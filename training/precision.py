@@ -1,0 +1,73 @@
+"""Precision of the matrix products: bf16 or fp16 by autocast around a network that stays float32."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import TrainingError
+
+logger = logging.getLogger(__name__)
+Precision = Literal["bf16", "fp16", "fp32"]
+_SMALLEST_SCALE = 2.0**-14
+_STATE = ("scale", "_growth_tracker")
+
+
+class MixedPrecision:
+    """Autocast, and for fp16, whose smallest gradients would vanish, a loss scale that adapts to what overflows."""
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        wanted = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
+        self.device = device
+        self.dtype = None if wanted is torch.bfloat16 and not _has_bf16(device) else wanted
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def update(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> bool:
+        """Clip the gradients of `module` and let the optimiser step, unless they are not finite.
+
+        False if they were not and the step was left out: fp16 expects that now and then and lowers its scale, until
+        that does not help and `TrainingError` is raised. The other precisions leave it to the caller.
+        """
+        self.scaler.unscale_(optimizer)
+        norm = nn.utils.clip_grad_norm_([p for p in module.parameters() if p.requires_grad], max_norm)
+        finite = bool(torch.isfinite(norm))
+        if self.scaler.is_enabled():
+            self.scaler.step(optimizer)
+            self.scaler.update()
+            if self.scaler.get_scale() < _SMALLEST_SCALE:
+                raise TrainingError("gradients overflow fp16 at every loss scale\nhint: use precision bf16 or fp32")
+        elif finite:
+            optimizer.step()
+        optimizer.zero_grad()
+        return finite
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run must know: nothing, or the loss scale."""
+        if not self.scaler.is_enabled():
+            return {}
+        state = self.scaler.state_dict()
+        return {name: torch.tensor(float(state[name])) for name in _STATE}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        if self.scaler.is_enabled() and state:
+            whole = {**self.scaler.state_dict(), "scale": float(state["scale"])}
+            self.scaler.load_state_dict({**whole, "_growth_tracker": int(state["_growth_tracker"])})
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the device is fast at bf16; emulated, it takes longer than float32."""
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        supported = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    else:
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not supported:
+        logger.info("this device has no bf16 instructions: training in fp32")
+    return supported
