@@ -1,13 +1,14 @@
 """CoMoSVC written out as formulas, in float64 numpy: what every network and sampler here is measured against.
 
-Nothing of the packages under test is used. `Weights` are float64 arrays under the public checkpoints' own names (CoMoSVC,
-NSF-HiFi-GAN, fairseq's ContentVec); weight norm, where a checkpoint has it, is resolved here. Arrays have no batch:
-(T, M) mels and conditions, (S, C) content, (L,) audio. All randomness is an argument.
+Nothing of the packages under test is used. `Weights` are float64 arrays under the public checkpoints' own names
+(CoMoSVC, NSF-HiFi-GAN, fairseq's ContentVec); weight norm, where a checkpoint has it, is resolved here. Arrays have no
+batch: (T, M) mels and conditions, (S, C) content, (L,) audio. All randomness is an argument.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -180,7 +181,7 @@ def teacher_mel(w: Weights, cond: Array, noise: Array, n_steps: int, ladder: str
     divisor = n_steps if ladder == "off-by-one" else n_steps - 1
     sigmas = [ramp(i, divisor) if i else SIGMA_MAX for i in range(n_steps)] + [0.0]
     x = sigmas[0] * noise
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in pairwise(sigmas):
         x = x + (following - sigma) * (x - preconditioned(w, x, sigma, cond)) / sigma
     return denormalised(x)
 
