@@ -24,7 +24,7 @@ class TrainingLog:
     def __init__(
         self, folder: Path, first_step: int, steps: int, console: Console | None = None, *, enabled: bool = True
     ) -> None:
-        self._name, self._steps = folder.name, steps
+        self._name, self._steps, self._enabled = folder.name, steps, enabled
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if enabled else None
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -58,14 +58,14 @@ class TrainingLog:
         """Figures of the validation after `step` steps."""
         self._write({f"valid/{name}": value for name, value in measured.items()}, step)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in {"loss": loss, **measured}.items())
-        if self._writer is not None:
+        if self._enabled:
             logger.info("%s step %d/%d: %s", self._name, step, self._steps, shown)
         self._bar.update(self._task, completed=step)
 
     def _write(self, values: Mapping[str, float], step: int) -> None:
-        if (writer := self._writer) is not None:
-            for name, value in values.items():
-                self._keep(lambda name=name, value=value: writer.add_scalar(name, value, step))
+        for name, value in values.items():
+            if (writer := self._writer) is not None:
+                self._keep(lambda writer=writer, name=name, value=value: writer.add_scalar(name, value, step))
 
     def _keep(self, write: Callable[[], None]) -> None:
         try:

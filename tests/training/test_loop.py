@@ -1,11 +1,16 @@
 """The training loop: exact resume, refusal of what does not fit, nothing lost."""
 
+import io
+import json
+import resource
 import shutil
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from comosvc.training import checkpoint
@@ -45,13 +50,16 @@ class Line(Objective):
 
 
 def batch(draws):
-    return {"x": draws.normal(1)}
+    return {"x": draws.normal(1)}  # as many as the loop asks for
 
 
 def run(folder, config=CONFIG, objective=None, *, resume=False, make_batch=batch, **resolved):
     resolved = {"loop": to_mapping(config), **resolved}
     objective = objective or Line()
-    fit(objective, make_batch, config, folder, seed=1, resolved_config=resolved, resume=resume, device="cpu")
+    fit(
+        objective, make_batch, config, folder,
+        seed=1, resolved_config=resolved, resume=resume, device="cpu", console=Console(file=io.StringIO()),
+    )  # fmt: skip
     return objective
 
 
@@ -115,7 +123,7 @@ def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path):
         return {"x": values["x"] * float("nan")} if poisoned.calls > 6 else values
 
     poisoned.calls = 0
-    with pytest.raises(TrainingError, match=r"nan at step 6.*step_00000005"):
+    with pytest.raises(TrainingError, match=r"nan at step 6.*step_00000005(?s:.)*hint: .*--init-from"):
         run(tmp_path / "stage", make_batch=poisoned)
     assert all(torch.isfinite(t).all() for t in load_file(latest_checkpoint(tmp_path / "stage")).values())
 
@@ -127,6 +135,95 @@ def test_full_disk_is_found_before_the_first_step(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match="free some space"):
         run(tmp_path / "stage", objective=objective)
     assert objective.losses == []
+
+
+@contextmanager
+def no_room_for(n_bytes):
+    """While this lasts, a file that grows beyond `n_bytes` fails to be written, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+def test_disk_that_fills_up_while_saving_costs_nothing(tmp_path, caplog):
+    """Neither the checkpoints nor, as long as it is only TensorBoard's file, the training."""
+    whole = run(tmp_path / "whole")
+    with ExitStack() as stack:
+
+        def disk_fills_up(draws):
+            disk_fills_up.calls += 1
+            if disk_fills_up.calls == 9:  # made during step 6 at the earliest
+                stack.enter_context(no_room_for(200))
+            return batch(draws)
+
+        disk_fills_up.calls = 0
+        expected = r"(?s)step_00000010.* could not be written.*step_00000005\.safetensors.*hint: free.*--resume"
+        with pytest.raises(TrainingError, match=expected):
+            run(tmp_path / "stage", replace(CONFIG, log_every=1), make_batch=disk_fills_up)
+    assert caplog.text.count("TensorBoard") == 1
+    assert sorted(path.name for path in (tmp_path / "stage").glob("*step_*")) == ["step_00000005.safetensors"]
+    assert run(tmp_path / "stage", resume=True).losses == whole.losses[5:]
+
+
+def test_infinite_gradient_stops_too(tmp_path):
+    class Steep(Line):
+        def forward(self, batch):
+            return (self.model.weight.abs() - self.model.weight.abs().detach()).sqrt().sum(), {}
+
+    with pytest.raises(TrainingError, match="gradient became infinite or NaN at step 0 of stage"):
+        run(tmp_path / "stage", objective=Steep())
+
+
+def test_settings_that_do_not_change_the_result_may_change(tmp_path):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stage", make_batch=killed_after(8))
+    other = replace(CONFIG, batch_size=2, accumulate=2, log_every=1, keep=5)
+    resumed = run(tmp_path / "stage", other, resume=True).losses
+    means = [sum(pair) / 2 for pair in zip(resumed[::2], resumed[1::2], strict=True)]
+    assert means == pytest.approx(whole.losses[5:], rel=1e-5)
+    with pytest.raises(TrainingError, match=r"loop\.samples a step"):
+        run(tmp_path / "stage", replace(CONFIG, batch_size=2), resume=True)
+
+
+def test_checkpoint_of_before_these_settings_is_resumed(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stage", make_batch=killed_after(8))
+    path = latest_checkpoint(tmp_path / "stage")
+    step, config = read_metadata(path)
+    new = ("accumulate", "devices", "nodes", "strategy", "keep", "best_by", "best_is")
+    config["loop"] = {name: value for name, value in config["loop"].items() if name not in new}
+    save_file(load_file(path), path, metadata={"step": str(step), "config": json.dumps(config)})
+    assert len(run(tmp_path / "stage", resume=True).losses) == 7
+
+
+def test_best_checkpoint_by_a_figure_of_the_validation(tmp_path):
+    figures = iter([3.0, 1.0, 2.0, 9.0, 5.0, 6.0])
+    config = replace(CONFIG, checkpoint_every=2, best_by="error", keep=1)
+    fit_with(tmp_path / "stage", config, lambda _: {"error": next(figures)})
+    names = sorted(path.name for path in (tmp_path / "stage").glob("*.safetensors"))
+    assert names == ["best.safetensors", "step_00000012.safetensors"]
+    assert read_metadata(tmp_path / "stage" / "best.safetensors")[0] == 4
+    figures = iter([3.0, 1.0, 2.0, 9.0, 5.0, 6.0])
+    fit_with(tmp_path / "high", replace(config, best_is="highest"), lambda _: {"error": next(figures)})
+    assert read_metadata(tmp_path / "high" / "best.safetensors")[0] == 8
+
+
+def test_best_by_an_unknown_figure_names_the_known_ones(tmp_path):
+    with pytest.raises(TrainingError, match=r"'eror'.*known: error"):
+        fit_with(tmp_path / "stage", replace(CONFIG, best_by="eror"), lambda _: {"error": 1.0})
+
+
+def fit_with(folder, config, validate):
+    resolved = {"loop": to_mapping(config)}
+    fit(
+        Line(), batch, config, folder,
+        seed=1, resolved_config=resolved, resume=False, device="cpu", validate=validate,
+    )  # fmt: skip
 
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path):

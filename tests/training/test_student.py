@@ -2,11 +2,9 @@
 
 import pytest
 import torch
+from toy_voice import toy_batch, toy_model
 
-from comosvc.runtime.spec import COMOSVC_24K
-from comosvc.training.acoustic import AcousticConfig, AcousticModel
 from comosvc.training.acoustic_data import batch_condition
-from comosvc.training.denoiser import DenoiserConfig
 from comosvc.training.diffusion import consistency_sample, euler_sample, karras_sigmas
 from comosvc.training.draws import Draws
 from comosvc.training.loop import LoopConfig
@@ -14,22 +12,6 @@ from comosvc.training.student import StudentConfig, StudentObjective, denoise_wi
 from comosvc.training.teacher import TeacherConfig, TeacherObjective, denoising_errors
 
 LOOP = LoopConfig(steps=1, batch_size=8, learning_rate=2e-3, final_learning_rate=1e-4, precision="fp32")
-SMALL = DenoiserConfig(channels=32, hidden=16, layers=3, input_skip=True)
-
-
-def batch(draws):
-    """A toy voice: the mel follows the content, with noise that the condition does not tell."""
-    content = 0.5 + 0.3 * draws.normal(24, 4)
-    pattern = torch.linspace(0, 3, 4 * 80).sin().view(4, 80)
-    mel = content @ pattern + 0.3 * draws.normal(24, 80)
-    flat = torch.ones(len(draws), 24)
-    return {
-        "mel": mel,
-        "content": content,
-        "f0_hz": 200 * flat,
-        "loudness": 0.1 * flat,
-        "singer": torch.zeros(len(draws)).long(),
-    }
 
 
 def draws(seed, n):
@@ -37,16 +19,7 @@ def draws(seed, n):
 
 
 def drawn(objective, draws):
-    return objective.draw(batch(draws), draws)
-
-
-def new_model():
-    torch.manual_seed(0)
-    model = AcousticModel(AcousticConfig(denoiser=SMALL), COMOSVC_24K, 4, 2)
-    mel = batch(draws(9, 64))["mel"]
-    model.mel_mean.copy_(mel.mean(dim=(0, 1)))
-    model.mel_scale.fill_((mel - mel.mean(dim=(0, 1))).std().item() / 0.5)
-    return model
+    return objective.draw(toy_batch(draws), draws)
 
 
 def optimise(objective, n_steps, rate):
@@ -66,7 +39,7 @@ def optimise(objective, n_steps, rate):
 
 @pytest.fixture(scope="module")
 def teacher():
-    model = new_model()
+    model = toy_model()
     optimise(TeacherObjective(model, TeacherConfig(loop=LOOP, mixed_sigmas=True)), 400, 3e-3)
     return model
 
@@ -81,8 +54,8 @@ def test_defaults_are_the_published_recipe():
 
 
 def test_teacher_learns_to_denoise_at_every_level(teacher):
-    errors = denoising_errors(batch(draws(5, 8)))
-    before, after = errors(new_model()), errors(teacher)
+    errors = denoising_errors(toy_batch(draws(5, 8)))
+    before, after = errors(toy_model()), errors(teacher)
     assert all(after[name] < before[name] for name in before), (before, after)
     assert after["error_at_2.5"] < 0.7 * before["error_at_2.5"]
 
@@ -114,7 +87,7 @@ def test_loss_is_the_squared_distance_to_the_target_network(teacher):
 def test_student_follows_the_teachers_ode_from_the_same_noise(teacher):
     objective = StudentObjective(copy(teacher), StudentConfig(loop=LOOP))
     optimise(objective, 250, 1e-3)
-    data = batch(draws(7, 16))
+    data = toy_batch(draws(7, 16))
     z, other = (draws(seed, 16).normal(24, 80) for seed in (8, 9))
     sigma = teacher.config.sigma
     with torch.no_grad():
@@ -130,6 +103,6 @@ def test_student_follows_the_teachers_ode_from_the_same_noise(teacher):
 
 
 def copy(model):
-    twin = new_model()
+    twin = toy_model()
     twin.load_state_dict(model.state_dict())
     return twin
