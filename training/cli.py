@@ -30,6 +30,10 @@ ConfigOption = Annotated[
     str, typer.Option("-c", "--config", help=f"A TOML file, or a shipped recipe: {', '.join(RECIPES)}.")
 ]
 RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
+DatasetOption = Annotated[
+    str,
+    typer.Option("--dataset", help="How DATA is laid out: folder (a sub-folder per singer), m4singer or opensinger."),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 JobsOption = Annotated[int, typer.Option("-n", "--jobs", help="Processes; 0: one for each core.", min=0)]
@@ -98,19 +102,26 @@ def prepare(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", help="Your own recordings: one sub-folder per singer. Default: the corpus in RUN/corpus."
+            "--data", help="The folder of your recordings or of a data set. Default: the corpus in RUN/corpus."
         ),
     ] = None,
+    dataset: DatasetOption = "folder",
     jobs: JobsOption = 0,
 ) -> None:
-    """Compute mel, F0 and loudness of all recordings into RUN/features, and write RUN/features/report.json."""
-    from .prepare import corpus_material, folder_material
+    """Compute mel, F0 and loudness of all recordings into RUN/features, and write RUN/features/report.json.
+
+    Songs are held out for validation whole. Stopped and run again, it goes on where it stopped.
+    """
+    from .dataset_report import report_tables
+    from .datasets import corpus_material, open_dataset
     from .prepare import prepare as prepare_features
 
     with _clear_errors():
         recipe = load_config(Recipe, config)
-        material = corpus_material(run / "corpus") if data is None else folder_material(data)
-        features = prepare_features(material, recipe.audio, run / "features", jobs or _cores(), console)
+        material = corpus_material(run / "corpus") if data is None else open_dataset(dataset, data)
+        features = prepare_features(material, recipe.audio, run / "features", jobs or _cores(), console, recipe.prepare)
+        for table in report_tables(features.folder):
+            console.print(table)
         minutes = sum(singer.minutes for singer in features.singers.values())
         console.print(
             f"{len(features.clips)} clips of {len(features.singers)} singers, {minutes:.1f} minutes to train on; "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class ClipEntry:
     song: str
     split: str  # "train", "valid" or "test"
     frames: int
+    text: str = ""
+    """What is sung, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,6 @@ def feature_key(audio: bytes, spec: AudioSpec) -> str:
 
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
     """Write arrays to `path`, all or nothing."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")  # equal clips may be at work in two processes
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
     partial.replace(path)

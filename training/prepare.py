@@ -1,13 +1,13 @@
-"""From recordings to features: the corpus of the demo voice, or a folder of one's own with a sub-folder per singer."""
+"""From recordings to features: mel, F0 and loudness of every clip, its varied copy, and a report on the material."""
 
-import json
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib import resources
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,118 +25,25 @@ from ..runtime.loudness import loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
 from ..runtime.spec import AudioSpec
-from .corpus.reader import Corpus
+from .augmentation import AugmentationConfig, variation_path, vary
+from .dataset_report import Measured, singer_entry, write_report
+from .datasets import Dropped, Material, Recording
 from .errors import DataError
-from .features import ClipEntry, FeatureIndex, SingerEntry, feature_key, feature_path, save_arrays
+from .features import ClipEntry, FeatureIndex, feature_key, feature_path, save_arrays
+from .slicing import SlicingConfig, slice_at_silences
 
 logger = logging.getLogger(__name__)
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
-MIN_SECONDS, MAX_SECONDS = 0.5, 15.0
-VALIDATION_SHARE = 0.05
-SILENCE = 1e-4
-"""Peak of a file in which nobody sings."""
+_SPARE_BYTES = 50_000_000
 
 
-@dataclass(frozen=True)
-class Source:
-    """A stretch of a file to take features from."""
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What is done to recordings before anything is learned from them."""
 
-    path: Path
-    id: str
-    singer: str
-    song: str
-    split: str
-    start: int = 0  # samples at the file's rate
-    stop: int | None = None
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A stretch that was not used, and why."""
-
-    id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is kept of a clip for the index."""
-
-    entry: ClipEntry
-    voiced_hz: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What `prepare` works on: stretches of audio, facts about their singers, and what cannot be used."""
-
-    sources: list[Source]
-    singers: dict[str, dict]
-    """kind, split and demo of each, as in `SingerEntry`."""
-    trained: list[str]
-    """Singers that get an embedding, in its order."""
-    dropped: list[Dropped]
-
-
-def corpus_material(folder: Path) -> Material:
-    """A corpus written by `comosvc-train corpus`. Its recorded voices serve the content encoder only."""
-    corpus = Corpus.open(folder)
-    sources = [Source(c.audio_path, c.id, c.singer, c.song, c.split) for c in corpus.clips()]
-    singers = {name: {"kind": s.kind, "split": s.split, "demo": s.demo} for name, s in corpus.singers.items()}
-    trained = [name for name, s in singers.items() if s["split"] == "train" and s["kind"] == "synthetic"]
-    return Material(sources, singers, sorted(trained), [])
-
-
-def folder_material(folder: Path) -> Material:
-    """One sub-folder per singer, audio files anywhere below it; files are cut at silences.
-
-    About one file in twenty of each singer is kept for validation, never a part of a file that is trained on.
-    """
-    singers = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = {s.name: sorted(p for p in s.rglob("*") if p.suffix.lower() in SUFFIXES) for s in singers}
-    files = {name: paths for name, paths in files.items() if paths}
-    if not files:
-        raise DataError(
-            f"{folder} has no sub-folder with {', '.join(SUFFIXES)} files\n"
-            "hint: put each singer's recordings into a folder of the singer's name, and give the folder above them"
-        )
-    sources, dropped = [], []
-    for singer, paths in files.items():
-        n_valid = round(len(paths) * VALIDATION_SHARE) or int(len(paths) >= 5)
-        for i, path in enumerate(paths):
-            try:
-                slices = list(_slice_at_silences(path))
-            except (soundfile.LibsndfileError, ComosvcError) as error:
-                dropped.append(Dropped(str(path.relative_to(folder)), f"cannot be read: {error}"))
-                continue
-            name = str(path.relative_to(folder))
-            split = "valid" if i >= len(paths) - n_valid else "train"
-            sources += [Source(path, f"{name}#{k}", singer, name, split, *cut) for k, cut in enumerate(slices)]
-            if not slices:
-                dropped.append(Dropped(name, "silent"))
-    singers = {name: {"kind": "recorded", "split": "train", "demo": True} for name in files}
-    return Material(sources, singers, list(files), dropped)
-
-
-def _slice_at_silences(path: Path) -> Iterator[tuple[int, int]]:
-    import librosa
-
-    audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    signal = mono(audio)
-    if np.abs(signal).max() < SILENCE:
-        return
-    pieces = librosa.effects.split(signal, top_db=40, frame_length=rate // 10, hop_length=rate // 40)
-    # Neighbours are joined up to the longest clip, so that phrases keep their short rests.
-    joined: list[list[int]] = []
-    for start, stop in pieces.tolist():
-        if joined and stop - joined[-1][0] <= MAX_SECONDS * rate and start - joined[-1][1] < rate:
-            joined[-1][1] = stop
-        else:
-            joined.append([start, stop])
-    for start, stop in joined:
-        n = max(1, round((stop - start) / (MAX_SECONDS * rate)))
-        edges = np.linspace(start, stop, n + 1).astype(int).tolist()
-        yield from pairwise(edges)
+    slicing: SlicingConfig = field(default_factory=SlicingConfig)
+    peak: float | None = None
+    """Peak that every clip is brought to; None leaves levels alone. The authors take 0.95."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
 
 @cache
@@ -161,75 +68,115 @@ def analyse(audio: NDArray[np.float32], spec: AudioSpec) -> dict[str, NDArray]:
     }
 
 
-def _measure(source: Source, spec: AudioSpec, folder: Path) -> Measured | Dropped:
-    audio, rate = soundfile.read(source.path, start=source.start, stop=source.stop, dtype="float32", always_2d=True)
-    try:
-        signal = resample(mono(audio), rate, spec.sample_rate)
-    except ComosvcError as error:
-        return Dropped(source.id, str(error))
-    if len(signal) < MIN_SECONDS * spec.sample_rate:
-        return Dropped(source.id, f"shorter than {MIN_SECONDS} s ({len(signal) / spec.sample_rate:.2f} s)")
-    key = feature_key(signal.tobytes(), spec)
-    path = feature_path(folder, key)
-    if not path.is_file():
-        save_arrays(path, analyse(signal, spec))
-    f0_hz = load_file(path)["f0_hz"]
-    if not f0_hz.any():
-        return Dropped(source.id, "no voiced frame: silence, noise, or not a voice")
-    entry = ClipEntry(key, source.id, source.singer, source.song, source.split, len(f0_hz))
-    return Measured(entry, f0_hz[f0_hz > 0])
+@dataclass(frozen=True)
+class _Task:
+    """What a worker needs to know of every recording."""
+
+    config: PrepareConfig
+    spec: AudioSpec
+    folder: Path
+
+    def __call__(self, recording: Recording) -> list[Measured | Dropped]:
+        """Cut a recording and write the features of each piece that has none yet."""
+        if (free := shutil.disk_usage(self.folder).free) < _SPARE_BYTES:
+            raise DataError(
+                f"the disk of {self.folder} is full: {free / 1e6:.0f} MB free\n"
+                "hint: free some space and run the same command again; it goes on where it stopped"
+            )
+        try:
+            audio, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
+            signal = mono(audio)
+            pieces = list(slice_at_silences(signal, rate, self.config.slicing)) if recording.cut else [(0, len(signal))]
+            ids = [f"{recording.id}#{k}" if recording.cut else recording.id for k in range(len(pieces))]
+            text = recording.text if len(pieces) == 1 else ""
+            found = [
+                self._measure(resample(signal[slice(*piece)], rate, self.spec.sample_rate), name, recording, text)
+                for name, piece in zip(ids, pieces, strict=True)
+            ]
+        except (soundfile.LibsndfileError, ComosvcError) as error:
+            reason = str(error) if isinstance(error, ComosvcError) else f"cannot be read: {error}"
+            return [Dropped(recording.id, reason)]
+        return found or [Dropped(recording.id, "silent")]
+
+    def _measure(self, signal: NDArray[np.float32], name: str, of: Recording, text: str) -> Measured | Dropped:
+        shortest = self.config.slicing.min_seconds
+        if len(signal) < shortest * self.spec.sample_rate:
+            return Dropped(name, f"shorter than {shortest:g} s ({len(signal) / self.spec.sample_rate:.2f} s)")
+        peak = float(np.abs(signal).max())
+        if self.config.peak is not None:
+            signal = signal * np.float32(self.config.peak / (1e-5 + peak))
+        key = feature_key(signal.tobytes(), self.spec)
+        path = feature_path(self.folder, key)
+        if not path.is_file():
+            save_arrays(path, analyse(signal, self.spec))
+        if self.config.augmentation.probability:
+            varied = variation_path(self.folder, key, self.config.augmentation)
+            if not varied.is_file():
+                save_arrays(varied, vary(signal, key, self.config.augmentation, self.spec))
+        features = load_file(path)
+        voiced = features["f0_hz"] > 0
+        if not voiced.any():
+            return Dropped(name, "no voiced frame: silence, noise, or not a voice")
+        entry = ClipEntry(key, name, of.singer, of.song, of.split, len(voiced), text)
+        loudness_db = 20.0 * np.log10(np.maximum(features["loudness"][voiced], 1e-6))
+        return Measured(entry, features["f0_hz"][voiced], loudness_db.astype(np.float32), peak)
 
 
 def prepare(
-    material: Material, spec: AudioSpec, folder: Path, jobs: int, console: Console | None = None
+    material: Material,
+    spec: AudioSpec,
+    folder: Path,
+    jobs: int,
+    console: Console | None = None,
+    config: PrepareConfig | None = None,
 ) -> FeatureIndex:
-    """Compute the features of every source into `folder`, then write the index and `report.json`.
+    """Compute the features of every recording into `folder`, in `jobs` processes, then write the index and
+    `report.json`.
 
     Finished clips are kept: the same command goes on where a killed one stopped.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    results: list[Measured | Dropped] = []
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_measure, source, spec, folder) for source in material.sources]
-        results += [f.result() for f in track(futures, "features", console=console)]
+    for left_over in folder.glob("*.partial"):
+        left_over.unlink()
+    task = _Task(config or PrepareConfig(), spec, folder)
+    results = [result for found in _run(task, material.recordings, jobs, console) for result in found]
     measured = [result for result in results if isinstance(result, Measured)]
     dropped = material.dropped + [result for result in results if isinstance(result, Dropped)]
-    reasons = [f"{d.id}: {d.reason}" for d in dropped[:5]]
     entries = {}
     for name, facts in material.singers.items():
         own = [m for m in measured if m.entry.singer == name]
         if own:
             index = material.trained.index(name) if name in material.trained else None
-            entries[name] = _singer_entry(facts, own, index, spec)
+            entries[name] = singer_entry(facts, own, index, spec)
     if missing := [name for name in material.trained if name not in entries]:
+        reasons = [f"{d.id}: {d.reason}" for d in dropped[:5]]
         raise DataError(f"no usable clip of {', '.join(missing)}; dropped: {'; '.join(reasons)}")
     features = FeatureIndex(folder, spec, entries, tuple(m.entry for m in measured))
     features.save()
-    write_report(features, dropped)
+    write_report(features, measured, dropped)
     return features
 
 
-def _singer_entry(facts: dict, clips: list[Measured], index: int | None, spec: AudioSpec) -> SingerEntry:
-    f0_hz = np.concatenate([clip.voiced_hz for clip in clips])
-    low, median, high = np.percentile(f0_hz, (5, 50, 95)).tolist()
-    minutes = sum(clip.entry.frames for clip in clips if clip.entry.split == "train") / spec.frame_rate_hz / 60
-    return SingerEntry(**facts, index=index, minutes=minutes, f0_median_hz=median, f0_range_hz=(low, high))
-
-
-def write_report(features: FeatureIndex, dropped: list[Dropped]) -> None:
-    """`report.json`: hours, F0 and clips of each singer, and what was dropped and why."""
-    seconds = {split: sum(c.frames for c in features.select(split)) for split in ("train", "valid", "test")}
-    report = {
-        "hours": {split: frames / features.audio.frame_rate_hz / 3600 for split, frames in seconds.items()},
-        "singers": {
-            name: {
-                "train_minutes": round(singer.minutes, 2),
-                "f0_median_hz": round(singer.f0_median_hz, 1),
-                "f0_range_hz": [round(f, 1) for f in singer.f0_range_hz],
-                "clips": sum(clip.singer == name for clip in features.clips),
-            }
-            for name, singer in features.singers.items()
-        },
-        "dropped": [{"clip": d.id, "reason": d.reason} for d in dropped],
-    }
-    (features.folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), "utf-8")
+def _run(
+    task: Callable[[Recording], list[Measured | Dropped]],
+    recordings: Iterable[Recording],
+    jobs: int,
+    console: Console | None,
+) -> Iterator[list[Measured | Dropped]]:
+    recordings = list(recordings)
+    progress = partial(track, description="features", total=len(recordings), console=console)
+    if jobs == 1:
+        yield from progress(map(task, recordings))
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        futures = [pool.submit(task, recording) for recording in recordings]
+        for future in progress(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            f"one of {jobs} processes was killed, most likely for want of memory\n"
+            "hint: run the same command again with a smaller -n; it goes on where it stopped"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)

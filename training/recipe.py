@@ -6,6 +6,7 @@ from ..runtime.spec import AudioSpec
 from .acoustic import AcousticConfig
 from .content_stage import ContentTraining
 from .corpus import CorpusConfig
+from .prepare import PrepareConfig
 from .student import StudentConfig
 from .teacher import TeacherConfig
 from .vocoder_stage import VocoderTraining
@@ -18,6 +19,7 @@ class Recipe:
     seed: int = 0
     audio: AudioSpec
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     content: ContentTraining
     vocoder: VocoderTraining
     acoustic: AcousticConfig

@@ -1,0 +1,138 @@
+"""The layouts of data sets, what is held out, and where recordings are cut."""
+
+import json
+
+import librosa
+import numpy as np
+import pytest
+from dataset_trees import RATE, m4singer, opensinger, tone, write
+
+from comosvc.training.datasets import Recording, folder_material, m4singer_material, open_dataset, opensinger_material
+from comosvc.training.datasets import split_by_song as split
+from comosvc.training.errors import DataError
+from comosvc.training.slicing import SlicingConfig, slice_at_silences
+
+SONGS = ("美错", "Let It Go", "奇妙", "童话", "消愁", "问春")
+
+
+def test_m4singer_by_its_listing(tmp_path):
+    material = m4singer_material(m4singer(tmp_path, {"Alto-1": 300.0, "Tenor-2": 150.0}, SONGS))
+    assert material.trained == ["Alto-1", "Tenor-2"]
+    assert len(material.recordings) == 2 * 6 * 2
+    one = next(r for r in material.recordings if r.id == "Alto-1#Let It Go#0001")
+    assert (one.singer, one.song, one.text) == ("Alto-1", "Let It Go", "歌1词1")
+    assert one.path == tmp_path / "Alto-1#Let-It-Go" / "0001.wav"
+    assert material.dropped == []
+
+
+def test_m4singer_names_what_does_not_fit_its_listing(tmp_path):
+    m4singer(tmp_path, {"Alto-1": 300.0}, SONGS)
+    (tmp_path / "Alto-1#美错" / "0001.wav").unlink()
+    write(tmp_path / "Alto-1#美错" / "0009.wav", tone(200.0))
+    reasons = {d.id: d.reason for d in m4singer_material(tmp_path).dropped}
+    assert "is not there" in reasons["Alto-1#美错#0001"]
+    assert reasons["Alto-1#美错/0009.wav"] == "not in meta.json"
+
+
+@pytest.mark.parametrize("text", ["{", '{"item_name": 1}', '[{"name": "x"}]', "[1]"])
+def test_damaged_listing_is_named(tmp_path, text):
+    (tmp_path / "meta.json").write_text(text)
+    with pytest.raises(DataError, match=r"meta\.json"):
+        m4singer_material(tmp_path)
+
+
+def test_opensinger_by_its_folders(tmp_path):
+    material = opensinger_material(opensinger(tmp_path, {"Man_0": 120.0, "Woman_0": 240.0}, ("光年之外", "a_b")))
+    assert material.trained == ["Man_0", "Woman_0"]
+    one = next(r for r in material.recordings if r.id == "WomanRaw/0_光年之外/0_光年之外_1")
+    assert (one.singer, one.song, one.text) == ("Woman_0", "光年之外", "歌0词1")
+    assert {r.song for r in material.recordings} == {"光年之外", "a_b"}
+    (tmp_path / "ManRaw" / "notes").mkdir()
+    assert [d.id for d in opensinger_material(tmp_path).dropped] == ["ManRaw/notes"]
+
+
+@pytest.mark.parametrize("name", ["m4singer", "opensinger", "folder"])
+def test_another_layout_says_what_is_missing(tmp_path, name):
+    with pytest.raises(DataError, match=r"meta\.json|ManRaw|sub-folder"):
+        open_dataset(name, tmp_path)
+    with pytest.raises(DataError, match="is no folder"):
+        open_dataset(name, tmp_path / "nowhere")
+
+
+def test_unknown_layout_names_the_known_ones(tmp_path):
+    with pytest.raises(DataError, match="folder, m4singer, opensinger"):
+        open_dataset("librispeech", tmp_path)
+
+
+def test_songs_of_a_folder(tmp_path):
+    names = ("a/one/0.wav", "a/one/1.wav", "a/two_1.wav", "a/two_2.wav", "a/three.wav", "b/take_1.wav", "b/take_2.wav")
+    for name in names:
+        write(tmp_path / name, tone(200.0, 0.1))
+    songs = {r.id: (r.singer, r.song) for r in folder_material(tmp_path).recordings}
+    assert songs == {
+        "a/one/0.wav": ("a", "one"),
+        "a/one/1.wav": ("a", "one"),
+        "a/two_1.wav": ("a", "two"),
+        "a/two_2.wav": ("a", "two"),
+        "a/three.wav": ("a", "three"),
+        "b/take_1.wav": ("b", "take_1"),
+        "b/take_2.wav": ("b", "take_2"),
+    }
+
+
+def recordings(songs_of):
+    named = [(s, t, f"{s}-{t}-{i}") for s, titles in songs_of.items() for t in titles for i in (0, 1)]
+    return [Recording(name, name, singer, title) for singer, title, name in named]
+
+
+def test_no_song_is_split():
+    titles = [f"song {i}" for i in range(40)]
+    found = split(recordings({"a": titles, "b": titles[10:], "c": titles[:3]}))
+    by_song = {}
+    for recording in found:
+        by_song.setdefault((recording.singer, recording.song), set()).add(recording.split)
+    assert all(len(splits) == 1 for splits in by_song.values())
+    held_out = {key for key, splits in by_song.items() if splits == {"valid"}}
+    assert {singer for singer, _ in held_out} == {"a", "b"}  # three songs are too few to hold one out
+    assert 2 <= sum(singer == "a" for singer, _ in held_out) <= 8
+    titles_a, titles_b = ({title for singer, title in held_out if singer == name} for name in "ab")
+    assert titles_b == titles_a & set(titles[10:])
+
+
+def test_held_out_songs_stay_when_others_come(tmp_path):
+    titles = [f"song {i}" for i in range(20)]
+    few = {r.song for r in split(recordings({"a": titles[:19]})) if r.split == "valid"}
+    more = {r.song for r in split(recordings({"a": titles})) if r.split == "valid"}
+    assert few
+    assert len(few - more) <= 1
+
+
+def test_slices_lie_between_silences():
+    rest, config = np.zeros(2 * RATE), SlicingConfig(max_seconds=3.0)
+    signal = np.concatenate([rest, tone(200.0, 2.0), rest, tone(200.0, 5.0), rest]).astype(np.float32)
+    pieces = list(slice_at_silences(signal, RATE, config))
+    assert len(pieces) == 3  # the second phrase is divided in two
+    seconds = np.array(pieces) / RATE
+    np.testing.assert_allclose(seconds, [[2.0, 4.0], [6.0, 8.5], [8.5, 11.0]], atol=0.11)
+    assert list(slice_at_silences(np.zeros(RATE, np.float32), RATE, config)) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sounding_stretches_are_those_of_librosa(seed):
+    rng = np.random.default_rng(seed)
+    level = np.repeat(rng.choice([0.0, 1e-4, 0.01, 0.5], 40), 3_000)
+    signal = (level * rng.standard_normal(len(level))).astype(np.float32)
+    config = SlicingConfig(rest_seconds=0.0, max_seconds=1e9)
+    ours = list(slice_at_silences(signal, RATE, config))
+    theirs = librosa.effects.split(signal, top_db=40, frame_length=RATE // 10, hop_length=RATE // 40)
+    assert ours == [tuple(piece) for piece in theirs.tolist()]
+
+
+def test_listing_may_be_read_in_any_order(tmp_path):
+    m4singer(tmp_path, {"Alto-1": 300.0}, SONGS)
+    whole = m4singer_material(tmp_path)
+    items = json.loads((tmp_path / "meta.json").read_text("utf-8"))
+    (tmp_path / "meta.json").write_text(json.dumps(items[::-1]), "utf-8")
+    assert {(r.id, r.split) for r in m4singer_material(tmp_path).recordings} == {
+        (r.id, r.split) for r in whole.recordings
+    }

@@ -1,0 +1,124 @@
+"""From a data set's tree to features: the same in one process and in several, resumed, reported on."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dataset_trees import RATE, m4singer, opensinger, tone, write
+from rich.console import Console
+from safetensors.numpy import load_file
+
+from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.training import prepare as module
+from comosvc.training.augmentation import AUTHORS_AUGMENTATION, variation_path
+from comosvc.training.dataset_report import f0_histogram, report_tables
+from comosvc.training.datasets import Material, folder_material, m4singer_material, opensinger_material
+from comosvc.training.errors import DataError
+from comosvc.training.features import FeatureIndex
+from comosvc.training.prepare import PrepareConfig, prepare
+
+SONGS = tuple(f"歌{i}" for i in range(6))
+
+
+@pytest.fixture(scope="module")
+def m4(tmp_path_factory):
+    return m4singer_material(m4singer(tmp_path_factory.mktemp("m4"), {"Alto-1": 300.0, "Bass-1": 110.0}, SONGS, 1))
+
+
+def test_m4singer_to_features(m4, tmp_path):
+    prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+    features = FeatureIndex.open(tmp_path)
+    assert features.trained_singers == ["Alto-1", "Bass-1"]
+    assert len(features.clips) == 12
+    assert {clip.split for clip in features.clips} == {"train", "valid"}
+    clip = next(c for c in features.clips if c.id.startswith("Alto-1#歌3"))
+    assert clip.text == "歌3词0"
+    arrays = features.load(clip)
+    assert arrays["mel"].shape == (clip.frames, 80)
+    assert np.median(arrays["f0_hz"][20:-20]) == pytest.approx(300 * 2 ** (3 / 12), rel=0.01)
+
+
+def test_several_processes_do_the_same(m4, tmp_path):
+    one, two = (prepare(m4, SPEC, tmp_path / str(n), n, Console(quiet=True)) for n in (1, 2))
+    assert one.clips == two.clips
+    assert one.singers == two.singers
+    assert (one.folder / "report.json").read_text() == (two.folder / "report.json").read_text()
+
+
+def test_goes_on_where_it_stopped(m4, tmp_path, monkeypatch):
+    analyse, analysed = module.analyse, []
+
+    def counted(audio, *rest):
+        analysed.append(len(audio))
+        if len(analysed) == 8:
+            raise KeyboardInterrupt
+        return analyse(audio, *rest)
+
+    monkeypatch.setattr(module, "analyse", counted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+    (tmp_path / "cut off.123.partial").write_bytes(b"half")
+    features = prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+    assert len(analysed) == 8 + 12 - 7
+    assert len(features.clips) == 12
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_full_disk_is_named_and_nothing_is_lost(m4, tmp_path, monkeypatch):
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    with pytest.raises(DataError, match="goes on where it stopped"):
+        prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+
+
+def test_varied_copies_lie_beside_the_clips(m4, tmp_path):
+    few = replace(m4, recordings=m4.recordings[:2], trained=["Alto-1"], singers={"Alto-1": m4.singers["Alto-1"]})
+    config = PrepareConfig(augmentation=AUTHORS_AUGMENTATION, peak=0.95)
+    features = prepare(few, SPEC, tmp_path, 1, Console(quiet=True), config)
+    for clip in features.clips:
+        arrays = features.load(clip)
+        assert np.abs(arrays["audio"]).max() / 32767 == pytest.approx(0.95, abs=1e-3)
+        varied = load_file(variation_path(tmp_path, clip.key, AUTHORS_AUGMENTATION))
+        assert varied["mel"].shape == arrays["mel"].shape
+        assert -5.0 <= varied["key_shift"] <= 5.0
+
+
+def test_report_has_hours_pitch_loudness_and_reasons(tmp_path):
+    opensinger(tmp_path / "data", {"Man_0": 110.0, "Woman_3": 220.0}, SONGS, 1)
+    write(tmp_path / "data" / "ManRaw" / "0_歌0" / "0_歌0_7.wav", tone(110.0, 0.2))
+    write(tmp_path / "data" / "ManRaw" / "0_歌0" / "0_歌0_8.wav", np.zeros(RATE))
+    (tmp_path / "data" / "ManRaw" / "0_歌0" / "0_歌0_9.wav").write_bytes(b"nothing")
+    features = prepare(opensinger_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    man = report["singers"]["Man_0"]
+    assert sum(man["hours"].values()) == pytest.approx(6 * 0.7 / 3600, rel=0.03)
+    assert man["songs"] == {"train": 5, "valid": 1}
+    assert list(man["f0_histogram_s"]) == ["A2", "A♯2", "B2", "C3", "C♯3", "D3"]  # 110 Hz and five semitones up
+    assert man["f0_histogram_s"]["A2"] == pytest.approx(0.7, abs=0.1)
+    level_db = 20 * np.log10(np.sqrt(np.mean(tone(110.0) ** 2)))
+    assert man["loudness_db"]["median"] == pytest.approx(level_db, abs=1.0)
+    assert man["peak_db"] == pytest.approx(20 * np.log10(np.abs(tone(110.0)).max()), abs=0.2)
+    assert report["dropped_by_reason"] == {"shorter than 0.5 s": 1, "silent": 1, "cannot be read": 1}
+    text = Console(width=200, record=True, file=io.StringIO())
+    for table in report_tables(features.folder):
+        text.print(table)
+    shown = text.export_text()
+    assert "Woman_3" in shown
+    assert "A2 █" in shown
+    assert "shorter than 0.5 s: ManRaw/0_歌0/0_歌0_7" in shown
+
+
+def test_histogram_counts_seconds():
+    f0_hz = np.array([440.0] * 200 + [460.0] * 100 + [466.2] * 50, np.float32)
+    assert f0_histogram(f0_hz, 100.0) == {"A4": 2.0, "A♯4": 1.5}
+
+
+def test_long_files_are_cut_and_lose_their_text(tmp_path):
+    song = np.concatenate([tone(200.0, 1.0), np.zeros(2 * RATE), tone(250.0, 1.0)])
+    write(tmp_path / "data" / "a" / "song.wav", song)
+    found = folder_material(tmp_path / "data")
+    found = Material([replace(r, text="la") for r in found.recordings], found.singers, found.trained, [])
+    clips = prepare(found, SPEC, tmp_path / "out", 1, Console(quiet=True)).clips
+    assert [(clip.id, clip.text) for clip in clips] == [("a/song.wav#0", ""), ("a/song.wav#1", "")]

@@ -1,0 +1,148 @@
+"""What the material is like: hours, F0 and loudness of each singer, and what was dropped and why."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from ..runtime.spec import AudioSpec
+from .datasets import Dropped
+from .features import ClipEntry, FeatureIndex, SingerEntry
+
+REPORT = "report.json"
+SPLITS = ("train", "valid", "test")
+_BARS = " ▁▂▃▄▅▆▇█"
+_NOTES = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+_NOTES_TO_A_BAR = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A clip that is used."""
+
+    entry: ClipEntry
+    voiced_hz: NDArray[np.float32]
+    """F0 of the voiced frames, (V,)."""
+    voiced_db: NDArray[np.float32]
+    """Their loudness, dB below a full-scale square wave, (V,)."""
+    peak: float
+    """Of the recording, before its level was changed."""
+
+
+def singer_entry(facts: dict[str, Any], clips: Sequence[Measured], index: int | None, spec: AudioSpec) -> SingerEntry:
+    """The index's entry of a singer whose clips these are."""
+    f0_hz = np.concatenate([clip.voiced_hz for clip in clips])
+    low, median, high = np.percentile(f0_hz, (5, 50, 95)).tolist()
+    minutes = sum(clip.entry.frames for clip in clips if clip.entry.split == "train") / spec.frame_rate_hz / 60
+    return SingerEntry(**facts, index=index, minutes=minutes, f0_median_hz=median, f0_range_hz=(low, high))
+
+
+def f0_histogram(f0_hz: NDArray[np.float32], frame_rate_hz: float) -> dict[str, float]:
+    """Seconds sung near each note, by name from the lowest to the highest that occurs: "A4" is 440 Hz ± 50 cents."""
+    notes = np.rint(69.0 + 12.0 * np.log2(f0_hz / 440.0)).astype(int)
+    lowest, highest = int(notes.min()), int(notes.max())
+    counts = np.bincount(notes - lowest, minlength=highest - lowest + 1) / frame_rate_hz
+    return {note_name(lowest + i): round(float(seconds), 2) for i, seconds in enumerate(counts)}
+
+
+def note_name(midi: int) -> str:
+    """Name of a note by its MIDI number: 69 is "A4"."""
+    return f"{_NOTES[midi % 12]}{midi // 12 - 1}"
+
+
+def describe(features: FeatureIndex, measured: Sequence[Measured], dropped: Sequence[Dropped]) -> dict[str, Any]:
+    """The report as JSON takes it."""
+    rate = features.audio.frame_rate_hz
+    frames = {split: sum(clip.frames for clip in features.select(split)) for split in SPLITS}
+    clips = {name: [m for m in measured if m.entry.singer == name] for name in features.singers}
+    return {
+        "hours": {split: n / rate / 3600 for split, n in frames.items()},
+        "singers": {name: _describe_singer(features.singers[name], own, rate) for name, own in clips.items()},
+        "dropped_by_reason": dict(Counter(_kind(d.reason) for d in dropped).most_common()),
+        "dropped": [{"clip": d.id, "reason": d.reason} for d in dropped],
+    }
+
+
+def _describe_singer(singer: SingerEntry, clips: Sequence[Measured], frame_rate_hz: float) -> dict[str, Any]:
+    f0_hz = np.concatenate([clip.voiced_hz for clip in clips])
+    loudness_db = np.concatenate([clip.voiced_db for clip in clips])
+    frames = Counter[str]()
+    songs: dict[str, set[str]] = {}
+    for clip in clips:
+        frames[clip.entry.split] += clip.entry.frames
+        songs.setdefault(clip.entry.split, set()).add(clip.entry.song)
+    return {
+        "train_minutes": round(singer.minutes, 2),
+        "hours": {split: round(n / frame_rate_hz / 3600, 4) for split, n in frames.items()},
+        "songs": {split: len(titles) for split, titles in songs.items()},
+        "clips": len(clips),
+        "f0_median_hz": round(singer.f0_median_hz, 1),
+        "f0_range_hz": [round(f, 1) for f in singer.f0_range_hz],
+        "f0_histogram_s": f0_histogram(f0_hz, frame_rate_hz),
+        "loudness_db": dict(
+            zip(("p5", "median", "p95"), np.percentile(loudness_db, (5, 50, 95)).round(1).tolist(), strict=True)
+        ),
+        "peak_db": round(float(20.0 * np.log10(max(clip.peak for clip in clips))), 1),
+    }
+
+
+def _kind(reason: str) -> str:
+    """A reason without its values and its hint."""
+    return re.split(r" \(|:|\n|, the first at", re.sub(r"\b\d+ samples", "samples", reason))[0]
+
+
+def write_report(features: FeatureIndex, measured: Sequence[Measured], dropped: Sequence[Dropped]) -> Path:
+    """Write `report.json` beside the features."""
+    path = features.folder / REPORT
+    body = json.dumps(describe(features, measured, dropped), indent=1, ensure_ascii=False)
+    path.write_text(body, "utf-8")
+    return path
+
+
+def report_tables(folder: Path) -> list[Table]:
+    """`report.json` of the features in `folder` for a terminal."""
+    report = json.loads((folder / REPORT).read_text("utf-8"))
+    hours = ", ".join(f"{split} {hours:.3g} h" for split, hours in report["hours"].items() if hours)
+    table = Table(title=f"singers: {hours}", title_justify="left")
+    table.add_column("singer")
+    for name in ("train min", "valid min", "songs", "clips", "F0 Hz (5–50–95 %)", "loudness dB", "peak dB"):
+        table.add_column(name, justify="right")
+    table.add_column("notes")
+    for name, singer in report["singers"].items():
+        low, high = singer["f0_range_hz"]
+        level = singer["loudness_db"]
+        table.add_row(
+            name,
+            f"{singer['train_minutes']:.1f}",
+            f"{singer['hours'].get('valid', 0.0) * 60:.1f}",
+            " + ".join(str(n) for n in singer["songs"].values()),
+            str(singer["clips"]),
+            f"{low:.0f}–{singer['f0_median_hz']:.0f}–{high:.0f}",
+            f"{level['p5']:.0f}…{level['p95']:.0f}",
+            f"{singer['peak_db']:.1f}",
+            _sketch(singer["f0_histogram_s"]),
+        )
+    tables = [table]
+    if report["dropped"]:
+        dropped = Table("clips", "why, for example", title="dropped", title_justify="left")
+        for reason, count in report["dropped_by_reason"].items():
+            example = next(d["clip"] for d in report["dropped"] if _kind(d["reason"]) == reason)
+            dropped.add_row(str(count), f"{reason}: {example}")
+        tables.append(dropped)
+    return tables
+
+
+def _sketch(histogram: dict[str, float]) -> str:
+    """The histogram in a line of text: lowest note, a bar for each two notes, highest note."""
+    names, seconds = list(histogram), list(histogram.values())
+    bars = [sum(seconds[i : i + _NOTES_TO_A_BAR]) for i in range(0, len(seconds), _NOTES_TO_A_BAR)]
+    top = max(bars)
+    drawn = "".join(_BARS[round(bar / top * (len(_BARS) - 1))] for bar in bars)
+    return f"{names[0]} {drawn} {names[-1]}"
