@@ -26,7 +26,7 @@ from ..training.vocoder_stage import VOCODER
 from .errors import ExportError
 from .statements import Statements, data_card
 
-PREVIEW_S = 8.0
+PREVIEW_S = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
