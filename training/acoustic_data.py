@@ -33,6 +33,17 @@ class ClipFeatures:
     f0_hz: NDArray[np.float32]
     loudness: NDArray[np.float32]
     singer: int
+    varied: "VariedCopy | None" = None
+
+
+@dataclass(frozen=True)
+class VariedCopy:
+    """The same clip at another pitch and level: what differs."""
+
+    mel: NDArray[np.float32]
+    key_shift: float
+    """Semitones."""
+    gain: float
 
 
 def encode_content(
@@ -59,38 +70,57 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[
     contents = [load_file(features.content_path(clip, encoder_hash))["content"] for encoder_hash in encoder_hashes]
     index = content_index(0, len(arrays["mel"]), features.audio).clip(max=len(contents[0]) - 1)
     singer = features.singers[clip.singer].index
+    varied = features.load_varied(clip) if clip.split == "train" else None
     return ClipFeatures(
         arrays["mel"],
         tuple(content[index] for content in contents),
         arrays["f0_hz"],
         arrays["loudness"],
         -1 if singer is None else singer,
+        None if varied is None else VariedCopy(varied["mel"], float(varied["key_shift"]), float(varied["gain"])),
     )
 
 
 class AcousticData:
-    """Random crops of equal length from all training clips, each frame equally likely, each content encoder in turn."""
+    """Random crops of equal length from all training clips, each frame equally likely, each content encoder in turn.
 
-    def __init__(self, clips: list[ClipFeatures], crop_frames: int) -> None:
-        self.clips = clips
+    `vary` is the probability that a crop comes from the varied copy of its clip.
+    """
+
+    def __init__(self, clips: list[ClipFeatures], crop_frames: int, vary: float = 0.0) -> None:
+        self.clips, self.vary = clips, vary
         self.crops = Crops([len(clip.mel) for clip in clips], crop_frames)
 
     def batch(self, draws: Draws) -> dict[str, Tensor]:
-        """mel (B, T, M), content (B, T, C), f0_hz (B, T), loudness (B, T), singer (B,)."""
+        """mel (B, T, M), content (B, T, C), f0_hz (B, T), loudness (B, T), singer (B,); key_shift (B,) if they vary."""
         chosen = [self.crops.draw(rng) for _, rng in draws]
         crops = [(self.clips[clip], frames) for clip, frames in chosen]
-
-        def stack(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([getattr(clip, name)[crop] for clip, crop in crops]))
-
+        varied = [
+            clip.varied if self.vary and rng.random() < self.vary else None
+            for (clip, _), (_, rng) in zip(crops, draws, strict=True)
+        ]
+        parts = [_conditions(clip, frames, copy) for (clip, frames), copy in zip(crops, varied, strict=True)]
         contents = [
             clip.contents[number % len(clip.contents)][crop]
             for number, (clip, crop) in zip(draws.numbers, crops, strict=True)
         ]
-        return {name: stack(name) for name in ("mel", "f0_hz", "loudness")} | {
+        shifts = {"key_shift": torch.tensor([copy.key_shift if copy else 0.0 for copy in varied])} if self.vary else {}
+        return {name: torch.from_numpy(np.stack([part[name] for part in parts])) for name in parts[0]} | {
+            **shifts,
             "content": torch.from_numpy(np.stack(contents).astype(np.float32)),
             "singer": torch.tensor([clip.singer for clip, _ in crops]),
         }
+
+
+def _conditions(clip: ClipFeatures, frames: slice, copy: VariedCopy | None) -> dict[str, NDArray[np.float32]]:
+    """mel, f0_hz and loudness of a crop, or of the same crop of the varied copy."""
+    if copy is None:
+        return {name: getattr(clip, name)[frames] for name in ("mel", "f0_hz", "loudness")}
+    return {
+        "mel": copy.mel[frames],
+        "f0_hz": clip.f0_hz[frames] * np.float32(2.0 ** (copy.key_shift / 12.0)),
+        "loudness": clip.loudness[frames] * np.float32(copy.gain),
+    }
 
 
 def batch_condition(model: AcousticModel, batch: Mapping[str, Tensor]) -> Condition:
@@ -102,6 +132,7 @@ def batch_condition(model: AcousticModel, batch: Mapping[str, Tensor]) -> Condit
         batch["f0_hz"],
         batch["loudness"],
         model.singer_embed(batch["singer"]),
+        batch.get("key_shift"),
     )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from ..runtime.spec import AudioSpec
+from .augmentation import AugmentationConfig, variation_path
 from .errors import DataError
 
 INDEX = "index.json"
@@ -52,6 +53,8 @@ class FeatureIndex:
     audio: AudioSpec
     singers: dict[str, SingerEntry]
     clips: tuple[ClipEntry, ...]
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """How the varied copies were made, if there are any."""
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureIndex":
@@ -61,13 +64,17 @@ class FeatureIndex:
             raise DataError(f"{folder} holds no features\nhint: run it first: comosvc-train prepare -o {folder.parent}")
         data = json.loads(path.read_text("utf-8"))
         singers = {n: SingerEntry(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()}
-        return cls(folder, AudioSpec(**data["audio"]), singers, tuple(ClipEntry(**clip) for clip in data["clips"]))
+        clips = tuple(ClipEntry(**clip) for clip in data["clips"])
+        return cls(
+            folder, AudioSpec(**data["audio"]), singers, clips, AugmentationConfig(**data.get("augmentation", {}))
+        )
 
     def save(self) -> None:
         data = {
             "audio": asdict(self.audio),
             "singers": {name: asdict(singer) for name, singer in self.singers.items()},
             "clips": [asdict(clip) for clip in self.clips],
+            "augmentation": asdict(self.augmentation),
         }
         partial = self.folder / f"{INDEX}.partial"
         partial.write_text(json.dumps(data, indent=1), "utf-8")
@@ -90,6 +97,12 @@ class FeatureIndex:
     def load(self, clip: ClipEntry) -> dict[str, NDArray]:
         """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip."""
         return load_file(feature_path(self.folder, clip.key))
+
+    def load_varied(self, clip: ClipEntry) -> dict[str, NDArray] | None:
+        """mel (T, M), key_shift () and gain () of the varied copy of a clip; None where none are used."""
+        if not self.augmentation.probability:
+            return None
+        return load_file(variation_path(self.folder, clip.key, self.augmentation))
 
     def content_path(self, clip: ClipEntry, encoder: str) -> Path:
         """Where the content (S, C) that the encoder with hash `encoder` gives for a clip is kept."""

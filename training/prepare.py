@@ -151,7 +151,7 @@ def prepare(
     if missing := [name for name in material.trained if name not in entries]:
         reasons = [f"{d.id}: {d.reason}" for d in dropped[:5]]
         raise DataError(f"no usable clip of {', '.join(missing)}; dropped: {'; '.join(reasons)}")
-    features = FeatureIndex(folder, spec, entries, tuple(m.entry for m in measured))
+    features = FeatureIndex(folder, spec, entries, tuple(m.entry for m in measured), task.config.augmentation)
     features.save()
     write_report(features, measured, dropped)
     return features

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from dataset_trees import tone
 
 from comosvc.runtime.mel import mel_filterbank, mel_spectrogram
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.training.acoustic import AcousticConfig, AcousticModel
+from comosvc.training.acoustic_data import AcousticData, ClipFeatures, VariedCopy, batch_condition
 from comosvc.training.augmentation import (
     AUTHORS_AUGMENTATION,
     AugmentationConfig,
@@ -13,6 +16,8 @@ from comosvc.training.augmentation import (
     key_shifted_mel,
     vary,
 )
+from comosvc.training.denoiser import DenoiserConfig
+from comosvc.training.draws import Draws
 from comosvc.training.errors import ConfigError
 
 
@@ -83,3 +88,42 @@ def test_quiet_or_clipped_recordings_have_a_gain_too():
 def test_what_cannot_be_meant_is_refused(wrong):
     with pytest.raises(ConfigError):
         AugmentationConfig(**wrong)
+
+
+def clip_features():
+    mel, f0_hz = np.zeros((40, 80), np.float32), np.full(40, 200.0, np.float32)
+    content, loudness = np.arange(40, dtype=np.float16)[:, None], np.full(40, 0.1, np.float32)
+    return ClipFeatures(mel, (content,), f0_hz, loudness, 0, VariedCopy(mel + 1.0, 3.0, 0.5))
+
+
+def test_samples_come_from_either_copy():
+    data = AcousticData([clip_features()], 8, vary=0.5)
+    batch = data.batch(Draws(0, 0, range(400)))
+    varied = batch["mel"][:, 0, 0] == 1.0
+    assert 0.42 < varied.float().mean() < 0.58
+    for name, plain, other in (
+        ("f0_hz", 200.0, 200.0 * 2 ** (3 / 12)),
+        ("loudness", 0.1, 0.05),
+        ("mel", 0.0, 1.0),
+    ):
+        np.testing.assert_allclose(batch[name][~varied].numpy(), plain, rtol=1e-5)
+        np.testing.assert_allclose(batch[name][varied].numpy(), other, rtol=1e-5)
+    assert batch["key_shift"].tolist() == [3.0 if v else 0.0 for v in varied]
+
+
+def test_the_network_is_told_the_shift():
+    torch.manual_seed(0)
+    small = DenoiserConfig(channels=8, hidden=8, layers=2)
+    model = AcousticModel(AcousticConfig(denoiser=small, key_shift_embedding=True), SPEC, 1, 1)
+    batch = AcousticData([clip_features()], 8, vary=1.0).batch(Draws(0, 0, range(2)))
+    told = model.embed(batch_condition(model, batch))
+    untold = model.embed(batch_condition(model, {**batch, "key_shift": torch.zeros(2)}))
+    weight = model.key_shift_embed.weight[:, 0]
+    torch.testing.assert_close(told - untold, (weight * 3.0 / 5.0).expand_as(told))
+
+
+def test_without_augmentation_nothing_is_drawn_for_it():
+    data, other = (AcousticData([clip_features()], 8, vary=p) for p in (0.0, 1.0))
+    plain, varied = (d.batch(Draws(0, 0, range(4))) for d in (data, other))
+    assert "key_shift" not in plain
+    assert plain["content"].equal(varied["content"])  # the same crops
