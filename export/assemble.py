@@ -19,7 +19,7 @@ from ..runtime.graph import GRAPHS
 from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
 from .archive import sha256, write_zip
 from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PARITY_FILE, PREVIEW_FILE, make_manifest
-from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, trace
+from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, spec_of, trace
 from .inputs import InputMaker
 from .parity import ParityRow, Runner, check_end_to_end, check_graph, onnx_runner, require, torch_runner
 from .probes import PROBES_FILE, encode_probes, make_probes
@@ -38,24 +38,33 @@ class TorchGraphs:
     modules: dict[str, nn.Module]
     maker: InputMaker
     schedules: dict[int, list[int]]
+    sigmas: list[float]
 
     @classmethod
     def of(cls, voice: Voice) -> "TorchGraphs":
-        sigmas, schedules = baked_schedules(voice.acoustic)
+        sigmas, schedules = baked_schedules(voice.acoustic, voice.sampler_steps)
         modules = {
             "content": voice.content,
             **({"content_low": voice.content_low} if voice.content_low else {}),
             "acoustic": AcousticFirstStep(voice.acoustic, voice.noise_scale),
-            "acoustic_n": AcousticNextStep(voice.acoustic, sigmas),
+            "acoustic_n": AcousticNextStep(voice.acoustic, sigmas, voice.follows_ode),
             "vocoder": voice.vocoder,
         }
         sizes = {
             "C": voice.acoustic.content_embed.in_features,
             "D": voice.embeddings.shape[1],
-            "H": 1,
+            "H": voice.source.channels,
             "M": voice.audio.n_mels,
         }
-        return cls(modules, InputMaker(voice.audio, sizes, len(sigmas)), schedules)
+        maker = InputMaker(
+            audio=voice.audio,
+            sizes=sizes,
+            n_sigmas=len(sigmas),
+            source_kind=voice.source.kind,
+            phones=bool(voice.content_labels),
+            min_samples=voice.content_min_samples or voice.audio.content_hop_length,
+        )
+        return cls(modules, maker, schedules, sigmas.tolist())
 
     def runners(self) -> dict[str, Runner]:
         """Each graph as torch computes it."""
@@ -65,7 +74,8 @@ class TorchGraphs:
         """The ONNX graph `name`."""
         length = _TRACE_SAMPLES if GRAPHS[name].inputs[0].name == "audio" else _TRACE_FRAMES
         example = self.maker.make(GRAPHS[name], _TRACE_BATCH, length, seed=0)
-        return trace(GRAPHS[name], self.modules[name], {key: torch.from_numpy(value) for key, value in example.items()})
+        spec = spec_of(GRAPHS[name], self.modules[name])
+        return trace(spec, self.modules[name], {key: torch.from_numpy(value) for key, value in example.items()})
 
 
 def build_files(voice: Voice, name: str) -> tuple[Manifest, dict[str, bytes]]:
@@ -88,7 +98,7 @@ def build_files(voice: Voice, name: str) -> tuple[Manifest, dict[str, bytes]]:
         DATA_CARD_FILE: voice.data_card.encode(),
         **{notice: (_RUNTIME_DATA / notice).read_bytes() for notice in _NOTICES},
     }
-    manifest = make_manifest(voice, name, files, torch_graphs.schedules)
+    manifest = make_manifest(voice, name, files, torch_graphs.schedules, torch_graphs.sigmas)
     return manifest, {MANIFEST_FILE: to_json(manifest).encode(), **files}
 
 

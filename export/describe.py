@@ -15,11 +15,13 @@ from ..runtime.manifest import (
     LookaheadEntry,
     Manifest,
     ModelEntry,
-    SourceEntry,
+    OdeEntry,
 )
 from ..runtime.version import __version__
+from ..training.acoustic import AcousticModel
+from ..training.contentvec import ContentVec
 from .archive import sha256
-from .graphs import DYNAMIC_LETTERS, check_contract
+from .graphs import DYNAMIC_LETTERS, check_contract, narrowed
 from .voice import Voice
 
 EMBEDDING_FILE, PARITY_FILE = "singers.safetensors", "parity.json"
@@ -32,8 +34,13 @@ _LOW_LATENCY_PITCH_MS = 16.0
 """One pitch frame: live, the newest F0 is held until the next one is there."""
 
 
-def make_manifest(voice: Voice, name: str, files: dict[str, bytes], schedules: dict[int, list[int]]) -> Manifest:
-    """The manifest of a bundle of `files`; those that its own fields do not name are listed in `provenance`."""
+def make_manifest(
+    voice: Voice, name: str, files: dict[str, bytes], schedules: dict[int, list[int]], sigmas: list[float]
+) -> Manifest:
+    """The manifest of a bundle of `files`; those that its own fields do not name are listed in `provenance`.
+
+    `sigmas` are the noise levels that `schedules` points into.
+    """
     graphs = {graph: graph_entry(graph, files[f"{graph}.onnx"]) for graph in GRAPHS if f"{graph}.onnx" in files}
     named = {EMBEDDING_FILE, *(entry.file for entry in graphs.values())}
     return Manifest(
@@ -48,13 +55,15 @@ def make_manifest(voice: Voice, name: str, files: dict[str, bytes], schedules: d
             singer_channels=voice.embeddings.shape[1],
             sigma_min=voice.acoustic.config.sigma.sigma_min,
             sigma_max=voice.acoustic.config.sigma.sigma_max,
-            source=SourceEntry(kind="pulse", channels=1),
+            source=voice.source,
             objective=voice.objective,
             initial_noise_scale=voice.noise_scale,
             schedules={str(steps): tuple(indices) for steps, indices in schedules.items()},
             content_labels=voice.content_labels,
             departures=voice.departures,
+            ode=_ode(voice.acoustic, sigmas) if voice.follows_ode else None,
         ),
+        front_end=voice.front_end,
         context=contexts(voice),
         lookahead_ms=lookaheads(voice),
         licences=voice.licences,
@@ -68,12 +77,19 @@ def make_manifest(voice: Voice, name: str, files: dict[str, bytes], schedules: d
     )
 
 
+def _ode(acoustic: AcousticModel, sigmas: list[float]) -> OdeEntry:
+    mean, scale = acoustic.mel_mean.double().tolist(), float(acoustic.mel_scale)
+    return OdeEntry(sigmas=tuple(sigmas), mel_mean=tuple(mean), mel_scale=scale)
+
+
 def graph_entry(name: str, data: bytes) -> GraphEntry:
     """The manifest's entry of an ONNX file whose tensors follow the contract `name`."""
-    sizes = check_contract(GRAPHS[name], onnx.load_from_string(data))
+    model = onnx.load_from_string(data)
+    sizes = check_contract(GRAPHS[name], model)
+    spec = narrowed(GRAPHS[name], [value.name for value in model.graph.input])
     inputs, outputs = (
         tuple((t.name, t.dtype, tuple(x if x in DYNAMIC_LETTERS else sizes[x] for x in t.dims)) for t in tensors)
-        for tensors in (GRAPHS[name].inputs, GRAPHS[name].outputs)
+        for tensors in (spec.inputs, spec.outputs)
     )
     return GraphEntry(sha256=sha256(data), precision="fp32", inputs=inputs, outputs=outputs, file=f"{name}.onnx")
 
@@ -81,7 +97,8 @@ def graph_entry(name: str, data: bytes) -> GraphEntry:
 def contexts(voice: Voice) -> ContextEntry:
     """What each graph sees around a frame."""
     parts = {
-        "content": voice.content.context_frames,
+        # An encoder that is given windows has none in frames: all of a window is seen.
+        "content": (0, 0) if isinstance(voice.content, ContentVec) else voice.content.context_frames,
         **({"content_low": voice.content_low.context_frames} if voice.content_low else {}),
         "acoustic": voice.acoustic.denoiser.context_frames,
         "vocoder": voice.vocoder.context_frames,
@@ -91,17 +108,19 @@ def contexts(voice: Voice) -> ContextEntry:
 
 def lookaheads(voice: Voice) -> LookaheadEntry:
     """Look-ahead of each part in ms. The total is that of a live conversion, the parts simply added."""
-    live = voice.content_low or voice.content
+    window_ms = 1e3 * voice.front_end.content_window_s
+    content = window_ms if isinstance(voice.content, ContentVec) else voice.content.lookahead_ms
+    live = voice.content_low.lookahead_ms if voice.content_low else content
     vocoder = voice.vocoder.lookahead_ms
     acoustic = voice.acoustic.denoiser.context_frames[1] * 1e3 / voice.audio.frame_rate_hz
     return LookaheadEntry(
-        content=voice.content.lookahead_ms,
+        content=content,
         pitch=_PITCH_LOOKAHEAD_MS,
         pitch_low_latency=_LOW_LATENCY_PITCH_MS,
         acoustic=acoustic,
         vocoder=vocoder,
         content_low_latency=voice.content_low.lookahead_ms if voice.content_low else None,
-        total=live.lookahead_ms + _LOW_LATENCY_PITCH_MS + acoustic + vocoder,
+        total=live + _LOW_LATENCY_PITCH_MS + acoustic + vocoder,
     )
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from inspect import signature
 
 import onnx
 import torch
@@ -10,6 +12,7 @@ from onnx import ModelProto, helper
 from torch import Tensor, nn
 
 from ..runtime.graph import GraphSpec, TensorSpec
+from ..runtime.manifest import OPTIONAL_INPUTS
 from ..training.acoustic import AcousticModel, Condition
 from ..training.diffusion import edm_scalings, renoise, sampling_sigmas
 from .errors import ExportError
@@ -54,13 +57,17 @@ class AcousticFirstStep(nn.Module):
 
 
 class AcousticNextStep(nn.Module):
-    """A further step: re-noise the mel so far to `sigmas[step_index]` and denoise it again."""
+    """A further step: re-noise the mel so far to `sigmas[step_index]` and denoise it again.
+
+    A student adds fresh noise. A teacher follows its ODE: the noise that it is given is what the steps so far say is
+    left (`runtime.sampler.OdeNoise`), and all of it is put back.
+    """
 
     sigmas: Tensor
 
-    def __init__(self, model: AcousticModel, sigmas: Tensor) -> None:
+    def __init__(self, model: AcousticModel, sigmas: Tensor, follows_ode: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.follows_ode = model, follows_ode
         self.register_buffer("sigmas", sigmas)
 
     def forward(
@@ -83,8 +90,20 @@ class AcousticNextStep(nn.Module):
             return denoiser.evaluate(x, step_paths[step_index].view(1, -1), condition)
 
         sigma = self.sigmas[step_index].view(1)
-        x = renoise(self.model.normalise(mel), sigma, noise, self.model.config.sigma)
+        x = self.model.normalise(mel)
+        x = x + sigma * noise if self.follows_ode else renoise(x, sigma, noise, self.model.config.sigma)
         return self.model.denormalise(self.model.denoise(x, sigma, embedded, network))
+
+
+def narrowed(spec: GraphSpec, names: Collection[str]) -> GraphSpec:
+    """`spec` without those inputs that a design may do without and that `names` does not have."""
+    optional = set(OPTIONAL_INPUTS.get(spec.name, ())) - set(names)
+    return replace(spec, inputs=tuple(tensor for tensor in spec.inputs if tensor.name not in optional))
+
+
+def spec_of(spec: GraphSpec, module: nn.Module) -> GraphSpec:
+    """`spec` with the optional inputs that the module's `forward` takes."""
+    return narrowed(spec, signature(module.forward).parameters)
 
 
 def trace(spec: GraphSpec, module: nn.Module, example: Mapping[str, Tensor]) -> ModelProto:
@@ -120,6 +139,7 @@ def trace(spec: GraphSpec, module: nn.Module, example: Mapping[str, Tensor]) -> 
 def check_contract(spec: GraphSpec, model: ModelProto) -> dict[str, int]:
     """Sizes of the fixed dimensions by letter. `ExportError` where names, types, ranks or free dimensions differ."""
     sizes: dict[str, int] = {}
+    spec = narrowed(spec, [value.name for value in model.graph.input])
     sides = ("input", model.graph.input, spec.inputs), ("output", model.graph.output, spec.outputs)
     for kind, values, tensors in sides:
         names, wanted = [value.name for value in values], [tensor.name for tensor in tensors]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..runtime.framing import content_index
 from ..runtime.graph import GraphSpec, TensorSpec
 from ..runtime.mel import mel_spectrogram
-from ..runtime.source import pulse_source
+from ..runtime.source import make_excitation, pulse_source
 from ..runtime.spec import AudioSpec
 
 Arrays = dict[str, NDArray]
@@ -31,6 +31,11 @@ class InputMaker:
     audio: AudioSpec
     sizes: Mapping[str, int]
     n_sigmas: int
+    source_kind: str = "pulse"
+    phones: bool = True
+    """Content frames are distributions over phones, as our own encoder gives; else features about zero."""
+    min_samples: int = 160
+    """Fewest 16 kHz samples that the content encoder takes."""
 
     def make(self, spec: GraphSpec, batch: int, length: int, seed: int) -> Arrays:
         """Inputs of `spec` for `batch` clips of `length` 16 kHz samples if the graph takes audio, else mel frames."""
@@ -52,7 +57,7 @@ class InputMaker:
         if tensor.name == "step_index":
             return np.array(rng.integers(self.n_sigmas), np.int32)
         value = rng.standard_normal(shape)
-        if tensor.name == "content":  # each frame a distribution over phones, as the encoder gives
+        if tensor.name == "content" and self.phones:
             value = np.exp(2.0 * value)
             value /= value.sum(axis=-1, keepdims=True)
         return value.astype(tensor.dtype)
@@ -66,8 +71,11 @@ class InputMaker:
         audio = self._voiced(source, rng)
         loudness = np.sqrt(np.square(audio).reshape(batch, n_frames, -1).mean(axis=-1))
         mel = np.stack([mel_spectrogram(row, self.audio) for row in audio])
-        channels = source.repeat(self.sizes.get("H", 1), axis=-1)
-        return {"f0_hz": f0_hz, "loudness": loudness, "mel": mel, "source": channels}
+        return {"f0_hz": f0_hz, "loudness": loudness, "mel": mel, "source": self._excitation(f0_hz)}
+
+    def _excitation(self, f0_hz: NDArray[np.float32]) -> NDArray[np.float32]:
+        made = [make_excitation(self.source_kind, self.audio, seed) for seed in range(len(f0_hz))]
+        return np.stack([source.extend(row) for source, row in zip(made, f0_hz, strict=True) if source is not None])
 
     def _voiced(self, source: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         tilted = np.stack([np.convolve(row, _SPECTRAL_TILT)[: len(row)] for row in source[..., 0]])

@@ -51,8 +51,9 @@ def _graphs(manifest: Manifest, sizes: dict[str, int]) -> Table:
 def _singers(manifest: Manifest) -> Table:
     table = Table("singer", "F0 median, Hz", "F0 range, Hz", "licence", "credit", title="singers")
     for name, singer in manifest.singers.items():
-        low, high = singer.f0_range_hz
-        table.add_row(name, f"{singer.f0_median_hz:.0f}", f"{low:.0f}-{high:.0f}", singer.licence, singer.credit)
+        median = "?" if singer.f0_median_hz is None else f"{singer.f0_median_hz:.0f}"
+        span = "?" if singer.f0_range_hz is None else "{:.0f}-{:.0f}".format(*singer.f0_range_hz)
+        table.add_row(name, median, span, singer.licence, singer.credit)
     return table
 
 

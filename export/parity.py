@@ -12,6 +12,7 @@ from torch import nn
 from ..runtime.graph import GRAPHS, GraphSpec
 from ..runtime.spec import AudioSpec
 from .errors import ParityError
+from .graphs import spec_of
 from .inputs import Arrays, InputMaker, clipped_content_index
 
 Runner = Callable[[Arrays], Arrays]
@@ -75,11 +76,12 @@ def relative_error(measured: NDArray, reference: NDArray) -> float:
 
 
 def torch_runner(spec: GraphSpec, module: nn.Module) -> Runner:
-    """`module.forward` takes the graph's inputs by name."""
+    """`module.forward` takes the graph's inputs by name; those that it does without are left out."""
+    taken = [tensor.name for tensor in spec_of(spec, module).inputs]
 
     @torch.inference_mode()
     def run(inputs: Arrays) -> Arrays:
-        result = module(**{name: torch.from_numpy(np.array(value)) for name, value in inputs.items()})
+        result = module(**{name: torch.from_numpy(np.array(inputs[name])) for name in taken})
         outputs = result if isinstance(result, tuple) else (result,)
         return {tensor.name: output.numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}
 
@@ -94,9 +96,11 @@ def onnx_runner(graph: bytes) -> Runner:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
+    taken = [value.name for value in session.get_inputs()]
 
     def run(inputs: Arrays) -> Arrays:
-        return {name: np.asarray(value) for name, value in zip(names, session.run(names, inputs), strict=True)}
+        values = session.run(names, {name: inputs[name] for name in taken})
+        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
 
     return run
 
@@ -118,10 +122,16 @@ def check_graph(spec: GraphSpec, onnx: Runner, reference: Runner, maker: InputMa
     """A graph at every length of `LENGTHS` and batch of `BATCHES`."""
     rows = []
     for batch in BATCHES:
-        for length in LENGTHS[spec.name]:
+        for length in lengths(spec, maker):
             inputs = maker.make(spec, batch, length, seed=1)
             rows.append(compare(spec.name, onnx(inputs), reference(inputs), batch, length))
     return rows
+
+
+def lengths(spec: GraphSpec, maker: InputMaker) -> list[int]:
+    """`LENGTHS` of a graph, none of them below what it takes."""
+    shortest = maker.min_samples if spec.inputs[0].name == "audio" else 1
+    return sorted({max(length, shortest) for length in LENGTHS[spec.name]})
 
 
 def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner], maker: InputMaker) -> list[ParityRow]:
@@ -137,7 +147,7 @@ def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner]
 
 def _chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, dict[str, Arrays]]:
     n_samples = maker.audio.samples(length) * maker.audio.content_sample_rate // maker.audio.sample_rate
-    audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.audio.content_hop_length), seed=2)["audio"]
+    audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.min_samples), seed=2)["audio"]
     later = ("acoustic", "acoustic_n", "vocoder")
     return audio, {name: maker.make(GRAPHS[name], batch, length, seed=2) for name in later}
 

@@ -2,28 +2,31 @@
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.manifest import LicenceEntry, SingerEntry
-from ..runtime.spec import AudioSpec
+from ..runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
+from ..runtime.spec import AudioSpec, FrontEnd
 from ..training.acoustic import AcousticConfig, AcousticModel
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
 from ..training.checkpoint import load_module, read_metadata, require_checkpoint
 from ..training.config import from_mapping
 from ..training.content import ContentEncoder
 from ..training.content_stage import CONTENT, CONTENT_LOW
+from ..training.contentvec import ContentVec
 from ..training.corpus import PHONES
 from ..training.features import FeatureIndex
+from ..training.hifigan import NsfHifiGan
 from ..training.student import StudentConfig
 from ..training.teacher import TeacherConfig
 from ..training.vocoder import Vocoder, VocoderConfig
 from ..training.vocoder_stage import VOCODER
 from .errors import ExportError
+from .graphs import SAMPLER_STEPS
 from .statements import Statements, data_card
 
 PREVIEW_S = 6.0
@@ -34,11 +37,11 @@ class Voice:
     """Everything of a bundle that training decides. `embeddings` is (n, D) float32, a row for each of `singers`."""
 
     audio: AudioSpec
-    content: ContentEncoder
+    content: ContentEncoder | ContentVec
     content_low: ContentEncoder | None
     """A second encoder with a shorter look-ahead; None: the first one is live use's too."""
     acoustic: AcousticModel
-    vocoder: Vocoder
+    vocoder: Vocoder | NsfHifiGan
     noise_scale: float
     content_labels: tuple[str, ...]
     embeddings: NDArray[np.float32]
@@ -51,6 +54,13 @@ class Voice:
     preview_source: NDArray[np.float32]
     """Singing at the voice's rate (L,) that the bundle's preview is made from; empty: no preview."""
     provenance: dict[str, Any]
+    source: SourceEntry = field(default_factory=lambda: SourceEntry(kind="pulse", channels=1))
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    sampler_steps: tuple[int, ...] = SAMPLER_STEPS
+    follows_ode: bool = False
+    """A teacher: its steps are those of the probability-flow ODE."""
+    content_min_samples: int = 0
+    """Fewest 16 kHz samples that the content encoder takes; 0: its hop."""
 
 
 def load_voice(run: Path, statements: Statements, student: str = STUDENT) -> Voice:
@@ -166,12 +176,12 @@ def published_departures(teacher: dict[str, Any], student: dict[str, Any]) -> tu
 
 def _differences(where: str, config: Any, published: Any) -> list[str]:
     lines = []
-    for field in dataclasses.fields(config):
-        value, usual = getattr(config, field.name), getattr(published, field.name)
+    for item in dataclasses.fields(config):
+        value, usual = getattr(config, item.name), getattr(published, item.name)
         if dataclasses.is_dataclass(value):
-            lines += _differences(f"{where}.{field.name}", value, usual)
+            lines += _differences(f"{where}.{item.name}", value, usual)
         elif value != usual:
-            lines.append(f"{where}.{field.name} = {value} (published: {usual})")
+            lines.append(f"{where}.{item.name} = {value} (published: {usual})")
     return lines
 
 

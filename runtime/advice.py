@@ -52,6 +52,8 @@ def pitch_warnings(song: PitchStatistics, semitones: float, voice: Voice) -> lis
     """Warnings about the song's pitch, moved by `semitones`, against the voice's range."""
     if not song.voiced_frames:
         return ["no pitch was found: is somebody singing in it?"]
+    if voice.f0_range_hz is None:
+        return []
     low, high = (song.percentile_hz(share) * 2.0 ** (semitones / 12.0) for share in (0.05, 0.95))
     voice_low, voice_high = voice.f0_range_hz
     if low >= voice_low / RANGE_MARGIN and high <= voice_high * RANGE_MARGIN:

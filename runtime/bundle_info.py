@@ -31,9 +31,12 @@ def print_info(converter: Converter, console: Console) -> None:
 def _singers(converter: Converter) -> Table:
     table = Table("singer", "median F0", "range (5-95 %)", "licence", "credit", title="Singers", title_justify="left")
     for singer in converter.singers.values():
-        low, high = singer.f0_range_hz
-        spread = f"{low:.0f}-{high:.0f} Hz ({note(low)}-{note(high)})"
-        median = f"{singer.f0_median_hz:.0f} Hz ({note(singer.f0_median_hz)})"
+        median, spread = "not known", "not known"
+        if singer.f0_median_hz is not None:
+            median = f"{singer.f0_median_hz:.0f} Hz ({note(singer.f0_median_hz)})"
+        if singer.f0_range_hz is not None:
+            low, high = singer.f0_range_hz
+            spread = f"{low:.0f}-{high:.0f} Hz ({note(low)}-{note(high)})"
         table.add_row(*map(escape, (singer.name, median, spread, singer.licence, singer.credit)))
     return table
 

@@ -40,11 +40,14 @@ class GraphEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class SingerEntry:
-    """A target singer: the row of the embedding table, F0 statistics of the training recordings in Hz, who to thank."""
+    """A target singer: the row of the embedding table, F0 statistics of the training recordings in Hz, who to thank.
+
+    None: not known, as in a checkpoint of somebody else's training.
+    """
 
     index: int
-    f0_median_hz: float
-    f0_range_hz: tuple[float, float]
+    f0_median_hz: float | None
+    f0_range_hz: tuple[float, float] | None
     licence: str
     credit: str
 
@@ -57,6 +60,17 @@ class SourceEntry:
 
     kind: str
     channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdeEntry:
+    """What following a teacher's ODE takes (`sampler.OdeNoise`): the noise level of each `step_index`, and the mean
+    (one number or one for each band) and scale that take the bundle's mel to the model's units.
+    """
+
+    sigmas: tuple[float, ...]
+    mel_mean: tuple[float, ...]
+    mel_scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +92,8 @@ class ModelEntry:
     """Meaning of the content channels where they have one (phones)."""
     departures: tuple[str, ...] = ()
     """Where the training departs from the published recipe."""
+    ode: OdeEntry | None = None
+    """The model is a teacher, whose steps follow its ODE; None: a student's steps, each with fresh noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +212,8 @@ def check(manifest: Manifest) -> None:
         complete = steps.isdecimal() and len(indices) == int(steps) - 1
         _expect(complete, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
     _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
+    if model.ode is not None:
+        _check_ode(model, manifest.audio)
     has_low = manifest.context.content_low is not None
     _expect(has_low == ("content_low" in manifest.graphs), "context.content_low contradicts the graphs")
     _expect(
@@ -214,6 +232,15 @@ def _check_audio(spec: AudioSpec) -> None:
     _expect(whole > 0, "audio: rates, hops and windows must be positive")
     rate = spec.content_sample_rate
     _expect(rate == PITCH_SAMPLE_RATE, f"audio.content_sample_rate is {rate}; graphs take {PITCH_SAMPLE_RATE} Hz")
+
+
+def _check_ode(model: ModelEntry, spec: AudioSpec) -> None:
+    assert model.ode is not None
+    bands, known = len(model.ode.mel_mean), len(model.ode.sigmas)
+    _expect(bands in (1, spec.n_mels), f"model.ode.mel_mean has {bands} numbers for {spec.n_mels} bands")
+    _expect(min((*model.ode.sigmas, model.ode.mel_scale)) > 0.0, "model.ode: noise levels and scale must be positive")
+    beyond = [steps for steps, indices in model.schedules.items() if not all(0 <= i < known for i in indices)]
+    _expect(not beyond, f"model.schedules{beyond} points beyond the {known} levels of model.ode.sigmas")
 
 
 def _check_front_end(front_end: FrontEnd) -> None:
@@ -272,9 +299,10 @@ def _check_tensors(
 def _check_singers(manifest: Manifest) -> None:
     _expect(bool(manifest.singers), "no singers")
     for name, singer in manifest.singers.items():
-        low, high = singer.f0_range_hz
-        ordered = 0.0 < low <= singer.f0_median_hz <= high
-        _expect(ordered, f"singers.{name}: F0 range {low}-{high} Hz does not hold the median {singer.f0_median_hz} Hz")
+        low, high = singer.f0_range_hz or (singer.f0_median_hz or 1.0,) * 2
+        median = low if singer.f0_median_hz is None else singer.f0_median_hz
+        ordered = 0.0 < low <= median <= high
+        _expect(ordered, f"singers.{name}: F0 range {low}-{high} Hz does not hold the median {median} Hz")
         _expect(singer.index >= 0, f"singers.{name}.index is {singer.index}")
 
 

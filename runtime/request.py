@@ -44,7 +44,8 @@ def make_request(
         raise OptionError("latency 'low' is not available in this version\nhint: latency='default'")
     if latency != "default":
         raise OptionError(f"unknown latency {latency!r}; known: default")
-    return Request(voice_of(bundle, singer), check_key(key), _check_seed(seed), _schedule(bundle, steps))
+    voice = voice_of(bundle, singer)
+    return Request(voice, check_key(key, voice), _check_seed(seed), _schedule(bundle, steps))
 
 
 def with_tracks(

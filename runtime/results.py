@@ -13,11 +13,13 @@ from .errors import ComosvcError
 
 @dataclass(frozen=True)
 class Singer:
-    """A voice of the bundle: median and range (5th to 95th percentile) of its F0, licence, whom to credit."""
+    """A voice of the bundle: median and range (5th to 95th percentile) of its F0 (None: not known), licence, whom to
+    credit.
+    """
 
     name: str
-    f0_median_hz: float
-    f0_range_hz: tuple[float, float]
+    f0_median_hz: float | None
+    f0_range_hz: tuple[float, float] | None
     licence: str
     credit: str
 

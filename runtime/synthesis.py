@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from .errors import BundleError
 from .framing import mel_range, next_piece, samples_before
 from .gate import gains
 from .manifest import Manifest
+from .sampler import make_step_noise
 from .source import make_excitation, noise_frames, noise_samples
 from .tracks import Track
 
@@ -44,6 +46,7 @@ class Synthesis:
     def __init__(self, analysis: Analysis, manifest: Manifest, target: Target, piece_s: float) -> None:
         self._analysis, self._spec, self._target = analysis, manifest.audio, target
         self._timings_ms = analysis.timings_ms
+        self._model = manifest.model
         self._acoustic_context, self._vocoder_context = manifest.context.acoustic, manifest.context.vocoder
         self._excitation = make_excitation(manifest.model.source.kind, self._spec, target.seed)
         self._source_channels = manifest.model.source.channels
@@ -90,16 +93,18 @@ class Synthesis:
             self.mel.append(mel[first - from_frame : last - from_frame])
 
     def _sample(self, first: int, last: int) -> Work[NDArray[np.float32]]:
-        """One step, or several: x0 from noise, then noise added again and x0 once more, down the schedule."""
+        """One step, or several: x0 from noise, then noise put back and x0 once more, down the schedule."""
         condition = self._condition(first, last)
         noise = self._noise(first, last, step=0)
         reply = yield Call("acoustic", {**condition, "noise": noise[None]})
         self._timings_ms["acoustic"] += reply.ms
         n_frames = last - first
+        further = make_step_noise(self._model, self._target.schedule, noise, partial(self._noise, first, last))
         for step, index in enumerate(self._target.schedule, start=1):
+            mel = reply.outputs[0][:, :n_frames]
             again = {
-                "mel": reply.outputs[0][:, :n_frames],
-                "noise": self._noise(first, last, step)[None],
+                "mel": mel,
+                "noise": further.next(step, mel[0])[None],
                 "step_index": np.array(index, np.int32),
             }
             reply = yield Call("acoustic_n", {**condition, **again})

@@ -19,12 +19,12 @@ AUTO_KEY = "auto"
 
 @dataclass(frozen=True, eq=False)
 class Voice:
-    """A singer or a blend: weights by name (sum 1), embedding (D,), F0 statistics in Hz."""
+    """A singer or a blend: weights by name (sum 1), embedding (D,), F0 statistics in Hz (None: not known)."""
 
     weights: Mapping[str, float]
     embedding: NDArray[np.float32]
-    f0_median_hz: float
-    f0_range_hz: tuple[float, float]
+    f0_median_hz: float | None
+    f0_range_hz: tuple[float, float] | None
 
     @property
     def label(self) -> str:
@@ -43,7 +43,8 @@ def singers_of(bundle: Bundle) -> dict[str, Singer]:
 def voice_of(bundle: Bundle, singer: str | Mapping[str, float] | None) -> Voice:
     """The voice that `singer` asks for: a name, weights of several, or None for the bundle's first.
 
-    A blend is the mean of embeddings and of log-F0 statistics, weighted by shares of the weights' sum. Raises `OptionError`.
+    A blend is the mean of embeddings and of log-F0 statistics, weighted by shares of the weights' sum. Raises
+    `OptionError`.
     """
     known = singers_of(bundle)
     if singer is None:
@@ -53,13 +54,15 @@ def voice_of(bundle: Bundle, singer: str | Mapping[str, float] | None) -> Voice:
     rows = np.stack([bundle.embeddings[entries[name].index] for name in weights]).astype(np.float64)
     share = np.array(list(weights.values()))
 
-    def blend_hz(values: list[float]) -> float:
-        return float(np.exp(share @ np.log(values)))
+    def blend_hz(values: list[float | None]) -> float | None:
+        known_hz = [value for value in values if value is not None]
+        return float(np.exp(share @ np.log(known_hz))) if len(known_hz) == len(values) else None
 
-    low = blend_hz([entries[name].f0_range_hz[0] for name in weights])
-    high = blend_hz([entries[name].f0_range_hz[1] for name in weights])
+    ranges = [entries[name].f0_range_hz or (None, None) for name in weights]
+    low, high = (blend_hz([span[end] for span in ranges]) for end in (0, 1))
     median = blend_hz([entries[name].f0_median_hz for name in weights])
-    return Voice(weights, (share @ rows).astype(np.float32), median, (low, high))
+    span = None if low is None or high is None else (low, high)
+    return Voice(weights, (share @ rows).astype(np.float32), median, span)
 
 
 def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
@@ -76,9 +79,14 @@ def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
     return {name: float(weight) / total for name, weight in asked.items() if weight > 0}
 
 
-def check_key(key: float | str) -> float | None:
+def check_key(key: float | str, voice: Voice) -> float | None:
     """`key` in semitones, or None for "auto". Raises `OptionError`."""
     if key == AUTO_KEY:
+        if voice.f0_median_hz is None:
+            raise OptionError(
+                f"key is {AUTO_KEY!r}, and the pitch that {voice.label} sings at is not known: the voice was imported "
+                "without it\nhint: give the key in semitones, or import again with --f0-median NAME=HZ"
+            )
         return None
     low, high = KEY_RANGE
     number = isinstance(key, int | float | np.number) and not isinstance(key, bool)
@@ -93,6 +101,7 @@ def auto_key(song: PitchStatistics, voice: Voice) -> float:
     Nearest semitone, not octave: it keeps the song inside the voice's range; choose -12, 0 or 12 to stay in tune with a
     backing track.
     """
+    assert voice.f0_median_hz is not None  # check_key
     if not song.voiced_frames:
         return 0.0
     semitones = round(12.0 * math.log2(voice.f0_median_hz / song.percentile_hz(0.5)))
