@@ -37,6 +37,15 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
         raise ExportError(f"{path} cannot be written: {error}") from error
 
 
+def read_files(path: Path) -> dict[str, bytes]:
+    """All files of a bundle, unpacked or not, by name. Raises `ExportError` or `BundleError` if `path` is none."""
+    if path.is_dir():
+        return read_folder(path)
+    bundle = open_bundle(path)
+    with zipfile.ZipFile(path) as archive:
+        return {name: bundle.read(name) for name in archive.namelist() if not name.endswith("/")}
+
+
 def read_folder(folder: Path) -> dict[str, bytes]:
     """All files below an unpacked bundle, by name. Raises `ExportError` if `folder` is none."""
     if not (folder / MANIFEST_FILE).is_file():
@@ -47,11 +56,14 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def pack(folder: Path, path: Path, full: bool) -> Manifest:
-    """Pack an unpacked bundle into the zip `path`, every hash checked. `full` puts graphs from the cache inside."""
-    files = read_folder(folder)
-    manifest = from_json(files[MANIFEST_FILE], os.fspath(folder))
-    open_bundle(folder).verify()
+def pack(source: Path, path: Path, full: bool) -> Manifest:
+    """Pack a bundle, usually an unpacked one, into the zip `path`, every hash checked.
+
+    `full` puts graphs from the cache inside.
+    """
+    files = read_files(source)
+    manifest = from_json(files[MANIFEST_FILE], os.fspath(source))
+    open_bundle(source).verify()
     if full:
         inside, graphs = dict(files), {}
         for name, entry in manifest.graphs.items():

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Turn a trained run folder into a voice: one .comosvc file that comosvc-convert uses without torch.",
+    help="Turn a trained run folder, or checkpoints of others, into a voice: one .comosvc file, used without torch.",
 )
 console = Console(stderr=True)
 output = Console()
@@ -27,6 +28,20 @@ BundleArgument = Annotated[Path, typer.Argument(help="A .comosvc file or its unp
 StudentOption = Annotated[
     str, typer.Option("--student", help="The student's sub-folder of RUN, for instance student-published.")
 ]
+
+
+class VocoderKind(StrEnum):
+    """Choices of --vocoder-kind."""
+
+    AUTO, M4SINGER, OPENVPI, DIFFSINGER = "auto", "m4singer", "openvpi", "diffsinger"
+
+
+class NetworkChoice(StrEnum):
+    """Choices of --network."""
+
+    ONLINE, EMA = "online", "ema"
+
+
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
 
 
@@ -49,6 +64,9 @@ def bundle(
     file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
     name: Annotated[str | None, typer.Option("--name", help="Name of the voice. Default: that of FILE.")] = None,
     student: StudentOption = "student",
+    weights: Annotated[
+        str, typer.Option("--weights", help="Of the student: ema (averaged), online (the authors' choice) or target.")
+    ] = "ema",
     licence: Annotated[str | None, typer.Option("--licence", help="Terms of recorded target singers' voices.")] = None,
     credit: Annotated[str | None, typer.Option("--credit", help="Whom to thank for recorded target singers.")] = None,
     consent: Annotated[
@@ -67,10 +85,75 @@ def bundle(
 
     with _clear_errors():
         _refuse_overwriting(file, force)
-        voice = load_voice(run, Statements(licence, credit, consent), student)
+        voice = load_voice(run, Statements(licence, credit, consent), student, weights)
         manifest = export_bundle(voice, name or file.stem, file)
         size = file.stat().st_size / 1e6
         console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(manifest.singers)}", markup=False)
+
+
+@app.command("import")
+def import_(
+    como: Annotated[
+        str, typer.Option("--como", help="CoMoSVC's model_<step>.pt, teacher or student.", show_default=False)
+    ],
+    vocoder: Annotated[str, typer.Option("--vocoder", help="An NSF-HiFi-GAN checkpoint.", show_default=False)],
+    content: Annotated[
+        str, typer.Option("--content", help="ContentVec: fairseq's .pt, or a Hugging Face folder.", show_default=False)
+    ],
+    file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
+    config: Annotated[str | None, typer.Option("--config", help="config.yaml of --como. Default: beside it.")] = None,
+    vocoder_config: Annotated[
+        str | None, typer.Option("--vocoder-config", help="Configuration of --vocoder. Default: beside it.")
+    ] = None,
+    vocoder_kind: Annotated[
+        VocoderKind, typer.Option("--vocoder-kind", help="Whose generator it is; auto: by the checkpoint's layout.")
+    ] = VocoderKind.AUTO,
+    network: Annotated[
+        NetworkChoice, typer.Option("--network", help="Of a student: what the authors convert with, or its average.")
+    ] = NetworkChoice.ONLINE,
+    f0_median: Annotated[
+        list[str] | None, typer.Option("--f0-median", help="NAME=HZ: where a singer sings, for key auto. Repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the voice. Default: that of FILE.")] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Terms of the singers' voices.")] = None,
+    credit: Annotated[str | None, typer.Option("--credit", help="Whom to thank for the singers' voices.")] = None,
+    consent: Annotated[str | None, typer.Option("--consent", help="How the singers agreed to be imitated.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Put the content encoder inside, not in the shared cache.")
+    ] = False,
+    force: ForceOption = False,
+) -> None:
+    """Make a voice of checkpoints of the CoMoSVC authors' code, its vocoder and ContentVec.
+
+    Paths may be hf://owner/name@commit/path/to/file. Nothing in the files is executed; every weight must fit.
+    """
+    from .importing.bundle import import_bundle
+    from .importing.voice import ImportRequest, parse_medians
+    from .statements import Statements
+
+    with _clear_errors():
+        _refuse_overwriting(file, force)
+        request = ImportRequest(
+            como=como,
+            vocoder=vocoder,
+            content=content,
+            config=config,
+            vocoder_config=vocoder_config,
+            network="ema" if network is NetworkChoice.EMA else "online",
+            vocoder_kind=vocoder_kind.value,
+            f0_medians_hz=parse_medians(f0_median or []),
+        )
+        statements = Statements(licence, credit, consent)
+        report = import_bundle(request, statements, name or file.stem, file, full)
+        for graph, size in report.graph_bytes.items():
+            place = "in the bundle" if report.manifest.graphs[graph].file else "in the shared cache"
+            console.print(f"{graph}: {size / 1e6:.1f} MB, {place}", markup=False, highlight=False)
+        if report.peak_memory_bytes is not None:
+            console.print(
+                f"peak memory {report.peak_memory_bytes / 1e9:.2f} GB, {report.seconds:.0f} s", highlight=False
+            )
+        size = file.stat().st_size / 1e6
+        console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(report.manifest.singers)}", markup=False)
 
 
 @app.command()
@@ -108,12 +191,12 @@ def inspect(bundle: BundleArgument) -> None:
 
 @app.command()
 def pack(
-    folder: Annotated[Path, typer.Argument(help="An unpacked bundle.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="An unpacked bundle, or a .comosvc file.", show_default=False)],
     file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
     full: Annotated[bool, typer.Option("--full", help="Put graphs that lie in the shared cache inside too.")] = False,
     force: ForceOption = False,
 ) -> None:
-    """Pack an unpacked bundle into one uncompressed zip, every hash checked."""
+    """Pack a bundle into one uncompressed zip, every hash checked; with --full one that needs nothing else."""
     from .archive import pack as pack_folder
 
     with _clear_errors():

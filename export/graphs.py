@@ -188,12 +188,14 @@ def _anonymise(model: ModelProto) -> None:
 
 
 class _QuietExporter:
-    """torch.onnx warns of every torchvision operator it does not find."""
+    """torch.onnx warns of every torchvision operator it does not find, its optimisers tell each thing they remove."""
 
     def __enter__(self) -> None:
-        self._logger = logging.getLogger("torch.onnx")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
+        self._loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+        self._levels = [logger.level for logger in self._loggers]
+        for logger in self._loggers:
+            logger.setLevel(logging.ERROR)
 
     def __exit__(self, *error: object) -> None:
-        self._logger.setLevel(self._level)
+        for logger, level in zip(self._loggers, self._levels, strict=True):
+            logger.setLevel(level)

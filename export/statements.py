@@ -19,7 +19,7 @@ _RECORDED_CREDIT = (
     "flite, Alan W Black and Kevin Lenzo; CMU ARCTIC, John Kominek and Alan W Black, Language Technologies Institute, "
     "Carnegie Mellon University; Festival and KED, Centre for Speech Technology Research, University of Edinburgh"
 )
-_SWIFT_F0 = LicenceEntry(
+PITCH_LICENCE = LicenceEntry(
     part="pitch graph", licence="MIT", credit="swift-f0 0.3.0, Lars Nieradzik: NOTICE-swift-f0.txt"
 )
 
@@ -49,7 +49,10 @@ class Statements:
 
     def licences(self, features: FeatureIndex) -> tuple[LicenceEntry, ...]:
         """One entry for each part: code, networks, pitch graph and every kind of training material."""
-        entries = [LicenceEntry(part="content, acoustic and vocoder graphs", licence="MIT", credit=_OURS), _SWIFT_F0]
+        entries = [
+            LicenceEntry(part="content, acoustic and vocoder graphs", licence="MIT", credit=_OURS),
+            PITCH_LICENCE,
+        ]
         singers = features.singers.values()
         if any(singer.kind == SYNTHETIC for singer in singers):
             entries.append(LicenceEntry(part="training data: synthetic singers", licence="MIT", credit=_OURS))

@@ -1,0 +1,54 @@
+"""Large graphs that several voices share, kept once: `$COMOSVC_HOME/blobs/<sha256>`."""
+
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..runtime.bundle import comosvc_home
+from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from .archive import sha256
+from .errors import ExportError
+
+
+def blob_path(digest: str) -> Path:
+    """Where the runtime looks for the graph of this hash."""
+    return comosvc_home() / "blobs" / digest
+
+
+def store_blob(data: bytes) -> Path:
+    """Put a graph there, whole or not at all; one that is there and sound stays. Raises `ExportError`."""
+    path = blob_path(sha256(data))
+    try:
+        if path.is_file() and path.stat().st_size == len(data) and sha256(path.read_bytes()) == path.name:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Two imports at once write the same bytes: each its own file, the last rename wins.
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name[:12]}.", suffix=".partial")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(partial).chmod(0o644)
+            Path(partial).replace(path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written: {error}\nhint: set COMOSVC_HOME to a folder with room for "
+            f"{len(data) / 1e6:.0f} MB, or keep the graph inside the bundle (--full)"
+        ) from error
+    return path
+
+
+def share(manifest: Manifest, files: Mapping[str, bytes], names: Collection[str]) -> tuple[Manifest, dict[str, bytes]]:
+    """The bundle with the graphs `names` in the blobs instead of inside it."""
+    inside, graphs = dict(files), dict(manifest.graphs)
+    for name in names:
+        entry = graphs[name]
+        assert entry.file is not None
+        store_blob(inside.pop(entry.file))
+        graphs[name] = replace(entry, file=None)
+    shared = replace(manifest, graphs=graphs)
+    return shared, {**inside, MANIFEST_FILE: to_json(shared).encode()}

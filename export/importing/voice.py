@@ -1,0 +1,191 @@
+"""Foreign checkpoints put together: everything of a bundle that comes from them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
+from ...runtime.source import SINE_HARMONICS
+from ...runtime.spec import AUTHORS_FRONT_END
+from ..errors import ForeignFileError
+from ..graphs import SAMPLER_STEPS
+from ..statements import PITCH_LICENCE, RECORDED, Statements
+from ..voice import Voice
+from . import comosvc_file, vocoder_file
+from .comosvc_file import ImportedAcoustic, Network, read_comosvc
+from .content_file import ImportedContent, content_files, read_content
+from .settings import Settings, read_settings
+from .sources import Source, sha256_of
+from .vocoder_file import ImportedVocoder, read_vocoder
+
+TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
+"""50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRequest:
+    """What to import: paths or hf:// addresses. A configuration of None is looked for beside its checkpoint."""
+
+    como: str
+    vocoder: str
+    content: str
+    config: str | None = None
+    vocoder_config: str | None = None
+    network: Network = "online"
+    """Of a student: the network that the authors convert with, or its average ("ema")."""
+    vocoder_kind: str = "auto"
+    """One of `vocoder_file.KINDS`; "auto" goes by the layout of the checkpoint."""
+    f0_medians_hz: Mapping[str, float] = field(default_factory=dict)
+    """Median F0 of singers, as far as known: key "auto" needs it."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that was read: what it is called in the manifest, and where it lies."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def of(cls, source: Source, path: Path) -> "_File":
+        return cls(source.text if source.repo else path.name, path)
+
+
+def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice:
+    """Read, check and join the three checkpoints.
+
+    Raises `ForeignFileError` where one cannot be used or they do not belong together, `ExportError` without a word on
+    the singers' consent.
+    """
+    vocoder, vocoder_file_ = _read_vocoder(request)
+    acoustic, como_file = _read_acoustic(request, vocoder)
+    content_source = Source.parse(request.content)
+    weights, config = content_files(content_source)
+    content = read_content(weights, config)
+    wanted, given = acoustic.model.content_embed.in_features, content.network.n_content
+    if wanted != given:
+        raise ForeignFileError(
+            f"{request.content} gives {given} content channels; {request.como} was trained with {wanted}\n"
+            "hint: CoMoSVC's encoder is ContentVec, layer 12, 768 channels"
+        )
+    files = {"acoustic": como_file, "vocoder": vocoder_file_, "content": _File.of(content_source, weights)}
+    return Voice(
+        audio=vocoder.audio,
+        content=content.network,
+        content_low=None,
+        acoustic=acoustic.model,
+        vocoder=vocoder.network,
+        noise_scale=1.0,
+        content_labels=(),
+        embeddings=np.ascontiguousarray(acoustic.model.singer_embed.weight.detach().numpy(), np.float32),
+        singers=_singers(acoustic.singers, request.f0_medians_hz, statements),
+        objective=_objective(acoustic),
+        departures=(),
+        licences=_licences(files, statements),
+        consent=statements.consent_text({RECORDED}),
+        data_card=_data_card(files, acoustic),
+        preview_source=np.zeros(0, np.float32),
+        provenance={"imported": _provenance(files, acoustic, vocoder, content)},
+        source=SourceEntry(kind="sine", channels=SINE_HARMONICS),
+        front_end=AUTHORS_FRONT_END,
+        sampler_steps=TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS,
+        follows_ode=acoustic.is_teacher,
+        content_min_samples=content.network.config.min_samples,
+    )
+
+
+def parse_medians(texts: Sequence[str]) -> dict[str, float]:
+    """What `--f0-median NAME=HZ` says. Raises `ForeignFileError`."""
+    medians = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            medians[name] = float(value)
+        except ValueError:
+            medians[name] = 0.0
+        if not name or not 20.0 <= medians[name] <= 2_000.0:
+            raise ForeignFileError(f"--f0-median {text}: must be NAME=HZ with 20 to 2000 Hz")
+    return medians
+
+
+def _read_vocoder(request: ImportRequest) -> tuple[ImportedVocoder, _File]:
+    source = Source.parse(request.vocoder)
+    path = source.file()
+    settings = _settings(source, request.vocoder_config, vocoder_file.CONFIG_NAMES, "--vocoder-config")
+    return read_vocoder(path, settings, request.vocoder_kind), _File.of(source, path)
+
+
+def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[ImportedAcoustic, _File]:
+    source = Source.parse(request.como)
+    path = source.file()
+    settings = _settings(source, request.config, comosvc_file.CONFIG_NAMES, "--config")
+    return read_comosvc(path, settings, vocoder.audio, request.network), _File.of(source, path)
+
+
+def _settings(source: Source, given: str | None, names: tuple[str, ...], option: str) -> Settings:
+    found = source.beside(*names) if given is None else Source.parse(given)
+    if found is None:
+        raise ForeignFileError(
+            f"no configuration beside {source.text}: looked for {', '.join(names)}\nhint: name it with {option}"
+        )
+    return read_settings(found.file())
+
+
+def _singers(
+    rows: Mapping[str, int], medians_hz: Mapping[str, float], statements: Statements
+) -> dict[str, SingerEntry]:
+    if strangers := sorted(set(medians_hz) - set(rows)):
+        raise ForeignFileError(f"--f0-median names {', '.join(strangers)}; the model's singers are {', '.join(rows)}")
+    singers = {}
+    for name, row in rows.items():
+        licence, credit = statements.of_singer(name, RECORDED)
+        singers[name] = SingerEntry(
+            index=row, f0_median_hz=medians_hz.get(name), f0_range_hz=None, licence=licence, credit=credit
+        )
+    return singers
+
+
+def _objective(acoustic: ImportedAcoustic) -> str:
+    kind = "EDM teacher, sampled by Euler's method" if acoustic.is_teacher else f"student, {acoustic.network} network"
+    return f"imported CoMoSVC {kind}, step {'unknown' if acoustic.step is None else acoustic.step}"
+
+
+def _licences(files: Mapping[str, _File], statements: Statements) -> tuple[LicenceEntry, ...]:
+    own = {"acoustic": statements.licence or "not stated"}
+    entries = [
+        LicenceEntry(part=f"{part} graph", licence=own.get(part, "not stated"), credit=f"imported from {file.name}")
+        for part, file in files.items()
+    ]
+    return (*entries, PITCH_LICENCE)
+
+
+def _data_card(files: Mapping[str, _File], acoustic: ImportedAcoustic) -> str:
+    lines = [
+        "# What this voice was trained on",
+        "",
+        "Not known here: it was imported from checkpoints of somebody's training with the CoMoSVC authors' code.",
+        "",
+        f"Singers: {', '.join(acoustic.singers)}.",
+        "",
+        *(f"- {part}: {file.name}" for part, file in files.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _provenance(
+    files: Mapping[str, _File], acoustic: ImportedAcoustic, vocoder: ImportedVocoder, content: ImportedContent
+) -> dict[str, Any]:
+    facts = {
+        "acoustic": {
+            "kind": "teacher" if acoustic.is_teacher else "student",
+            "network": acoustic.network,
+            "step": acoustic.step,
+            "ignored_weights": acoustic.ignored,
+        },
+        "vocoder": {"kind": vocoder.kind, "ignored_weights": vocoder.ignored},
+        "content": {"format": content.format, "ignored_weights": content.ignored},
+    }
+    return {part: {"file": file.name, "sha256": sha256_of(file.path), **facts[part]} for part, file in files.items()}
