@@ -63,8 +63,15 @@ class Voice:
     """Fewest 16 kHz samples that the content encoder takes; 0: its hop."""
 
 
-def load_voice(run: Path, statements: Statements, student: str = STUDENT) -> Voice:
-    """The networks of `run` with the student in `run / student`, and what the manifest says of them.
+WEIGHTS = ("ema", "online", "target")
+"""Which of a student's weights a bundle gets: the training's long average, those of its last step (the authors'
+choice), or the target network's short average.
+"""
+
+
+def load_voice(run: Path, statements: Statements, student: str = STUDENT, weights: str = "ema") -> Voice:
+    """The networks of `run` with the student in `run / student`, and what the manifest says of them. `weights`: one of
+    `WEIGHTS`.
 
     Raises `TrainingError` or `DataError` (naming the command to run) where a stage is missing, `ExportError` where the
     stages do not belong together.
@@ -72,7 +79,7 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT) -> Voi
     features = FeatureIndex.open(run / "features")
     encoders = load_content_encoders(run)
     vocoder = load_vocoder(run)
-    acoustic = load_acoustic(require_checkpoint(run / student), "ema")
+    acoustic = load_student(require_checkpoint(run / student), weights)
     stages = {stage: stage_facts(run, stage) for stage in (*encoders, VOCODER, TEACHER, student)}
     distilled = stages[student]["config"]
     hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
@@ -97,8 +104,19 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT) -> Voi
         consent=statements.consent_text({features.singers[name].kind for name in singers}),
         data_card=data_card(run, features),
         preview_source=preview_source(features),
-        provenance={"stages": stages, "data": data_summary(features)},
+        provenance={"stages": stages, "data": data_summary(features), "student_weights": weights},
+        front_end=from_mapping(FrontEnd, distilled.get("front_end", {}), "front_end"),
     )
+
+
+def load_student(checkpoint: Path, weights: str) -> AcousticModel:
+    """The model of a student's checkpoint with the `WEIGHTS` asked for. Raises `ExportError` for unknown ones."""
+    if weights not in WEIGHTS:
+        raise ExportError(f"unknown weights {weights!r}\nhint: {', '.join(WEIGHTS)}")
+    model = load_acoustic(checkpoint, "ema" if weights == "ema" else "model")
+    if weights == "target":  # of the denoiser alone: distillation trains nothing else
+        load_module(checkpoint, "target", model.denoiser)
+    return model
 
 
 def load_vocoder(run: Path) -> Vocoder:

@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors import safe_open
 
 from ..runtime.spec import AudioSpec
-from .acoustic import AcousticConfig, AcousticModel
+from .acoustic import AcousticConfig
 from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
+from .adopt import adopt_content
 from .checkpoint import latest_checkpoint, load_module, read_metadata, require_checkpoint
 from .config import from_mapping, to_mapping
 from .content import ContentConfig, ContentEncoder
 from .content_stage import CONTENT, CONTENT_LOW
 from .draws import Draws
 from .features import FeatureIndex
+from .fine_tune import Start, initial_model, keep_student, load_acoustic, sha256_of
 from .loop import fit
 from .student import StudentConfig, StudentObjective
 from .teacher import TeacherConfig, TeacherObjective, denoising_errors
@@ -46,22 +47,16 @@ def _load_content_encoder(folder: Path) -> tuple[ContentEncoder, str]:
     return encoder, weights.hexdigest()[:12]
 
 
-def load_acoustic(checkpoint: Path, weights: str) -> AcousticModel:
-    """The acoustic model of a teacher or student checkpoint; `weights` is "model" or "ema"."""
-    _, config = read_metadata(checkpoint)
-    spec = from_mapping(AudioSpec, config["audio"], str(checkpoint))
-    acoustic = from_mapping(AcousticConfig, config["acoustic"], str(checkpoint))
-    model = AcousticModel(acoustic, spec, config["n_content"], len(config["singers"])).eval()
-    load_module(checkpoint, weights, model)
-    return model
-
-
 def training_clips(
     features: FeatureIndex, run: Path, splits: tuple[str, ...], console: Console | None
 ) -> tuple[list[list[ClipFeatures]], dict[str, str], int]:
     """The clips of trained singers in each split with what each encoder makes of them, the encoders' hashes by name,
     and their number of channels.
+
+    A run without a corpus has nothing to train a content encoder on and takes that of the shipped voice.
     """
+    if latest_checkpoint(run / CONTENT) is None and not (run / "corpus").is_dir():
+        adopt_content(run, features.audio)
     encoders = load_content_encoders(run)
     groups = [features.select(split, trained=True) for split in splits]
     for encoder, encoder_hash in encoders.values():
@@ -80,23 +75,33 @@ def train_teacher(
     resume: bool,
     device: str = "auto",
     console: Console | None = None,
+    start: Start | None = None,
 ) -> Path:
-    """Train the teacher on the features of `run` and return its last checkpoint."""
+    """Train the teacher on the features of `run` and return its last checkpoint. `start` gives it weights to begin
+    with, and their network in place of `acoustic`.
+    """
     features = FeatureIndex.open(run / "features")
+    if start is not None:
+        start.adopt_parts(run, TEACHER)
     (train, valid), encoder_hashes, n_content = training_clips(features, run, ("train", "valid"), console)
     torch.manual_seed(seed)
-    model = build_acoustic(acoustic, features, n_content, train)
-    data = AcousticData(train, config.crop_frames)
+    if start is None:
+        model = build_acoustic(acoustic, features, n_content, train)
+    else:
+        model = initial_model(start, TEACHER, features, encoder_hashes)
+    data = AcousticData(train, config.crop_frames, features.augmentation.probability)
     probe = AcousticData(valid or train, config.crop_frames).batch(Draws(seed, -1, range(_VALIDATION_BATCH)))
     resolved = {
         "audio": to_mapping(features.audio),
-        "acoustic": acoustic,
+        "acoustic": model.config,
         "teacher": config,
         "loop": to_mapping(config.loop),
         "seed": seed,
         "singers": features.trained_singers,
         "n_content": n_content,
         "content_encoders": encoder_hashes,
+        **_augmentation(features),
+        **({"init_from": start.facts(TEACHER)} if start else {}),
     }
     return fit(
         TeacherObjective(model, config),
@@ -121,26 +126,34 @@ def train_student(
     device: str = "auto",
     console: Console | None = None,
     folder: str = STUDENT,
+    start: Start | None = None,
 ) -> Path:
-    """Distil the teacher of `run` and return the student's last checkpoint, in `run / folder`."""
+    """Distil the teacher of `run` and return the student's last checkpoint, in `run / folder`. `start` gives it another
+    student's network to begin with; where only singers' vectors are trained, that is the end of it too.
+    """
+    if start is not None and start.train == "embedding":
+        return keep_student(start, require_checkpoint(run / TEACHER), run / folder)
     features = FeatureIndex.open(run / "features")
     (train,), encoder_hashes, _ = training_clips(features, run, ("train",), console)
     teacher = require_checkpoint(run / TEACHER)
     step, of_teacher = read_metadata(teacher)
     resolved: dict[str, Any] = {
         **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},
-        "teacher": {"step": step, "sha256": _sha256_of_tensors(teacher, "ema")},
+        "teacher": {"step": step, "sha256": sha256_of(teacher, "ema")},
+        **({"init_from": start.facts(STUDENT)} if start else {}),
         "student": config,
         "loop": to_mapping(config.loop),
         "seed": seed,
+        **_augmentation(features),
     }
     if encoder_hashes != of_teacher["content_encoders"]:
         logger.warning(
             "the teacher was trained on content of encoders %s, not %s", of_teacher["content_encoders"], encoder_hashes
         )
-    data = AcousticData(train, config.crop_frames)
+    data = AcousticData(train, config.crop_frames, features.augmentation.probability)
+    initial = load_acoustic(start.checkpoint(STUDENT), "ema") if start else None
     return fit(
-        StudentObjective(load_acoustic(teacher, "ema").train(), config),
+        StudentObjective(load_acoustic(teacher, "ema").train(), config, initial.denoiser if initial else None),
         data.batch,
         config.loop,
         run / folder,
@@ -152,9 +165,8 @@ def train_student(
     )
 
 
-def _sha256_of_tensors(path: Path, module: str) -> str:
-    digest = hashlib.sha256()
-    with safe_open(path, "np") as file:
-        for key in sorted(key for key in file.keys() if key.startswith(f"{module}.")):  # noqa: SIM118
-            digest.update(file.get_tensor(key).tobytes())
-    return digest.hexdigest()
+def _augmentation(features: FeatureIndex) -> dict[str, Any]:
+    """For a stage's configuration: how its data was varied, where it was."""
+    return {
+        **({"augmentation": features.augmentation} if features.augmentation.probability else {}),
+    }

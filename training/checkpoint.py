@@ -70,7 +70,8 @@ def save_checkpoint(
 
 def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
     """All or nothing, also when the power fails."""
-    partial = path.with_suffix(".partial")
+    # Processes that were started together may write the same file.
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial, metadata=metadata)
         with partial.open("rb") as file:

@@ -4,9 +4,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 import torch
 import typer
@@ -14,8 +14,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from ..runtime.errors import ComosvcError
-from .config import RECIPES, load_config
+from .config import RECIPES, from_mapping, load_config, to_mapping
+from .content_stage import ContentTraining
+from .distributed import is_first_process
+from .errors import ConfigError
+from .evaluation.cli import register
+from .fine_tune import Part, Start
+from .loop import LoopConfig
 from .recipe import Recipe
+from .student import StudentConfig
+from .teacher import TeacherConfig
+from .vocoder_stage import VocoderTraining
+
+C = TypeVar("C", ContentTraining, VocoderTraining, TeacherConfig, StudentConfig)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +47,19 @@ DatasetOption = Annotated[
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option("--devices", help="Processes on this machine, a device for each; 0: all. Else the recipe's.", min=0),
+]
+NodesOption = Annotated[int | None, typer.Option("--nodes", help="Machines, started by torchrun on each.", min=1)]
+StrategyOption = Annotated[str | None, typer.Option("--strategy", help="auto or ddp.")]
+InitOption = Annotated[
+    Path | None,
+    typer.Option("--init-from", help="Start from the weights of another run folder, or of a checkpoint in one."),
+]
+TrainOption = Annotated[
+    str, typer.Option("--train", help="With --init-from: embedding (the new singers' vectors only) or all.")
+]
 JobsOption = Annotated[int, typer.Option("-n", "--jobs", help="Processes; 0: one for each core.", min=0)]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0: its own choice.", min=0)]
 
@@ -49,7 +73,8 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except ComosvcError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        if is_first_process():
+            console.print(f"error: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
 
 
@@ -60,15 +85,51 @@ class Stage:
     recipe: Recipe
     run: Path
     resume: bool
+    hardware: "Hardware"
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What all of them are called with."""
+        return {
+            "seed": self.recipe.seed, "resume": self.resume, "device": self.hardware.device, "console": console,
+        }  # fmt: skip
+
+    def placed(self, config: C | None) -> C:
+        """A stage's table with what the command line says of devices in its loop."""
+        if config is None:
+            raise ConfigError("this recipe does not train that\nhint: take it from another run, or add its table")
+        hardware = self.hardware
+        given = {"devices": hardware.devices, "nodes": hardware.nodes, "strategy": hardware.strategy}
+        loop = {**to_mapping(config.loop), **{name: value for name, value in given.items() if value is not None}}
+        return replace(config, loop=from_mapping(LoopConfig, loop, "the command line"))
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The options that say what to train on."""
+
     device: str
+    threads: int
+    devices: int | None
+    nodes: int | None
+    strategy: str | None
 
 
-def _run_stage(stage: Callable[[Stage], Path], config: str, run: Path, resume: bool, device: str, threads: int) -> None:
+def _run_stage(stage: Callable[[Stage], Path], config: str, run: Path, resume: bool, hardware: Hardware) -> None:
     with _clear_errors():
-        if threads:
-            torch.set_num_threads(threads)
-        path = stage(Stage(load_config(Recipe, config), run, resume, device))
-        console.print(f"done: {path}", markup=False)
+        if hardware.threads:
+            torch.set_num_threads(hardware.threads)
+        path = stage(Stage(load_config(Recipe, config), run, resume, hardware))
+        if is_first_process():
+            console.print(f"done: {path}", markup=False)
+
+
+def _start(source: Path | None, train: str) -> Start | None:
+    if train not in get_args(Part):
+        raise ConfigError(f"--train is {train}\nhint: it is one of {', '.join(get_args(Part))}")
+    if source is None and train != "all":
+        raise ConfigError(f"--train {train} needs a trained model\nhint: name it with --init-from RUN")
+    return Start(source=source, train=cast(Part, train)) if source is not None else None
 
 
 @app.command()
@@ -137,16 +198,16 @@ def content(
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
+    devices: DevicesOption = None,
+    nodes: NodesOption = None,
+    strategy: StrategyOption = None,
 ) -> None:
     """Train the content encoder on the corpus' phones."""
     from .content_stage import train_content
 
     _run_stage(
-        lambda s: train_content(
-            s.recipe.content, s.recipe.audio, s.run,
-            seed=s.recipe.seed, resume=s.resume, device=s.device, console=console,
-        ),
-        config, run, resume, device, threads,
+        lambda s: train_content(s.placed(s.recipe.content), s.recipe.audio, s.run, **s.how),
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
     )  # fmt: skip
 
 
@@ -157,15 +218,16 @@ def vocoder(
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
+    devices: DevicesOption = None,
+    nodes: NodesOption = None,
+    strategy: StrategyOption = None,
 ) -> None:
     """Train the vocoder: from mel and F0 back to sound."""
     from .vocoder_stage import train_vocoder
 
     _run_stage(
-        lambda s: train_vocoder(
-            s.recipe.vocoder, s.run, seed=s.recipe.seed, resume=s.resume, device=s.device, console=console
-        ),
-        config, run, resume, device, threads,
+        lambda s: train_vocoder(s.placed(s.recipe.vocoder), s.run, **s.how),
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
     )  # fmt: skip
 
 
@@ -176,16 +238,20 @@ def teacher(
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
+    devices: DevicesOption = None,
+    nodes: NodesOption = None,
+    strategy: StrategyOption = None,
+    init_from: InitOption = None,
+    train: TrainOption = "all",
 ) -> None:
     """Train the diffusion teacher that paints mel spectrograms from content, F0, loudness and singer."""
     from .acoustic_stages import train_teacher
 
     _run_stage(
         lambda s: train_teacher(
-            s.recipe.acoustic, s.recipe.teacher, s.run,
-            seed=s.recipe.seed, resume=s.resume, device=s.device, console=console,
+            s.recipe.acoustic, s.placed(s.recipe.teacher), s.run, **s.how, start=_start(init_from, train)
         ),
-        config, run, resume, device, threads,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
     )  # fmt: skip
 
 
@@ -196,6 +262,11 @@ def student(
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
+    devices: DevicesOption = None,
+    nodes: NodesOption = None,
+    strategy: StrategyOption = None,
+    init_from: InitOption = None,
+    train: TrainOption = "all",
     published: Annotated[
         bool,
         typer.Option(
@@ -208,16 +279,18 @@ def student(
 
     _run_stage(
         lambda s: train_student(
-            s.recipe.student.as_published() if published else s.recipe.student, s.run,
-            seed=s.recipe.seed, resume=s.resume, device=s.device, console=console,
-            folder="student-published" if published else "student",
+            s.placed(s.recipe.student.as_published() if published else s.recipe.student), s.run, **s.how,
+            folder="student-published" if published else "student", start=_start(init_from, train),
         ),
-        config, run, resume, device, threads,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
     )  # fmt: skip
 
 
 def _cores() -> int:
     return os.cpu_count() or 1
+
+
+register(app, console, _clear_errors)
 
 
 def main() -> None:

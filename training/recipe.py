@@ -20,8 +20,8 @@ class Recipe:
     audio: AudioSpec
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
-    content: ContentTraining
-    vocoder: VocoderTraining
-    acoustic: AcousticConfig
+    content: ContentTraining | None = None
+    vocoder: VocoderTraining | None = None
+    acoustic: AcousticConfig = field(default_factory=AcousticConfig)
     teacher: TeacherConfig
     student: StudentConfig

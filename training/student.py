@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .acoustic import AcousticModel
 from .acoustic_data import batch_condition
+from .denoiser import Denoiser
 from .diffusion import Denoise, euler_step, karras_sigmas
 from .draws import Batch, Draws
 from .loop import LoopConfig, Objective, update_average
@@ -50,12 +51,15 @@ class StudentObjective(Objective[AcousticModel]):
     Only the denoiser is trained: the embeddings of the condition stay the teacher's.
     """
 
-    def __init__(self, model: AcousticModel, config: StudentConfig) -> None:
+    def __init__(self, model: AcousticModel, config: StudentConfig, initial: Denoiser | None = None) -> None:
+        """`model` is the teacher's; the student starts from its weights, or from those of `initial`."""
         super().__init__()
         self.config = config
         self.model = model.requires_grad_(False)
-        self.target = deepcopy(model.denoiser)
         self.teacher = deepcopy(model.denoiser)
+        if initial is not None:
+            model.denoiser.load_state_dict(initial.state_dict())
+        self.target = deepcopy(model.denoiser)
         model.denoiser.requires_grad_(True)
         self.ladder = karras_sigmas(config.ladder_size, model.config.sigma).flip(0)
 

@@ -1,0 +1,147 @@
+"""New singers on a trained model: where their training starts, and what of the network it may change."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+
+from ..runtime.spec import AudioSpec
+from .acoustic import AcousticConfig, AcousticModel
+from .acoustic_data import build_acoustic
+from .adopt import adopt_stage
+from .checkpoint import latest_checkpoint, load_module, load_tensors, read_metadata, save_checkpoint
+from .config import from_mapping
+from .content_stage import CONTENT, CONTENT_LOW
+from .errors import TrainingError
+from .features import FeatureIndex
+from .vocoder_stage import VOCODER
+
+Part = Literal["embedding", "all"]
+_TABLE = "singer_embed.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Weights that training starts from."""
+
+    source: Path
+    """A run folder, or a checkpoint in one."""
+    train: Part = "all"
+    """embedding: the singers' vectors only, so that minutes of audio cannot spoil the rest; all: everything."""
+
+    def checkpoint(self, stage: str) -> Path:
+        """The checkpoint to start `stage` from: the file itself, or the last one of that stage of the run folder.
+
+        Raises `TrainingError` where there is none, or it is of another stage.
+        """
+        path = self.source if self.source.is_file() else latest_checkpoint(self.source / stage)
+        if path is None:
+            raise TrainingError(
+                f"{self.source} has no trained {stage}\n"
+                "hint: --init-from takes a run folder, or a .safetensors file of a stage of one"
+            )
+        config = read_metadata(path)[1]
+        if stage not in config or (stage == "teacher" and "student" in config):
+            raise TrainingError(
+                f"{path} is no checkpoint of a {stage}\nhint: give the run folder, or one of its {stage}"
+            )
+        return path
+
+    def adopt_parts(self, run: Path, stage: str) -> None:
+        """Give `run` the content encoders and the vocoder of the run that the weights are from, where it lacks them."""
+        source = self.checkpoint(stage).parent.parent
+        if adopt_stage(source, run, CONTENT):
+            adopt_stage(source, run, CONTENT_LOW)
+        adopt_stage(source, run, VOCODER)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """For the configuration that a checkpoint carries."""
+        path = self.checkpoint(stage)
+        return {"step": read_metadata(path)[0], "sha256": sha256_of(path, "ema"), "train": self.train}
+
+
+def initial_model(start: Start, stage: str, features: FeatureIndex, encoders: dict[str, str]) -> AcousticModel:
+    """The acoustic model of the checkpoint with a table of the singers of `features`: known ones keep their vectors,
+    new ones begin at the mean of all.
+
+    Raises `TrainingError` where the audio settings or the content encoders are not those that it was trained with.
+    """
+    path = start.checkpoint(stage)
+    _, config = read_metadata(path)
+    theirs = config.get("content_encoders") or {CONTENT: config["content_encoder"]}
+    for what, stored, ours in (
+        ("audio settings", from_mapping(AudioSpec, config["audio"], str(path)), features.audio),
+        ("content encoders", theirs, encoders),
+    ):
+        if stored != ours:
+            raise TrainingError(
+                f"{path} was trained with other {what}: {stored}, this run has {ours}\n"
+                "hint: prepare with the recipe of that run, and leave out `content`: it is taken over with the weights"
+            )
+    model = build_acoustic(from_mapping(AcousticConfig, config["acoustic"], str(path)), features, config["n_content"])
+    state = load_tensors(path, "ema")
+    known = dict(zip(config["singers"], state[_TABLE], strict=True))
+    mean = state[_TABLE].mean(dim=0)
+    state[_TABLE] = torch.stack([known.get(name, mean) for name in features.trained_singers])
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise TrainingError(f"{path} does not fit the network that it describes: {error}") from None
+    return freeze_but(model, start.train)
+
+
+def keep_student(start: Start, teacher: Path, folder: Path) -> Path:
+    """The student of `start` with the singers of `teacher`, of which only the singers' vectors were trained: the
+    distilled network still follows it, so there is nothing to distil. Writes a checkpoint into `folder`.
+
+    Raises `TrainingError` where the student follows another network.
+    """
+    path = start.checkpoint("student")
+    step, config = read_metadata(path)
+    _, of_teacher = read_metadata(teacher)
+    origin = of_teacher.get("init_from", {})
+    if origin.get("train") != "embedding" or origin.get("sha256") != config["teacher"]["sha256"]:
+        raise TrainingError(
+            f"{path} was not distilled from the network that {teacher} still has\n"
+            "hint: train the teacher with the same --init-from and --train embedding, or the student with --train all"
+        )
+    model = load_acoustic(teacher, "ema")
+    model.denoiser.load_state_dict(load_acoustic(path, "ema").denoiser.state_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved = {
+        **config,
+        "singers": of_teacher["singers"],
+        "teacher": {"step": read_metadata(teacher)[0], "sha256": sha256_of(teacher, "ema")},
+        "init_from": start.facts("student"),
+    }
+    modules, unused = {"model": model, "ema": model}, torch.optim.AdamW(model.parameters())
+    return save_checkpoint(folder, step, modules, unused, resolved)
+
+
+def load_acoustic(checkpoint: Path, weights: str) -> AcousticModel:
+    """The acoustic model of a teacher or student checkpoint; `weights` is "model" or "ema"."""
+    _, config = read_metadata(checkpoint)
+    spec = from_mapping(AudioSpec, config["audio"], str(checkpoint))
+    acoustic = from_mapping(AcousticConfig, config["acoustic"], str(checkpoint))
+    model = AcousticModel(acoustic, spec, config["n_content"], len(config["singers"])).eval()
+    load_module(checkpoint, weights, model)
+    return model
+
+
+def freeze_but(model: AcousticModel, part: Part) -> AcousticModel:
+    """Leave only `part` of the model to be trained."""
+    model.requires_grad_(part == "all")
+    model.singer_embed.requires_grad_(True)
+    return model
+
+
+def sha256_of(path: Path, module: str) -> str:
+    """Of the tensors of a module of a checkpoint, whatever else the file holds."""
+    digest = hashlib.sha256()
+    with safe_open(path, "np") as file:
+        for key in sorted(key for key in file.keys() if key.startswith(f"{module}.")):  # noqa: SIM118
+            digest.update(file.get_tensor(key).tobytes())
+    return digest.hexdigest()
