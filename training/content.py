@@ -77,9 +77,27 @@ def running_mean(features: Tensor, n_frames: int) -> Tensor:
     So silence counts for nothing, be it a rest or the padding before the clip.
     """
     loudness = features.mean(dim=-1, keepdim=True)
-    weighted = torch.cat([features * loudness, loudness], dim=-1).transpose(1, 2)
-    sums = F.avg_pool1d(F.pad(weighted, (n_frames - 1, 0)), n_frames, stride=1).transpose(1, 2)
-    return sums[..., :-1] / (sums[..., -1:] + _FAINT)
+    means = _trailing_sum(torch.cat([features * loudness, loudness], dim=-1), n_frames) / n_frames
+    return means[..., :-1] / (means[..., -1:] + _FAINT)
+
+
+def _trailing_sum(x: Tensor, n_frames: int) -> Tensor:
+    """Sum of (B, S, M) over the last `n_frames` frames, from sums over 1, 2, 4, … of them: a pooling or a convolution
+    over 200 frames takes longer than the whole network.
+    """
+    total, covered = torch.zeros_like(x), 0
+    block, width = x, 1
+    while covered < n_frames:
+        if n_frames & width:
+            total = total + _delayed_by(block, covered)
+            covered += width
+        block = block + _delayed_by(block, width)
+        width *= 2
+    return total
+
+
+def _delayed_by(x: Tensor, n_frames: int) -> Tensor:
+    return F.pad(x, (0, 0, n_frames, 0))[:, : x.shape[1]]
 
 
 class CausalBlock(nn.Module):

@@ -13,6 +13,7 @@ from comosvc.training.content import (
     ContentEncoder,
     content_loss,
     mel_edges_hz,
+    running_mean,
     triangular_filters,
     windowed_dft,
 )
@@ -287,3 +288,15 @@ def test_onnx_equals_torch(tmp_path):
         (content,) = session.run(None, {session.get_inputs()[0].name: audio.numpy()})
         assert content.shape == expected.shape
         assert np.abs(content - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("n_frames", [1, 7, 40])
+def test_running_mean_is_weighted_by_loudness(n_frames):
+    features = torch.rand(2, 60, 5, generator=torch.Generator().manual_seed(0))
+    features[:, 20:30] = 0.0
+    found = running_mean(features, n_frames)
+    for frame in (0, 3, 25, 59):
+        window = features[:, max(0, frame + 1 - n_frames) : frame + 1].double()
+        loudness = window.mean(dim=-1, keepdim=True)
+        wanted = (window * loudness).sum(dim=1) / (loudness.sum(dim=1) + 0.02 * n_frames)
+        assert torch.allclose(found[:, frame].double(), wanted, atol=1e-6)
