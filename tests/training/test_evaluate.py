@@ -1,0 +1,177 @@
+"""The command `evaluate` on bundles, folders and stages, with data sets of tones."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from dataset_trees import RATE, m4singer, tone, write
+from tiny_bundle import tiny_files, write_zip
+from typer.testing import CliRunner
+
+from comosvc.training.cli import app
+from comosvc.training.datasets import folder_material, m4singer_material
+from comosvc.training.errors import DataError
+from comosvc.training.evaluation.clips import Clip, Pair, choose_clips, conversions
+from comosvc.training.evaluation.run import Data, EvaluationOptions, evaluate
+from comosvc.training.evaluation.systems import FolderSystem, file_name, open_system
+
+SONGS = tuple(f"歌{i}" for i in range(6))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_zip(tmp_path_factory.mktemp("bundle") / "tiny.comosvc", tiny_files())
+
+
+@pytest.fixture(scope="module")
+def singers(tmp_path_factory):
+    """Recordings of two singers of the bundle, a folder each."""
+    folder = tmp_path_factory.mktemp("singers")
+    for singer, f0_hz in (("alto", 300.0), ("bass", 110.0)):
+        for song in range(5):
+            write(folder / singer / f"song {song}.wav", tone(f0_hz * 2 ** (song / 12)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def m4(tmp_path_factory):
+    return m4singer(tmp_path_factory.mktemp("m4"), {"Alto-1": 330.0, "Bass-2": 165.0}, SONGS, 1)
+
+
+def test_clips_are_of_the_split_and_of_every_singer(m4):
+    material = m4singer_material(m4)
+    valid = choose_clips(material, "valid", 3)
+    assert {name: len(clips) for name, clips in valid.items()} == {"Alto-1": 1, "Bass-2": 1}
+    every = choose_clips(material, "all", 4)
+    assert {name: len(clips) for name, clips in every.items()} == {"Alto-1": 4, "Bass-2": 4}
+    assert {clip.song for clip in every["Alto-1"]} <= set(SONGS)
+    train = choose_clips(material, "train", 9)
+    assert not {c.song for c in train["Alto-1"]} & {c.song for c in valid["Alto-1"]}
+
+
+def test_too_few_songs_to_hold_one_out_says_so(tmp_path):
+    write(tmp_path / "a" / "one.wav", tone(200.0))
+    with pytest.raises(DataError, match="--split all"):
+        choose_clips(folder_material(tmp_path), "valid", 3)
+    with pytest.raises(DataError, match="valid, train, all"):
+        choose_clips(folder_material(tmp_path), "test", 3)
+
+
+def test_conversions_go_to_others_and_to_their_range():
+    clips = {name: [Clip(f"{name} {i}", name, "", "", np.zeros(9), RATE) for i in range(2)] for name in "ab"}
+    pairs = conversions(clips, ["a", "b", "c"], {"a": 200.0, "b": 400.0}, {"a": 200.0, "b": 400.0, "c": 100.0})
+    assert [(p.clip.id, p.target, p.key) for p in pairs] == [
+        ("a 0", "b", 12.0),
+        ("a 1", "c", -12.0),
+        ("b 0", "a", -12.0),
+        ("b 1", "c", -24.0),
+    ]
+
+
+def test_a_copy_scores_as_a_copy(singers, tmp_path):
+    """A system that hands the clips through: every measure at its perfect value."""
+    material = folder_material(singers)
+    for clips in choose_clips(material, "all", 3).values():
+        for clip in clips:
+            write(tmp_path / "copies" / file_name(Pair(clip, clip.singer, 0.0)), clip.audio, clip.rate)
+    options = EvaluationOptions(task="reconstruction", split="all", embedding=None)
+    (results,) = evaluate(
+        [FolderSystem("copies", tmp_path / "copies")], Data("s", material), Data("s", material), options, tmp_path / "o"
+    )
+    assert len(results.scores) == 6
+    for score in results.scores:
+        assert score.figures["FPC"] == pytest.approx(1.0, abs=1e-3)
+        assert score.figures["F0 RMSE"] == pytest.approx(0.0, abs=0.5)
+        assert score.figures["mel L1"] < 0.05
+        assert score.figures["MCD"] < 0.1
+        assert score.figures["STOI"] == pytest.approx(1.0, abs=0.01)
+    assert "CER" in results.missing
+
+
+def test_tables_of_a_bundle(bundle, singers, tmp_path):
+    recogniser = tmp_path / "recogniser.py"
+    recogniser.write_text("print('歌')")
+    result = CliRunner().invoke(
+        app,
+        [
+            "evaluate", f"tiny={bundle}", "--data", str(singers), "-o", str(tmp_path / "out"), "--clips", "1",
+            "--recogniser", f"{sys.executable} {recogniser} {{wav}}",
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    reconstruction, conversion = json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))
+    assert set(reconstruction["systems"]) == {"tiny"}
+    assert {(s["system"], s["target"]) for s in conversion["scores"]} == {
+        ("source", "alto"), ("source", "bass"), ("tiny", "alto"), ("tiny", "bass"),
+    }  # fmt: skip
+    assert len({s["key"] for s in conversion["scores"]}) == 2
+    assert all(s["figures"]["CER"] == 0.0 for s in reconstruction["scores"])
+    markdown = (tmp_path / "out" / "evaluation.md").read_text("utf-8")
+    assert "| system | NFE | clips | FPC |" in markdown
+    assert "SIM: not measured" in markdown
+    made = list((tmp_path / "out" / "conversion" / "tiny").glob("*.wav"))
+    assert len(made) == 2
+    assert soundfile.info(made[0]).frames > 0
+
+
+def test_audio_of_another_program_is_taken_by_name(bundle, singers, tmp_path):
+    run = ["evaluate", str(bundle), "--data", str(singers), "--clips", "1", "--task", "conversion"]
+    assert CliRunner().invoke(app, [*run, "-o", str(tmp_path / "a")]).exit_code == 0
+    theirs = next((tmp_path / "a" / "conversion").glob("*tiny*"))
+    run[1] = f"theirs={theirs}"
+    again = CliRunner().invoke(app, [*run, "-o", str(tmp_path / "b")])
+    assert again.exit_code == 0, again.output
+    one, two = (json.loads((tmp_path / n / "evaluation.json").read_text("utf-8"))[0]["scores"] for n in "ab")
+    ours = [s["figures"] for s in one if s["system"] != "source"]
+    read = [s["figures"] for s in two if s["system"] == "theirs"]
+    for a, b in zip(ours, read, strict=True):
+        assert a == pytest.approx(b, abs=0.05, rel=0.05)  # 16 bit files
+
+
+def test_across_data_sets(bundle, m4, singers, tmp_path):
+    """Sources of one data set, targets of another: what is converted is none of the voice's own singers."""
+    result = CliRunner().invoke(
+        app,
+        [
+            "evaluate", str(bundle), "--data", str(m4), "--dataset", "m4singer", "--target-data", str(singers),
+            "--clips", "1", "-o", str(tmp_path),
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (results,) = json.loads((tmp_path / "evaluation.json").read_text("utf-8"))
+    assert results["task"] == "conversion"
+    assert {s["target"] for s in results["scores"]} <= {"alto", "bass"}
+    assert all("#" in s["clip"] for s in results["scores"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--target", "nobody"], "choose of alto, bass"),
+        (["--split", "x"], "--split takes"),
+        (["--task", "x"], "--task takes"),
+        (["--dataset", "m4singer"], "meta.json"),
+        (["--recogniser", "whisper"], "{wav}"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(bundle, singers, tmp_path, arguments, says):
+    run = ["evaluate", str(bundle), "--data", str(singers), "-o", str(tmp_path), *arguments]
+    result = CliRunner().invoke(app, run)
+    assert result.exit_code == 1
+    assert says in result.output.replace("\n", " ")
+
+
+def test_singers_that_nobody_recorded(bundle, m4, tmp_path):
+    result = CliRunner().invoke(
+        app, ["evaluate", str(bundle), "--data", str(m4), "--dataset", "m4singer", "-o", str(tmp_path)]
+    )
+    assert result.exit_code == 1
+    assert "--target-data" in result.output
+
+
+def test_no_system_says_what_is_one(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no system"):
+        open_system(str(tmp_path / "empty"))

@@ -1,0 +1,1 @@
+"""Objective measures of voices: the paper's, for whatever systems and data there are."""

@@ -1,0 +1,84 @@
+"""The commands `evaluate` and `audition`, and the cross-dataset experiment `cross`."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+SystemsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="[NAME=]PATH[@STEPS]: a .comosvc file, RUN/student, RUN/teacher, a checkpoint, or a folder of WAV files.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[Path, typer.Option("--data", help="The folder of recordings to convert.", show_default=False)]
+LayoutOption = Annotated[
+    str, typer.Option("--dataset", help="How DATA is laid out: folder (a sub-folder per singer), m4singer, opensinger.")
+]
+SplitOption = Annotated[str, typer.Option("--split", help="valid (songs held out from training), train or all.")]
+ClipsOption = Annotated[int, typer.Option("--clips", help="Clips of each singer.", min=1)]
+RecogniserOption = Annotated[
+    str | None,
+    typer.Option("--recogniser", help="A program that prints the words in a file: 'whisper-print {wav}'. For CER."),
+]
+EmbeddingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embedding", help="For SIM: an ONNX graph, a run folder with a singer classifier, or the word resemblyzer."
+    ),
+]
+
+
+def register(app: typer.Typer, console: Console, clear_errors: Callable[[], AbstractContextManager[None]]) -> None:
+    """Add the commands to `app`."""
+
+    @app.command()
+    def evaluate(
+        systems: SystemsArgument,
+        data: DataOption,
+        output: Annotated[Path, typer.Option("-o", "--output", help="The folder for tables and audio.")],
+        dataset: LayoutOption = "folder",
+        target_data: Annotated[
+            Path | None, typer.Option("--target-data", help="Recordings of whom is imitated. Default: DATA.")
+        ] = None,
+        target_dataset: Annotated[str, typer.Option("--target-dataset", help="How those are laid out.")] = "folder",
+        task: Annotated[str, typer.Option("--task", help="reconstruction, conversion or both.")] = "both",
+        target: Annotated[list[str] | None, typer.Option("--target", help="Convert to these singers only.")] = None,
+        split: SplitOption = "valid",
+        clips: ClipsOption = 3,
+        recogniser: RecogniserOption = None,
+        embedding: EmbeddingOption = None,
+    ) -> None:
+        """Measure systems on recordings: tables like the paper's 1 (reconstruction) and 2 (conversion).
+
+        Writes OUTPUT/evaluation.md, OUTPUT/evaluation.json and the audio of each system.
+        """
+        from ..datasets import open_dataset
+        from .run import Data, EvaluationOptions
+        from .run import evaluate as measure
+        from .systems import open_system
+        from .tables import as_table
+
+        with clear_errors():
+            sources = Data(data.name, open_dataset(dataset, data))
+            targets = sources
+            if target_data is not None:
+                targets = Data(target_data.name, open_dataset(target_dataset, target_data))
+            options = EvaluationOptions(
+                task=task,
+                split=split,
+                clips=clips,
+                targets=tuple(target or ()),
+                recogniser=recogniser,
+                embedding=embedding,
+            )
+            opened = [open_system(system) for system in systems]
+            with console.status("…") as status:
+                results = measure(opened, sources, targets, options, output, lambda what: status.update(what))
+            for result in results:
+                Console().print(as_table(result))
+            console.print(f"done: {output / 'evaluation.md'}", markup=False)

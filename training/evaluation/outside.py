@@ -1,0 +1,166 @@
+"""Measures by other packages and programs: PESQ, STOI, character errors, speaker embeddings, speech recognition.
+
+Each is there or says what is missing (`Missing`), so that a table without it names the reason.
+"""
+
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from ...runtime.audio import resample
+from ...runtime.mel import mel_spectrogram
+from ...runtime.spec import AudioSpec
+from ..checkpoint import latest_checkpoint, load_module, read_metadata
+from ..errors import DataError
+from ..features import FeatureIndex
+from ..singer_id import SINGER_ID, SingerClassifier
+from .measures import readable
+
+MEASURE_RATE = 16_000
+"""PESQ's wide band, what recognisers listen at, and most embeddings."""
+_EXTRA = 'pip install "comosvc[evaluate]"'
+_RECOGNISER_TIMEOUT_S = 600.0
+
+Audio = NDArray[np.float32]
+Compare = Callable[[Audio, Audio], float]
+"""(estimate (N,), reference (N,)) at `MEASURE_RATE` -> figure."""
+Embed = Callable[[Audio], NDArray[np.float32]]
+"""Audio (N,) at `MEASURE_RATE` -> the voice as a vector (D,)."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A measure that is not taken, and how to get it."""
+
+    why: str
+
+
+def find_pesq() -> Compare | Missing:
+    """PESQ, wide band (ITU-T P.862.2), by the `pesq` package. NaN where it finds nobody speaking."""
+    package = _package("pesq")
+    if isinstance(package, Missing):
+        return package
+
+    def measure(estimate: Audio, reference: Audio) -> float:
+        try:
+            return float(package.pesq(MEASURE_RATE, reference, estimate, "wb"))
+        except package.PesqError:
+            return float("nan")
+
+    return measure
+
+
+def find_stoi() -> Compare | Missing:
+    """STOI (Taal et al. 2011), by the `pystoi` package."""
+    package = _package("pystoi")
+    if isinstance(package, Missing):
+        return package
+    return lambda estimate, reference: float(package.stoi(reference, estimate, MEASURE_RATE))
+
+
+def find_character_errors() -> Callable[[str, str], float] | Missing:
+    """(recognised, sung) -> character error rate, by the `jiwer` package."""
+    package = _package("jiwer")
+    if isinstance(package, Missing):
+        return package
+    return lambda recognised, sung: float(package.cer(readable(sung), readable(recognised)))
+
+
+def _package(name: str) -> Any | Missing:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        return Missing(f"not measured ({error}): {_EXTRA}")
+
+
+def find_embedding(choice: str | None, runs: list[Path]) -> tuple[str, Embed] | Missing:
+    """A speaker embedding and its name: `choice` is an ONNX file, a run folder with a singer classifier, or
+    "resemblyzer"; None takes the classifier of one of `runs`, else resemblyzer, whatever is there.
+    """
+    if choice is not None and choice.endswith(".onnx"):
+        return f"{Path(choice).name}", onnx_embedding(Path(choice))
+    candidates = runs if choice is None else [] if choice == "resemblyzer" else [Path(choice)]
+    for run in candidates:
+        if latest_checkpoint(run / SINGER_ID) is not None:
+            return "our singer classifier", classifier_embedding(run)
+    if choice not in (None, "resemblyzer"):
+        raise DataError(
+            f"{choice} holds no singer classifier\n"
+            f"hint: train one: python -m comosvc.training.singer_id {choice} -o singer_id.onnx; else --embedding takes "
+            "an .onnx file or the word resemblyzer"
+        )
+    package = _package("resemblyzer")
+    if isinstance(package, Missing):
+        return Missing(
+            "not measured: no speaker embedding. pip install --no-deps resemblyzer, or train our classifier: "
+            "python -m comosvc.training.singer_id RUN -o singer_id.onnx, or --embedding FILE.onnx"
+        )
+    encoder = package.VoiceEncoder("cpu", verbose=False)
+    return "resemblyzer", lambda audio: encoder.embed_utterance(package.preprocess_wav(audio, MEASURE_RATE))
+
+
+def onnx_embedding(path: Path) -> Embed:
+    """A graph from one input, audio (1, N) at 16 kHz, to the voice as its first output, (1, D)."""
+    if not path.is_file():
+        raise DataError(f"{path} is no file\nhint: --embedding takes an ONNX graph, audio (1, N) to a vector (1, D)")
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors share no base but this
+        raise DataError(f"{path} is no graph that ONNX Runtime can run: {error}") from None
+    name = session.get_inputs()[0].name
+    return lambda audio: np.asarray(session.run(None, {name: audio[None]})[0], np.float32).reshape(-1)
+
+
+def classifier_embedding(run: Path) -> Embed:
+    """The last hidden layer of the singer classifier trained on the features of `run`."""
+    path = latest_checkpoint(run / SINGER_ID)
+    assert path is not None
+    spec: AudioSpec = FeatureIndex.open(run / "features").audio
+    _, config = read_metadata(path)
+    model = SingerClassifier(spec.n_mels, len(config["classes"]), config["channels"]).eval()
+    load_module(path, "ema", model)
+    model.head = torch.nn.Sequential(*list(model.head)[:2])
+
+    @torch.inference_mode()
+    def embed(audio: Audio) -> NDArray[np.float32]:
+        mel = mel_spectrogram(resample(audio, MEASURE_RATE, spec.sample_rate), spec)
+        return model(torch.from_numpy(mel)[None])[0].numpy()
+
+    return embed
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """A program that prints what it hears: `command` with {wav} in the place of the file."""
+
+    command: str
+
+    def __post_init__(self) -> None:
+        if "{wav}" not in self.command:
+            raise DataError(f"the recogniser {self.command!r} gets no file\nhint: put {{wav}} where its path goes")
+
+    def __call__(self, audio: Audio) -> str:
+        """What is sung in `audio` (N,) at `MEASURE_RATE`. Raises `DataError` where the program fails."""
+        with tempfile.TemporaryDirectory() as folder:
+            wav = Path(folder) / "clip.wav"
+            soundfile.write(wav, audio, MEASURE_RATE)
+            words = [word.replace("{wav}", str(wav)) for word in shlex.split(self.command)]
+            try:
+                done = subprocess.run(words, capture_output=True, text=True, timeout=_RECOGNISER_TIMEOUT_S, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise DataError(f"the recogniser {self.command!r} did not run: {error}") from None
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-1:] or ["it wrote nothing to stderr"]
+            raise DataError(f"the recogniser {self.command!r} ended with {done.returncode}: {last[0]}")
+        return done.stdout.strip()

@@ -1,0 +1,158 @@
+"""The command `evaluate`: systems on the songs of a data set, and the tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets import Material
+from ..errors import DataError
+from .clips import Clip, Pair, choose_clips, conversions, reconstructions
+from .outside import Missing, Recogniser, find_character_errors, find_embedding, find_pesq, find_stoi
+from .score import Score, Scorer, Tools, f0_median_hz, mean_voice
+from .systems import StageSystem, System, Unconverted, file_name
+from .tables import CONVERSION, RECONSTRUCTION, Results, write_results
+
+TASKS = ("both", RECONSTRUCTION, CONVERSION)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What is measured, and on how much."""
+
+    task: str = "both"
+    split: str = "valid"
+    clips: int = 3
+    """Of each singer."""
+    enrolment: int = 5
+    """Clips of each target that its voice is known by."""
+    targets: tuple[str, ...] = ()
+    """Singers to convert to; empty: all that every system has."""
+    recogniser: str | None = None
+    embedding: str | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set by name."""
+
+    name: str
+    material: Material
+
+
+def evaluate(
+    systems: Sequence[System],
+    sources: Data,
+    targets: Data,
+    options: EvaluationOptions,
+    out: Path,
+    progress: Callable[[str], object] = lambda what: None,
+) -> list[Results]:
+    """Convert clips of `sources` by each of `systems` and measure; `targets` are recordings of whom they imitate.
+
+    Writes `evaluation.md` and `evaluation.json` to `out`, the audio into a folder for each system, and `source` with
+    the clips themselves. Raises `DataError` where nothing can be measured.
+    """
+    if options.task not in TASKS:
+        raise DataError(f"there is no task {options.task}\nhint: --task takes {', '.join(TASKS)}")
+    clips = choose_clips(sources.material, options.split, options.clips)
+    enrolment = _enrolment(targets.material, clips, options.enrolment)
+    names = _targets(systems, enrolment, options.targets)
+    embedding = find_embedding(options.embedding, [s.run for s in systems if isinstance(s, StageSystem)])
+    tools = Tools(
+        pesq=find_pesq(),
+        stoi=find_stoi(),
+        embed=embedding if isinstance(embedding, Missing) else embedding[1],
+        character_errors=find_character_errors(),
+        recogniser=None if options.recogniser is None else Recogniser(options.recogniser),
+    )
+    progress("the singers' own voices")
+    voices = {} if isinstance(tools.embed, Missing) else {n: mean_voice(enrolment[n], tools.embed) for n in names}
+    results = []
+    for task in (RECONSTRUCTION, CONVERSION):
+        pairs = _pairs(task, clips, enrolment, names) if options.task in ("both", task) else []
+        if not pairs:
+            continue
+        scores = _scores(
+            Scorer(tools, voices, task == RECONSTRUCTION), _rows(task, systems), pairs, out / task, progress
+        )
+        where = sources.name if task == RECONSTRUCTION else f"{sources.name} → {targets.name}"
+        known = {system.name: system.steps for system in _rows(task, systems)}
+        label = "" if isinstance(embedding, Missing) else embedding[0]
+        results.append(Results(task, where, known, scores, tools.missing(), label))
+    if not results:
+        raise DataError(
+            f"nothing to measure: no singer of {sources.name} is among the targets {', '.join(names)}\n"
+            "hint: --task conversion needs two singers, --task reconstruction the singers that the systems know"
+        )
+    write_results(results, out)
+    return results
+
+
+def _rows(task: str, systems: Sequence[System]) -> list[System]:
+    return [Unconverted(), *systems] if task == CONVERSION else list(systems)
+
+
+def _scores(
+    scorer: Scorer, systems: Sequence[System], pairs: Sequence[Pair], out: Path, progress: Callable[[str], object]
+) -> list[Score]:
+    scores = []
+    for system in systems:
+        found = []
+        for number, pair in enumerate(pairs):
+            progress(f"{system.name}, {number + 1} of {len(pairs)}: {pair.clip.id} to {pair.target}")
+            if (score := scorer.score(system, pair, out / _folder(system.name))) is not None:
+                found.append(score)
+        if not found:
+            raise DataError(
+                f"{system.name} has none of the {len(pairs)} files that are asked of it, for instance "
+                f"{file_name(pairs[0])}\nhint: name its files like those in {out}, which other systems' audio is in"
+            )
+        scores += found
+    return scores
+
+
+def _folder(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def _enrolment(material: Material, clips: Mapping[str, Sequence[Clip]], count: int) -> dict[str, list[Clip]]:
+    """Clips that tell how each singer sounds: of songs that are trained on, never one that is evaluated."""
+    tried = {clip.id for own in clips.values() for clip in own}
+    chosen = choose_clips(material, "train", count)
+    others = {name: [clip for clip in own if clip.id not in tried] for name, own in chosen.items()}
+    return {name: others[name] or own for name, own in chosen.items()}
+
+
+def _targets(systems: Sequence[System], enrolment: Mapping[str, Sequence[Clip]], wanted: Sequence[str]) -> list[str]:
+    known = [set(system.singers) for system in systems if system.singers is not None]
+    common = set(enrolment).intersection(*known)
+    if not common:
+        theirs = ", ".join(sorted(set().union(*known)))
+        raise DataError(
+            f"none of the systems' singers ({theirs}) is in the targets' data ({', '.join(enrolment)})\n"
+            "hint: --target-data takes the recordings that they were trained on"
+        )
+    if unknown := [name for name in wanted if name not in common]:
+        raise DataError(
+            f"no recordings, or no system, for the targets {', '.join(unknown)}\n"
+            f"hint: choose of {', '.join(sorted(common))}"
+        )
+    return [name for name in enrolment if name in (wanted or common)]
+
+
+def _pairs(
+    task: str, clips: Mapping[str, Sequence[Clip]], enrolment: Mapping[str, Sequence[Clip]], targets: Sequence[str]
+) -> list[Pair]:
+    if task == RECONSTRUCTION:
+        return reconstructions({name: own for name, own in clips.items() if name in targets})
+    medians = {name: f0_median_hz(own) for name, own in clips.items()}
+    theirs = {name: f0_median_hz(enrolment[name]) for name in targets}
+    unsung = [name for name, hz in {**medians, **theirs}.items() if not np.isfinite(hz)]
+    return conversions(
+        {name: own for name, own in clips.items() if name not in unsung},
+        [name for name in targets if name not in unsung],
+        medians,
+        theirs,
+    )

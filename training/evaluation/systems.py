@@ -1,0 +1,122 @@
+"""What can be evaluated: a voice bundle, a stage of a run folder, or a folder of what another program made."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime import Converter
+from ...runtime.bundle import SUFFIX
+from ...runtime.files import read_audio
+from ..checkpoint import require_checkpoint
+from ..errors import DataError
+from ..rendering import Renderer, load_stage
+from .clips import Pair
+
+TEACHER_STEPS = 50
+"""Of the paper's teacher."""
+
+
+class System(Protocol):
+    """Turns a clip into the same clip by another singer."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def steps(self) -> int | None:
+        """Evaluations of the denoiser, where that is known."""
+        ...
+
+    @property
+    def singers(self) -> Sequence[str] | None:
+        """Whom it can imitate; None: whomever it has files of."""
+        ...
+
+    def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
+        """Audio (L,) and its rate; None where it has nothing for this pair."""
+        ...
+
+
+class Unconverted:
+    """The source as it is: what the figures are without a system."""
+
+    name, steps, singers = "source", None, None
+
+    def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
+        return pair.clip.audio, pair.clip.rate
+
+
+class BundleSystem:
+    """A .comosvc file, as applications convert with it."""
+
+    def __init__(self, name: str, path: Path | str, steps: int = 1) -> None:
+        self.name, self.steps = name, steps
+        self.converter = Converter(path)
+        self.singers = tuple(self.converter.singers)
+
+    def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
+        clip = pair.clip
+        out = self.converter.convert(clip.audio, clip.rate, singer=pair.target, key=pair.key, steps=self.steps)
+        return out.audio, out.sample_rate
+
+
+class StageSystem:
+    """A teacher or a student of a run folder: RUN/teacher, RUN/student, or one of their checkpoints."""
+
+    def __init__(self, name: str, path: Path, steps: int | None = None) -> None:
+        checkpoint = path if path.is_file() else require_checkpoint(path)
+        self.name, self.run = name, checkpoint.parent.parent
+        self._renderer, self._stage = Renderer(self.run), load_stage(checkpoint)
+        self.steps = steps or (TEACHER_STEPS if self._stage.student is None else 1)
+        self.singers = self._stage.singers
+
+    def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
+        song = self._renderer.listen(pair.clip.audio, pair.clip.rate)
+        rendering = self._renderer.render(self._stage, song, pair.target, key=pair.key, steps=self.steps)
+        return rendering.audio, self._renderer.spec.sample_rate
+
+
+class FolderSystem:
+    """Files that another program wrote, named as `file_name` says."""
+
+    steps = None
+    singers = None
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self._folder = name, folder
+
+    def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
+        path = self._folder / file_name(pair)
+        return read_audio(path) if path.is_file() else None
+
+
+def file_name(pair: Pair) -> str:
+    """`<clip>__<target>.wav`, with what is no letter, digit or hyphen as an underscore."""
+    clip, target = (re.sub(r"[^\w\-]+", "_", text) for text in (pair.clip.id, pair.target))
+    return f"{clip}__{target}.wav"
+
+
+def open_system(argument: str) -> System:
+    """A system as the command line names it: `[NAME=]PATH[@STEPS]`, PATH a .comosvc file or a shipped voice, a stage
+    of a run folder, or a folder of WAV files. Raises `ComosvcError` where it is none of them.
+    """
+    given, equals, rest = argument.partition("=")
+    rest = rest if equals else argument
+    place, at, number = rest.rpartition("@")
+    steps = int(number) if at and number.isdigit() else None
+    place = place if steps is not None else rest
+    path, name = Path(place), given if equals else rest
+    if any(path.glob("step_*.safetensors")) or path.suffix == ".safetensors":
+        return StageSystem(name if equals else "/".join(path.parts[-2:]), path, steps)
+    if path.is_dir() and any(path.glob("*.wav")):
+        return FolderSystem(name, path)
+    if path.suffix == SUFFIX or not path.exists() or (path / "bundle.json").is_file():
+        return BundleSystem(name, place, steps or 1)
+    raise DataError(
+        f"{place} is no system: no .comosvc file, no checkpoints of a teacher or student, no .wav files\n"
+        "hint: give a bundle, RUN/student, RUN/teacher@50, or a folder of WAV files"
+    )

@@ -1,0 +1,145 @@
+"""Songs sung by the torch networks of a run folder, at any checkpoint: what the runtime does, without a bundle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..runtime.audio import resample
+from ..runtime.framing import content_index
+from ..runtime.source import noise_frames, noise_samples, pulse_source
+from ..runtime.spec import AudioSpec
+from .acoustic import AcousticModel, Condition
+from .acoustic_stages import load_acoustic, load_content_encoders
+from .checkpoint import load_module, read_metadata, require_checkpoint
+from .config import from_mapping
+from .content_stage import CONTENT
+from .diffusion import consistency_sample, teacher_sample
+from .errors import DataError
+from .prepare import analyse
+from .student import StudentConfig, denoise_with
+from .vocoder import Vocoder, VocoderConfig
+from .vocoder_stage import VOCODER
+
+
+@dataclass(frozen=True, eq=False)
+class Song:
+    """What is taken from a recording: mel (T, M), content (S, C), f0_hz (T,), loudness (T,), and the audio (L,) at the
+    model's rate.
+    """
+
+    mel: NDArray[np.float32]
+    content: NDArray[np.float32]
+    f0_hz: NDArray[np.float32]
+    loudness: NDArray[np.float32]
+    audio: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """A song in another voice: mel (T, M), the f0_hz (T,) it was asked for, and audio (L,) at the model's rate."""
+
+    mel: NDArray[np.float32]
+    f0_hz: NDArray[np.float32]
+    audio: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """An acoustic checkpoint that is ready to sing."""
+
+    name: str
+    step: int
+    model: AcousticModel
+    singers: tuple[str, ...]
+    student: StudentConfig | None
+    """None: a teacher."""
+
+
+def load_stage(checkpoint: Path) -> Stage:
+    """A teacher's or a student's checkpoint, its averaged weights."""
+    step, config = read_metadata(checkpoint)
+    if "acoustic" not in config:
+        raise DataError(f"{checkpoint} is no checkpoint of a teacher or a student\nhint: look in RUN/teacher")
+    student = config.get("student")
+    return Stage(
+        name=checkpoint.parent.name,
+        step=step,
+        model=load_acoustic(checkpoint, "ema"),
+        singers=tuple(config["singers"]),
+        student=None if student is None else from_mapping(StudentConfig, student, str(checkpoint)),
+    )
+
+
+def load_vocoder(run: Path) -> Vocoder:
+    """The averaged vocoder of a run."""
+    path = require_checkpoint(run / VOCODER)
+    _, config = read_metadata(path)
+    spec = from_mapping(AudioSpec, config["audio"], str(path))
+    vocoder = Vocoder(from_mapping(VocoderConfig, config["network"], str(path)), spec).eval()
+    load_module(path, "ema", vocoder)
+    return vocoder
+
+
+class Renderer:
+    """The content encoder and the vocoder of `run`, for its teachers and students."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.encoder, _ = load_content_encoders(run)[CONTENT]
+        self.vocoder = load_vocoder(run)
+        self.spec = cast(AudioSpec, self.vocoder.spec)
+
+    @torch.inference_mode()
+    def listen(self, audio: NDArray[np.float32], sample_rate: int) -> Song:
+        """Take from `audio` (L,) what a conversion needs of it. Raises `DataError` where it is too short for that."""
+        signal = resample(audio, sample_rate, self.spec.sample_rate)
+        if self.spec.frames(len(signal)) < 8:
+            raise DataError(f"the song has {len(audio)} samples at {sample_rate} Hz: too short to convert")
+        signal = signal[: self.spec.samples(self.spec.frames(len(signal)))]
+        found = analyse(signal, self.spec)
+        at_16k = resample(signal, self.spec.sample_rate, self.spec.content_sample_rate)
+        content = self.encoder(torch.from_numpy(at_16k)[None])[0].numpy()
+        return Song(found["mel"], content, found["f0_hz"], found["loudness"], signal)
+
+    @torch.inference_mode()
+    def render(
+        self, stage: Stage, song: Song, singer: str, *, key: float = 0.0, steps: int, seed: int = 0
+    ) -> Rendering:
+        """`song` by `singer`, `key` semitones higher, in `steps` evaluations of the network.
+
+        Raises `DataError` for a singer that the checkpoint does not have.
+        """
+        if singer not in stage.singers:
+            raise DataError(f"{stage.name} has no singer {singer}\nhint: it has {', '.join(stage.singers)}")
+        f0_hz = song.f0_hz * np.float32(2.0 ** (key / 12.0))
+        model, n_frames = stage.model, len(song.mel)
+        index = content_index(0, n_frames, self.spec).clip(max=len(song.content) - 1).astype(np.int32)
+        condition = Condition(
+            torch.from_numpy(song.content)[None],
+            torch.from_numpy(index)[None],
+            torch.from_numpy(f0_hz)[None],
+            torch.from_numpy(song.loudness)[None],
+            model.singer_embed(torch.tensor([stage.singers.index(singer)])),
+        )
+        draws = [
+            torch.from_numpy(noise_frames(seed, 0, n_frames, self.spec.n_mels, step))[None] for step in range(steps)
+        ]
+        denoise, sigma = denoise_with(model, model.embed(condition)), model.config.sigma
+        if stage.student is None:
+            x = teacher_sample(denoise, draws[0], steps, sigma)
+        else:
+            x = consistency_sample(denoise, [stage.student.noise_scale * draws[0], *draws[1:]], sigma)
+        mel = model.denormalise(x)[0].numpy()
+        return Rendering(mel, f0_hz, self.sing(mel, f0_hz, seed))
+
+    @torch.inference_mode()
+    def sing(self, mel: NDArray[np.float32], f0_hz: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
+        """The vocoder's audio (L,) of a mel (T, M) and its F0 (T,)."""
+        source, _ = pulse_source(f0_hz, self.spec)
+        noise = noise_samples(seed, 0, self.spec.samples(len(mel)))
+        parts = (torch.from_numpy(array)[None] for array in (mel, f0_hz, source, noise))
+        return self.vocoder(*parts)[0].numpy()
