@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import AudioSpec
+from .spec import AudioSpec, FrontEnd
 
 PITCH_SAMPLE_RATE = 16_000
 PITCH_HOP_LENGTH = 256
@@ -70,6 +70,11 @@ def _log_f0_held(log_f0: NDArray, voiced: NDArray[np.bool_], times: NDArray[np.f
     after = np.minimum(before + 1, len(log_f0) - 1)
     weight = np.where(voiced[before] & voiced[after], np.clip(times - before, 0.0, 1.0), voiced[after].astype(float))
     return (1.0 - weight) * log_f0[before] + weight * log_f0[after]
+
+
+def told_f0(f0_hz: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
+    """A whole clip's F0 (T,), 0 where unvoiced, as a model with this front end is told it."""
+    return GapBridge(spec).push(f0_hz, last=True) if front_end.unvoiced_f0 == "interpolated" else f0_hz
 
 
 class GapBridge:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from ..runtime.audio import resample
-from ..runtime.framing import content_index
+from ..runtime.framing import content_index, stretched_index
 from .acoustic import AcousticConfig, AcousticModel, Condition
 from .content import ContentEncoder
 from .crops import Crops
@@ -68,7 +68,11 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[
     """The features of a clip, its content brought to the mel's frames."""
     arrays = features.load(clip)
     contents = [load_file(features.content_path(clip, encoder_hash))["content"] for encoder_hash in encoder_hashes]
-    index = content_index(0, len(arrays["mel"]), features.audio).clip(max=len(contents[0]) - 1)
+    n_frames, n_content = len(arrays["mel"]), len(contents[0])
+    if features.front_end.content_index == "stretched":
+        index = stretched_index(n_content, n_frames)
+    else:
+        index = content_index(0, n_frames, features.audio).clip(max=n_content - 1)
     singer = features.singers[clip.singer].index
     varied = features.load_varied(clip) if clip.split == "train" else None
     return ClipFeatures(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..runtime.spec import AudioSpec
+from ..runtime.spec import AudioSpec, FrontEnd
 from .acoustic import AcousticConfig
 from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
 from .adopt import adopt_content
@@ -166,7 +166,8 @@ def train_student(
 
 
 def _augmentation(features: FeatureIndex) -> dict[str, Any]:
-    """For a stage's configuration: how its data was varied, where it was."""
+    """For a stage's configuration: how its data was varied and its conditions taken, where that is not as usual."""
     return {
         **({"augmentation": features.augmentation} if features.augmentation.probability else {}),
+        **({"front_end": features.front_end} if features.front_end != FrontEnd() else {}),
     }

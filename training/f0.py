@@ -10,26 +10,20 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..runtime.audio import resample
-from ..runtime.pitch import PITCH_SAMPLE_RATE, GapBridge, f0_at_frames, track_pitch
+from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
 from ..runtime.spec import AudioSpec, FrontEnd
 from .errors import ConfigError
 
 F0Name = Literal["swift-f0", "dio", "harvest"]
 F0Extractor = Callable[[NDArray[np.float32], AudioSpec, FrontEnd], NDArray[np.float32]]
-"""(audio (L,) at the spec's rate, spec, front end) -> F0 in Hz (T,), T = spec.frames(L), 0 where unvoiced."""
+"""(audio (L,) at the spec's rate, spec, front end) -> F0 in Hz (T,), T = spec.frames(L), 0 where unvoiced.
+
+What a model is told of unvoiced frames is `runtime.pitch.told_f0`.
+"""
 
 _WORLD_RANGE_HZ = (50.0, 1100.0)
 _UNVOICED_HZ = 1e-3
 """What WORLD gives below this is no pitch, the authors say."""
-
-
-def extract_f0(audio: NDArray[np.float32], spec: AudioSpec, name: F0Name, front_end: FrontEnd) -> NDArray[np.float32]:
-    """F0 as a model with this front end is told it, (T,): unvoiced frames are 0, or bridged where it says so.
-
-    Raises `ConfigError` where the extractor's package is not installed.
-    """
-    f0_hz = EXTRACTORS[name](audio, spec, front_end)
-    return GapBridge(spec).push(f0_hz, last=True) if front_end.unvoiced_f0 == "interpolated" else f0_hz
 
 
 def swift_f0(audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
@@ -59,6 +53,7 @@ def harvest_f0(audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd)
 
 
 EXTRACTORS: dict[F0Name, F0Extractor] = {"swift-f0": swift_f0, "dio": dio_f0, "harvest": harvest_f0}
+"""By name; those of WORLD raise `ConfigError` where its package is not installed."""
 
 
 def squeezed(f0_hz: NDArray[np.float64], n_frames: int) -> NDArray[np.float32]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from ..runtime.spec import AudioSpec
+from ..runtime.pitch import told_f0
+from ..runtime.spec import AudioSpec, FrontEnd
 from .augmentation import AugmentationConfig, variation_path
 from .errors import DataError
 
@@ -55,6 +56,8 @@ class FeatureIndex:
     clips: tuple[ClipEntry, ...]
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """How the varied copies were made, if there are any."""
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    """How the conditions were taken from the audio."""
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureIndex":
@@ -65,9 +68,8 @@ class FeatureIndex:
         data = json.loads(path.read_text("utf-8"))
         singers = {n: SingerEntry(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()}
         clips = tuple(ClipEntry(**clip) for clip in data["clips"])
-        return cls(
-            folder, AudioSpec(**data["audio"]), singers, clips, AugmentationConfig(**data.get("augmentation", {}))
-        )
+        varied, front_end = AugmentationConfig(**data.get("augmentation", {})), FrontEnd(**data.get("front_end", {}))
+        return cls(folder, AudioSpec(**data["audio"]), singers, clips, varied, front_end)
 
     def save(self) -> None:
         data = {
@@ -75,6 +77,7 @@ class FeatureIndex:
             "singers": {name: asdict(singer) for name, singer in self.singers.items()},
             "clips": [asdict(clip) for clip in self.clips],
             "augmentation": asdict(self.augmentation),
+            "front_end": asdict(self.front_end),
         }
         partial = self.folder / f"{INDEX}.partial"
         partial.write_text(json.dumps(data, indent=1), "utf-8")
@@ -95,8 +98,11 @@ class FeatureIndex:
         ]
 
     def load(self, clip: ClipEntry) -> dict[str, NDArray]:
-        """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip."""
-        return load_file(feature_path(self.folder, clip.key))
+        """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip; F0 as the model is told it."""
+        arrays = load_file(feature_path(self.folder, clip.key))
+        if "f0_hz" in arrays:
+            arrays["f0_hz"] = told_f0(arrays["f0_hz"], self.audio, self.front_end)
+        return arrays
 
     def load_varied(self, clip: ClipEntry) -> dict[str, NDArray] | None:
         """mel (T, M), key_shift () and gain () of the varied copy of a clip; None where none are used."""

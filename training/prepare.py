@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import cache, partial
-from importlib import resources
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
@@ -21,14 +19,14 @@ from safetensors.numpy import load_file
 
 from ..runtime.audio import mono, resample
 from ..runtime.errors import ComosvcError
-from ..runtime.loudness import loudness
+from ..runtime.loudness import condition_loudness
 from ..runtime.mel import mel_spectrogram
-from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
-from ..runtime.spec import AudioSpec
+from ..runtime.spec import AudioSpec, FrontEnd
 from .augmentation import AugmentationConfig, variation_path, vary
 from .dataset_report import Measured, singer_entry, write_report
 from .datasets import Dropped, Material, Recording
 from .errors import DataError
+from .f0 import EXTRACTORS, F0Name
 from .features import ClipEntry, FeatureIndex, feature_key, feature_path, save_arrays
 from .slicing import SlicingConfig, slice_at_silences
 
@@ -44,26 +42,32 @@ class PrepareConfig:
     peak: float | None = None
     """Peak that every clip is brought to; None leaves levels alone. The authors take 0.95."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    f0: F0Name = "swift-f0"
+    """Extractor: "dio", the authors', and "harvest" need the f0 extra. The voice itself finds F0 with swift-f0."""
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    """What the model is told of F0, loudness and content; it travels with it to the voice."""
+
+    @property
+    def feature_settings(self) -> bytes:
+        """What decides the features of a clip besides its audio; empty for the defaults."""
+        usual = PrepareConfig()
+        facts = (self.f0, self.front_end.loudness, self.front_end.condition_at)
+        same = facts == (usual.f0, usual.front_end.loudness, usual.front_end.condition_at)
+        return b"" if same else repr(facts).encode()
 
 
-@cache
-def _pitch_session() -> onnxruntime.InferenceSession:
-    """One session a worker process: the shipped pitch graph on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    model = resources.files("comosvc.runtime").joinpath("data/pitch.onnx").read_bytes()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def analyse(audio: NDArray[np.float32], spec: AudioSpec) -> dict[str, NDArray]:
-    """mel (T, M), f0_hz (T,), loudness (T,) and audio (128 T,) int16 of a signal at the model's rate."""
+def analyse(
+    audio: NDArray[np.float32], spec: AudioSpec, f0: F0Name = "swift-f0", front_end: FrontEnd | None = None
+) -> dict[str, NDArray]:
+    """mel (T, M), f0_hz (T,) with 0 = unvoiced, loudness (T,) and audio (128 T,) int16 of a signal at the model's
+    rate.
+    """
+    front_end = front_end or FrontEnd()
     audio = audio[: spec.samples(spec.frames(len(audio)))]
-    at_16k = resample(audio, spec.sample_rate, PITCH_SAMPLE_RATE)
-    f0_hz = f0_at_frames(*track_pitch(_pitch_session(), at_16k), spec.frames(len(audio)), spec)
     return {
         "mel": mel_spectrogram(audio, spec),
-        "f0_hz": f0_hz,
-        "loudness": loudness(audio, spec),
+        "f0_hz": EXTRACTORS[f0](audio, spec, front_end),
+        "loudness": condition_loudness(audio, spec, front_end),
         "audio": np.round(np.clip(audio, -1.0, 1.0) * 32767).astype(np.int16),
     }
 
@@ -105,10 +109,10 @@ class _Task:
         peak = float(np.abs(signal).max())
         if self.config.peak is not None:
             signal = signal * np.float32(self.config.peak / (1e-5 + peak))
-        key = feature_key(signal.tobytes(), self.spec)
+        key = feature_key(signal.tobytes() + self.config.feature_settings, self.spec)
         path = feature_path(self.folder, key)
         if not path.is_file():
-            save_arrays(path, analyse(signal, self.spec))
+            save_arrays(path, analyse(signal, self.spec, self.config.f0, self.config.front_end))
         if self.config.augmentation.probability:
             varied = variation_path(self.folder, key, self.config.augmentation)
             if not varied.is_file():
@@ -151,7 +155,8 @@ def prepare(
     if missing := [name for name in material.trained if name not in entries]:
         reasons = [f"{d.id}: {d.reason}" for d in dropped[:5]]
         raise DataError(f"no usable clip of {', '.join(missing)}; dropped: {'; '.join(reasons)}")
-    features = FeatureIndex(folder, spec, entries, tuple(m.entry for m in measured), task.config.augmentation)
+    clips = tuple(m.entry for m in measured)
+    features = FeatureIndex(folder, spec, entries, clips, task.config.augmentation, task.config.front_end)
     features.save()
     write_report(features, measured, dropped)
     return features
