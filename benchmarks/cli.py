@@ -66,6 +66,35 @@ def quality(
         into_readme(report, readme)
 
 
+@app.command()
+def train(
+    batch: Annotated[int, typer.Option("--batch", help="Samples a step.", min=1)] = 4,
+    frames: Annotated[int, typer.Option("--frames", help="Mel frames of a sample; published: 375.", min=8)] = 375,
+    rounds: Annotated[int, typer.Option("--rounds", min=1)] = 5,
+    steps: Annotated[int, typer.Option("--steps", help="Of each system in each round.", min=1)] = 2,
+    threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
+    precision: Annotated[str, typer.Option("--precision", help="Of ours: bf16, fp16 or fp32.")] = "bf16",
+    layers: Annotated[int, typer.Option("--layers", help="Of both networks; published: 20.", min=1)] = 20,
+    channels: Annotated[int, typer.Option("--channels", help="Of both networks; published: 512.", min=8)] = 512,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
+) -> None:
+    """Steps of training a second, ours against the authors' arithmetic at equal size, in turns on this CPU.
+
+    Needs torch. At the published size it takes about ten minutes on one core.
+    """
+    from .train import TrainOptions, measure_training, of_size
+
+    command = shlex.join(["comosvc-bench", *sys.argv[1:]])
+    if precision not in ("bf16", "fp16", "fp32"):
+        raise typer.BadParameter(f"{precision} is not bf16, fp16 or fp32", param_hint="--precision")
+    options = TrainOptions(batch, frames, rounds, steps, threads, precision, of_size(layers, channels))
+    with Console(stderr=True).status("…") as status:
+        report = measure_training(options, command, lambda what: status.update(what))
+    console.print(as_table(report))
+    if json is not None:
+        save_json(report, json)
+
+
 def main() -> None:
     """Entry point of `comosvc-bench`."""
     app()

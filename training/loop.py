@@ -149,7 +149,7 @@ def fit(
     if first_step >= config.steps:
         return require_checkpoint(folder)
     require_space(folder, 12 * sum(p.nbytes for p in objective.parameters()))
-    stage = _Stage(objective, config, fabric, snapshot, seed)
+    stage = Stage(objective, config, fabric, snapshot, seed)
     loader = Loader(lambda step: stage.batches(step, make_batch), range(first_step, config.steps))
     with TrainingLog(folder, first_step, config.steps, console, enabled=fabric.is_global_zero) as log:
         for step, batches in loader:
@@ -163,7 +163,7 @@ def fit(
     return require_checkpoint(folder)
 
 
-class _Stage(Generic[Model]):
+class Stage(Generic[Model]):
     """One run of `fit`, on this process's own device."""
 
     def __init__(
