@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
 from ..runtime.spec import AudioSpec, FrontEnd
-from ..training.acoustic import AcousticConfig, AcousticModel
+from ..training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
 from ..training.checkpoint import load_module, read_metadata, require_checkpoint
 from ..training.config import from_mapping
@@ -186,7 +186,7 @@ def published_departures(teacher: dict[str, Any], student: dict[str, Any]) -> tu
     teaching = from_mapping(TeacherConfig, teacher["teacher"], "teacher")
     distilling = from_mapping(StudentConfig, student["student"], "student")
     return (
-        *_differences("acoustic", acoustic, AcousticConfig()),
+        *_differences("acoustic", acoustic, AUTHORS_ACOUSTIC),
         *_differences("teacher", teaching, TeacherConfig(loop=teaching.loop)),
         *_differences("student", distilling, StudentConfig(loop=distilling.loop)),
     )
