@@ -68,11 +68,7 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[
     """The features of a clip, its content brought to the mel's frames."""
     arrays = features.load(clip)
     contents = [load_file(features.content_path(clip, encoder_hash))["content"] for encoder_hash in encoder_hashes]
-    n_frames, n_content = len(arrays["mel"]), len(contents[0])
-    if features.front_end.content_index == "stretched":
-        index = stretched_index(n_content, n_frames)
-    else:
-        index = content_index(0, n_frames, features.audio).clip(max=n_content - 1)
+    index = index_into_content(features, len(contents[0]), len(arrays["mel"]))
     singer = features.singers[clip.singer].index
     varied = features.load_varied(clip) if clip.split == "train" else None
     return ClipFeatures(
@@ -83,6 +79,13 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[
         -1 if singer is None else singer,
         None if varied is None else VariedCopy(varied["mel"], float(varied["key_shift"]), float(varied["gain"])),
     )
+
+
+def index_into_content(features: FeatureIndex, n_content: int, n_frames: int) -> NDArray[np.int64]:
+    """For each of a clip's mel frames its content frame, (T,), as the front end of `features` lays them."""
+    if features.front_end.content_index == "stretched":
+        return stretched_index(n_content, n_frames)
+    return content_index(0, n_frames, features.audio).clip(max=n_content - 1)
 
 
 class AcousticData:

@@ -1,6 +1,5 @@
 """The commands `teacher` and `student`: from the features of a run to checkpoints."""
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,43 +7,26 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..runtime.spec import AudioSpec, FrontEnd
+from ..runtime.spec import FrontEnd
 from .acoustic import AcousticConfig
 from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
 from .adopt import adopt_content
-from .checkpoint import latest_checkpoint, load_module, read_metadata, require_checkpoint
-from .config import from_mapping, to_mapping
-from .content import ContentConfig, ContentEncoder
-from .content_stage import CONTENT, CONTENT_LOW
+from .checkpoint import latest_checkpoint, read_metadata, require_checkpoint
+from .config import to_mapping
+from .content_stage import CONTENT
 from .draws import Draws
+from .encoders import load_content_encoders
 from .features import FeatureIndex
 from .fine_tune import Start, initial_model, keep_student, load_acoustic, sha256_of
+from .illustration import illustrate
 from .loop import fit
+from .rendering import Stage, load_stage
 from .student import StudentConfig, StudentObjective
 from .teacher import TeacherConfig, TeacherObjective, denoising_errors
 
 logger = logging.getLogger(__name__)
 TEACHER, STUDENT = "teacher", "student"
 _VALIDATION_BATCH = 16
-
-
-def load_content_encoders(run: Path) -> dict[str, tuple[ContentEncoder, str]]:
-    """The averaged content encoders of a run by their folder, each with the hash that names what it makes.
-
-    `CONTENT` first; `CONTENT_LOW` where the run has one.
-    """
-    names = [CONTENT, *([CONTENT_LOW] if latest_checkpoint(run / CONTENT_LOW) else [])]
-    return {name: _load_content_encoder(run / name) for name in names}
-
-
-def _load_content_encoder(folder: Path) -> tuple[ContentEncoder, str]:
-    path = require_checkpoint(folder)
-    _, config = read_metadata(path)
-    spec = from_mapping(AudioSpec, config["audio"], str(path))
-    encoder = ContentEncoder(from_mapping(ContentConfig, config["network"], str(path)), spec).eval()
-    load_module(path, "ema", encoder)
-    weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in encoder.parameters()))
-    return encoder, weights.hexdigest()[:12]
 
 
 def training_clips(
@@ -113,6 +95,7 @@ def train_teacher(
         resume=resume,
         device=device,
         validate=denoising_errors(probe),
+        illustrate=illustrate(run, Stage(TEACHER, 0, model, tuple(features.trained_singers), None)),
         console=console,
     )
 
@@ -152,8 +135,10 @@ def train_student(
         )
     data = AcousticData(train, config.crop_frames, features.augmentation.probability)
     initial = load_acoustic(start.checkpoint(STUDENT), "ema") if start else None
+    objective = StudentObjective(load_acoustic(teacher, "ema").train(), config, initial.denoiser if initial else None)
+    taught = load_stage(teacher)
     return fit(
-        StudentObjective(load_acoustic(teacher, "ema").train(), config, initial.denoiser if initial else None),
+        objective,
         data.batch,
         config.loop,
         run / folder,
@@ -161,6 +146,7 @@ def train_student(
         resolved_config=resolved,
         resume=resume,
         device=device,
+        illustrate=illustrate(run, Stage(folder, 0, objective.model, taught.singers, config), taught),
         console=console,
     )
 

@@ -62,6 +62,11 @@ class TrainingLog:
             logger.info("%s step %d/%d: %s", self._name, step, self._steps, shown)
         self._bar.update(self._task, completed=step)
 
+    def illustrate(self, write: Callable[[SummaryWriter], None]) -> None:
+        """Let `write` put pictures and sound beside the figures."""
+        if (writer := self._writer) is not None:
+            self._keep(lambda: write(writer))
+
     def _write(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
             if (writer := self._writer) is not None:

@@ -17,6 +17,7 @@ import torch
 from lightning.fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 
 from .checkpoint import keep_best, latest_checkpoint, require_checkpoint, require_space
 from .config import to_mapping
@@ -117,6 +118,7 @@ def fit(
     resume: bool,
     device: str = "auto",
     validate: Callable[[Model], Mapping[str, float]] | None = None,
+    illustrate: Callable[[Model, int, SummaryWriter], None] | None = None,
     console: Console | None = None,
 ) -> Path:
     """Minimise `objective` for `config.steps` and return the last checkpoint, which holds `model`, `ema` and the
@@ -125,7 +127,7 @@ def fit(
     A finished stage returns at once. A half-done one goes on only with `resume`, and only under the same
     configuration; devices and accumulation may be others as long as a step sees as many samples. `validate` is called
     by the first process on the averaged model at each checkpoint; its figures go to TensorBoard and may choose the
-    best checkpoint.
+    best checkpoint. `illustrate` is called with it too: for pictures and sound.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fabric = open_fabric(Placement(device=device, devices=config.devices, nodes=config.nodes, strategy=config.strategy))
@@ -159,6 +161,8 @@ def fit(
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 measured = dict(validate(stage.average)) if validate and fabric.is_global_zero else {}
                 log.checkpoint(step + 1, float(figures["loss"]), measured)
+                if illustrate is not None:
+                    log.illustrate(lambda writer, done=step + 1: illustrate(stage.average, done, writer))
                 stage.save(step + 1, measured)
     return require_checkpoint(folder)
 

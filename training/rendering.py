@@ -1,24 +1,27 @@
 """Songs sung by the torch networks of a run folder, at any checkpoint: what the runtime does, without a bundle."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..runtime.audio import resample
-from ..runtime.framing import content_index
+from ..runtime.pitch import told_f0
 from ..runtime.source import noise_frames, noise_samples, pulse_source
 from ..runtime.spec import AudioSpec
 from .acoustic import AcousticModel, Condition
-from .acoustic_stages import load_acoustic, load_content_encoders
-from .checkpoint import load_module, read_metadata, require_checkpoint
+from .acoustic_data import index_into_content
+from .checkpoint import latest_checkpoint, load_module, read_metadata, require_checkpoint
 from .config import from_mapping
 from .content_stage import CONTENT
 from .diffusion import consistency_sample, teacher_sample
+from .encoders import load_content_encoders
 from .errors import DataError
+from .features import FeatureIndex
+from .fine_tune import load_acoustic
 from .prepare import analyse
 from .student import StudentConfig, denoise_with
 from .vocoder import Vocoder, VocoderConfig
@@ -89,9 +92,18 @@ class Renderer:
 
     def __init__(self, run: Path) -> None:
         self.run = run
+        self.features = FeatureIndex.open(run / "features")
+        self.spec = self.features.audio
         self.encoder, _ = load_content_encoders(run)[CONTENT]
-        self.vocoder = load_vocoder(run)
-        self.spec = cast(AudioSpec, self.vocoder.spec)
+
+    @cached_property
+    def vocoder(self) -> Vocoder:
+        """Loaded when first needed. Raises `TrainingError` where none is trained yet."""
+        return load_vocoder(self.run)
+
+    @property
+    def has_vocoder(self) -> bool:
+        return latest_checkpoint(self.run / VOCODER) is not None
 
     @torch.inference_mode()
     def listen(self, audio: NDArray[np.float32], sample_rate: int) -> Song:
@@ -100,10 +112,11 @@ class Renderer:
         if self.spec.frames(len(signal)) < 8:
             raise DataError(f"the song has {len(audio)} samples at {sample_rate} Hz: too short to convert")
         signal = signal[: self.spec.samples(self.spec.frames(len(signal)))]
-        found = analyse(signal, self.spec)
+        found = analyse(signal, self.spec, front_end=self.features.front_end)
         at_16k = resample(signal, self.spec.sample_rate, self.spec.content_sample_rate)
         content = self.encoder(torch.from_numpy(at_16k)[None])[0].numpy()
-        return Song(found["mel"], content, found["f0_hz"], found["loudness"], signal)
+        f0_hz = told_f0(found["f0_hz"], self.spec, self.features.front_end)
+        return Song(found["mel"], content, f0_hz, found["loudness"], signal)
 
     @torch.inference_mode()
     def render(
@@ -113,28 +126,37 @@ class Renderer:
 
         Raises `DataError` for a singer that the checkpoint does not have.
         """
+        mel, f0_hz = self.paint(stage, song, singer, key=key, steps=steps, seed=seed)
+        return Rendering(mel, f0_hz, self.sing(mel, f0_hz, seed))
+
+    @torch.inference_mode()
+    def paint(
+        self, stage: Stage, song: Song, singer: str, *, key: float = 0.0, steps: int, seed: int = 0
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """mel (T, M) and f0_hz (T,) of `render`, on the device that the model is on."""
         if singer not in stage.singers:
             raise DataError(f"{stage.name} has no singer {singer}\nhint: it has {', '.join(stage.singers)}")
         f0_hz = song.f0_hz * np.float32(2.0 ** (key / 12.0))
         model, n_frames = stage.model, len(song.mel)
-        index = content_index(0, n_frames, self.spec).clip(max=len(song.content) - 1).astype(np.int32)
+        index = index_into_content(self.features, len(song.content), n_frames).astype(np.int32)
+
+        def tensor(array: NDArray) -> torch.Tensor:
+            return torch.from_numpy(array)[None].to(model.mel_mean.device)
+
         condition = Condition(
-            torch.from_numpy(song.content)[None],
-            torch.from_numpy(index)[None],
-            torch.from_numpy(f0_hz)[None],
-            torch.from_numpy(song.loudness)[None],
-            model.singer_embed(torch.tensor([stage.singers.index(singer)])),
+            tensor(song.content),
+            tensor(index),
+            tensor(f0_hz),
+            tensor(song.loudness),
+            model.singer_embed(tensor(np.array(stage.singers.index(singer)))),
         )
-        draws = [
-            torch.from_numpy(noise_frames(seed, 0, n_frames, self.spec.n_mels, step))[None] for step in range(steps)
-        ]
+        draws = [tensor(noise_frames(seed, 0, n_frames, self.spec.n_mels, step)) for step in range(steps)]
         denoise, sigma = denoise_with(model, model.embed(condition)), model.config.sigma
         if stage.student is None:
             x = teacher_sample(denoise, draws[0], steps, sigma)
         else:
             x = consistency_sample(denoise, [stage.student.noise_scale * draws[0], *draws[1:]], sigma)
-        mel = model.denormalise(x)[0].numpy()
-        return Rendering(mel, f0_hz, self.sing(mel, f0_hz, seed))
+        return model.denormalise(x)[0].cpu().numpy(), f0_hz
 
     @torch.inference_mode()
     def sing(self, mel: NDArray[np.float32], f0_hz: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:

@@ -82,3 +82,31 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
             for result in results:
                 Console().print(as_table(result))
             console.print(f"done: {output / 'evaluation.md'}", markup=False)
+
+    @app.command()
+    def audition(
+        run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+        song: Annotated[Path, typer.Option("--song", help="What is sung: WAV, FLAC, OGG or MP3.", show_default=False)],
+        output: Annotated[
+            Path, typer.Option("-o", "--output", help="An .html file, or a folder for index.html.", show_default=False)
+        ],
+        singer: Annotated[str | None, typer.Option("-s", "--singer", help="By whom. Default: the run's first.")] = None,
+        key: Annotated[str, typer.Option("-k", "--key", help="Semitones, or auto.")] = "auto",
+        seconds: Annotated[float, typer.Option("--seconds", help="From the song's beginning.", min=0.1)] = 15.0,
+        teacher_steps: Annotated[int, typer.Option("--teacher-steps", help="Of its sampler.", min=1)] = 20,
+        student_steps: Annotated[int, typer.Option("--student-steps", help="Of its sampler.", min=1)] = 1,
+    ) -> None:
+        """Write one page with what every checkpoint of RUN makes of a song: players, mels with F0, figures.
+
+        The page needs no other file and no network.
+        """
+        from ..audition import AuditionOptions
+        from ..audition import audition as write_page
+
+        with clear_errors():
+            options = AuditionOptions(
+                singer=singer, key=key, seconds=seconds, teacher_steps=teacher_steps, student_steps=student_steps
+            )
+            with console.status("…") as status:
+                path = write_page(run, song, output, options, lambda what: status.update(what))
+            console.print(f"done: {path}", markup=False)

@@ -1,0 +1,143 @@
+"""Pictures and sound in TensorBoard, and the page of a run's checkpoints."""
+
+import base64
+import io
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import soundfile
+from dataset_trees import tone
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+from comosvc.runtime.mel import mel_spectrogram
+from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.training.cli import app
+from comosvc.training.page import Entry, page
+from comosvc.training.pictures import beside, mel_picture, png
+
+
+def test_a_picture_shows_bands_bottom_up_and_the_pitch():
+    audio = np.sin(2 * np.pi * 1000 * np.arange(SPEC.sample_rate) / SPEC.sample_rate).astype(np.float32)
+    mel = mel_spectrogram(audio, SPEC)
+    plain = mel_picture(mel, np.zeros(len(mel), np.float32), SPEC, float(mel.max()))
+    assert plain.shape == (160, len(mel), 3)
+    band = int(mel.mean(axis=0).argmax())
+    assert plain.sum(axis=(1, 2)).argmax() // 2 == 79 - band
+    marked = mel_picture(mel, np.full(len(mel), 1000.0, np.float32), SPEC, float(mel.max()))
+    changed = np.flatnonzero((plain != marked).any(axis=(1, 2)))
+    assert abs(changed.mean() / 2 - (79 - band)) < 2.0
+    assert (marked[changed] == (0, 255, 255)).all()
+
+
+def test_png_is_read_back():
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(png(picture)))), picture)
+    assert beside([picture, picture]).shape == (20, 66, 3)
+
+
+class Reader(HTMLParser):
+    """What a page refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found += [(tag, name, value) for name, value in attributes if name in ("src", "href", "action")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_names_cannot_break_the_page():
+    evil = "<script>alert(1)</script>"
+    text = page(
+        evil, evil, [Entry(evil, evil, "data:,", "data:,", {"a": 1.0, "b": float("nan")})], {"a": evil, "b": ""}
+    )
+    assert evil not in text
+    assert evil in "".join(Reader(text).text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_tensorboard_has_pictures_and_sound_at_each_checkpoint(smoke_run, stage):
+    events = EventAccumulator(str(smoke_run / stage / "tensorboard"), size_guidance={"images": 0, "audio": 0}).Reload()
+    names = ["target", "teacher", "student"][: 3 if stage == "student" else 2]
+    assert events.Tags()["images"] == [f"mel: {' | '.join(names)}"]
+    assert set(events.Tags()["audio"]) == {f"audio/{name}" for name in names}
+    steps = [image.step for image in events.Images(f"mel: {' | '.join(names)}")]
+    assert steps == [{"teacher": 40, "student": 20}[stage]]
+    sound, _ = soundfile.read(io.BytesIO(events.Audio("audio/target")[0].encoded_audio_string))
+    assert np.abs(sound).max() > 0.01
+
+
+@pytest.fixture(scope="module")
+def audition(smoke_run, tmp_path_factory):
+    """The page of the smoke run, and where it lies."""
+    folder = tmp_path_factory.mktemp("audition")
+    soundfile.write(folder / "song & dance.wav", tone(220.0, 1.5, 44_100), 44_100)
+    run = ["audition", str(smoke_run), "--song", str(folder / "song & dance.wav"), "-o", str(folder / "page")]
+    result = CliRunner().invoke(app, [*run, "--teacher-steps", "3"])
+    assert result.exit_code == 0, result.output
+    return (folder / "page" / "index.html").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_page_has_every_checkpoint_and_needs_nothing_else(audition, smoke_run):
+    reader = Reader(audition)
+    text = "".join(reader.text)
+    for stage, step in (("teacher", 40), ("student", 20), ("student-published", 20)):
+        assert f"{stage}, step {step}" in text
+    assert [tag for tag, _, _ in reader.found].count("audio") == 4  # the source too
+    assert all(value.startswith("data:") for _, _, value in reader.found)
+    assert not re.search(r"https?://", audition)
+    assert "default-src 'none'" in audition.replace("&#x27;", "'")
+
+
+@pytest.mark.slow
+def test_what_the_page_plays_is_the_song_as_long_as_it_was(audition):
+    for tag, _, value in Reader(audition).found:
+        data = base64.b64decode(value.partition(",")[2])
+        if tag == "audio":
+            sound, rate = soundfile.read(io.BytesIO(data))
+            assert rate == 24_000
+            assert len(sound) == 1.5 * 24_000 // 128 * 128
+            assert np.isfinite(sound).all()
+        else:
+            assert Image.open(io.BytesIO(data)).size == (1.5 * 24_000 // 128, 160)
+
+
+@pytest.mark.slow
+def test_evaluate_takes_stages_of_a_run(smoke_run, tmp_path):
+    for singer in ("alto", "bass"):
+        for song in range(5):
+            (tmp_path / "d" / singer).mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / "d" / singer / f"{song}.wav", tone(200.0 + 20 * song), 24_000)
+    run = ["evaluate", f"{smoke_run}/teacher@2", f"one={smoke_run}/student", "--data", str(tmp_path / "d")]
+    result = CliRunner().invoke(app, [*run, "--clips", "1", "--task", "conversion", "-o", str(tmp_path / "o")])
+    assert result.exit_code == 0, result.output
+    markdown = (tmp_path / "o" / "evaluation.md").read_text("utf-8")
+    assert "| run/teacher | 2 | 2 |" in markdown
+    assert "| one | 1 | 2 |" in markdown
+
+
+@pytest.mark.slow
+def test_bad_requests_are_named(smoke_run, tmp_path):
+    soundfile.write(tmp_path / "song.wav", tone(220.0, 0.5), 24_000)
+    run = ["audition", str(smoke_run), "--song", str(tmp_path / "song.wav"), "-o", str(tmp_path / "page.html")]
+    for extra, says in ((["-s", "nobody"], "it has alto"), (["-k", "high"], "semitones")):
+        result = CliRunner().invoke(app, [*run, *extra])
+        assert result.exit_code == 1
+        assert says in result.output
+    run[1] = str(tmp_path / "run")
+    shutil.copytree(smoke_run / "content", tmp_path / "run" / "content")
+    shutil.copytree(smoke_run / "features", tmp_path / "run" / "features")
+    result = CliRunner().invoke(app, run)
+    assert result.exit_code == 1
+    assert "comosvc-train teacher" in result.output

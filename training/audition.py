@@ -1,0 +1,164 @@
+"""The command `audition`: one page with what every checkpoint of a run makes of a song, to listen to side by side."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from ..runtime.errors import OutputError
+from ..runtime.files import read_audio
+from ..runtime.mel import mel_spectrogram
+from ..runtime.spec import AudioSpec
+from .checkpoint import read_metadata
+from .content_stage import CONTENT
+from .errors import DataError
+from .evaluation.measures import f0_pearson, f0_rmse_cents, mel_l1
+from .evaluation.score import f0
+from .page import Entry, page
+from .pictures import mel_picture, png
+from .rendering import Renderer, Rendering, Song, Stage, load_stage
+
+_FIGURES = {
+    "FPC": "correlation of the output's F0 with what was asked for",
+    "F0 RMSE, cents": "over the frames voiced in both",
+    "vocoder, nepers": "mean |mel of the audio − mel asked of the vocoder|",
+    "to the teacher, nepers": "mean |mel − mel of the teacher's last checkpoint|, from the same noise",
+    "to the source, nepers": "mean |mel − mel of the source|: how far it moved",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditionOptions:
+    """What is sung, and by whom."""
+
+    singer: str | None = None
+    """None: the first of the run."""
+    key: str = "auto"
+    """Semitones, or "auto": to where the singer sings."""
+    seconds: float = 15.0
+    """From the song's beginning."""
+    teacher_steps: int = 20
+    student_steps: int = 1
+    seed: int = 0
+
+
+def find_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of every teacher and student of `run`, in order; `DataError` if there are none."""
+    found = []
+    for path in sorted(run.glob("*/*.safetensors")):
+        kept = path.name.startswith("step_") or path.name == "best.safetensors"
+        if kept and path.parent.name != CONTENT and "acoustic" in read_metadata(path)[1]:
+            found.append(path)
+    if not found:
+        raise DataError(
+            f"{run} holds no checkpoint of a teacher or a student\nhint: comosvc-train teacher -o {run}; the recipe's "
+            "keep (in [teacher.loop] and [student.loop]) says how many are kept"
+        )
+    return sorted(found, key=lambda path: ("student" in read_metadata(path)[1], path.parent.name, path.name))
+
+
+def audition(
+    run: Path,
+    song: Path,
+    output: Path,
+    options: AuditionOptions,
+    progress: Callable[[str], object] = lambda what: None,
+) -> Path:
+    """Write the page and return its path: `output` if that ends in .html, else `index.html` in that folder."""
+    path = output if output.suffix == ".html" else output / "index.html"
+    renderer, checkpoints = Renderer(run), find_checkpoints(run)
+    progress(f"listening to {song.name}")
+    audio, rate = read_audio(song)
+    heard = renderer.listen(audio[: round(options.seconds * rate)], rate)
+    stages = [load_stage(checkpoint) for checkpoint in checkpoints]
+    singer = options.singer or stages[0].singers[0]
+    key = _key(options.key, renderer, heard, singer)
+    renderings: list[Rendering] = []
+    for stage, checkpoint in zip(stages, checkpoints, strict=True):
+        progress(f"{checkpoint.parent.name}/{checkpoint.name}")
+        steps = options.teacher_steps if stage.student is None else options.student_steps
+        renderings.append(renderer.render(stage, heard, singer, key=key, steps=steps, seed=options.seed))
+    entries = _entries(renderer, heard, stages, checkpoints, renderings, options)
+    title = f"{song.name} by {singer}, {key:+.0f} semitones"
+    text = page(title, f"{run.resolve().name}: {len(stages)} checkpoints, seed {options.seed}", entries, _FIGURES)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from None
+    return path
+
+
+def _key(wanted: str, renderer: Renderer, song: Song, singer: str) -> float:
+    if wanted != "auto":
+        try:
+            return float(wanted)
+        except ValueError:
+            raise DataError(f"the key is {wanted!r}\nhint: a number of semitones, or auto") from None
+    facts, voiced = renderer.features.singers.get(singer), song.f0_hz[song.f0_hz > 0]
+    if facts is None or not len(voiced):
+        return 0.0
+    return float(np.round(12.0 * np.log2(facts.f0_median_hz / np.median(voiced))))
+
+
+def _entries(
+    renderer: Renderer,
+    song: Song,
+    stages: Sequence[Stage],
+    checkpoints: Sequence[Path],
+    renderings: Sequence[Rendering],
+    options: AuditionOptions,
+) -> list[Entry]:
+    spec, top = renderer.spec, float(song.mel.max())
+    teachers = [r for r, stage in zip(renderings, stages, strict=True) if stage.student is None]
+    entries = [Entry("source", "", _audio(song.audio, spec), _picture(song.mel, song.f0_hz, spec, top), {})]
+    for stage, checkpoint, rendering in zip(stages, checkpoints, renderings, strict=True):
+        steps = options.teacher_steps if stage.student is None else options.student_steps
+        entries.append(
+            Entry(
+                name=f"{stage.name}, step {stage.step}" + (", best" if checkpoint.stem == "best" else ""),
+                note=f"{steps} evaluation{'s' if steps > 1 else ''} of the network",
+                audio=_audio(rendering.audio, spec),
+                picture=_picture(rendering.mel, rendering.f0_hz, spec, top),
+                figures=_figures(rendering, song, teachers[-1] if teachers else None, spec),
+            )
+        )
+    return entries
+
+
+def _figures(rendering: Rendering, song: Song, teacher: Rendering | None, spec: AudioSpec) -> dict[str, float]:
+    found = f0(rendering.audio, spec.sample_rate)
+    asked = f0_at(rendering.f0_hz, len(found))
+    values = [
+        f0_pearson(found, asked),
+        f0_rmse_cents(found, asked),
+        mel_l1(mel_spectrogram(rendering.audio, spec), rendering.mel, spec.mel_log_base),
+        float("nan") if teacher is None else mel_l1(rendering.mel, teacher.mel, spec.mel_log_base),
+        mel_l1(rendering.mel, song.mel, spec.mel_log_base),
+    ]
+    return dict(zip(_FIGURES, values, strict=True))
+
+
+def f0_at(f0_hz: NDArray[np.float32], n_frames: int) -> NDArray[np.float32]:
+    """An F0 curve (T,) at `n_frames` frames of the same duration: the nearest value each."""
+    return f0_hz[((np.arange(n_frames) + 0.5) * len(f0_hz) / n_frames).astype(int)]
+
+
+def _audio(audio: NDArray[np.float32], spec: AudioSpec) -> str:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(audio, -1.0, 1.0), spec.sample_rate, "PCM_16", format="FLAC")
+    return _data_uri("audio/flac", buffer.getvalue())
+
+
+def _picture(mel: NDArray[np.float32], f0_hz: NDArray[np.float32], spec: AudioSpec, top: float) -> str:
+    return _data_uri("image/png", png(mel_picture(mel, f0_hz, spec, top)))
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return escape(f"data:{kind};base64,{base64.b64encode(data).decode()}")

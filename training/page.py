@@ -1,0 +1,90 @@
+"""An HTML page of players, pictures and figures that needs nothing but itself: no network, no other file."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.4rem; margin-bottom: 0 } .note, figcaption small, th { color: #666 }
+table { border-collapse: collapse; margin: 1.5rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd; font-weight: normal }
+th:first-child, td:first-child { text-align: left }
+figure { margin: 0 0 1.8rem } figcaption { font-weight: 600; margin-bottom: .3rem }
+img { width: 100%; height: 160px; display: block; image-rendering: auto } audio { width: 100%; margin-top: .4rem }
+.frame { position: relative } .at { position: absolute; top: 0; bottom: 0; width: 2px; background: #fff; left: 0 }
+"""
+_SCRIPT = """
+const players = [...document.querySelectorAll("audio")];
+for (const player of players) {
+  const at = player.parentElement.querySelector(".at");
+  player.addEventListener("play", () => {
+    for (const other of players) if (other !== player && !other.paused) {
+      player.currentTime = other.currentTime;  // go on at the same place in another rendering
+      other.pause();
+    }
+  });
+  player.addEventListener("timeupdate", () => {
+    at.style.left = 100 * player.currentTime / player.duration + "%";
+  });
+}
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the page; `audio` and `picture` are data URIs."""
+
+    name: str
+    note: str
+    audio: str
+    picture: str
+    figures: Mapping[str, float]
+
+
+def page(title: str, note: str, entries: Sequence[Entry], legend: Mapping[str, str]) -> str:
+    """The page. `legend` explains each figure, in the order of the columns."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
+<meta name="viewport" content="width=device-width">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p class="note">{escape(note)}. Starting another player goes on at the same place of the song.</p>
+{_table(entries, legend)}
+{"".join(_figure(entry) for entry in entries)}
+<script>{_SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _table(entries: Sequence[Entry], legend: Mapping[str, str]) -> str:
+    heads = "".join(f'<th title="{escape(what)}">{escape(name)}</th>' for name, what in legend.items())
+    rows = "".join(
+        f"<tr><td>{escape(entry.name)}</td>{''.join(_cell(entry.figures.get(name)) for name in legend)}</tr>"
+        for entry in entries
+        if entry.figures
+    )
+    notes = "".join(f"<li>{escape(name)}: {escape(what)}</li>" for name, what in legend.items())
+    return f'<table><tr><th></th>{heads}</tr>{rows}</table>\n<ul class="note">{notes}</ul>'
+
+
+def _cell(value: float | None) -> str:
+    return "<td>–</td>" if value is None or math.isnan(value) else f"<td>{value:.3g}</td>"
+
+
+def _figure(entry: Entry) -> str:
+    return f"""<figure>
+<figcaption>{escape(entry.name)} <small>{escape(entry.note)}</small></figcaption>
+<div class="frame"><img alt="mel spectrogram with F0" src="{entry.picture}"><div class="at"></div></div>
+<audio controls preload="metadata" src="{entry.audio}"></audio>
+</figure>
+"""
