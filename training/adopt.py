@@ -32,7 +32,7 @@ _TOLERANCE = 1e-5
 _COST = (
     "no content encoder in %s: taking those of the voice %s. They know 33 phones, learned from synthetic singers and "
     "four recorded English speakers: other languages, breaths and unusual voices come out blurred, and of a speaker "
-    "they never heard they name about two frames in three. With ContentVec at hand, set content.encoder to contentvec."
+    "they never heard they name about two frames in three. With phone labels of your own, train `content` instead."
 )
 
 

@@ -36,8 +36,7 @@ def open_fabric(placement: Placement) -> Fabric:
     """
     devices, nodes = _launched() or (placement.devices or "auto", placement.nodes)
     several = devices != 1 or nodes != 1 or placement.strategy == "ddp"
-    # Buffers are constants and counts that every process computes alike: nothing to send at each step.
-    strategy = DDPStrategy(broadcast_buffers=False, timeout=_TIMEOUT) if several else "auto"
+    strategy = DDPStrategy(timeout=_TIMEOUT) if several else "auto"
     try:
         # Not Fabric's own mixed precision: it rounds the batch to bf16 too, which is the noise floor of a mel at low
         # sigma.
