@@ -150,7 +150,7 @@ def test_plot_draws_one_conversion(convert, folder):
     assert code == 1
     assert "x.txt" in err
     assert ".png" in err
-    assert not Path("d.wav").exists()
+    assert not (folder / "d.wav").exists()
 
 
 def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypatch):
