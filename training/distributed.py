@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from .errors import TrainingError
 

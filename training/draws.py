@@ -39,7 +39,7 @@ class Draws:
 
     def integers(self, high: int) -> Tensor:
         """Uniform over 0 .. high - 1, int64 (B,)."""
-        return self._stack(lambda rng: rng.integers(high))
+        return self._stack(lambda rng: np.asarray(rng.integers(high)))
 
     def _stack(self, draw: Callable[[np.random.Generator], NDArray]) -> Tensor:
         return torch.from_numpy(np.stack([draw(rng) for rng in self.generators]))

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class MixedPrecision:
         self.dtype = None if wanted is torch.bfloat16 and not _has_bf16(device) else wanted
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
-    def autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
     def update(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float) -> bool:
