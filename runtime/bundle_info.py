@@ -9,6 +9,7 @@ from rich.table import Table
 from .converter import Converter
 from .manifest import Manifest
 
+_LOOKAHEADS = {"content_low": "content_low_latency"}
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
@@ -53,7 +54,7 @@ def _graphs(manifest: Manifest) -> Table:
     table = Table(*columns, title="Graphs", title_justify="left")
     for name, graph in manifest.graphs.items():
         part = name.removesuffix("_n")
-        context, ahead_ms = getattr(manifest.context, part), getattr(manifest.lookahead_ms, part)
+        context, ahead_ms = getattr(manifest.context, part), getattr(manifest.lookahead_ms, _LOOKAHEADS.get(part, part))
         frames = str(context.past), str(context.future)
         table.add_row(name, graph.precision, *frames, f"{ahead_ms:.1f} ms", graph.sha256[:12])
     return table

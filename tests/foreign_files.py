@@ -46,7 +46,10 @@ class Sizes:
     n_spk: int = 3
     n_content: int = 32
     vocoder_channels: int = 32
+    upsample_rates: tuple[int, ...] = (8, 4, 2, 2)
+    upsample_kernels: tuple[int, ...] = (16, 16, 4, 4)
     resblock_kernels: tuple[int, ...] = (3, 7)
+    dilations: tuple[int, ...] = (1, 3, 5)
     hubert_layers: int = 2
     hubert_heads: int = 2
     hubert_dense: int = 48
@@ -70,6 +73,15 @@ Weights = dict[str, torch.Tensor]
 
 
 SMALL = Sizes()
+TINY = Sizes(
+    n_layers=2,
+    hubert_layers=1,
+    upsample_rates=(16, 8),
+    upsample_kernels=(32, 16),
+    resblock_kernels=(3,),
+    dilations=(1, 3),
+)
+"""Few operations: what a test of export waits for is the tracing of each."""
 
 
 class _Maker:
@@ -88,12 +100,11 @@ class _Maker:
         if bias:
             self.normal(f"{name}.bias", shape[0], scale=0.1)
 
-    def normed(self, name: str, *shape: int, dim: int = 0, biases: int | None = None) -> None:
+    def normed(self, name: str, *shape: int, dim: int = 0, biases: int | None = None, gain: float = 1.0) -> None:
         """weight_g, weight_v and bias; norms are over all axes but `dim`."""
         self.normal(f"{name}.weight_v", *shape)
         g = [size if axis == dim else 1 for axis, size in enumerate(shape)]
-        fan_in = math.prod(shape) / shape[dim]
-        self.normal(f"{name}.weight_g", *g, scale=0.1, mean=(2.0 / fan_in) ** 0.5 * fan_in**0.5)
+        self.normal(f"{name}.weight_g", *g, scale=0.05 * gain, mean=gain)
         self.normal(f"{name}.bias", shape[0] if biases is None else biases, scale=0.02)
 
     def norm(self, name: str, size: int) -> None:
@@ -193,9 +204,9 @@ def vocoder_weights(sizes: Sizes, rates: Sequence[int], kernels: Sequence[int], 
         make.layer(f"noise_convs.{i}", C, 1, 2 * stride if stride > 1 else 1)
         for j, size in enumerate(sizes.resblock_kernels):
             for part in ("convs1", "convs2"):
-                for k in range(3):
-                    make.normed(f"resblocks.{i * len(sizes.resblock_kernels) + j}.{part}.{k}", C, C, size)
-    make.normed("conv_post", 1, C, 7)
+                for k in range(len(sizes.dilations)):
+                    make.normed(f"resblocks.{i * len(sizes.resblock_kernels) + j}.{part}.{k}", C, C, size, gain=0.6)
+    make.normed("conv_post", 1, C, 7, gain=0.3)
     return make.weights
 
 
@@ -203,7 +214,7 @@ def _vocoder_sizes(sizes: Sizes, rates: Sequence[int], kernels: Sequence[int]) -
     return {
         "resblock": "1",
         "resblock_kernel_sizes": list(sizes.resblock_kernels),
-        "resblock_dilation_sizes": [[1, 3, 5] for _ in sizes.resblock_kernels],
+        "resblock_dilation_sizes": [list(sizes.dilations) for _ in sizes.resblock_kernels],
         "upsample_rates": list(rates),
         "upsample_kernel_sizes": list(kernels),
         "upsample_initial_channel": sizes.vocoder_channels,
@@ -213,7 +224,7 @@ def _vocoder_sizes(sizes: Sizes, rates: Sequence[int], kernels: Sequence[int]) -
 def write_m4singer_vocoder(folder: Path, sizes: Sizes = SMALL) -> Path:
     """`model_ckpt_steps_1970000.ckpt` with discriminators beside the generator, and `config.yaml`."""
     folder.mkdir(parents=True, exist_ok=True)
-    rates, kernels = (8, 4, 2, 2), (16, 16, 4, 4)
+    rates, kernels = sizes.upsample_rates, sizes.upsample_kernels
     make = _Maker(3)
     make.layer("discriminators.0.conv", 4, 4)
     state = {"model_gen": OrderedDict(vocoder_weights(sizes, rates, kernels, 80)), "model_disc": make.weights}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from foreign_files import TINY, write_comosvc, write_contentvec, write_m4singer_vocoder
 
 from comosvc.benchmarks.demo_clips import read_clips, shipped_folder
 from comosvc.benchmarks.report import as_markdown, load_json
@@ -24,15 +25,23 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path):
-    """What the README calls song.wav, and a PATH on which its commands are."""
+    """The README's song.wav, tiny checkpoints under the names it uses, and a PATH on which its commands are."""
     shutil.copy(shipped_folder() / read_clips(shipped_folder()).source.file, tmp_path / "song.wav")
+    write_comosvc(tmp_path / "logs" / "como", TINY)
+    write_m4singer_vocoder(tmp_path / "m4singer_hifigan", TINY)
+    write_contentvec(tmp_path / "checkpoint_best_legacy_500.pt", TINY)
     return tmp_path
 
 
 def run(command: list[str], folder: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COMOSVC_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

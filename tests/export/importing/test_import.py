@@ -1,0 +1,308 @@
+"""Foreign checkpoints become a voice, and it computes the authors' formulas.
+
+The reference is `reference.authors`: float64 numpy under the checkpoints' own names, nothing of the packages.
+"""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+from foreign_files import (
+    COMMIT,
+    TINY,
+    comosvc_weights,
+    contentvec_weights,
+    fill_hub_cache,
+    vocoder_weights,
+    write_comosvc,
+    write_contentvec,
+    write_m4singer_vocoder,
+)
+from huggingface_hub import constants
+from typer.testing import CliRunner
+
+from comosvc.export.archive import pack, write_zip
+from comosvc.export.assemble import TorchGraphs, build_files
+from comosvc.export.blobs import share
+from comosvc.export.cli import app
+from comosvc.export.errors import ExportError, ForeignFileError
+from comosvc.export.importing.voice import ImportRequest, load_imported_voice
+from comosvc.export.statements import Statements
+from comosvc.export.verify import verify
+from comosvc.runtime import Converter
+from comosvc.runtime.audio import resample
+from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.errors import BundleError, OptionError
+from comosvc.runtime.source import noise_frames, sine_source
+
+_SPEC = importlib.util.spec_from_file_location("authors", Path(__file__).parents[2] / "reference" / "authors.py")
+authors = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(authors)
+
+MEL_TOLERANCE, AUDIO_TOLERANCE = 1e-5, 1e-5
+"""Relative, float32 graphs against float64; 1e-6 and 2e-6 seen."""
+RATE, HOP = 24_000, 128
+VOCODER = (TINY, TINY.upsample_rates, TINY.upsample_kernels, 80)
+
+
+def float64(weights) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy().astype(np.float64) for name, tensor in weights.items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory):
+    """COMOSVC_HOME and the cache of huggingface_hub in a folder of the tests."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMOSVC_HOME", str(folder))
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, home) -> SimpleNamespace:
+    """The authors' files: a student's and a teacher's folder, the vocoder at the Hub, fairseq's ContentVec."""
+    folder = tmp_path_factory.mktemp("theirs")
+    checkpoint = write_m4singer_vocoder(folder / "vocoder", TINY)
+    inside = {f"m4/{path.name}": path.read_bytes() for path in checkpoint.parent.iterdir()}
+    fill_hub_cache(home / "hub", "somebody/m4singer_hifigan", inside, small=["m4/config.yaml"])
+    return SimpleNamespace(
+        student=str(write_comosvc(folder / "como", TINY)),
+        teacher=str(write_comosvc(folder / "teacher", replace(TINY, n_spk=1), student=False, pitch_aug=False)),
+        vocoder=f"hf://somebody/m4singer_hifigan@{COMMIT}/m4/{checkpoint.name}",
+        content=str(write_contentvec(folder / "checkpoint_best_legacy_500.pt", TINY)),
+    )
+
+
+@pytest.fixture(scope="module")
+def student(files, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("voices") / "student.comosvc"
+    parts = ["--como", files.student, "--vocoder", files.vocoder, "--content", files.content, "-o", str(path)]
+    says = ["--consent", "signed form", "--licence", "CC-BY-4.0", "--credit", "A. Singer"]
+    done = CliRunner().invoke(app, ["import", *parts, *says, "--f0-median", "Singer-1=220"])
+    assert done.exit_code == 0, done.output
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(files, student, tmp_path_factory) -> Path:
+    """Imported as the student is, but with the vocoder graph that it has in common with that one."""
+    request = ImportRequest(como=files.teacher, vocoder=files.vocoder, content=files.content)
+    voice = load_imported_voice(request, Statements(consent="signed form"))
+    known = open_bundle(student).graph_bytes("vocoder")
+    path = tmp_path_factory.mktemp("voices") / "teacher.comosvc"
+    trace = TorchGraphs.trace
+    with pytest.MonkeyPatch.context() as patch:
+        kept = SimpleNamespace(SerializeToString=lambda deterministic: known)
+        patch.setattr(TorchGraphs, "trace", lambda graphs, name: kept if name == "vocoder" else trace(graphs, name))
+        manifest, inside = build_files(voice, "teacher")
+    write_zip(path, share(manifest, inside, ["content"])[1])
+    return path
+
+
+def mel_of(weights, units, f0, volume, singer, noises, *, is_teacher: bool) -> np.ndarray:
+    """The reference's mel. A teacher's further noises are not its own: it has only the first."""
+    cond = authors.condition(weights, units, f0, volume, singer)
+    if is_teacher:
+        return authors.teacher_mel(weights, cond, noises[0], len(noises))
+    return authors.student_mel(weights, cond, noises)
+
+
+def relative(found: np.ndarray, wanted: np.ndarray) -> float:
+    assert found.shape == wanted.shape
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def sessions(path: Path) -> dict:
+    bundle = open_bundle(path)
+    return {
+        name: onnxruntime.InferenceSession(bundle.graph_bytes(name), providers=["CPUExecutionProvider"])
+        for name in bundle.manifest.graphs
+    }
+
+
+@pytest.mark.parametrize("n_frames", [6, 61, 230])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_graphs_are_the_formulas(student, n_frames, steps):
+    """Audio to audio with everything injected: content, mel and audio of each length, edges included."""
+    rng, graphs = np.random.default_rng([n_frames, steps]), sessions(student)
+    schedule = () if steps == 1 else open_bundle(student).manifest.model.schedules[str(steps)]
+    audio = 0.3 * rng.standard_normal(n_frames * HOP * 2 // 3)
+    units = graphs["content"].run(None, {"audio": audio.astype(np.float32)[None]})[0][0]
+    wanted_units = authors.contentvec(float64(contentvec_weights(TINY)), audio.astype(np.float32), 2, 16)
+    assert relative(units, wanted_units) < MEL_TOLERANCE
+    f0, volume = rng.uniform(80, 700, n_frames), rng.uniform(0, 0.3, n_frames)
+    noises = rng.standard_normal((steps, n_frames, 80)).astype(np.float32)
+    weights = comosvc_weights(TINY, student=True)
+    condition = {
+        "content": units[None],
+        "content_index": (np.arange(n_frames) * len(units) // n_frames).astype(np.int32)[None],
+        "f0_hz": f0.astype(np.float32)[None],
+        "loudness": volume.astype(np.float32)[None],
+        "singer": weights["spk_embed.weight"][2:3].numpy(),
+    }
+    mel = graphs["acoustic"].run(None, {**condition, "noise": noises[:1]})[0]
+    for index, noise in zip(schedule, noises[1:], strict=True):
+        step = {"mel": mel, "noise": noise[None], "step_index": np.array(index, np.int32)}
+        mel = graphs["acoustic_n"].run(None, {**condition, **step})[0]
+    wanted_mel = mel_of(float64(weights), wanted_units, f0, volume, 2, noises.astype(np.float64), is_teacher=False)
+    assert relative(mel[0], wanted_mel) < MEL_TOLERANCE
+    source = authors.sines(f0, rng.random(9), rng.standard_normal((n_frames * HOP, 9)), HOP, RATE)
+    sung = graphs["vocoder"].run(None, {"mel": mel, "source": source.astype(np.float32)[None]})[0][0]
+    shape = authors.Vocoder(TINY.upsample_rates, TINY.resblock_kernels, (TINY.dilations,), normalised_source=True)
+    assert (
+        relative(sung, authors.vocode(float64(vocoder_weights(*VOCODER)), shape, wanted_mel, source)) < AUDIO_TOLERANCE
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"), [("student", 1), ("student", 4), ("teacher", 1), ("teacher", 4), ("teacher", 50)]
+)
+@pytest.mark.parametrize("seconds", [0.8, 2.4])
+def test_conversions_are_the_formulas(student, teacher, kind, steps, seconds):
+    """`Converter.convert` with the noise and the melody given, against the same from the audio on."""
+    rng = np.random.default_rng(steps)
+    n_frames = round(seconds * RATE / HOP)
+    audio = (0.2 * rng.standard_normal(n_frames * HOP)).astype(np.float32)
+    f0 = (220 * 2 ** np.sin(np.arange(n_frames) / 30)).astype(np.float32)
+    f0[n_frames // 3 : n_frames // 2] = 0.0  # bridged by a straight line, as the authors do
+    noise = rng.standard_normal((n_frames, 80)).astype(np.float32)
+    is_teacher = kind == "teacher"
+    with Converter(teacher if is_teacher else student) as converter:
+        singer = "Singer-0" if is_teacher else "Singer-1"
+        out = converter.convert(audio, RATE, singer=singer, key=2.0, seed=5, steps=steps, f0_hz=f0, noise=noise)
+    sizes = replace(TINY, n_spk=1) if is_teacher else TINY
+    weights = float64(comosvc_weights(sizes, not is_teacher, pitch_aug=not is_teacher))
+    at_16k = resample(audio, RATE, 16_000)
+    units = authors.contentvec(float64(contentvec_weights(TINY)), at_16k.astype(np.float64), 2, 16)
+    # In float32 from here on: a rounding error of F0 adds up in the phase of the sines.
+    sung = authors.interpolated_f0(f0.astype(np.float64)).astype(np.float32) * np.float32(2 ** (2 / 12))
+    noises = [noise, *(noise_frames(5, 0, n_frames, 80, step) for step in range(1, steps))]
+    mel = mel_of(
+        weights,
+        units,
+        sung.astype(np.float64),
+        authors.loudness(audio.astype(np.float64), HOP),
+        None if is_teacher else 1,
+        [draw.astype(np.float64) for draw in noises],
+        is_teacher=is_teacher,
+    )
+    # At its end a clip goes on in silence here, and simply ends there: so far as the networks see, they differ.
+    seen = 2 * steps
+    assert relative(out.mel[: n_frames - seen], mel[: n_frames - seen]) < MEL_TOLERANCE
+    source = sine_source(sung, converter.spec, 5)[0]
+    shape = authors.Vocoder(TINY.upsample_rates, TINY.resblock_kernels, (TINY.dilations,), normalised_source=True)
+    wanted = authors.vocode(float64(vocoder_weights(*VOCODER)), shape, mel, source.astype(np.float64))
+    whole = (n_frames - seen - 15) * HOP
+    assert relative(out.audio[:whole], wanted[:whole]) < 5 * AUDIO_TOLERANCE
+
+
+def test_what_the_manifest_says(student, teacher):
+    manifest = open_bundle(student).manifest
+    assert manifest.model.objective == "imported CoMoSVC student, online network, step 800000"
+    assert {name: singer.f0_median_hz for name, singer in manifest.singers.items()} == {
+        "Singer-0": None,
+        "Singer-1": 220.0,
+        "Singer-2": None,
+    }
+    assert (manifest.singers["Singer-0"].licence, manifest.consent) == ("CC-BY-4.0", "signed form")
+    assert (manifest.context.acoustic.past, manifest.context.acoustic.future) == (2, 2)
+    imported = manifest.provenance["imported"]
+    assert imported["vocoder"]["file"].startswith(f"hf://somebody/m4singer_hifigan@{COMMIT}/")
+    assert imported["acoustic"]["file"] == "model_800000.pt"
+    assert len(imported["content"]["sha256"]) == 64
+    assert imported["acoustic"]["ignored_weights"]["pitch extractor: loaded by the authors' training, never run"] == 2
+    assert manifest.provenance["export"]["peak_memory_bytes"] > 1e8
+    assert set(open_bundle(teacher).manifest.model.schedules) == {"2", "4", "8", "16", "50"}
+
+
+def test_parity_is_stored_and_verified(student):
+    rows = json.loads(open_bundle(student).read("parity.json"))["rows"]
+    worst = {row["graph"]: max(r["relative"] for r in rows if r["graph"] == row["graph"]) for row in rows}
+    assert set(worst) == {"content", "acoustic", "acoustic_n", "vocoder", "end_to_end"}
+    assert max(worst.values()) <= 1e-5
+    assert {row.graph for row in verify(student)} == {"content", "pitch", "acoustic", "acoustic_n", "vocoder"}
+
+
+def test_two_voices_keep_their_content_encoder_once(student, teacher, home, tmp_path):
+    blobs = list((home / "blobs").iterdir())
+    assert len(blobs) == 1  # traced twice, to the same bytes
+    hashes = {open_bundle(path).manifest.graphs["content"].sha256 for path in (student, teacher)}
+    assert hashes == {blobs[0].name}
+    full = tmp_path / "full.comosvc"
+    pack(student, full, full=True)
+    assert full.stat().st_size > student.stat().st_size + blobs[0].stat().st_size
+    elsewhere = tmp_path / "elsewhere"
+    assert open_bundle(full, elsewhere).graph_bytes("content") == blobs[0].read_bytes()
+    with pytest.raises(BundleError, match=r"the content graph is not inside .*\nhint: put the file .* pack --full"):
+        open_bundle(student, elsewhere).graph_bytes("content")
+    elsewhere.joinpath("blobs").mkdir(parents=True)
+    (elsewhere / "blobs" / blobs[0].name).write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match=r"has SHA-256 .* damaged or changed"):
+        open_bundle(student, elsewhere).graph_bytes("content")
+
+
+def test_key_auto_wants_the_pitch(student):
+    hum = (0.3 * np.sin(np.arange(RATE) / 17)).astype(np.float32)
+    with Converter(student) as converter:
+        converter.convert(hum, RATE, singer="Singer-1", key="auto")
+        with pytest.raises(OptionError, match=r"the pitch that Singer-0 sings at is not known"):
+            converter.convert(hum, RATE, singer="Singer-0", key="auto")
+
+
+def imported(files, tmp_path: Path, **changes: str) -> str:
+    """What the command says when it refuses; it must leave no file."""
+    parts = {
+        "--como": files.student,
+        "--vocoder": files.vocoder,
+        "--content": files.content,
+        "--consent": "signed form",
+    }
+    parts |= {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+    out = tmp_path / "x.comosvc"
+    arguments = [word for option in parts.items() if option[1] for word in option]
+    done = CliRunner().invoke(app, ["import", *arguments, "-o", str(out)], env={"COLUMNS": "2000"})
+    assert done.exit_code == 1, done.output
+    assert not out.exists()
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"consent": ""}, "Singer-0 is a recorded person"),
+        ({"f0_median": "Nobody=200"}, "--f0-median names Nobody; the model's singers are Singer-0, Singer-1, Singer-2"),
+        ({"f0_median": "Singer-0=high"}, "must be NAME=HZ with 20 to 2000 Hz"),
+        ({"vocoder": "hf://somebody/m4singer_hifigan@main/m4/model.ckpt"}, "'main' is a branch"),
+        ({"como": "nowhere.pt"}, "nowhere.pt is not there"),
+        ({"network": "ema", "como": "teacher"}, "is a teacher: it has no averaged network"),
+    ],
+)
+def test_refusals(files, tmp_path, changes, message):
+    if changes.get("como") == "teacher":
+        changes = {**changes, "como": files.teacher}
+    assert message in imported(files, tmp_path, **changes)
+
+
+def test_parts_of_different_systems_are_refused(files, tmp_path):
+    lonely = tmp_path / "model_1.pt"
+    lonely.write_bytes(Path(files.student).read_bytes())
+    with pytest.raises(ForeignFileError, match=r"no configuration beside .*model_1.pt: looked for config.yaml"):
+        load_imported_voice(
+            ImportRequest(como=str(lonely), vocoder=files.vocoder, content=files.content), Statements(consent="x")
+        )
+    other = write_contentvec(tmp_path / "narrow.pt", replace(TINY, n_content=16))
+    with pytest.raises(ForeignFileError, match=r"gives 16 content channels; .* was trained with 32"):
+        load_imported_voice(
+            ImportRequest(como=files.student, vocoder=files.vocoder, content=str(other)), Statements(consent="x")
+        )
+    with pytest.raises(ExportError, match=r"Singer-0 is a recorded person"):
+        load_imported_voice(
+            ImportRequest(como=files.student, vocoder=files.vocoder, content=files.content), Statements()
+        )
