@@ -113,6 +113,16 @@ def test_pieces_and_blocks_are_the_whole(song, tmp_path, front_end):
                     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
+def test_windows_keep_the_audio_that_they_share(song, tmp_path):
+    """An overlap longer than what everything else looks back at."""
+    song = np.tile(song, 2)
+    path = write_zip(tmp_path / "voice.comosvc", authors_like(content_window_s=3.0, content_overlap_s=1.4))
+    with Converter(path, threads=1) as converter:
+        whole = converted(converter, song, 24_000, 100.0, len(song))
+        for found, wanted in zip(converted(converter, song, 24_000, 0.1, 2_000), whole, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
 def test_the_chain_is_the_graphs_one_after_the_other(voice, song):
     """An independent account at 24 kHz: three windows of content, everything else on the whole clip and its silence."""
     sessions = {name: graph._session for name, graph in voice._graphs.items()}
