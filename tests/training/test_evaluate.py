@@ -1,12 +1,14 @@
 """The command `evaluate` on bundles, folders and stages, with data sets of tones."""
 
 import json
+import re
 import sys
+from importlib import resources
 
 import numpy as np
 import pytest
 import soundfile
-from dataset_trees import RATE, m4singer, tone, write
+from dataset_trees import RATE, m4singer, opensinger, tone, write
 from tiny_bundle import tiny_files, write_zip
 from typer.testing import CliRunner
 
@@ -175,3 +177,35 @@ def test_no_system_says_what_is_one(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no system"):
         open_system(str(tmp_path / "empty"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The smoke recipe with two steps of each stage."""
+    text = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(re.sub(r"^(warmup_)?steps = \d+", r"\1steps = 2", text, flags=re.MULTILINE), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("direction", ["opensinger to m4singer", "m4singer to opensinger"])
+def test_cross_dataset_experiment(direction, recipe, m4, tmp_path):
+    opensinger(tmp_path / "o", {"Man_0": 120.0, "Woman_0": 240.0}, SONGS, 1)
+    data = {"m4singer": f"m4singer={m4}", "opensinger": f"opensinger={tmp_path / 'o'}"}
+    train, _, convert = direction.split()
+    run = ["cross", "--train", data[train], "--convert", data[convert], "-c", str(recipe), "-o", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, [*run, "--teacher-steps", "2", "--clips", "1", "--device", "cpu", "-n", "1"])
+    assert result.exit_code == 0, result.output
+    (results,) = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text("utf-8"))
+    assert results["data"] == f"{convert} → {train}"
+    assert set(results["systems"]) == {"source", "teacher", "student"}
+    learned = {"m4singer": {"Alto-1", "Bass-2"}, "opensinger": {"Man_0", "Woman_0"}}[train]
+    assert {score["target"] for score in results["scores"]} == learned
+    assert len(results["scores"]) == 6
+
+
+def test_cross_asks_for_layout_and_folder(tmp_path):
+    run = ["cross", "--train", "wavs", "--convert", f"m4singer={tmp_path}", "-o", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, run)
+    assert result.exit_code == 1
+    assert "LAYOUT=FOLDER" in result.output

@@ -1,5 +1,6 @@
 """The commands `evaluate` and `audition`, and the cross-dataset experiment `cross`."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -110,3 +111,45 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
             with console.status("…") as status:
                 path = write_page(run, song, output, options, lambda what: status.update(what))
             console.print(f"done: {path}", markup=False)
+
+    @app.command()
+    def cross(
+        train: Annotated[str, typer.Option("--train", help="LAYOUT=FOLDER of the data to learn from.")],
+        convert: Annotated[str, typer.Option("--convert", help="LAYOUT=FOLDER of the data to convert.")],
+        run: Annotated[Path, typer.Option("-o", "--output", help="The run folder.")],
+        config: Annotated[str, typer.Option("-c", "--config", help="A TOML file, or a shipped recipe.")] = "demo",
+        split: SplitOption = "all",
+        clips: ClipsOption = 3,
+        recogniser: RecogniserOption = None,
+        embedding: EmbeddingOption = None,
+        teacher_steps: Annotated[int, typer.Option("--teacher-steps", help="Of its sampler.", min=1)] = 50,
+        device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+        jobs: Annotated[int, typer.Option("-n", "--jobs", help="Processes that prepare; 0: one a core.", min=0)] = 0,
+    ) -> None:
+        """The paper's cross-dataset experiment: train on one data set, convert another to its singers, and measure.
+
+        Prepares, trains vocoder, teacher and student into OUTPUT, and writes OUTPUT/evaluation. Stopped and run again,
+        it goes on.
+        """
+        from ..config import load_config
+        from ..recipe import Recipe
+        from .cross import Cross, named_data
+        from .cross import cross as run_cross
+        from .run import EvaluationOptions
+        from .tables import as_table
+
+        with clear_errors():
+            experiment = Cross(
+                train=named_data(train),
+                convert=named_data(convert),
+                recipe=load_config(Recipe, config),
+                device=device,
+                jobs=jobs or os.cpu_count() or 1,
+                teacher_steps=teacher_steps,
+            )
+            options = EvaluationOptions(
+                task="conversion", split=split, clips=clips, recogniser=recogniser, embedding=embedding
+            )
+            for result in run_cross(experiment, run, options, console):
+                Console().print(as_table(result))
+            console.print(f"done: {run / 'evaluation' / 'evaluation.md'}", markup=False)
