@@ -25,6 +25,7 @@ from comosvc.training.loop import LoopConfig
 from comosvc.training.recipe import Recipe
 from comosvc.training.student import StudentConfig
 from comosvc.training.teacher import TeacherConfig
+from comosvc.training.vocoder import Vocoder, VocoderConfig
 
 LOOP = LoopConfig(
     steps=4,
@@ -74,12 +75,13 @@ def recordings(run, *singers):
 def trained(tmp_path_factory):
     """A run of the singers ana and ben, with teacher and student."""
     run = recordings(tmp_path_factory.mktemp("trained") / "base", "ana", "ben")
-    for stage, module in {"content": new_encoder(), "vocoder": torch.nn.Linear(1, 1)}.items():
-        config = {"audio": to_mapping(SPEC), "network": to_mapping(ENCODER)}
+    small = VocoderConfig(channels=16, dilations=(1,))
+    networks = {"content": (new_encoder(), ENCODER), "vocoder": (Vocoder(small, SPEC), small)}
+    for stage, (module, network) in networks.items():
+        config = {"audio": to_mapping(SPEC), "network": to_mapping(network)}
         (run / stage).mkdir()
-        save_checkpoint(
-            run / stage, 7, {"model": module, "ema": module}, torch.optim.AdamW(module.parameters()), config
-        )
+        unused = torch.optim.AdamW(module.parameters())
+        save_checkpoint(run / stage, 7, {"model": module, "ema": module}, unused, config)
     train_teacher(ACOUSTIC, TEACHER, run, **HOW)
     train_student(STUDENT, run, **HOW)
     return run
