@@ -73,7 +73,7 @@ def write_run(run: Path, kind: str = "synthetic") -> Path:
     torch.manual_seed(0)
     features = write_features(run / "features", kind)
     audio = {"audio": to_mapping(SPEC)}
-    content = ContentConfig(n_mels=20, channels=16, dilations=(2,), lookahead_frames=1, mean_frames=5)
+    content = ContentConfig(n_mels=20, channels=16, dilations=(2,), lookahead_frames=2, mean_frames=5)
     low = replace(content, channels=12, lookahead_frames=0)
     for name, network in (("content", content), ("content-low", low)):
         write_stage(run / name, ContentEncoder(network, SPEC), {**audio, "network": to_mapping(network)})

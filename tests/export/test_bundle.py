@@ -21,6 +21,7 @@ from comosvc.export.verify import verify
 from comosvc.export.voice import Voice, load_voice
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError
+from comosvc.runtime.graph import GRAPHS
 from comosvc.training.errors import DataError, TrainingError
 
 Files = dict[str, bytes]
@@ -68,7 +69,7 @@ def with_graph(files: Files, name: str, graph: bytes, *, forge: bool) -> Files:
 def test_verify_accepts_the_export(files, voice, tmp_path):
     path = written(files, tmp_path)
     alone, with_torch = verify(path), verify(path, voice)
-    assert {row.graph for row in alone} == {"content", "pitch", "acoustic", "acoustic_n", "vocoder"}
+    assert {row.graph for row in alone} == set(GRAPHS)
     assert all(row.ok for row in with_torch)
     for graph, lengths in LENGTHS.items():
         measured = {(row.batch, row.length) for row in with_torch if row.graph == graph}
@@ -102,9 +103,7 @@ def test_verify_with_the_run_rejects_what_the_probes_allow(files, voice, tmp_pat
 
 
 def _reprobed(files: Files, voice: Voice) -> bytes:
-    runners = {
-        name: onnx_runner(files[f"{name}.onnx"]) for name in ("content", "pitch", "acoustic", "acoustic_n", "vocoder")
-    }
+    runners = {name: onnx_runner(files[f"{name}.onnx"]) for name in GRAPHS}
     return encode_probes(make_probes(runners, TorchGraphs.of(voice).maker))
 
 
@@ -128,9 +127,9 @@ def test_manifest_says_what_the_run_was(files, tmp_path):
     assert "acoustic.denoiser.lookahead_frames = 2 (published: None)" in manifest.model.departures
     assert manifest.context.acoustic.future == 2
     parts = manifest.lookahead_ms
-    assert manifest.context.content.future == 3
+    assert manifest.context.content.future == 4
     assert manifest.context.content_low.future == 2
-    assert (parts.content, parts.content_low_latency) == (30.0, 20.0)
+    assert (parts.content, parts.content_low_latency) == (40.0, 20.0)
     assert parts.total == pytest.approx(
         parts.content_low_latency + parts.pitch_low_latency + parts.acoustic + parts.vocoder
     )
