@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 from foreign_files import (
+    COMMIT,
     SMALL,
     comosvc_weights,
     contentvec_weights,
+    fill_hub_cache,
     vocoder_weights,
     write_comosvc,
     write_contentvec,
@@ -18,6 +20,7 @@ from foreign_files import (
     write_openvpi_vocoder,
 )
 from hostile import PAYLOADS, STOLEN, in_zip, pickled
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from comosvc.export.errors import ForeignFileError
@@ -329,3 +332,16 @@ def test_hostile_files_in_each_place(tmp_path, payload, monkeypatch):
     with pytest.raises(ForeignFileError, match=r"encoder.layer_norm.weight is missing"):
         _content_of(tmp_path / "evil.pt")
     assert not (tmp_path / STOLEN).exists()
+
+
+def test_contentvec_from_the_hub(tmp_path, monkeypatch):
+    """A repository stands for a folder: the weights and config.json of it are fetched, nothing else."""
+    folder = write_hf_contentvec(tmp_path / "local")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    fill_hub_cache(tmp_path / "hub", "somebody/contentvec", files, small=["config.json"])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    address = f"hf://somebody/contentvec@{COMMIT}"
+    found = [content_files(Source.parse(text)) for text in (address, f"{address}/model.safetensors")]
+    assert [[path.name for path in pair] for pair in found] == [["model.safetensors", "config.json"]] * 2
+    assert read_content(*found[0]).format == "hugging face"
