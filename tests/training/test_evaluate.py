@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import sys
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,20 +190,32 @@ def recipe(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("direction", ["opensinger to m4singer", "m4singer to opensinger"])
-def test_cross_dataset_experiment(direction, recipe, m4, tmp_path):
-    opensinger(tmp_path / "o", {"Man_0": 120.0, "Woman_0": 240.0}, SONGS, 1)
-    data = {"m4singer": f"m4singer={m4}", "opensinger": f"opensinger={tmp_path / 'o'}"}
-    train, _, convert = direction.split()
-    run = ["cross", "--train", data[train], "--convert", data[convert], "-c", str(recipe), "-o", str(tmp_path / "run")]
-    result = CliRunner().invoke(app, [*run, "--teacher-steps", "2", "--clips", "1", "--device", "cpu", "-n", "1"])
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+EXPERIMENTS = re.findall(r"^comosvc-train (cross .*)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", EXPERIMENTS)
+def test_cross_dataset_experiment(command, recipe, m4, tmp_path, monkeypatch):
+    """The README's commands, where OpenSinger and M4Singer are six tones of two singers each."""
+    monkeypatch.chdir(tmp_path)
+    opensinger(tmp_path / "OpenSinger", {"Man_0": 120.0, "Woman_0": 240.0}, SONGS, 1)
+    (tmp_path / "m4singer").symlink_to(m4)
+    shutil.copy(recipe, "my.toml")
+    few = ["--teacher-steps", "2", "--clips", "1", "--device", "cpu", "-n", "1"]
+    result = CliRunner().invoke(app, [*command.split(), *few])
     assert result.exit_code == 0, result.output
-    (results,) = json.loads((tmp_path / "run" / "evaluation" / "evaluation.json").read_text("utf-8"))
+    (path,) = tmp_path.glob("runs/*/evaluation/evaluation.json")
+    (results,) = json.loads(path.read_text("utf-8"))
+    convert, _, train = path.parts[-3].partition("-to-")
     assert results["data"] == f"{convert} → {train}"
     assert set(results["systems"]) == {"source", "teacher", "student"}
     learned = {"m4singer": {"Alto-1", "Bass-2"}, "opensinger": {"Man_0", "Woman_0"}}[train]
     assert {score["target"] for score in results["scores"]} == learned
     assert len(results["scores"]) == 6
+
+
+def test_both_experiments_are_documented():
+    assert len(EXPERIMENTS) == 2
 
 
 def test_cross_asks_for_layout_and_folder(tmp_path):
