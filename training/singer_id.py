@@ -83,8 +83,9 @@ class SingerClassifier(nn.Module):
 
 
 def classes(features: FeatureIndex) -> tuple[str, ...]:
-    """Names of the classes: the demo voices in order of their names, then everyone else."""
-    return (*sorted(name for name, singer in features.singers.items() if singer.demo), OTHER)
+    """Names of the classes: the voice's singers in order of their names, then everyone else, if there is anyone."""
+    own = sorted(name for name, singer in features.singers.items() if singer.demo)
+    return (*own, OTHER) if len(own) < len(features.singers) else tuple(own)
 
 
 class SingerCrops:
@@ -157,7 +158,7 @@ def mels_by_class(features: FeatureIndex, split: str) -> list[list[NDArray[np.fl
     """The mels (T, M) of a split, in a list for each class."""
     groups: dict[str, list[NDArray[np.float32]]] = {name: [] for name in classes(features)}
     for clip in features.select(split):
-        groups.get(clip.singer, groups[OTHER]).append(features.load(clip)["mel"])
+        groups[clip.singer if clip.singer in groups else OTHER].append(features.load(clip)["mel"])
     return list(groups.values())
 
 

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import soundfile
 from dataset_trees import RATE, m4singer, opensinger, tone, write
+from rich.console import Console
 from tiny_bundle import tiny_files, write_zip
 from typer.testing import CliRunner
 
+from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.cli import app
 from comosvc.training.datasets import folder_material, m4singer_material
 from comosvc.training.errors import DataError
 from comosvc.training.evaluation.clips import Clip, Pair, choose_clips, conversions
 from comosvc.training.evaluation.run import Data, EvaluationOptions, evaluate
 from comosvc.training.evaluation.systems import FolderSystem, file_name, open_system
+from comosvc.training.loop import LoopConfig
+from comosvc.training.prepare import prepare
+from comosvc.training.singer_id import SingerIdConfig, train_singer_id
 
 SONGS = tuple(f"歌{i}" for i in range(6))
 
@@ -111,6 +116,9 @@ def test_tables_of_a_bundle(bundle, singers, tmp_path):
         ("source", "alto"), ("source", "bass"), ("tiny", "alto"), ("tiny", "bass"),
     }  # fmt: skip
     assert len({s["key"] for s in conversion["scores"]}) == 2
+    for score in conversion["scores"]:
+        if score["system"] == "source":  # as far from what is asked for as the key says
+            assert score["figures"]["F0 RMSE"] == pytest.approx(100 * abs(score["key"]), abs=5)
     assert all(s["figures"]["CER"] == 0.0 for s in reconstruction["scores"])
     markdown = (tmp_path / "out" / "evaluation.md").read_text("utf-8")
     assert "| system | NFE | clips | FPC |" in markdown
@@ -223,3 +231,26 @@ def test_cross_asks_for_layout_and_folder(tmp_path):
     result = CliRunner().invoke(app, run)
     assert result.exit_code == 1
     assert "LAYOUT=FOLDER" in result.output
+
+
+def test_likeness_by_a_singer_classifier_of_ones_own(singers, bundle, tmp_path):
+    """Trained on the targets' recordings, it knows whose copies are whose."""
+    material = folder_material(singers)
+    prepare(material, COMOSVC_24K, tmp_path / "run" / "features", 1, Console(quiet=True))
+    loop = LoopConfig(
+        steps=40, batch_size=4, learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=5, precision="fp32"
+    )
+    train_singer_id(
+        SingerIdConfig(loop=loop, channels=16, crop_frames=64), tmp_path / "run", seed=0, resume=False, device="cpu"
+    )
+    for clips in choose_clips(material, "valid", 1).values():
+        for clip in clips:
+            write(tmp_path / "copies" / file_name(Pair(clip, clip.singer, 0.0)), clip.audio, clip.rate)
+    run = ["evaluate", str(tmp_path / "copies"), "--data", str(singers), "--task", "reconstruction", "--clips", "1"]
+    result = CliRunner().invoke(app, [*run, "--embedding", str(tmp_path / "run"), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    (results,) = json.loads((tmp_path / "out" / "evaluation.json").read_text("utf-8"))
+    assert results["embedding"] == "our singer classifier"
+    for score in results["scores"]:
+        assert score["figures"]["ID"] == 1.0
+        assert 0.8 < score["figures"]["SIM"] <= 1.0
