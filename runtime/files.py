@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -91,7 +92,7 @@ class AudioWriter:
         try:
             self._file = soundfile.SoundFile(os.fspath(self._partial), "w", sample_rate, 1, _SUBTYPE, format=kind)
         except (soundfile.LibsndfileError, OSError) as error:
-            self._partial.unlink(missing_ok=True)
+            self._remove_partial()
             raise OutputError(f"{path} cannot be written: {_reason(error)}") from error
 
     def write(self, audio: NDArray[np.float32]) -> None:
@@ -113,6 +114,10 @@ class AudioWriter:
         except (soundfile.LibsndfileError, OSError) as failure:
             raise OutputError(f"{self.path} cannot be written: {_reason(failure)}") from failure
         finally:
+            self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        with suppress(OSError):  # a read-only file system refuses even to remove what is not there
             self._partial.unlink(missing_ok=True)
 
 

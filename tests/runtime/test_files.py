@@ -1,5 +1,8 @@
 """Audio files: what cannot be read is said, what cannot be written leaves nothing behind."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -147,3 +150,15 @@ def test_a_folder_with_a_sounds_name_is_not_replaced(tmp_path):
     (tmp_path / "a.wav").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
         write_audio(tmp_path / "a.wav", TONE, 24_000, overwrite=True)
+
+
+def test_a_read_only_file_system_is_one_clear_error(tmp_path, monkeypatch):
+    """There even the removal of a file that was never made is refused."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(soundfile, "SoundFile", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OutputError, match=r"a\.wav cannot be written: .*Read-only file system"):
+        AudioWriter(tmp_path / "a.wav", 24_000)
