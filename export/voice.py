@@ -21,9 +21,10 @@ from ..training.contentvec import ContentVec
 from ..training.corpus import PHONES
 from ..training.features import FeatureIndex
 from ..training.hifigan import NsfHifiGan
+from ..training.rendering import load_vocoder
 from ..training.student import StudentConfig
 from ..training.teacher import TeacherConfig
-from ..training.vocoder import Vocoder, VocoderConfig
+from ..training.vocoder import Vocoder
 from ..training.vocoder_stage import VOCODER
 from .errors import ExportError
 from .graphs import SAMPLER_STEPS
@@ -117,16 +118,6 @@ def load_student(checkpoint: Path, weights: str) -> AcousticModel:
     if weights == "target":  # of the denoiser alone: distillation trains nothing else
         load_module(checkpoint, "target", model.denoiser)
     return model
-
-
-def load_vocoder(run: Path) -> Vocoder:
-    """The averaged vocoder of a run."""
-    path = require_checkpoint(run / VOCODER)
-    _, config = read_metadata(path)
-    spec = from_mapping(AudioSpec, config["audio"], str(path))
-    vocoder = Vocoder(from_mapping(VocoderConfig, config["network"], str(path)), spec).eval()
-    load_module(path, "ema", vocoder)
-    return vocoder
 
 
 def target_singers(
