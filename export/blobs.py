@@ -31,9 +31,8 @@ def store_blob(data: bytes) -> Path:
                 file.write(data)
             Path(partial).chmod(0o644)
             Path(partial).replace(path)
-        except BaseException:
+        finally:
             Path(partial).unlink(missing_ok=True)
-            raise
     except OSError as error:
         raise ExportError(
             f"{path} cannot be written: {error}\nhint: set COMOSVC_HOME to a folder with room for "
