@@ -1,0 +1,1 @@
+"""Speed, measured: systems stage by stage, in turns, on the same work."""
