@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -142,16 +143,27 @@ def as_markdown(report: Report) -> str:
     """The rows as a Markdown table, with what they were measured on and by which command."""
     lines = ["| What | Measured | Goal | | On |", "|---|---|---|---|---|"]
     lines += [f"| {row.what} | {row.shown} | {row.goal} | {row.verdict} | {row.note} |" for row in report.rows]
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     machine = f"{report.machine['cpu']}, {report.machine['cores']} cores, {report.machine['os']}"
-    return "\n".join([*lines, "", f"`{report.command}` at commit {report.commit}, on {machine}; {versions}."])
+    return "\n".join(
+        [*lines, "", f"`{report.command}` at commit {report.commit}, on {machine}; {in_words(report.versions)}."]
+    )
+
+
+def in_words(versions: Mapping[str, str]) -> str:
+    """`installed_versions` in a line."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def into_readme(report: Report, readme: Path) -> None:
     """Replace what stands between the markers of `readme` by `as_markdown`."""
-    text = readme.read_text("utf-8")
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1:
-        raise ValueError(f"{readme} must hold the line {_BEGIN} once and {_END} once after it")
-    before, _, rest = text.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    readme.write_text(f"{before}{_BEGIN}\n{as_markdown(report)}\n{_END}{after}", "utf-8")
+    replace_between(readme, _BEGIN, _END, as_markdown(report))
+
+
+def replace_between(path: Path, begin: str, end: str, body: str) -> None:
+    """Put `body` between the lines `begin` and `end` of a file. Raises `ValueError` unless each is there once."""
+    text = path.read_text("utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{path} must hold the line {begin} once and {end} once after it")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{begin}\n{body}\n{end}{after}", "utf-8")

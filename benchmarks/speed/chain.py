@@ -1,0 +1,130 @@
+"""A system in an engine, loaded: it takes a length and a batch and gives passes over the chain, timed by stage."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .clips import sung_clip
+from .stage import HostStage, SpeedSystem, Stage
+from .timing import Step, Turn
+
+Pass = Callable[[int | None], Turn]
+"""One pass over the chain; its argument is the most evaluations of a stage (`timing.evaluations_to_time`)."""
+Call = Callable[[dict[str, Any]], Any]
+"""A network: inputs by name to its first output."""
+Place = Callable[[NDArray[Any]], Any]
+"""Puts an input where the engine wants it."""
+_OVERHEAD_REPEATS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a loaded system says of itself, and what loading took."""
+
+    title: str
+    sample_rate: int
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    gflop_per_s: Mapping[str, float] = field(default_factory=dict)
+    """Of the stages for which it is known."""
+    build_s: float | None = None
+    """Making the networks with random weights."""
+    export_s: float | None = None
+    """Tracing to ONNX, when that was done."""
+    load_s: float | None = None
+    """From weights in memory, or files, to an engine that is ready."""
+    overhead_s: float | None = None
+    """What the original does on every call besides computing (`SpeedSystem.overhead`); the best of some."""
+    libraries_mb: float | None = None
+    """Resident size of the process before the weights came: interpreter and libraries."""
+
+
+class Chain(Protocol):
+    """A system in an engine. `prepare` gives passes over `batch` clips of `seconds`."""
+
+    loaded: Loaded
+
+    def prepare(self, seconds: float, batch: int) -> Pass: ...
+
+    def device_peak_mb(self, reset: bool) -> float | None:
+        """Most memory of the accelerator since the last reset; None without one."""
+        ...
+
+
+def networks(system: SpeedSystem) -> list[Stage]:
+    """The stages that have one."""
+    return [stage for stage in system.stages if isinstance(stage, Stage)]
+
+
+def overhead_s(system: SpeedSystem) -> float | None:
+    """`Loaded.overhead_s` of a system, measured."""
+    if system.overhead is None:
+        return None
+    seconds = []
+    for _ in range(_OVERHEAD_REPEATS):
+        start = time.perf_counter()
+        system.overhead()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def describe(system: SpeedSystem, **found: float | None) -> Loaded:
+    """What a system says of itself, with what was `found` when it was loaded."""
+    return Loaded(
+        title=system.title,
+        sample_rate=system.sample_rate,
+        parameters=dict(system.parameters),
+        gflop_per_s=dict(system.gflop_per_s),
+        **found,
+    )
+
+
+def make_steps(
+    system: SpeedSystem,
+    seconds: float,
+    batch: int,
+    network: Callable[[Stage], tuple[Call, Place]],
+) -> list[Step]:
+    """Every stage with its inputs where the engine wants them: moving them there is not timed."""
+    steps = []
+    for stage in system.stages:
+        if isinstance(stage, HostStage):
+            steps.append(_host_step(stage, seconds, batch))
+        else:
+            call, place = network(stage)
+            inputs = {name: place(value) for name, value in stage.inputs(seconds, batch).items()}
+            steps.append(Step(stage.name, _sampler(stage, call, inputs, place), stage.evaluations))
+    return steps
+
+
+def _host_step(stage: HostStage, seconds: float, batch: int) -> Step:
+    clip = sung_clip(seconds, stage.sample_rate)
+
+    def run(_: int) -> None:
+        for _ in range(batch):
+            stage.run(clip)
+
+    return Step(stage.name, run)
+
+
+def _sampler(stage: Stage, call: Call, inputs: dict[str, Any], place: Place) -> Callable[[int], object]:
+    """`n` evaluations in a row, each one's first output carried on to the next as the stage says."""
+    dtypes = {tensor.name: tensor.dtype for tensor in stage.graph.inputs}
+    indices = []
+    if "step_index" in dtypes:
+        indices = [place(np.array(i, dtypes["step_index"])) for i in range(stage.evaluations)]
+
+    def run(n: int) -> Any:
+        now, output = dict(inputs), None
+        for number in range(n):
+            if indices:
+                now["step_index"] = indices[number]
+            output = call(now)
+            if stage.carry is not None:
+                now[stage.carry] = output
+        return output
+
+    return run

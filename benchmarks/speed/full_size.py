@@ -1,0 +1,173 @@
+"""Our system at the authors' size with random weights, exported as any voice is: what `comosvc` means in a benchmark.
+
+Speed does not depend on what weights say, and nobody publishes trained ones of this size. The parity matrix and the
+stored probes are left out: tests hold them, and they take minutes.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...export.archive import sha256
+from ...export.assemble import TorchGraphs
+from ...export.describe import EMBEDDING_FILE, make_manifest
+from ...export.statements import PITCH_LICENCE
+from ...export.voice import Voice
+from ...runtime import graph as contracts
+from ...runtime.bundle import open_bundle, shipped_voices
+from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, SourceEntry, to_json
+from ...runtime.source import SINE_HARMONICS
+from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
+from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticModel
+from ...training.contentvec import ContentVec
+from ...training.hifigan import M4SINGER_24K, NsfHifiGan
+from .chain import Loaded
+from .exported import cache_folder, content_key
+from .voices import ReadyVoice
+
+NAME, N_SINGERS = "full-size", 20
+TITLE = "CoMoSVC, this SDK: ContentVec, 20 x 512 student in one step, NSF-HiFi-GAN 24 kHz"
+_COUNTED_S = 10
+"""Attention grows with the clip; FLOP per second are those of a clip this long."""
+_STAGES = ("content", "acoustic", "vocoder")
+
+
+def random_voice() -> Voice:
+    """The authors' sizes, the same random weights at each call. Raises `ConfigError` without `transformers`."""
+    torch.manual_seed(0)
+    content = ContentVec().fold()
+    acoustic = AcousticModel(AUTHORS_ACOUSTIC, COMOSVC_24K, content.n_content, N_SINGERS)
+    singers = {
+        f"singer-{row}": SingerEntry(
+            index=row, f0_median_hz=200.0, f0_range_hz=(80.0, 800.0), licence="MIT", credit="nobody: random weights"
+        )
+        for row in range(N_SINGERS)
+    }
+    return Voice(
+        audio=COMOSVC_24K,
+        content=content,
+        content_low=None,
+        acoustic=acoustic,
+        vocoder=NsfHifiGan(M4SINGER_24K),
+        noise_scale=1.0,
+        content_labels=(),
+        embeddings=np.ascontiguousarray(acoustic.singer_embed.weight.detach().numpy(), np.float32),
+        singers=singers,
+        objective="none: random weights",
+        departures=(),
+        licences=(LicenceEntry(part="weights", licence="MIT", credit="nobody: they are random"), PITCH_LICENCE),
+        consent="not needed: nobody was recorded",
+        data_card="",
+        preview_source=np.zeros(0, np.float32),
+        provenance={},
+        source=SourceEntry(kind="sine", channels=SINE_HARMONICS),
+        front_end=AUTHORS_FRONT_END,
+        content_min_samples=content.config.min_samples,
+    )
+
+
+def full_size_voice() -> ReadyVoice:
+    """The unpacked bundle of `random_voice`, exported unless it is there."""
+    return ready_voice(random_voice(), NAME, TITLE)
+
+
+def ready_voice(voice: Voice, name: str, title: str) -> ReadyVoice:
+    """`voice` as an unpacked bundle in the cache, with the work and the parameters of its networks."""
+    parts = nn.ModuleList([voice.content, voice.acoustic, voice.vocoder])
+    folder = cache_folder() / "voices" / f"{name}-{content_key(parts, voice.audio, voice.front_end, voice.source)}"
+    about = folder.with_name(f"{folder.name}.json")
+    if not about.is_file():
+        start = time.perf_counter()
+        torch_graphs = TorchGraphs.of(voice)
+        files = _files(voice, name, torch_graphs)
+        export_s = time.perf_counter() - start
+        with _all_or_nothing(folder) as made:
+            for file, data in files.items():
+                (made / file).write_bytes(data)
+        about.write_text(json.dumps({"export_s": export_s, **_count(torch_graphs)}), "utf-8")  # last: all is there then
+    facts = json.loads(about.read_text("utf-8"))
+    return ReadyVoice(folder, Loaded(title=title, sample_rate=voice.audio.sample_rate, **facts))
+
+
+def _files(voice: Voice, name: str, torch_graphs: TorchGraphs) -> dict[str, bytes]:
+    graphs = {"pitch": Path(contracts.__file__).with_name("data").joinpath("pitch.onnx").read_bytes()}
+    for graph in torch_graphs.modules:
+        graphs[graph] = torch_graphs.trace(graph).SerializeToString(deterministic=True)
+    files = {f"{graph}.onnx": data for graph, data in graphs.items()}
+    files[EMBEDDING_FILE] = save({"embedding": voice.embeddings})
+    manifest = make_manifest(voice, name, files, torch_graphs.schedules, torch_graphs.sigmas)
+    return {**files, MANIFEST_FILE: to_json(manifest).encode()}
+
+
+def _count(torch_graphs: TorchGraphs) -> dict[str, dict[str, float]]:
+    """FLOP per second of audio of the networks before the exporter folds anything, and their parameters."""
+    gflop, parameters = {}, {}
+    audio = torch_graphs.maker.audio
+    for name in _STAGES:
+        module, contract = torch_graphs.modules[name], contracts.GRAPHS[name]
+        n = _COUNTED_S * audio.content_sample_rate if name == "content" else round(_COUNTED_S * audio.frame_rate_hz)
+        inputs = torch_graphs.maker.make(contract, 1, n, seed=0)
+        forward = {key: torch.from_numpy(inputs[key]) for key in signature(module.forward).parameters}
+        counter = FlopCounterMode(display=False)
+        with torch.inference_mode(), counter:
+            module.eval()(**forward)
+        gflop[name] = counter.get_total_flops() / _COUNTED_S / 1e9
+        parameters[name] = sum(weight.numel() for weight in module.parameters())
+    return {"gflop_per_s": gflop, "parameters": parameters}
+
+
+def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
+    """The same voice with `n` singers, their embeddings repeated: what does a large cast cost?"""
+    model = shipped_voices().get(str(voice.model), Path(voice.model))
+    bundle = open_bundle(model)
+    any_singer = next(iter(bundle.manifest.singers.values()))
+    rows = np.resize(bundle.embeddings, (n, bundle.embeddings.shape[1]))
+    embeddings = save({"embedding": np.ascontiguousarray(rows)})
+    manifest = dataclasses.replace(
+        bundle.manifest,
+        singers={f"singer-{row}": dataclasses.replace(any_singer, index=row) for row in range(n)},
+        singer_embedding_file=EMBEDDING_FILE,
+        singer_embedding_sha256=sha256(embeddings),
+    )
+    text = to_json(manifest).encode()
+    folder = cache_folder() / "voices" / f"{manifest.name}-{n}-singers-{sha256(text)[:16]}"
+    if not folder.is_dir():
+        with _all_or_nothing(folder) as made:
+            for file in filter(None, (entry.file for entry in manifest.graphs.values())):
+                if model.is_relative_to(cache_folder()):
+                    os.link(model / file, made / file)  # half a gigabyte that need not be there once more
+                else:
+                    (made / file).write_bytes(bundle.read(file))
+            (made / EMBEDDING_FILE).write_bytes(embeddings)
+            (made / MANIFEST_FILE).write_bytes(text)
+    return dataclasses.replace(voice, model=folder)
+
+
+def ready_cast(ready: Callable[[], ReadyVoice], singers: int) -> ReadyVoice:
+    """What `ready` gives, with another cast: importable, so that another process can make it."""
+    return with_singers(ready(), singers)
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name when it is full."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as partial:
+        made = Path(partial) / "made"
+        made.mkdir()
+        yield made
+        shutil.rmtree(folder, ignore_errors=True)
+        made.replace(folder)

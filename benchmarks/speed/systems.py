@@ -1,0 +1,151 @@
+"""From names to systems, and from systems to what is run: each in every engine and precision that was asked for."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from ...runtime.bundle import SUFFIX, open_bundle
+from ...runtime.errors import ComosvcError, OptionError
+from ...runtime.providers import choose_precision, choose_provider
+from .exported import export_system
+from .full_size import full_size_voice, ready_cast
+from .onnx_chain import open_onnx
+from .options import ALL, RtfOptions
+from .stage import SpeedSystem
+from .torch_chain import DTYPES, open_torch
+from .variants import Skipped, Variant, VariantKey
+from .voices import ReadyVoice, open_voice
+
+OURS = "comosvc"
+Make = Callable[[], SpeedSystem]
+_PROVIDERS = {
+    ("onnx", "cpu"): "cpu",
+    ("openvino", "cpu"): "openvino",
+    ("onnx", "cuda"): "cuda",
+    ("tensorrt", "cuda"): "tensorrt",
+}
+"""The runtime's provider for an engine on a device."""
+
+
+@dataclass(frozen=True)
+class NetworkSubject:
+    """A baseline."""
+
+    id: str
+    make: Make
+
+
+@dataclass(frozen=True)
+class VoiceSubject:
+    """A voice of ours: `model` as `Converter` takes it; None is the full-size one, exported where it has to be."""
+
+    id: str
+    model: str | None = None
+
+    @property
+    def ready(self) -> Callable[[], ReadyVoice]:
+        return full_size_voice if self.model is None else partial(ReadyVoice, self.model)
+
+
+Subject = NetworkSubject | VoiceSubject
+
+
+def baselines() -> Mapping[str, Make]:
+    """The registry of other systems by id. The only place that imports it."""
+    if importlib.util.find_spec("..baselines", __package__) is None:
+        return {}
+    return importlib.import_module("..baselines", __package__).BASELINES
+
+
+def find_subjects(names: Sequence[str], known: Mapping[str, Make] | None = None) -> list[Subject]:
+    """The systems of these names, each once: baselines, "comosvc" (full size), "comosvc:VOICE", or "all" of the first
+    two kinds. Raises `OptionError` for others and `BundleError` for a voice that cannot be opened.
+    """
+    known = baselines() if known is None else known
+    found: dict[str, Subject] = {}
+    for name in names:
+        for one in (OURS, *known) if name == ALL else (name,):
+            subject = _subject(one, known)
+            if found.setdefault(subject.id, subject) != subject:
+                raise OptionError(f"two voices are called {subject.id}; rename a file, the results would mix them")
+    return list(found.values())
+
+
+def _subject(name: str, known: Mapping[str, Make]) -> Subject:
+    if name == OURS:
+        return VoiceSubject(OURS)
+    kind, colon, model = name.partition(":")
+    if kind == OURS and colon:
+        open_bundle(model)  # or say at once why not
+        # The results name the voice, not where it lies on this machine.
+        return VoiceSubject(f"{OURS}:{Path(model).name.removesuffix(SUFFIX)}", model)
+    if name not in known:
+        raise OptionError(
+            f"unknown system {name!r}; known: {', '.join((ALL, OURS, *known))}\n"
+            f"hint: {OURS}:VOICE measures a voice, a {SUFFIX} file or a shipped name such as {OURS}:demo"
+        )
+    return NetworkSubject(name, known[name])
+
+
+def plan(subjects: Sequence[Subject], options: RtfOptions) -> tuple[list[Variant], list[Skipped]]:
+    """Every subject in every engine and precision, and what of that cannot be. Raises `OptionError` if nothing can."""
+    variants: list[Variant] = []
+    skipped: list[Skipped] = []
+    for subject in subjects:
+        for engine in options.engines:
+            for precision in options.precisions:
+                key = VariantKey(subject.id, engine, precision)
+                try:
+                    variants += (
+                        _of_network(subject, key, options)
+                        if isinstance(subject, NetworkSubject)
+                        else _of_voice(subject, key, options)
+                    )
+                except ComosvcError as error:
+                    skipped.append(Skipped(key, str(error)))
+    if not variants:
+        reasons = "\n".join(f"{skip.key}: {skip.why}" for skip in skipped) or "our voices do not run in torch"
+        raise OptionError(f"nothing of what was asked for can be measured here\n{reasons}")
+    return variants, skipped
+
+
+def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -> list[Variant]:
+    if key.engine == "torch":
+        if key.precision not in DTYPES:
+            raise OptionError(f"torch has no {key.precision} here; known: {', '.join(DTYPES)}")
+        opener = partial(open_torch, subject.make, options.device, key.precision)
+        return [Variant(key, _nothing, opener)]
+    if key.engine != "onnx":
+        raise OptionError(f"baselines run in torch and onnx, not in {key.engine}")
+    if key.precision != "fp32":
+        raise OptionError(f"exported baselines are fp32, not {key.precision}")
+    provider = choose_provider(_PROVIDERS[key.engine, options.device])
+    if provider != "cpu":  # `open_session` runs there and nowhere else: no row shall say otherwise
+        raise OptionError(f"exported baselines run on the CPU only, not on {provider}")
+    return [Variant(key, partial(export_system, subject.make), partial(open_onnx, subject.make), provider)]
+
+
+def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> list[Variant]:
+    if key.engine == "torch":
+        return []  # nobody converts with it: no row, and nothing to explain
+    if (key.engine, options.device) not in _PROVIDERS:
+        raise OptionError(f"the runtime has no {key.engine} on {options.device}")
+    provider = choose_provider(_PROVIDERS[key.engine, options.device])
+    if subject.model is not None:
+        choose_precision(key.precision, open_bundle(subject.model))
+    elif key.precision != "fp32":
+        raise OptionError(f"the full-size voice is exported in fp32, not {key.precision}")
+    opener = partial(open_voice, provider, key.precision)
+    own = Variant(key, subject.ready, opener, provider)
+    casts = [
+        Variant(replace(key, singers=n), partial(ready_cast, subject.ready, n), opener, provider)
+        for n in options.singers
+    ]
+    return [own, *casts]
+
+
+def _nothing() -> None:
+    """A system that torch builds where it runs needs nothing made ready."""

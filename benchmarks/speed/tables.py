@@ -1,0 +1,247 @@
+"""What a run found, as tables."""
+
+from ..report import in_words as versions_in_words
+from .compare import Compared
+from .grid import Grid
+from .machine import in_words
+from .noise import BUSY_CORES
+from .paper import paper_grid
+from .results import TOTAL, SpeedReport, Timing
+from .scaling import find_scalings
+from .variants import VariantKey
+
+STAGES_SECONDS = 10.0
+"""Stages are shown at this length, or at the nearest that was measured."""
+_LEGEND = "* timed in part and scaled. ~ repetitions scatter by more than 10 %, or are too few to know."
+
+
+def all_grids(report: SpeedReport) -> list[Grid]:
+    """Every table of a run, those without a row left out."""
+    pairs = sorted({(row.threads, row.batch) for row in report.totals()})
+    lengths = {(threads, batch): shown_length(report, threads, batch) for threads, batch in pairs}
+    paper = [
+        paper_grid(report, engine, precision, (threads, batch, seconds))
+        for (threads, batch), seconds in lengths.items()
+        if batch == 1
+        for engine in ("torch", "onnx")
+        for precision in sorted({row.precision for row in report.rows})
+    ]
+    grids = [
+        *(length_grid(report, threads, batch) for threads, batch in pairs),
+        *(stage_grid(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
+        *filter(None, paper),
+        loading_grid(report),
+        scaling_grid(report),
+        ceilings_grid(report),
+        checks_grid(report),
+        noise_grid(report),
+        not_measured_grid(report),
+    ]
+    return [grid for grid in grids if grid.rows]
+
+
+def keys_of(report: SpeedReport) -> list[VariantKey]:
+    """Systems as they were run, in the order of the results."""
+    return list(dict.fromkeys(row.key for row in report.rows))
+
+
+def shown_length(report: SpeedReport, threads: int, batch: int) -> float:
+    """The measured length nearest to `STAGES_SECONDS`."""
+    return min(
+        (row.seconds for row in report.totals(threads, batch)), key=lambda seconds: abs(seconds - STAGES_SECONDS)
+    )
+
+
+def length_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
+    """The whole chain against the length of the clip."""
+    rows = report.totals(threads, batch)
+    lengths = sorted({row.seconds for row in rows})
+    found = {(row.key, row.seconds): row for row in rows}
+    table = []
+    for key in dict.fromkeys(row.key for row in rows):
+        cells = [_rtf(found.get((key, seconds))) for seconds in lengths]
+        table.append((str(key), *cells, _figure(report_overhead(report, key, threads), " s")))
+    return Grid(
+        title=f"whole chain, RTF: {_device(report)}, batch {batch}, {threads} thread(s)",
+        heads=("system", *(f"{seconds:g} s" for seconds in lengths), "and on each call, as shipped"),
+        rows=tuple(table),
+        note=f"Seconds of work per second of audio: median (95th percentile). {_LEGEND} Ours is all of convert(), with "
+        "resampling, loudness and the sine source; of others, the networks and F0.",
+    )
+
+
+def report_overhead(report: SpeedReport, key: VariantKey, threads: int) -> float | None:
+    """What the original does on each call besides computing, in seconds."""
+    return next((f.overhead_s for f in report.systems if f.key == key and f.threads == threads), None)
+
+
+def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
+    """Each stage at one size, and what share of this machine's ceiling it reaches."""
+    threads, batch, seconds = cell
+    rows = [row for row in report.rows if row.cell == cell]
+    stages = list(dict.fromkeys(row.stage for row in rows if row.stage != TOTAL)) + [TOTAL]
+    found = {(row.key, row.stage): row for row in rows}
+    table = []
+    for key in dict.fromkeys(row.key for row in rows):
+        whole = found[key, TOTAL]
+        cells = [_stage(found.get((key, stage))) for stage in stages]
+        table.append((str(key), *cells, f"{whole.cpu_rtf:.3g}", _figure(whole.gflop_s), _share(whole.ceiling_share)))
+    return Grid(
+        title=f"stages, RTF: {_device(report)}, {seconds:g} s, batch {batch}, {threads} thread(s)",
+        heads=("system", *stages, "processor s per s", "GFLOP/s", "of the ceiling"),
+        rows=tuple(table),
+        note=f"In brackets the share of the ceiling that a stage reaches. {_LEGEND}",
+    )
+
+
+def loading_grid(report: SpeedReport) -> Grid:
+    """What comes before the first pass, and memory."""
+    peaks: dict[tuple[VariantKey, int], list[float]] = {}
+    for row in report.totals():
+        if row.peak_mb is not None:
+            peaks.setdefault((row.key, row.threads), []).append(row.peak_mb)
+    rows = []
+    for facts in report.systems:
+        peak = max(peaks.get((facts.key, facts.threads), []), default=None)
+        own = None if peak is None or facts.libraries_mb is None else peak - facts.libraries_mb
+        weights = sum(facts.parameters.values()) / 1e6 if facts.parameters else None
+        times = (_figure(seconds) for seconds in (facts.build_s, facts.export_s, facts.load_s))
+        rows.append((str(facts.key), str(facts.threads), _figure(weights), *times, _whole(peak), _whole(own)))
+    return Grid(
+        title="before the first pass, and memory",
+        heads=("system", "threads", "M parameters", "build s", "export s", "load s", "peak MB", "… above libraries"),
+        rows=tuple(rows),
+        note="Each in a process of its own. Peak: the most memory of the process over all sizes; above libraries: "
+        "without what it had before the weights came. Export: when it was done, it is kept.",
+    )
+
+
+def scaling_grid(report: SpeedReport) -> Grid:
+    """Fitted exponents."""
+    rows = []
+    for scaling in find_scalings(report):
+        values = ", ".join(f"{value:g}" for value in scaling.values)
+        rows.append(
+            (str(scaling.key), scaling.against, scaling.fixed, values, f"{scaling.exponent:+.2f}", scaling.flag)
+        )
+    return Grid(
+        title="growth of the cost of the whole chain",
+        heads=("system", "with", "at", "measured at", "exponent", ""),
+        rows=tuple(rows),
+        note="Fit of seconds = a · value^exponent: +1 is linear, 0 costs nothing, -1 is what threads can give at best.",
+    )
+
+
+def ceilings_grid(report: SpeedReport) -> Grid:
+    """The machine's own limits."""
+    return Grid(
+        title="what this machine can do at most, measured with torch",
+        heads=("threads", "fp32 GEMM GFLOP/s", "bf16 GEMM GFLOP/s", "copy GB/s"),
+        rows=tuple(
+            (
+                f"{found.threads} on {found.device}",
+                *map(_whole, (found.fp32_gemm_gflop_s, found.bf16_gemm_gflop_s, found.copy_gb_s)),
+            )
+            for found in report.ceilings
+        ),
+    )
+
+
+def checks_grid(report: SpeedReport) -> Grid:
+    """Scaled times against full ones."""
+    return Grid(
+        title="samplers that are timed in part, once to their end",
+        heads=("system", "threads", "clip s", "full s", "scaled s", "off by", ""),
+        rows=tuple(
+            (
+                f"{c.system} ({c.engine} {c.precision})",
+                *(str(c.threads), f"{c.seconds:g}", f"{c.full_s:.3g}", f"{c.extrapolated_s:.3g}"),
+                *(f"{c.error:+.1%}", "" if c.ok else f"more than {c.within:.0%}"),
+            )
+            for c in report.full_checks
+        ),
+    )
+
+
+def noise_grid(report: SpeedReport) -> Grid:
+    """What else went on; only where it disturbed."""
+    return Grid(
+        title=f"disturbed: others took more than {BUSY_CORES:g} of {report.machine['cores']} cores",
+        heads=("clip s", "batch", "threads", "cores of others", "load average"),
+        rows=tuple(
+            (
+                *(f"{cell.seconds:g}", str(cell.batch), str(cell.threads), f"{cell.others_cores:.2f}"),
+                _figure(cell.load_average),
+            )
+            for cell in report.noise
+            if cell.disturbance.is_heavy
+        ),
+        note="Wall times of these sizes are too long. Systems took turns, so their ratios suffer less; processor "
+        "seconds suffer least.",
+    )
+
+
+def not_measured_grid(report: SpeedReport) -> Grid:
+    """What was asked for and has no row."""
+    return Grid(
+        title="not measured",
+        heads=("what", "why"),
+        rows=tuple((entry.what, entry.why.replace("\n", "; ")) for entry in report.not_measured),
+    )
+
+
+def compare_grid(compared: Compared, reference: str | None) -> Grid:
+    """Ratios row by row."""
+    rows = []
+    for row in compared.rows:
+        after = row.after
+        where = f"{after.seconds:g} s, batch {after.batch}, {after.threads} thread(s), {after.stage}"
+        noise = f"±{row.noise:.1%}" if row.noise < 1e3 else "unknown"
+        rows.append(
+            (str(after.key), where, f"{row.before.rtf:.4g}", f"{after.rtf:.4g}", f"{row.ratio:.3f}", noise, row.verdict)
+        )
+    what = "after over before" if reference is None else f"after over before, each relative to {reference}"
+    return Grid(f"medians, {what}", ("system", "at", "before", "after", "ratio", "noise", ""), tuple(rows))
+
+
+def provenance(report: SpeedReport) -> str:
+    """What was run, where, and with what."""
+    disturbed = [cell for cell in report.noise if cell.disturbance.is_heavy]
+    noise = f" {len(disturbed)} of {len(report.noise)} sizes were disturbed by other processes." if disturbed else ""
+    return (
+        f"`{report.command}` at commit {report.commit}, on {in_words(report.machine)}; "
+        f"{versions_in_words(report.versions)}.{noise}"
+    )
+
+
+def _device(report: SpeedReport) -> str:
+    return str(report.options.get("device", ""))
+
+
+def _rtf(row: Timing | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.rtf:.3g} ({row.rtf_p95:.3g}){_marks(row)}"
+
+
+def _stage(row: Timing | None) -> str:
+    if row is None:
+        return ""
+    share = "" if row.ceiling_share is None else f" ({row.ceiling_share:.0%})"
+    return f"{row.rtf:.3g}{share}{_marks(row)}"
+
+
+def _marks(row: Timing) -> str:
+    return ("*" if row.extrapolated else "") + ("~" if row.is_noisy else "")
+
+
+def _figure(value: float | None, unit: str = "") -> str:
+    return "" if value is None else f"{value:.3g}{unit}"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"

@@ -1,0 +1,74 @@
+"""Systems in torch, eagerly."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .chain import Call, Chain, Pass, Place, describe, make_steps, networks, overhead_s
+from .memory import resident_mb
+from .stage import SpeedSystem, Stage
+from .timing import Clock, Turn, time_steps
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchChain:
+    """The networks as torch runs them eagerly, weights and floating inputs converted to `precision` once."""
+
+    def __init__(self, system: SpeedSystem, threads: int, device: str, precision: str) -> None:
+        torch.set_num_threads(threads)
+        self._system, self._device, self._dtype = system, torch.device(device), DTYPES[precision]
+        libraries, start = resident_mb(), time.perf_counter()
+        modules = {stage.name: stage.build().eval() for stage in networks(system)}
+        built = time.perf_counter()
+        self._modules = {name: module.to(self._device, self._dtype) for name, module in modules.items()}
+        self._sync()
+        self.loaded = describe(
+            system,
+            build_s=built - start,
+            load_s=time.perf_counter() - built,
+            overhead_s=overhead_s(system),
+            libraries_mb=libraries,
+        )
+
+    def prepare(self, seconds: float, batch: int) -> Pass:
+        steps = make_steps(self._system, seconds, batch, self._network)
+
+        def once(most: int | None) -> Turn:
+            with torch.inference_mode():
+                return time_steps(steps, Clock(sync=self._sync), most)
+
+        return once
+
+    def device_peak_mb(self, reset: bool) -> float | None:
+        if self._device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self._device) / 1e6
+        if reset:
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return peak
+
+    def _network(self, stage: Stage) -> tuple[Call, Place]:
+        module = self._modules[stage.name]
+
+        def call(inputs: dict[str, Any]) -> Any:
+            outputs = module(**inputs)
+            return outputs[0] if isinstance(outputs, tuple) else outputs
+
+        def place(array: NDArray[Any]) -> torch.Tensor:
+            tensor = torch.from_numpy(np.array(array))
+            return tensor.to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype)
+
+        return call, place
+
+    def _sync(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def open_torch(make: Callable[[], SpeedSystem], device: str, precision: str, ready: None, threads: int) -> Chain:
+    return TorchChain(make(), threads, device, precision)

@@ -1,0 +1,86 @@
+"""Our own voices as a user runs them: `Converter.convert`, and `convert_many` for a batch."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import soundfile
+
+from ...runtime import Converter
+from .chain import Chain, Loaded, Pass
+from .clips import sung_clip
+from .memory import resident_mb
+from .timing import Sample, Turn
+
+CLIP_RATE = 44_100
+"""Of the clips that are converted: the voice resamples, and that is counted."""
+STAGE_OF = {"content": "content", "pitch": "f0", "acoustic": "acoustic", "vocoder": "vocoder"}
+"""Names in `timings_ms` to stages."""
+OTHER = "other"
+"""All that `convert` does besides: resampling, loudness, the sine source, cutting and joining; files in a batch."""
+
+
+@dataclass(frozen=True)
+class ReadyVoice:
+    """A voice to load, and what is known of it beyond its manifest."""
+
+    model: str | Path
+    facts: Loaded | None = None
+
+
+class VoiceChain:
+    """A voice loaded by `Converter`. `facts`: what is known of its networks."""
+
+    def __init__(
+        self, model: str | Path, threads: int, provider: str, precision: str, facts: Loaded | None = None
+    ) -> None:
+        libraries, start = resident_mb(), time.perf_counter()
+        self._converter = Converter(model, provider=provider, precision=precision, threads=threads)
+        load_s = time.perf_counter() - start
+        manifest = self._converter.manifest
+        known = facts or Loaded(title=f"voice {manifest.name}", sample_rate=manifest.audio.sample_rate)
+        self.loaded = replace(known, load_s=load_s, libraries_mb=libraries)
+
+    def prepare(self, seconds: float, batch: int) -> Pass:
+        clip = sung_clip(seconds, CLIP_RATE).astype(np.float32)
+        return (lambda _: self._one(clip)) if batch == 1 else (lambda _: self._many(clip, batch))
+
+    def device_peak_mb(self, reset: bool) -> float | None:
+        return None
+
+    def _one(self, clip: np.ndarray) -> Turn:
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = self._converter.convert(clip, CLIP_RATE)
+        return _turn(time.perf_counter() - wall, time.process_time() - cpu, [result.timings_ms])
+
+    def _many(self, clip: np.ndarray, batch: int) -> Turn:
+        """`batch` files in common graph calls: the public way to a batch, so reading and writing them is counted."""
+        with TemporaryDirectory() as folder:
+            sources = [Path(folder) / f"{number}.wav" for number in range(batch)]
+            for source in sources:
+                soundfile.write(source, clip, CLIP_RATE)
+            wall, cpu = time.perf_counter(), time.process_time()
+            results = list(self._converter.convert_many(sources, Path(folder) / "out", batch=batch))
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        for result in results:
+            if result.error is not None:
+                raise result.error
+        return _turn(wall, cpu, [result.timings_ms for result in results])
+
+
+def open_voice(provider: str, precision: str, ready: ReadyVoice, threads: int) -> Chain:
+    return VoiceChain(ready.model, threads, provider, precision, ready.facts)
+
+
+def _turn(wall_s: float, cpu_s: float, timings_ms: list[Mapping[str, float]]) -> dict[str, Sample]:
+    """The runtime times its stages on the wall; their processor time is their share of the whole's."""
+    walls = {
+        stage: 1e-3 * sum(timings[name] for timings in timings_ms)
+        for name, stage in STAGE_OF.items()
+        if name in timings_ms[0]
+    }
+    walls[OTHER] = max(0.0, wall_s - sum(walls.values()))
+    return {stage: Sample(wall, cpu_s * wall / wall_s) for stage, wall in walls.items()}
