@@ -144,9 +144,8 @@ def as_markdown(report: Report) -> str:
     lines = ["| What | Measured | Goal | | On |", "|---|---|---|---|---|"]
     lines += [f"| {row.what} | {row.shown} | {row.goal} | {row.verdict} | {row.note} |" for row in report.rows]
     machine = f"{report.machine['cpu']}, {report.machine['cores']} cores, {report.machine['os']}"
-    return "\n".join(
-        [*lines, "", f"`{report.command}` at commit {report.commit}, on {machine}; {in_words(report.versions)}."]
-    )
+    where = f"`{report.command}` at commit {report.commit}, on {machine}; {in_words(report.versions)}."
+    return "\n".join([*lines, "", where])
 
 
 def in_words(versions: Mapping[str, str]) -> str:

@@ -6,13 +6,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from importlib import metadata
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ...export import fold, graphs
+from ... import export, training
+from ...export import graphs
 from ...runtime.bundle import comosvc_home
 from .chain import networks
 from .onnx_chain import ExportedStage
@@ -29,12 +31,14 @@ def cache_folder() -> Path:
 
 
 def content_key(module: nn.Module, *facts: object) -> str:
-    """Hash of the weights, of the sources of every class in `module`, of the exporter, and of `facts`."""
+    """Hash of all that decides about a graph: weights, classes and settings of `module`, `facts`, and the sources."""
     digest = hashlib.sha256(repr(facts).encode())
+    for name, part in module.named_modules():
+        digest.update(f"{name} {type(part).__qualname__} {_settings(part)}".encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for path in sorted({*_sources(module), Path(graphs.__file__), Path(fold.__file__)}):
+    for path in sorted(_sources(module)):
         digest.update(path.read_bytes())
     for package in _TOOLS:
         try:
@@ -44,11 +48,18 @@ def content_key(module: nn.Module, *facts: object) -> str:
     return digest.hexdigest()[:32]
 
 
+def _settings(part: nn.Module) -> dict[str, object]:
+    """Attributes that a trace turns into constants."""
+    plain = (bool, int, float, str, tuple, list, type(None))
+    return {name: value for name, value in vars(part).items() if isinstance(value, plain) or is_dataclass(value)}
+
+
 def _sources(module: nn.Module) -> set[Path]:
-    """Files of the classes; torch's own are known by its version."""
+    """The files of its classes, of our networks and of the exporter; torch's own are known by its version."""
     names = {type(part).__module__ for part in module.modules()}
     files = {inspect.getsourcefile(sys.modules[name]) for name in names if not name.startswith("torch.")}
-    return {Path(file) for file in files if file}
+    folders = (Path(folder) for package in (training, export) for folder in package.__path__)
+    return {*map(Path, filter(None, files)), *(path for folder in folders for path in folder.glob("*.py"))}
 
 
 def export_stage(stage: Stage, module: nn.Module | None = None) -> ExportedStage:

@@ -79,7 +79,7 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
     """Each stage at one size, and what share of this machine's ceiling it reaches."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell]
-    stages = list(dict.fromkeys(row.stage for row in rows if row.stage != TOTAL)) + [TOTAL]
+    stages = [*dict.fromkeys(row.stage for row in rows if row.stage != TOTAL), TOTAL]
     found = {(row.key, row.stage): row for row in rows}
     table = []
     for key in dict.fromkeys(row.key for row in rows):
