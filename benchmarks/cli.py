@@ -11,6 +11,7 @@ from rich.console import Console
 from ..runtime.errors import ComosvcError
 from .quality import QualityOptions, measure_quality
 from .report import as_table, into_readme, save_json
+from .speed.commands import register
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,11 +20,6 @@ app = typer.Typer(
     help="Measure voices. Results are tables on the terminal, and JSON with hardware, versions and commit.",
 )
 console = Console()
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `quality` a sub-command although it is the only one."""
 
 
 @app.command()
@@ -93,6 +89,9 @@ def train(
     console.print(as_table(report))
     if json is not None:
         save_json(report, json)
+
+
+register(app)
 
 
 def main() -> None:

@@ -3,6 +3,13 @@
 import pytest
 from typer.testing import CliRunner
 
+
+def pytest_addoption(parser):
+    group = parser.getgroup("comosvc benchmarks")
+    group.addoption("--device", default="cpu", help="where tests/benchmarks times networks in torch: cpu or cuda")
+    group.addoption("--systems", default="", help="also time these systems of comosvc-bench rtf, in full size")
+
+
 STAGES = ("content", "vocoder", "teacher", "student")
 
 

@@ -2,27 +2,45 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
 
-_REPEATS = 7
+_REPEATS = 10
 _WARM_UP = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """The best of some repetitions, with torch. GFLOP/s of square matrix products, GB/s of a copy, read and written."""
+    """The best of some repetitions: GFLOP/s of square matrix products, GB/s of a copy, read and written."""
 
     threads: int
     device: str
-    fp32_gemm_gflop_s: float
-    bf16_gemm_gflop_s: float
+    fp32_torch_gflop_s: float
+    fp32_onnx_gflop_s: float | None = None
+    """ONNX Runtime's, on the CPU: its kernels and torch's are not equally fast on every processor (MKL on AMD's)."""
+    bf16_torch_gflop_s: float
     copy_gb_s: float
     fp32_matmul_precision: str = "highest"
     """torch's setting; anything else lets a GPU use TF32."""
+
+    def gflop_s(self, precision: str) -> float | None:
+        """The most of any engine in a precision; None where it was not measured."""
+        if precision == "bf16":
+            return self.bf16_torch_gflop_s
+        return max(self.fp32_torch_gflop_s, self.fp32_onnx_gflop_s or 0.0) if precision == "fp32" else None
+
+    def or_better(self, other: "Ceilings") -> "Ceilings":
+        """The higher of both in each respect: whatever disturbs can only lower a ceiling."""
+        best = {}
+        for field in fields(self):
+            a, b = getattr(self, field.name), getattr(other, field.name)
+            best[field.name] = max(a, b) if isinstance(a, float) else a
+        return Ceilings(**best)
 
 
 def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: int = 256) -> Ceilings:
@@ -33,19 +51,13 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
     where = torch.device(device)
     size = 4 * gemm_size if where.type == "cuda" else gemm_size
 
-    def best(work: Callable[[], object]) -> float:
-        seconds = []
-        for _ in range(_WARM_UP + _REPEATS):
-            _sync(where)
-            start = time.perf_counter()
-            work()
-            _sync(where)
-            seconds.append(time.perf_counter() - start)
-        return min(seconds[_WARM_UP:])
+    def sync() -> None:
+        if where.type == "cuda":
+            torch.cuda.synchronize(where)
 
     def gemm(dtype: "torch.dtype") -> float:
         a, b = (torch.ones(size, size, dtype=dtype, device=where) for _ in range(2))
-        return 2.0 * size**3 / best(lambda: a @ b) / 1e9
+        return 2.0 * size**3 / _best_s(lambda: a @ b, sync) / 1e9
 
     block = torch.ones(copy_mb * 250_000, device=where)
     target = torch.empty_like(block)
@@ -53,15 +65,33 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
         return Ceilings(
             threads=threads,
             device=device,
-            fp32_gemm_gflop_s=gemm(torch.float32),
-            bf16_gemm_gflop_s=gemm(torch.bfloat16),
-            copy_gb_s=2.0 * block.nbytes / best(lambda: target.copy_(block)) / 1e9,
+            fp32_torch_gflop_s=gemm(torch.float32),
+            fp32_onnx_gflop_s=_onnx_gemm(size, threads) if where.type == "cpu" else None,
+            bf16_torch_gflop_s=gemm(torch.bfloat16),
+            copy_gb_s=2.0 * block.nbytes / _best_s(lambda: target.copy_(block), sync) / 1e9,
             fp32_matmul_precision=torch.get_float32_matmul_precision(),
         )
 
 
-def _sync(device: "torch.device") -> None:
-    import torch
+def _onnx_gemm(size: int, threads: int) -> float:
+    from onnx import TensorProto, helper
 
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    from ...runtime.providers import open_session
+
+    a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "abc")
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "gemm", [a, b], [c])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    session = open_session(model.SerializeToString(), "a matrix product", threads)
+    inputs = {name: np.ones((size, size), np.float32) for name in "ab"}
+    return 2.0 * size**3 / _best_s(lambda: session.run(None, inputs), lambda: None) / 1e9
+
+
+def _best_s(work: Callable[[], object], sync: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(_WARM_UP + _REPEATS):
+        sync()
+        start = time.perf_counter()
+        work()
+        sync()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[_WARM_UP:])

@@ -40,6 +40,8 @@ class Loaded:
     """What the original does on every call besides computing (`SpeedSystem.overhead`); the best of some."""
     libraries_mb: float | None = None
     """Resident size of the process before the weights came: interpreter and libraries."""
+    loaded_mb: float | None = None
+    """And when all was loaded."""
 
 
 class Chain(Protocol):
@@ -63,6 +65,7 @@ def overhead_s(system: SpeedSystem) -> float | None:
     """`Loaded.overhead_s` of a system, measured."""
     if system.overhead is None:
         return None
+    system.overhead()  # prepares what the others find
     seconds = []
     for _ in range(_OVERHEAD_REPEATS):
         start = time.perf_counter()

@@ -81,8 +81,8 @@ def compare(
     if reference is None and not force and not is_same_machine(before.machine, after.machine):
         raise ResultError(
             f"the two were measured on different machines: {in_words(before.machine)} and {in_words(after.machine)}\n"
-            "hint: --relative-to SYSTEM compares each row's ratio to that system's in its own file, which carries over; "
-            "--force compares seconds all the same"
+            "hint: --relative-to SYSTEM compares each row's ratio to that system's in its own file, which carries "
+            "over; --force compares seconds all the same"
         )
     old, new = _by_row(before, stages), _by_row(after, stages)
     common = [row for row in old if row in new]

@@ -1,6 +1,5 @@
 """What `comosvc-bench rtf` is asked to measure, checked before anything is built."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -64,16 +63,17 @@ def within_limits(options: RtfOptions, lengths_given: bool) -> RtfOptions:
     return replace(options, lengths_s=tuple(length for length in options.lengths_s if length <= ALL_LIMIT_S))
 
 
-def parse_lengths(text: str) -> tuple[float, ...]:
-    """`"1,5,10"` in seconds. Raises `OptionError`."""
+def parse_lengths(text: str, option: str = "--lengths", unit: str = "s") -> tuple[float, ...]:
+    """`"1,5,10"`, in seconds or milliseconds ("ms"). Raises `OptionError`."""
+    limit = LENGTH_LIMIT_S * (1e3 if unit == "ms" else 1.0)
 
     def length(word: str) -> float:
-        seconds = float(word)
-        if not (math.isfinite(seconds) and 0.0 < seconds <= LENGTH_LIMIT_S):
+        value = float(word)
+        if not 0.0 < value <= limit:  # which no number that is none passes
             raise ValueError
-        return seconds
+        return value
 
-    return _parse(text, "--lengths", length, f"seconds, more than 0 and at most {LENGTH_LIMIT_S:g}")
+    return _parse(text, option, length, f"lengths in {unit}, more than 0 and at most {limit:g}")
 
 
 def parse_counts(text: str, option: str) -> tuple[int, ...]:

@@ -1,90 +1,99 @@
 """The published speeds (Lu et al. 2024, arXiv 2401.01792, Table 3) and what the same parts take here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .grid import Grid
 from .results import SpeedReport, Timing
 
 PAPER_SCOPE = "embeddings to mel only, one RTX 4090"
-TEACHER, STUDENT, OURS = "comosvc-teacher", "comosvc-authors", "comosvc"
+MEL_STAGES = ("condition", "acoustic")
+"""What of a chain leads from embeddings to mel, or to the flow's latent."""
+STUDENT, OURS = "comosvc-authors", "comosvc"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A row of Table 3. `evaluations` of a network of CoMoSVC's size; None for the flow, which has none."""
+    """A row of Table 3 and the systems here that it is held against; None where there is none."""
 
     name: str
-    system: str
     nfe: int
-    rtf: float
-    is_diffusion: bool = True
+    rtf: float | None
+    by_default: str
+    on_20x512: str | None
+    """The paper's number of evaluations, on CoMoSVC's network."""
 
 
 TABLE_3 = (
-    Published("SoVITS-Flow", "sovits-flow", 1, 0.008, is_diffusion=False),
-    Published("SoVITS-Diff", "sovits-diff", 1000, 2.978),
-    Published("DiffSVC", "diffsvc", 100, 0.278),
-    Published("Teacher", TEACHER, 50, 0.148),
-    Published("CoMoSVC", STUDENT, 1, 0.006),
+    Published("SoVITS-Flow", 1, 0.008, "sovits-flow", None),
+    Published("SoVITS-Diff", 1000, 2.978, "sovits-diff", "sovits-diff-1000-20x512"),
+    Published("DiffSVC", 100, 0.278, "diffsvc", "diffsvc-20x512"),
+    Published("Teacher", 50, 0.148, "comosvc-teacher", "comosvc-teacher"),
+    Published("CoMoSVC", 1, 0.006, STUDENT, STUDENT),
 )
+_BASE_RTF = 0.006
+_THIS_SDK = Published("CoMoSVC, this SDK", 1, None, OURS, OURS)
+
+
+@dataclass(frozen=True)
+class _Mel:
+    """The mel stage of a system, whole."""
+
+    rtf: float
+    evaluations: int
+    extrapolated: bool
 
 
 def paper_grid(report: SpeedReport, engine: str, precision: str, cell: tuple[int, int, float]) -> Grid | None:
-    """Table 3 beside the mel stage here: each system as it comes, and all on CoMoSVC's own network.
+    """Table 3 beside the mel stage here: with each system's defaults, and all on CoMoSVC's own network.
 
-    None where no mel stage of those systems was measured. A figure that was not measured is an empty cell.
+    Ours is taken in whatever engine it has. None where no mel stage of those systems was measured. A figure that was
+    not measured is an empty cell.
     """
-    mel = {
-        row.system: row
-        for row in report.rows
-        if row.stage == "acoustic"
-        and row.cell == cell
-        and row.precision == precision
-        and row.singers is None
-        and (row.engine == engine or row.system == OURS)
-    }
-    if not {published.system for published in TABLE_3} & set(mel):
+    mel = _mel_stages(report, engine, precision, cell)
+    if not {published.by_default for published in TABLE_3} & set(mel):
         return None
-    per_evaluation = _per_evaluation(mel)
-    ours = Published("CoMoSVC, this SDK", OURS, 1, TABLE_3[-1].rtf)
-    rows = [_row(published, mel, per_evaluation, said=True) for published in TABLE_3]
-    rows.append(_row(ours, mel, per_evaluation, said=False))
     threads, batch, seconds = cell
     return Grid(
         title=f"the paper's Table 3, and the mel stage here: {engine} {precision}, {seconds:g} s, batch {batch}, "
         f"{threads} thread(s)",
         heads=(
-            *("method", "NFE", "paper: RTF", "paper: × CoMoSVC"),
-            *("here, as each comes: RTF", "× CoMoSVC", "here, all on 20 × 512: RTF", "× CoMoSVC"),
+            *("method", "paper: NFE", "RTF", "× CoMoSVC"),
+            *("here, defaults: NFE", "RTF", "× CoMoSVC"),
+            *("here, on 20 × 512: NFE", "RTF", "× CoMoSVC"),
         ),
-        rows=tuple(rows),
-        note=f"The paper's figures are {PAPER_SCOPE}: no content encoder, no F0, no vocoder. Here too only the stage "
-        "that gives the mel, or for the flow the latent, is counted. All on 20 × 512: one measured evaluation of "
-        "CoMoSVC's network times NFE. * timed in part and scaled.",
+        rows=tuple(_row(published, mel) for published in (*TABLE_3, _THIS_SDK)),
+        note=f"The paper's figures are {PAPER_SCOPE}: no content encoder, no F0, no vocoder. Here too only what leads "
+        "from embeddings to the mel, or to the flow's latent, is counted. × CoMoSVC: over the authors' student. "
+        "* timed in part and scaled.",
     )
 
 
-def _per_evaluation(mel: dict[str, Timing]) -> float | None:
-    """RTF of one evaluation of the 20 x 512 network; of the teacher's where it was measured, which averages many."""
-    row = mel.get(TEACHER) or mel.get(STUDENT)
-    return None if row is None else row.rtf / row.evaluations
+def _mel_stages(report: SpeedReport, engine: str, precision: str, cell: tuple[int, int, float]) -> dict[str, _Mel]:
+    parts: dict[str, list[Timing]] = {}
+    for row in report.rows:
+        fits = row.cell == cell and row.precision == precision and row.singers is None
+        if fits and row.stage in MEL_STAGES and (row.engine == engine or row.system == OURS):
+            parts.setdefault(row.system, []).append(row)
+    return {
+        system: _Mel(
+            rtf=sum(row.rtf for row in rows),
+            evaluations=max(row.evaluations for row in rows),
+            extrapolated=any(row.extrapolated for row in rows),
+        )
+        for system, rows in parts.items()
+    }
 
 
-def _row(published: Published, mel: dict[str, Timing], per_evaluation: float | None, said: bool) -> tuple[str, ...]:
-    here, student = mel.get(published.system), mel.get(STUDENT)
-    same = per_evaluation * published.nfe if per_evaluation is not None and published.is_diffusion and said else None
-    base = TABLE_3[-1].rtf
-    return (
-        published.name,
-        str(published.nfe),
-        f"{published.rtf:g}" if said else "",
-        f"{published.rtf / base:.3g}" if said else "",
-        _figure(here.rtf if here else None) + ("*" if here and here.extrapolated else ""),
-        _figure(here.rtf / student.rtf if here and student else None),
-        _figure(same),
-        _figure(same / per_evaluation if same is not None and per_evaluation else None),
-    )
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+def _row(published: Published, mel: Mapping[str, _Mel]) -> tuple[str, ...]:
+    said = published.rtf
+    cells = ["", "", ""] if said is None else [str(published.nfe), f"{said:g}", f"{said / _BASE_RTF:.3g}"]
+    student = mel.get(STUDENT)
+    for system in (published.by_default, published.on_20x512):
+        here = mel.get(system or "")
+        if here is None:
+            cells += ["", "", ""]
+            continue
+        ratio = "" if student is None else f"{here.rtf / student.rtf:.3g}"
+        cells += [str(here.evaluations), f"{here.rtf:.3g}{'*' if here.extrapolated else ''}", ratio]
+    return (published.name, *cells)

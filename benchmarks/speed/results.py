@@ -45,6 +45,10 @@ class Timing:
     """Work of all clips."""
     ceiling_gflop_s: float | None = None
     """What this machine does at most in this precision."""
+    sitting: int = 0
+    """Systems that did not fit into memory together were measured one sitting after another; turns were taken within
+    each.
+    """
     peak_mb: float | None = None
     """Of the process, in the row of the whole chain."""
     peak_device_mb: float | None = None
@@ -141,6 +145,7 @@ class SystemFacts:
     """What the original does on every call besides computing. No part of any row."""
     libraries_mb: float | None = None
     """Resident size of the process before the weights came."""
+    loaded_mb: float | None = None
 
     @property
     def key(self) -> VariantKey:
@@ -151,6 +156,7 @@ class SystemFacts:
 class CellNoise:
     """What the machine did besides while a cell was measured."""
 
+    sitting: int = 0
     threads: int
     batch: int
     seconds: float
@@ -217,10 +223,6 @@ class SpeedReport:
             if row.stage == TOTAL and threads in (None, row.threads) and batch in (None, row.batch)
         ]
 
-    def title_of(self, key: VariantKey) -> str:
-        """What the system is, in words; its id where nothing is known."""
-        return next((facts.title for facts in self.systems if facts.key == key), key.system)
-
 
 _PARTS = {
     "systems": SystemFacts,
@@ -230,6 +232,22 @@ _PARTS = {
     "full_checks": FullCheck,
     "not_measured": NotMeasured,
 }
+
+
+def check_writable(path: Path | None) -> None:
+    """Before hours of measuring. Raises `ResultError` where results cannot be written to `path`."""
+    if path is None:
+        return
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ResultError(
+            f"--json {path} cannot be written: {error}\nhint: name a file in a folder of yours"
+        ) from error
 
 
 def save_speed(report: SpeedReport, path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import psutil
+
 from ...runtime.errors import ComosvcError
 from .ceilings import Ceilings, measure_ceilings
+from .chain import Loaded
 from .machine import machine_facts
 from .noise import Watch
 from .options import RtfOptions
@@ -18,7 +21,13 @@ from .worker import Opener, ProcessSession, Session, in_process
 
 Say = Callable[[str], None]
 OpenSession = Callable[[str, Opener, int], Session]
+Cell = tuple[int, int, float]
+"""Threads, batch, seconds of each clip."""
 CHECK_SECONDS, CHECK_WITHIN = 10.0, 0.05
+MEMORY_SHARE = 0.8
+"""Of the memory that is free at first: how much loaded systems may take."""
+WORK_MB_PER_S = 40.0
+"""What a system keeps besides its weights, per second of audio: about what vocoders of the HiFi-GAN kind need."""
 
 
 @dataclass
@@ -28,6 +37,7 @@ class _Bench:
     options: RtfOptions
     say: Say
     open: OpenSession
+    sitting: int = 0
     systems: list[SystemFacts] = field(default_factory=list)
     ceilings: list[Ceilings] = field(default_factory=list)
     rows: list[Timing] = field(default_factory=list)
@@ -53,14 +63,23 @@ def measure_rtf(
     ready = _make_ready(bench, variants)
     for threads in options.threads:
         say(f"ceilings of this machine, {threads} thread(s)")
-        bench.ceilings.append(in_process(measure_ceilings, threads, options.device))
-        with ExitStack() as stack:
-            sessions = _load(bench, ready, threads, stack)
-            for batch in options.batches:
-                for seconds in options.lengths_s:
-                    _measure_cell(bench, sessions, threads, batch, seconds)
-            if options.full:
-                _check_extrapolation(bench, sessions, threads)
+        ceilings = in_process(measure_ceilings, threads, options.device)
+        first_row = len(bench.rows)
+        waiting = list(ready)
+        while waiting:
+            with ExitStack() as stack:
+                sessions = _seat(bench, waiting, threads, stack)
+                for batch in options.batches:
+                    for seconds in options.lengths_s:
+                        _measure_cell(bench, sessions, (threads, batch, seconds))
+                if options.full:
+                    _check_extrapolation(bench, sessions, threads)
+            bench.sitting += 1
+        ceilings = ceilings.or_better(in_process(measure_ceilings, threads, options.device))
+        bench.ceilings.append(ceilings)
+        bench.rows[first_row:] = [
+            replace(row, ceiling_gflop_s=ceilings.gflop_s(row.precision)) for row in bench.rows[first_row:]
+        ]
     if not bench.rows:
         raise ComosvcError("nothing could be measured\n" + "\n".join(f"{f.what}: {f.why}" for f in bench.failed))
     return SpeedReport(
@@ -76,25 +95,31 @@ def measure_rtf(
     )
 
 
-def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> dict[VariantKey, tuple[Variant, Any]]:
+def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Variant, Any]]:
     """Exports, each in a process of its own."""
-    ready = {}
+    ready = []
     for variant in variants:
+        if variant.make_ready is None:
+            ready.append((variant, None))
+            continue
         bench.say(f"making ready: {variant.key}")
         try:
-            made = in_process(variant.make_ready)
+            ready.append((variant, in_process(variant.make_ready)))
         except ComosvcError as error:
             bench.fail(variant.key, error)
-            continue
-        ready[variant.key] = variant, made
     return ready
 
 
-def _load(
-    bench: _Bench, ready: Mapping[VariantKey, tuple[Variant, Any]], threads: int, stack: ExitStack
+def _seat(
+    bench: _Bench, waiting: list[tuple[Variant, Any]], threads: int, stack: ExitStack
 ) -> dict[VariantKey, Session]:
+    """Load from the front of `waiting` what fits into memory with all that it will need, and one in any case."""
     sessions: dict[VariantKey, Session] = {}
-    for key, (variant, made) in ready.items():
+    work_mb = WORK_MB_PER_S * max(bench.options.batches) * max(bench.options.lengths_s)
+    left_mb = MEMORY_SHARE * psutil.virtual_memory().available / 1e6
+    while waiting and (not sessions or left_mb > work_mb):
+        variant, made = waiting.pop(0)
+        key = variant.key
         bench.say(f"loading {key}")
         try:
             session = stack.enter_context(closing(bench.open(str(key), partial(variant.open, made), threads)))
@@ -102,28 +127,19 @@ def _load(
             bench.fail(key, error)
             continue
         sessions[key] = session
-        loaded = session.loaded
-        bench.systems.append(
-            SystemFacts(
-                **asdict(key),
-                provider=variant.provider,
-                threads=threads,
-                title=loaded.title,
-                sample_rate=loaded.sample_rate,
-                parameters=dict(loaded.parameters),
-                gflop_per_s=dict(loaded.gflop_per_s),
-                build_s=loaded.build_s,
-                export_s=loaded.export_s,
-                load_s=loaded.load_s,
-                overhead_s=loaded.overhead_s,
-                libraries_mb=loaded.libraries_mb,
-            )
-        )
+        bench.systems.append(_facts(variant, threads, session.loaded))
+        left_mb -= work_mb + (session.loaded.loaded_mb or 0.0)
     return sessions
 
 
-def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], threads: int, batch: int, seconds: float) -> None:
+def _facts(variant: Variant, threads: int, loaded: Loaded) -> SystemFacts:
+    own = {**vars(loaded), "parameters": dict(loaded.parameters), "gflop_per_s": dict(loaded.gflop_per_s)}
+    return SystemFacts(**asdict(variant.key), provider=variant.provider, threads=threads, **own)
+
+
+def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], cell: Cell) -> None:
     """All systems at one size. One that fails loses its session."""
+    threads, batch, seconds = cell
     where = f"{seconds:g} s, batch {batch}, {threads} thread(s)"
     takers = {}
 
@@ -141,10 +157,10 @@ def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], threads: i
         takers[key] = _told(bench, f"{where}: {key}", session)
     watch = Watch()
     turns = in_turns(takers, bench.options.rounds, failed)
-    found = watch.stop()
-    bench.noise.append(CellNoise(threads=threads, batch=batch, seconds=seconds, **asdict(found)))
+    found = asdict(watch.stop())
+    bench.noise.append(CellNoise(sitting=bench.sitting, threads=threads, batch=batch, seconds=seconds, **found))
     for key, taken in turns.items():
-        bench.rows += _rows(bench, key, sessions[key], taken, (threads, batch, seconds))
+        bench.rows += _rows(bench, key, sessions[key], taken, cell)
 
 
 def _told(bench: _Bench, where: str, session: Session) -> Callable[[], Turn]:
@@ -155,20 +171,12 @@ def _told(bench: _Bench, where: str, session: Session) -> Callable[[], Turn]:
     return turn
 
 
-def _rows(
-    bench: _Bench,
-    key: VariantKey,
-    session: Session,
-    turns: list[Turn],
-    cell: tuple[int, int, float],
-) -> list[Timing]:
+def _rows(bench: _Bench, key: VariantKey, session: Session, turns: list[Turn], cell: Cell) -> list[Timing]:
     """The whole, which is the sum of its stages in each repetition, and each stage."""
     threads, batch, seconds = cell
-    gflop = session.loaded.gflop_per_s
-    peak = session.peak()
-    ceiling = _ceiling(bench.ceilings[-1], key.precision)
+    gflop, peak = session.loaded.gflop_per_s, session.peak()
 
-    def row(stage: str, work: float | None, **rest: Any) -> Timing:
+    def row(stage: str, work: float | None, evaluations: int, timed: int) -> Timing:
         samples = [[turn[stage]] if stage != TOTAL else list(turn.values()) for turn in turns]
         return Timing(
             **asdict(key),
@@ -176,35 +184,31 @@ def _rows(
             batch=batch,
             seconds=seconds,
             stage=stage,
-            wall_s=tuple(sum(s.wall_s for s in parts) for parts in samples),
-            cpu_s=tuple(sum(s.cpu_s for s in parts) for parts in samples),
+            wall_s=tuple(sum(sample.wall_s for sample in parts) for parts in samples),
+            cpu_s=tuple(sum(sample.cpu_s for sample in parts) for parts in samples),
+            evaluations=evaluations,
+            timed=timed,
             gflop=None if work is None else work * seconds * batch,
-            ceiling_gflop_s=ceiling,
-            **rest,
+            sitting=bench.sitting,
         )
 
-    longest = max(turns[0].values(), key=lambda sample: sample.evaluations)
-    sampler = {"evaluations": longest.evaluations, "timed": longest.timed}
-    memory = {"peak_mb": peak.resident_mb, "peak_device_mb": peak.device_mb}
-    rows = [row(TOTAL, sum(gflop.values()) if gflop else None, **sampler, **memory)]
+    sampler = max(turns[0].values(), key=lambda sample: sample.evaluations)
+    whole = row(TOTAL, sum(gflop.values()) if gflop else None, sampler.evaluations, sampler.timed)
+    rows = [replace(whole, peak_mb=peak.resident_mb, peak_device_mb=peak.device_mb)]
     for stage, sample in turns[0].items():
-        rows.append(row(stage, gflop.get(stage), evaluations=sample.evaluations, timed=sample.timed))
+        rows.append(row(stage, gflop.get(stage), sample.evaluations, sample.timed))
     return rows
-
-
-def _ceiling(ceilings: Ceilings, precision: str) -> float | None:
-    return {"fp32": ceilings.fp32_gemm_gflop_s, "bf16": ceilings.bf16_gemm_gflop_s}.get(precision)
 
 
 def _check_extrapolation(bench: _Bench, sessions: Mapping[VariantKey, Session], threads: int) -> None:
     """Every system of many evaluations once to its end at 10 s, beside a scaled pass of the same minute."""
     many = {row.key for row in bench.rows if row.extrapolated and row.threads == threads}
-    for key in sessions:
+    for key, session in sessions.items():
         if key not in many:
             continue
         bench.say(f"all evaluations of {key} at {CHECK_SECONDS:g} s")
         try:
-            bench.checks.append(_check(key, sessions[key], threads))
+            bench.checks.append(_check(key, session, threads))
         except ComosvcError as error:
             bench.fail(f"the full run of {key}", error)
 

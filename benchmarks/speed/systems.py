@@ -1,7 +1,5 @@
 """From names to systems, and from systems to what is run: each in every engine and precision that was asked for."""
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,15 +10,14 @@ from ...runtime.errors import ComosvcError, OptionError
 from ...runtime.providers import choose_precision, choose_provider
 from .exported import export_system
 from .full_size import full_size_voice, ready_cast
+from .known import Make, baselines
 from .onnx_chain import open_onnx
 from .options import ALL, RtfOptions
-from .stage import SpeedSystem
 from .torch_chain import DTYPES, open_torch
 from .variants import Skipped, Variant, VariantKey
 from .voices import ReadyVoice, open_voice
 
 OURS = "comosvc"
-Make = Callable[[], SpeedSystem]
 _PROVIDERS = {
     ("onnx", "cpu"): "cpu",
     ("openvino", "cpu"): "openvino",
@@ -51,13 +48,6 @@ class VoiceSubject:
 
 
 Subject = NetworkSubject | VoiceSubject
-
-
-def baselines() -> Mapping[str, Make]:
-    """The registry of other systems by id. The only place that imports it."""
-    if importlib.util.find_spec("..baselines", __package__) is None:
-        return {}
-    return importlib.import_module("..baselines", __package__).BASELINES
 
 
 def find_subjects(names: Sequence[str], known: Mapping[str, Make] | None = None) -> list[Subject]:
@@ -117,7 +107,7 @@ def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -
         if key.precision not in DTYPES:
             raise OptionError(f"torch has no {key.precision} here; known: {', '.join(DTYPES)}")
         opener = partial(open_torch, subject.make, options.device, key.precision)
-        return [Variant(key, _nothing, opener)]
+        return [Variant(key, None, opener)]
     if key.engine != "onnx":
         raise OptionError(f"baselines run in torch and onnx, not in {key.engine}")
     if key.precision != "fp32":
@@ -145,7 +135,3 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
         for n in options.singers
     ]
     return [own, *casts]
-
-
-def _nothing() -> None:
-    """A system that torch builds where it runs needs nothing made ready."""

@@ -19,17 +19,10 @@ def all_grids(report: SpeedReport) -> list[Grid]:
     """Every table of a run, those without a row left out."""
     pairs = sorted({(row.threads, row.batch) for row in report.totals()})
     lengths = {(threads, batch): shown_length(report, threads, batch) for threads, batch in pairs}
-    paper = [
-        paper_grid(report, engine, precision, (threads, batch, seconds))
-        for (threads, batch), seconds in lengths.items()
-        if batch == 1
-        for engine in ("torch", "onnx")
-        for precision in sorted({row.precision for row in report.rows})
-    ]
     grids = [
         *(length_grid(report, threads, batch) for threads, batch in pairs),
         *(stage_grid(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
-        *filter(None, paper),
+        *paper_grids(report),
         loading_grid(report),
         scaling_grid(report),
         ceilings_grid(report),
@@ -40,9 +33,11 @@ def all_grids(report: SpeedReport) -> list[Grid]:
     return [grid for grid in grids if grid.rows]
 
 
-def keys_of(report: SpeedReport) -> list[VariantKey]:
-    """Systems as they were run, in the order of the results."""
-    return list(dict.fromkeys(row.key for row in report.rows))
+def paper_grids(report: SpeedReport) -> list[Grid]:
+    """Table 3 beside each engine, precision and number of threads that was measured."""
+    kinds = dict.fromkeys((row.threads, row.engine, row.precision) for row in report.totals(batch=1))
+    grids = [paper_grid(report, e, p, (t, 1, shown_length(report, t, 1))) for t, e, p in kinds]
+    return [grid for grid in grids if grid is not None]
 
 
 def shown_length(report: SpeedReport, threads: int, batch: int) -> float:
@@ -90,7 +85,7 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
         title=f"stages, RTF: {_device(report)}, {seconds:g} s, batch {batch}, {threads} thread(s)",
         heads=("system", *stages, "processor s per s", "GFLOP/s", "of the ceiling"),
         rows=tuple(table),
-        note=f"In brackets the share of the ceiling that a stage reaches. {_LEGEND}",
+        note=f"In brackets the share of the ceiling; more than 100 %: the ceiling itself was disturbed. {_LEGEND}",
     )
 
 
@@ -106,10 +101,21 @@ def loading_grid(report: SpeedReport) -> Grid:
         own = None if peak is None or facts.libraries_mb is None else peak - facts.libraries_mb
         weights = sum(facts.parameters.values()) / 1e6 if facts.parameters else None
         times = (_figure(seconds) for seconds in (facts.build_s, facts.export_s, facts.load_s))
-        rows.append((str(facts.key), str(facts.threads), _figure(weights), *times, _whole(peak), _whole(own)))
+        sizes = (_figure(weights), *times, _whole(peak), _whole(own))
+        rows.append((str(facts.key), str(facts.threads), *sizes, facts.title))
     return Grid(
         title="before the first pass, and memory",
-        heads=("system", "threads", "M parameters", "build s", "export s", "load s", "peak MB", "… above libraries"),
+        heads=(
+            "system",
+            "threads",
+            "M parameters",
+            "build s",
+            "export s",
+            "load s",
+            "peak MB",
+            "… above libraries",
+            "what it is",
+        ),
         rows=tuple(rows),
         note="Each in a process of its own. Peak: the most memory of the process over all sizes; above libraries: "
         "without what it had before the weights came. Export: when it was done, it is kept.",
@@ -135,15 +141,17 @@ def scaling_grid(report: SpeedReport) -> Grid:
 def ceilings_grid(report: SpeedReport) -> Grid:
     """The machine's own limits."""
     return Grid(
-        title="what this machine can do at most, measured with torch",
-        heads=("threads", "fp32 GEMM GFLOP/s", "bf16 GEMM GFLOP/s", "copy GB/s"),
+        title="what this machine does at most",
+        heads=("threads", "fp32 GEMM, torch, GFLOP/s", "fp32 GEMM, ONNX Runtime", "bf16 GEMM, torch", "copy GB/s"),
         rows=tuple(
             (
                 f"{found.threads} on {found.device}",
-                *map(_whole, (found.fp32_gemm_gflop_s, found.bf16_gemm_gflop_s, found.copy_gb_s)),
+                *map(_whole, (found.fp32_torch_gflop_s, found.fp32_onnx_gflop_s)),
+                *map(_whole, (found.bf16_torch_gflop_s, found.copy_gb_s)),
             )
             for found in report.ceilings
         ),
+        note="The best of some repetitions before and after all else. The ceiling of a precision is the higher one.",
     )
 
 

@@ -39,7 +39,7 @@ class TorchChain:
         steps = make_steps(self._system, seconds, batch, self._network)
 
         def once(most: int | None) -> Turn:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._autocast():
                 return time_steps(steps, Clock(sync=self._sync), most)
 
         return once
@@ -64,6 +64,10 @@ class TorchChain:
             return tensor.to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype)
 
         return call, place
+
+    def _autocast(self) -> torch.autocast:
+        """For what a network computes in float32 of its own accord. Weights are converted already and stay so."""
+        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def _sync(self) -> None:
         if self._device.type == "cuda":

@@ -8,14 +8,14 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ...runtime.errors import ComosvcError
 from .chain import Chain, Loaded, Pass
-from .memory import high_water_mb, reset_high_water
+from .memory import high_water_mb, reset_high_water, resident_mb
 from .timing import Turn
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class LocalSession:
 
     def __init__(self, opener: Opener, threads: int) -> None:
         self._chain = opener(threads)
-        self.loaded = self._chain.loaded
+        self.loaded = replace(self._chain.loaded, loaded_mb=resident_mb())
         self._pass: Pass | None = None
         self._reset = False
 

@@ -1,0 +1,210 @@
+"""The speed commands of `comosvc-bench`. What they need is imported when they run."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from ...runtime.errors import ComosvcError
+from .results import check_writable
+
+if TYPE_CHECKING:
+    from .options import RtfOptions
+
+console = Console(soft_wrap=False)
+Json = Annotated[Path | None, typer.Option("--json", help="Write the results there.")]
+Threads = Annotated[str | None, typer.Option("--threads", help="Of the engines.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (rtf, latency, compare, report):
+        app.command()(command)
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """A `ComosvcError` as one readable message and exit code 1."""
+    try:
+        yield
+    except ComosvcError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done."""
+    with Console(stderr=True).status("…") as status:
+        yield lambda what: status.update(what.replace("[", "\\["))
+
+
+def rtf(
+    systems: Annotated[
+        str | None, typer.Option("--systems", help="Ids with commas between them, or all. comosvc:VOICE is a voice.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("-m", "--model", help="Also measure this voice: the same as comosvc:VOICE.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="cpu or gpu; other options override it.")] = None,
+    lengths: Annotated[str | None, typer.Option("--lengths", help="Seconds: 1,5,10,30,180.")] = None,
+    batch: Annotated[str | None, typer.Option("--batch", help="Clips at once: 1,4.")] = None,
+    threads: Threads = None,
+    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
+    engines: Annotated[str | None, typer.Option("--engines", help="torch,onnx,openvino,tensorrt.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32,bf16,fp16,int8.")] = None,
+    singers: Annotated[str | None, typer.Option("--singers", help="Casts to try our voices with: 1,20,200.")] = None,
+    rounds: Annotated[int | None, typer.Option("--rounds", help="Repetitions, in turns.", min=1)] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="All lengths with all systems, and samplers once to their end at 10 s.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Seconds of work per second of audio: whole chains and their stages, all systems in turns.
+
+    Every baseline runs in torch and, exported like a voice, in ONNX Runtime; ours as a user runs it. The first run
+    exports what it needs into $COMOSVC_HOME or ~/.cache/comosvc, which takes minutes.
+    """
+    from . import options as choices
+
+    with errors_in_words():
+        grid = choices.preset(preset)
+        names = choices.parse_systems(systems) if systems is not None else () if model else grid.systems
+        given = {
+            "systems": (*names, *(f"comosvc:{voice}" for voice in model or ())),
+            "lengths_s": lengths and choices.parse_lengths(lengths),
+            "batches": batch and choices.parse_counts(batch, "--batch"),
+            "threads": threads and choices.parse_counts(threads, "--threads"),
+            "device": device,
+            "engines": engines and choices.parse_engines(engines),
+            "precisions": precision and choices.parse_precisions(precision),
+            "singers": singers and choices.parse_counts(singers, "--singers"),
+        }
+        grid = replace(grid, **{name: value for name, value in given.items() if value}, full=full)
+        if rounds is not None:
+            grid = replace(grid, rounds=replace(grid.rounds, most=rounds, least=min(rounds, grid.rounds.least)))
+        grid = choices.within_limits(grid, lengths_given=lengths is not None)
+        choices.check_device(grid.device)
+        check_writable(json)
+        _measure(grid, json)
+
+
+def _measure(grid: "RtfOptions", json: Path | None) -> None:
+    from .results import save_speed
+    from .rtf import measure_rtf
+    from .systems import find_subjects, plan
+    from .tables import all_grids, provenance
+
+    variants, skipped = plan(find_subjects(grid.systems), grid)
+    with progress() as say:
+        found = measure_rtf(variants, skipped, grid, _command(), say)
+    if json is not None:
+        save_speed(found, json)
+    for table in all_grids(found):
+        console.print(table.for_terminal())
+    console.print(provenance(found), markup=False, highlight=False)
+
+
+def latency(
+    model: Annotated[
+        str, typer.Option("-m", "--model", help="A shipped voice, a .comosvc file or its folder.")
+    ] = "demo",
+    clips: Annotated[str, typer.Option("--clips", help="Lengths of the clips, ms.")] = "250,500,1000,2000",
+    calls: Annotated[int, typer.Option("--calls", help="Of each length; at least 20.")] = 50,
+    threads: Annotated[int, typer.Option("--threads", help="Of the engine.", min=1)] = 1,
+    provider: Annotated[str, typer.Option("--provider")] = "auto",
+    precision: Annotated[str, typer.Option("--precision")] = "auto",
+    json: Json = None,
+) -> None:
+    """How long a caller waits for a short clip: percentiles of whole calls, and how many come within the clip's length.
+
+    This version has no streaming, so these are not the latencies of a live conversion.
+    """
+    from .latency import LatencyOptions, latency_grid, latency_provenance, measure_latency, save_latency
+    from .options import parse_lengths
+
+    with errors_in_words():
+        lengths_ms = parse_lengths(clips, "--clips", unit="ms")
+        options = LatencyOptions(
+            model=model, clips_ms=lengths_ms, calls=calls, threads=threads, provider=provider, precision=precision
+        )
+        check_writable(json)
+        with progress() as say:
+            found = measure_latency(options, _command(), say)
+        if json is not None:
+            save_latency(found, json)
+    console.print(latency_grid(found).for_terminal())
+    console.print(latency_provenance(found), markup=False, highlight=False)
+
+
+def compare(
+    before: Annotated[Path, typer.Argument(help="Results of comosvc-bench rtf.")],
+    after: Annotated[Path, typer.Argument(help="Later ones.")],
+    fail_over: Annotated[str, typer.Option("--fail-over", help="How much slower is too slow, beyond noise.")] = "5%",
+    stages: Annotated[bool, typer.Option("--stages", help="Also each stage, not only whole chains.")] = False,
+    relative_to: Annotated[
+        str | None, typer.Option("--relative-to", help="Compare ratios to this system; holds across machines.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compare seconds of different machines.")] = False,
+) -> None:
+    """Exit code 1 where a median got slower by more than --fail-over, beyond what the scatter explains.
+
+    The noise of a ratio is half of its 95 % interval, from the quartiles of the repetitions.
+    """
+    from .compare import compare as compare_reports
+    from .compare import missing_in_words, parse_share
+    from .results import load_speed
+    from .tables import compare_grid
+
+    with errors_in_words():
+        share = parse_share(fail_over)
+        old, new = load_speed(before), load_speed(after)
+        found = compare_reports(old, new, share, stages=stages, reference=relative_to, force=force)
+    console.print(compare_grid(found, relative_to).for_terminal())
+    lines = [*missing_in_words(found.only_before, "first"), *missing_in_words(found.only_after, "second")]
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
+    if found.slower:
+        console.print(f"{len(found.slower)} of {len(found.rows)} slower by more than {share:.1%}, beyond noise")
+        raise typer.Exit(1)
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="JSON files of comosvc-bench rtf and latency.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for speed.md, speed.html and the pictures.")
+    ] = None,
+    quality: Annotated[
+        Path | None, typer.Option("--quality", help='{"measure": …, "systems": {id: figure}}: adds speed vs quality.')
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option("--readme", help="Renew the tables between the markers of this Markdown file.")
+    ] = None,
+) -> None:
+    """Results as tables here, and with -o as Markdown, an HTML page and PNG charts."""
+    from .documents import into_readme, read_document, write_documents
+    from .quality_points import read_quality
+
+    with errors_in_words():
+        known = None if quality is None else read_quality(quality)
+        documents = [read_document(path, known) for path in results]
+        for document in documents:
+            for grid in document.grids:
+                console.print(grid.for_terminal())
+            console.print(document.note, markup=False, highlight=False)
+        written = [] if output is None else write_documents(documents, output)
+        if readme is not None:
+            into_readme(documents, readme)
+    for path in written:
+        console.print(f"wrote {path}", markup=False, highlight=False)
+
+
+def _command() -> str:
+    """What was typed, by which a result can be made again."""
+    return shlex.join(["comosvc-bench", *sys.argv[1:]])

@@ -1,0 +1,123 @@
+import pytest
+import torch
+from toy_systems import TOYS
+from typer.testing import CliRunner
+
+from comosvc.benchmarks.cli import app
+from comosvc.benchmarks.speed import systems as resolution
+from comosvc.benchmarks.speed.options import (
+    PRESETS,
+    RtfOptions,
+    parse_counts,
+    parse_lengths,
+    parse_systems,
+    preset,
+    within_limits,
+)
+from comosvc.benchmarks.speed.systems import find_subjects, plan
+from comosvc.benchmarks.speed.variants import VariantKey
+from comosvc.runtime.errors import BundleError, OptionError
+
+
+def test_numbers_with_commas():
+    assert parse_lengths("1,5, 0.5,5") == (1.0, 5.0, 0.5)
+    assert parse_lengths("250,1000", "--clips", "ms") == (250.0, 1000.0)
+    assert parse_counts("1,4", "--batch") == (1, 4)
+    assert parse_systems("a, b,a") == ("a", "b")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "abc", "", "1,,2", "1,0", "3601"])
+def test_impossible_lengths(text):
+    with pytest.raises(OptionError, match="--lengths"):
+        parse_lengths(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", ""])
+def test_impossible_counts(text):
+    with pytest.raises(OptionError, match="--batch"):
+        parse_counts(text, "--batch")
+
+
+def test_all_stops_at_30_seconds_unless_full():
+    long = RtfOptions(lengths_s=(1.0, 30.0, 180.0))
+    assert within_limits(long, lengths_given=False).lengths_s == (1.0, 30.0), "a preset's lengths are cut"
+    with pytest.raises(OptionError, match="180 with --systems all"):
+        within_limits(long, lengths_given=True)
+    full = RtfOptions(lengths_s=(180.0,), full=True)
+    named = RtfOptions(lengths_s=(180.0,), systems=("comosvc",))
+    for allowed in (full, named):
+        assert within_limits(allowed, lengths_given=True) == allowed
+
+
+def test_presets():
+    assert preset("gpu").device == "cuda"
+    assert preset("cpu") is PRESETS["cpu"]
+    with pytest.raises(OptionError, match="known: cpu, gpu"):
+        preset("tpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--systems", "nope"], "unknown system 'nope'; known: all, comosvc"),
+        (["--systems", "comosvc:nowhere"], "no voice 'nowhere'"),
+        (["--lengths", "0"], "'0' is not allowed"),
+        (["--lengths", "1,180"], "--lengths 180 with --systems all"),
+        (["--preset", "x"], "unknown preset 'x'"),
+        (["--engines", "torch,x"], "unknown engine 'x'"),
+        (["--precision", "fp64"], "unknown precision 'fp64'"),
+        (["--device", "tpu"], "unknown device 'tpu'"),
+        (["-m", "demo", "--engines", "torch"], "nothing of what was asked for"),
+        (["-m", "demo", "--precision", "int8"], "precision 'int8' is not available"),
+        (["-m", "demo", "--engines", "openvino"], "provider 'openvino' is not available"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_readable_message(options, message):
+    done = CliRunner().invoke(app, ["rtf", *options])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_cuda_without_a_gpu_is_said_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(resolution, "find_subjects", pytest.fail)
+    for options in (["--device", "cuda"], ["--preset", "gpu"]):
+        done = CliRunner().invoke(app, ["rtf", *options])
+        assert done.exit_code == 1
+        assert "sees no CUDA GPU" in done.stderr
+        assert "hint: --device cpu" in done.stderr
+
+
+def test_all_is_ours_and_every_baseline():
+    assert [subject.id for subject in find_subjects(("all",), TOYS)] == ["comosvc", "toy", "toy-many"]
+    assert [subject.id for subject in find_subjects(("toy", "all"), TOYS)] == ["toy", "comosvc", "toy-many"]
+
+
+def test_results_do_not_name_where_a_voice_lies(tiny_path):
+    (subject,) = find_subjects((f"comosvc:{tiny_path}",), TOYS)
+    assert subject.id == "comosvc:tiny"
+    with pytest.raises(BundleError, match="gone"):
+        find_subjects(("comosvc:gone",), TOYS)
+
+
+def test_two_voices_of_one_name_are_refused(tiny_path, tmp_path):
+    other = tmp_path / tiny_path.name
+    other.write_bytes(tiny_path.read_bytes())
+    with pytest.raises(OptionError, match="two voices are called comosvc:tiny"):
+        find_subjects((f"comosvc:{tiny_path}", f"comosvc:{other}"), TOYS)
+
+
+def test_every_system_in_every_engine_and_precision():
+    options = RtfOptions(precisions=("fp32", "bf16"), singers=(5,))
+    variants, skipped = plan(find_subjects(("toy", "comosvc:demo"), TOYS), options)
+    assert [variant.key for variant in variants] == [
+        VariantKey("toy", "torch", "fp32"),
+        VariantKey("toy", "torch", "bf16"),
+        VariantKey("toy", "onnx", "fp32"),
+        VariantKey("comosvc:demo", "onnx", "fp32"),
+        VariantKey("comosvc:demo", "onnx", "fp32", singers=5),
+    ]
+    assert {str(skip.key) for skip in skipped} == {"toy (onnx bf16)", "comosvc:demo (onnx bf16)"}
+    assert all(skip.why for skip in skipped)

@@ -1,0 +1,240 @@
+"""Real runs over toys and the tiny voice."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from speed_reports import CEILINGS
+from toy_systems import TOYS, Denoiser, seeded, toy, toy_breaking, toy_many, toy_one
+from typer.testing import CliRunner
+
+from comosvc.benchmarks.cli import app
+from comosvc.benchmarks.speed import exported as exporting
+from comosvc.benchmarks.speed import rtf, systems
+from comosvc.benchmarks.speed.chain import Loaded
+from comosvc.benchmarks.speed.clips import sung_clip
+from comosvc.benchmarks.speed.exported import content_key, export_system
+from comosvc.benchmarks.speed.full_size import with_singers
+from comosvc.benchmarks.speed.onnx_chain import OnnxChain
+from comosvc.benchmarks.speed.options import RtfOptions
+from comosvc.benchmarks.speed.results import TOTAL, load_speed
+from comosvc.benchmarks.speed.rtf import measure_rtf
+from comosvc.benchmarks.speed.systems import find_subjects, plan
+from comosvc.benchmarks.speed.timing import Rounds, Sample
+from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
+from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain
+from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
+from comosvc.runtime import Converter
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_the_command_from_end_to_end(tmp_path, monkeypatch, tiny_path):
+    monkeypatch.setattr(systems, "baselines", lambda: TOYS)
+    options = ["--systems", "toy-many", "-m", str(tiny_path), "--lengths", "0.5,1", "--rounds", "3", "--full"]
+    done = CliRunner().invoke(app, ["rtf", *options, "--json", str(tmp_path / "a.json")], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    report = load_speed(tmp_path / "a.json")
+    assert not report.not_measured
+    keys = ["toy-many (torch fp32)", "toy-many (onnx fp32)", "comosvc:tiny (onnx fp32)"]
+    assert [str(row.key) for row in report.totals() if row.seconds == 1.0] == keys
+    for row in report.totals():
+        stages = [other for other in report.rows if (other.key, other.cell) == (row.key, row.cell)][1:]
+        assert sum(stage.wall_s[0] for stage in stages) == pytest.approx(row.wall_s[0])
+        assert len(row.wall_s) == 3
+        assert row.peak_mb is not None
+        assert row.extrapolated == (row.system == "toy-many")
+    assert [check.system for check in report.full_checks] == ["toy-many", "toy-many"]
+    assert report.ceilings[0].gflop_s("fp32") > 0
+    for word in ("toy-many (onnx fp32)", "whole chain, RTF", "GEMM", "comosvc-bench"):
+        assert word in done.output
+    assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "a.json").read_text())["rows"])
+
+
+class FakeSession:
+    """Takes as long as its name says."""
+
+    opened, closed = [], []
+
+    def __init__(self, name, opener, threads):
+        FakeSession.opened.append((name, threads))
+        self.name = name
+        self.loaded = Loaded(title=name, sample_rate=8000, gflop_per_s={"acoustic": 2.0}, loaded_mb=400.0)
+
+    def prepare(self, seconds, batch):
+        self.work_s = seconds * batch
+        if "toy-many" in self.name and seconds == 2.0:
+            raise MeasuringError("no room")
+
+    def turn(self, most=None):
+        return {"acoustic": Sample(self.work_s, 0.5 * self.work_s), "vocoder": Sample(self.work_s, self.work_s)}
+
+    def peak(self):
+        return Peak(100.0, False)
+
+    def close(self):
+        FakeSession.closed.append(self.name)
+
+
+@pytest.fixture
+def fake_run(monkeypatch):
+    monkeypatch.setattr(rtf, "in_process", lambda function, *a: None if not a else ceilings_of(*a))
+    FakeSession.opened, FakeSession.closed = [], []
+
+    def run(**grid):
+        options = RtfOptions(engines=("torch",), rounds=Rounds(3), **grid)
+        variants, skipped = plan(find_subjects(("toy", "toy-many"), TOYS), options)
+        return measure_rtf(variants, skipped, options, "a command", open_session=FakeSession)
+
+    return run
+
+
+def ceilings_of(threads, device):
+    return replace(CEILINGS, threads=threads, fp32_onnx_gflop_s=100.0 * threads)
+
+
+def test_rows_of_a_grid(fake_run):
+    report = fake_run(lengths_s=(1.0, 2.0), batches=(1, 4), threads=(1, 2))
+    toy_rows = [row for row in report.totals() if row.system == "toy"]
+    assert {row.cell for row in toy_rows} == {(t, b, s) for t in (1, 2) for b in (1, 4) for s in (1.0, 2.0)}
+    assert all(row.rtf == pytest.approx(2.0) for row in toy_rows)
+    assert all(row.cpu_rtf == pytest.approx(1.5) for row in toy_rows)
+    (row,) = [row for row in toy_rows if row.cell == (2, 4, 2.0)]
+    assert row.gflop == pytest.approx(2.0 * 4 * 2)
+    assert row.ceiling_share == pytest.approx(row.gflop_s / 200.0)
+    (vocoder,) = [row for row in report.rows if row.stage == "vocoder" and row.cell == (1, 1, 1.0)][:1]
+    assert vocoder.gflop is None
+
+
+def test_a_system_that_fails_is_noted_and_the_others_are_measured(fake_run):
+    report = fake_run(lengths_s=(1.0, 2.0, 4.0))
+    assert [row.seconds for row in report.totals() if row.system == "toy-many"] == [1.0]
+    assert [row.seconds for row in report.totals() if row.system == "toy"] == [1.0, 2.0, 4.0]
+    (failure,) = report.not_measured
+    assert failure.what.startswith("toy-many (torch fp32) at 2 s")
+    assert failure.why == "no room"
+    assert sorted(FakeSession.closed) == ["toy (torch fp32)", "toy-many (torch fp32)"]
+
+
+def test_what_does_not_fit_into_memory_has_a_sitting_of_its_own(fake_run, monkeypatch):
+    assert {row.sitting for row in fake_run(lengths_s=(1.0,)).rows} == {0}
+    monkeypatch.setattr(rtf, "MEMORY_SHARE", 0.0)
+    report = fake_run(lengths_s=(1.0,))
+    assert {row.system: row.sitting for row in report.rows} == {"toy": 0, "toy-many": 1}
+
+
+@pytest.mark.parametrize("make", [toy_one, toy_many])
+def test_onnx_runtime_and_torch_do_the_same_work(make):
+    """Whoever is timed has to compute what the other computes: the last mel of the sampler."""
+    torch_chain = TorchChain(make(), 1, "cpu", "fp32")
+    onnx_chain = OnnxChain(make(), export_system(make), 1)
+    outputs = []
+    for chain in (torch_chain, onnx_chain):
+        stage = make().stages[2]
+        call, place = chain._network(stage)
+        inputs = {name: place(value) for name, value in stage.inputs(1.0, 2).items()}
+        with torch.inference_mode():
+            for step in range(3):
+                inputs["step_index"] = place(np.array(step))
+                inputs["mel"] = call(inputs)
+        outputs.append(np.asarray(inputs["mel"]))
+    assert outputs[0].shape == (2, 100, 8)
+    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_torch_in_half_precision(precision):
+    turn = TorchChain(toy(), 1, "cpu", precision).prepare(0.5, 1)(None)
+    assert set(turn) == {"content", "f0", "acoustic"}
+
+
+def test_a_graph_is_kept_while_it_is_the_same(monkeypatch):
+    first = export_system(toy_one)
+    assert not any(graph.was_cached for graph in first.values())
+    monkeypatch.setattr(exporting.graphs, "trace", pytest.fail)
+    assert all(graph.was_cached for graph in export_system(toy_one).values())
+
+
+def test_another_network_has_another_key():
+    plain, other = seeded(Denoiser), toy(denoiser=type("Other", (Denoiser,), {})).stages[2].build()
+    assert content_key(plain) == content_key(seeded(Denoiser))
+    changed = seeded(Denoiser)
+    changed.net.bias.data[0] += 1.0
+    flagged = seeded(Denoiser)
+    flagged.follows_ode = True
+    keys = {content_key(module) for module in (plain, other, changed, flagged)}
+    assert len(keys) == 4
+
+
+def test_a_process_of_its_own():
+    session = ProcessSession("toy", partial(open_torch, toy_one, "cpu", "fp32", None), 1)
+    try:
+        session.prepare(0.5, 1)
+        assert set(session.turn()) == {"content", "f0", "acoustic"}
+        peak = session.peak()
+        assert peak.resident_mb is None or peak.resident_mb > 10.0
+    finally:
+        session.close()
+    with pytest.raises(MeasuringError, match="its process ended"):
+        session.turn()
+
+
+def test_what_breaks_in_another_process_is_told():
+    session = ProcessSession("toy-breaking", partial(open_torch, toy_breaking, "cpu", "fp32", None), 1)
+    with pytest.raises(MeasuringError, match="toy-breaking: RuntimeError: out of cheese"):
+        session.prepare(0.5, 1)
+    session.close()
+    with pytest.raises(MeasuringError, match="ZeroDivisionError"):
+        in_process(divmod, 1, 0)
+
+
+def test_peak_memory_is_that_since_prepare():
+    session = LocalSession(partial(open_torch, toy_one, "cpu", "fp32", None), 1)
+    block = np.ones(60_000_000, np.float32)
+    before = session.peak().resident_mb
+    del block
+    session.prepare(0.5, 1)
+    peak = session.peak()
+    if peak.resident_mb is None or peak.since_start:
+        pytest.skip("this system does not set the mark back")
+    assert peak.resident_mb < before - 100.0
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_our_voice_runs_as_a_user_runs_it(tiny_path, batch):
+    chain = VoiceChain(tiny_path, 1, "cpu", "fp32")
+    turn = chain.prepare(0.5, batch)(None)
+    assert list(turn) == ["content", "f0", "acoustic", "vocoder", "other"]
+    assert all(sample.wall_s >= 0.0 for sample in turn.values())
+    assert turn["vocoder"].wall_s > 0.0
+    assert chain.loaded.load_s > 0.0
+
+
+@pytest.mark.parametrize("n", [1, 7])
+def test_a_voice_with_another_cast(tiny_path, home, n):
+    ready = with_singers(ReadyVoice(str(tiny_path)), n)
+    assert ready.model.is_relative_to(home)
+    with Converter(ready.model) as converter:
+        assert len(converter.singers) == n
+    assert with_singers(ReadyVoice(str(tiny_path)), n) == ready
+    with Converter(with_singers(ready, 2).model) as converter:
+        assert len(converter.singers) == 2
+
+
+def test_the_clip_is_sung_throughout():
+    clip = sung_clip(2.0, 16_000)
+    assert len(clip) == 32_000
+    assert np.abs(clip).max() == pytest.approx(0.5)
+    loudness = np.sqrt((clip.reshape(-1, 800) ** 2).mean(axis=1))
+    assert loudness.min() > 0.05, "the gate of a voice would skip silence"
+
+
+def test_totals_are_whole_chains(fake_run):
+    assert {row.stage for row in fake_run(lengths_s=(1.0,)).totals()} == {TOTAL}
