@@ -142,7 +142,7 @@ def test_the_corpus_imports_without_torch():
         ("comosvc-doctor", ["--provider"]),
         ("comosvc-train", ["corpus", "prepare", "content", "vocoder", "teacher", "student"]),
         ("comosvc-export", ["bundle", "verify", "inspect"]),
-        ("comosvc-bench", ["quality"]),
+        ("comosvc-bench", ["rtf", "latency", "quality", "train", "compare", "report"]),
     ],
 )
 def test_every_command_explains_itself(command, mentions):

@@ -61,8 +61,9 @@ def networks(system: SpeedSystem) -> list[Stage]:
     return [stage for stage in system.stages if isinstance(stage, Stage)]
 
 
-def overhead_s(system: SpeedSystem) -> float | None:
-    """`Loaded.overhead_s` of a system, measured."""
+def measure_overhead(make: Callable[[], SpeedSystem]) -> float | None:
+    """`Loaded.overhead_s` of a system. In a process of its own, so that its memory is not counted with the system's."""
+    system = make()
     if system.overhead is None:
         return None
     system.overhead()  # prepares what the others find

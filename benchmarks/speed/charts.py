@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from .results import TOTAL, SpeedReport
 from .variants import VariantKey
@@ -39,7 +41,9 @@ def rtf_against_length(report: SpeedReport, threads: int, batch: int) -> Figure:
         ylabel="RTF",
         title=f"Whole chain, batch {batch}, {threads} thread(s); hollow: timed in part and scaled",
     )
-    axes.grid(alpha=0.3, which="both")
+    _plain_numbers(axes.yaxis)
+    _plain_numbers(axes.xaxis, at=sorted({row.seconds for row in rows}))
+    axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="x-small")
     return figure
 
@@ -75,8 +79,19 @@ def speed_against_quality(points: Sequence[QualityPoint], measure: str) -> Figur
         )
     axes.set(xscale="log", xlabel="RTF of the whole chain", ylabel=measure, title="Speed against quality")
     axes.margins(0.15)
-    axes.grid(alpha=0.3, which="both")
+    _plain_numbers(axes.xaxis)
+    axes.grid(alpha=0.3)
     return figure
+
+
+def _plain_numbers(axis: Axis, at: Sequence[float] | None = None) -> None:
+    """Numbers without powers on a logarithmic axis: `at` these, or at 1, 2 and 5 of every decade."""
+    if at is None:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        axis.set_ticks(at)
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def as_png(figure: Figure) -> bytes:

@@ -96,12 +96,9 @@ def measure_rtf(
 
 
 def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Variant, Any]]:
-    """Exports, each in a process of its own."""
+    """What comes before loading, each in a process of its own: exports, and what originals do besides computing."""
     ready = []
     for variant in variants:
-        if variant.make_ready is None:
-            ready.append((variant, None))
-            continue
         bench.say(f"making ready: {variant.key}")
         try:
             ready.append((variant, in_process(variant.make_ready)))

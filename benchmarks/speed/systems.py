@@ -8,6 +8,7 @@ from pathlib import Path
 from ...runtime.bundle import SUFFIX, open_bundle
 from ...runtime.errors import ComosvcError, OptionError
 from ...runtime.providers import choose_precision, choose_provider
+from .chain import measure_overhead
 from .exported import export_system
 from .full_size import full_size_voice, ready_cast
 from .known import Make, baselines
@@ -107,7 +108,7 @@ def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -
         if key.precision not in DTYPES:
             raise OptionError(f"torch has no {key.precision} here; known: {', '.join(DTYPES)}")
         opener = partial(open_torch, subject.make, options.device, key.precision)
-        return [Variant(key, None, opener)]
+        return [Variant(key, partial(measure_overhead, subject.make), opener)]
     if key.engine != "onnx":
         raise OptionError(f"baselines run in torch and onnx, not in {key.engine}")
     if key.precision != "fp32":

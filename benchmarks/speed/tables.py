@@ -8,7 +8,9 @@ from .noise import BUSY_CORES
 from .paper import paper_grid
 from .results import TOTAL, SpeedReport, Timing
 from .scaling import find_scalings
+from .stage import STAGES
 from .variants import VariantKey
+from .voices import OTHER
 
 STAGES_SECONDS = 10.0
 """Stages are shown at this length, or at the nearest that was measured."""
@@ -61,7 +63,8 @@ def length_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
         heads=("system", *(f"{seconds:g} s" for seconds in lengths), "and on each call, as shipped"),
         rows=tuple(table),
         note=f"Seconds of work per second of audio: median (95th percentile). {_LEGEND} Ours is all of convert(), with "
-        "resampling, loudness and the sine source; of others, the networks and F0.",
+        "resampling, loudness and the sine source, in a batch convert_many() with its files; of others, the networks "
+        "and F0.",
     )
 
 
@@ -74,7 +77,9 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
     """Each stage at one size, and what share of this machine's ceiling it reaches."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell]
-    stages = [*dict.fromkeys(row.stage for row in rows if row.stage != TOTAL), TOTAL]
+    there = dict.fromkeys(row.stage for row in rows)
+    unknown = [stage for stage in there if stage not in (*STAGES, OTHER, TOTAL)]
+    stages = [stage for stage in (*STAGES, *unknown, OTHER, TOTAL) if stage in there]
     found = {(row.key, row.stage): row for row in rows}
     table = []
     for key in dict.fromkeys(row.key for row in rows):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .chain import Call, Chain, Pass, Place, describe, make_steps, networks, overhead_s
+from .chain import Call, Chain, Pass, Place, describe, make_steps, networks
 from .memory import resident_mb
 from .stage import SpeedSystem, Stage
 from .timing import Clock, Turn, time_steps
@@ -19,7 +19,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchChain:
     """The networks as torch runs them eagerly, weights and floating inputs converted to `precision` once."""
 
-    def __init__(self, system: SpeedSystem, threads: int, device: str, precision: str) -> None:
+    def __init__(
+        self, system: SpeedSystem, threads: int, device: str, precision: str, overhead_s: float | None = None
+    ) -> None:
         torch.set_num_threads(threads)
         self._system, self._device, self._dtype = system, torch.device(device), DTYPES[precision]
         libraries, start = resident_mb(), time.perf_counter()
@@ -31,7 +33,7 @@ class TorchChain:
             system,
             build_s=built - start,
             load_s=time.perf_counter() - built,
-            overhead_s=overhead_s(system),
+            overhead_s=overhead_s,
             libraries_mb=libraries,
         )
 
@@ -74,5 +76,7 @@ class TorchChain:
             torch.cuda.synchronize(self._device)
 
 
-def open_torch(make: Callable[[], SpeedSystem], device: str, precision: str, ready: None, threads: int) -> Chain:
-    return TorchChain(make(), threads, device, precision)
+def open_torch(
+    make: Callable[[], SpeedSystem], device: str, precision: str, overhead_s: float | None, threads: int
+) -> Chain:
+    return TorchChain(make(), threads, device, precision, overhead_s)

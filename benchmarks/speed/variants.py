@@ -25,11 +25,11 @@ class VariantKey:
 class Variant:
     """How to run it. `make_ready` runs first, in a process of its own; `open` gets its result, in another one.
 
-    Both are importable by name, so that another process can have them. `make_ready` None: there is nothing to do.
+    Both are importable by name, so that another process can have them.
     """
 
     key: VariantKey
-    make_ready: Callable[[], Any] | None
+    make_ready: Callable[[], Any]
     open: Callable[[Any, int], Chain]
     provider: str | None = None
 

@@ -130,7 +130,7 @@ class ProcessSession:
         except (EOFError, OSError) as error:
             raise self._gone() from error
         if failed:
-            raise MeasuringError(f"{self._name}: {answer}")
+            raise MeasuringError(answer)
         return answer
 
     def _gone(self) -> MeasuringError:
