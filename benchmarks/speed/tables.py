@@ -139,7 +139,8 @@ def scaling_grid(report: SpeedReport) -> Grid:
         title="growth of the cost of the whole chain",
         heads=("system", "with", "at", "measured at", "exponent", ""),
         rows=tuple(rows),
-        note="Fit of seconds = a · value^exponent: +1 is linear, 0 costs nothing, -1 is what threads can give at best.",
+        note="Fit of seconds = a · value^exponent: +1 is linear, 0 costs nothing, -1 is what threads can give at best. "
+        "A batch of clips for a voice goes through files, a single clip does not.",
     )
 
 
