@@ -62,24 +62,7 @@ def measure_rtf(
     bench = _Bench(options, say, open_session)
     ready = _make_ready(bench, variants)
     for threads in options.threads:
-        say(f"ceilings of this machine, {threads} thread(s)")
-        ceilings = in_process(measure_ceilings, threads, options.device)
-        first_row = len(bench.rows)
-        waiting = list(ready)
-        while waiting:
-            with ExitStack() as stack:
-                sessions = _seat(bench, waiting, threads, stack)
-                for batch in options.batches:
-                    for seconds in options.lengths_s:
-                        _measure_cell(bench, sessions, (threads, batch, seconds))
-                if options.full:
-                    _check_extrapolation(bench, sessions, threads)
-            bench.sitting += 1
-        ceilings = ceilings.or_better(in_process(measure_ceilings, threads, options.device))
-        bench.ceilings.append(ceilings)
-        bench.rows[first_row:] = [
-            replace(row, ceiling_gflop_s=ceilings.gflop_s(row.precision)) for row in bench.rows[first_row:]
-        ]
+        _measure_threads(bench, ready, threads)
     if not bench.rows:
         raise ComosvcError("nothing could be measured\n" + "\n".join(f"{f.what}: {f.why}" for f in bench.failed))
     return SpeedReport(
@@ -93,6 +76,27 @@ def measure_rtf(
         full_checks=tuple(bench.checks),
         not_measured=(*(NotMeasured(what=str(s.key), why=s.why) for s in skipped), *bench.failed),
     )
+
+
+def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], threads: int) -> None:
+    """All sittings with one number of threads, the ceilings before and after them."""
+    options, first_row, waiting = bench.options, len(bench.rows), list(ready)
+    bench.say(f"ceilings of this machine, {threads} thread(s)")
+    ceilings = in_process(measure_ceilings, threads, options.device)
+    while waiting:
+        with ExitStack() as stack:
+            sessions = _seat(bench, waiting, threads, stack)
+            for batch in options.batches:
+                for seconds in options.lengths_s:
+                    _measure_cell(bench, sessions, (threads, batch, seconds))
+            if options.full:
+                _check_extrapolation(bench, sessions, threads)
+        bench.sitting += 1
+    ceilings = ceilings.or_better(in_process(measure_ceilings, threads, options.device))
+    bench.ceilings.append(ceilings)
+    bench.rows[first_row:] = [
+        replace(row, ceiling_gflop_s=ceilings.gflop_s(row.precision)) for row in bench.rows[first_row:]
+    ]
 
 
 def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Variant, Any]]:
