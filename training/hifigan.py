@@ -97,6 +97,8 @@ class NsfHifiGan(nn.Module):
     of kind "2" blocks (`convs1`, there `convs`).
     """
 
+    source_kind, source_channels = "sine", SINE_HARMONICS
+
     def __init__(self, config: HifiGanConfig) -> None:
         super().__init__()
         self.config = config

@@ -23,13 +23,13 @@ from hostile import PAYLOADS, STOLEN, in_zip, pickled
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from comosvc.export.errors import ForeignFileError
 from comosvc.export.importing.comosvc_file import read_comosvc
-from comosvc.export.importing.content_file import content_files, read_content
-from comosvc.export.importing.settings import read_settings
-from comosvc.export.importing.sources import Source
-from comosvc.export.importing.vocoder_file import read_vocoder
 from comosvc.runtime.spec import COMOSVC_24K, OPENVPI_44K
+from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign.content_file import content_files, read_content
+from comosvc.training.foreign.settings import read_settings
+from comosvc.training.foreign.sources import Source
+from comosvc.training.foreign.vocoder_file import read_vocoder
 
 
 def edit_yaml(path: Path, change) -> None:

@@ -92,9 +92,7 @@ def test_a_corpus_with_recorded_voices(tmp_path):
     assert not any(singer.demo for singer in corpus.singers.values() if singer.kind == "recorded")
 
 
-@pytest.mark.parametrize(
-    ("speak", "program"), [(speak_with_flite, "flite"), (speak_with_festival, "festival")]
-)
+@pytest.mark.parametrize(("speak", "program"), [(speak_with_flite, "flite"), (speak_with_festival, "festival")])
 def test_a_missing_synthesiser_is_named(speak, program, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(DataError, match=rf"{program} cannot be run.*\nhint: apt-get install flite"):
