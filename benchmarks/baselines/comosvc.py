@@ -91,10 +91,11 @@ def teacher() -> SpeedSystem:
         "comosvc-teacher",
         f"CoMoSVC's teacher, {TEACHER_STEPS} Euler steps (20 × 512, 24 kHz)",
         edm_euler(TEACHER_STEPS, SigmaConfig()),
+        overhead=RereadVocoder(),
     )
 
 
-def sampled(id: str, title: str, sampler: Sampler) -> SpeedSystem:
+def sampled(id: str, title: str, sampler: Sampler, overhead: RereadVocoder | None = None) -> SpeedSystem:
     """Another sampler on CoMoSVC's network, with everything else as CoMoSVC has it."""
     return system_of(
         id,
@@ -107,5 +108,5 @@ def sampled(id: str, title: str, sampler: Sampler) -> SpeedSystem:
             sampler_stage(sampler, NetworkSize(), COMOSVC_24K),
             vocoder_stage(M4SINGER_24K, COMOSVC_24K),
         ),
-        overhead=RereadVocoder() if id.startswith("comosvc") else None,
+        overhead=overhead,
     )

@@ -33,7 +33,7 @@ class SovitsConfig:
 
 
 def coarse_f0(f0_hz: Tensor) -> Tensor:
-    """Bin of each F0, 1 to 255 on the mel scale; 1 where unvoiced."""
+    """Bin of each F0, 1 to 255 on the mel scale; 1 where unvoiced, 255 from the highest on."""
     low, high = (1127.0 * math.log(1.0 + f0 / 700.0) for f0 in (F0_MIN_HZ, F0_MAX_HZ))
     scale = (F0_BINS - 2) / (high - low)
     mel = 1127.0 * torch.log(1.0 + f0_hz / 700.0)
