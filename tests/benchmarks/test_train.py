@@ -24,7 +24,7 @@ def test_network_of_the_authors_is_ours_with_the_projections_apart():
         [part for tensor in (m.weight.data, m.bias.data) for part in tensor.chunk(3)]
         for m in (ours.step_projection, ours.condition_projection)
     )
-    for n, (layer, mine) in enumerate(zip(theirs.layers, ours.layers, strict=True)):
+    for n, (layer, mine) in enumerate(zip(theirs.residual_layers, ours.layers, strict=True)):
         layer.dilated_conv.load_state_dict(mine.dilated_conv.state_dict())
         layer.output_projection.load_state_dict(mine.output_projection.state_dict())
         layer.diffusion_projection.load_state_dict({"weight": steps[n], "bias": steps[n + 3]})
