@@ -71,7 +71,7 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[
         arrays["f0_hz"],
         arrays["loudness"],
         -1 if singer is None else singer,
-        None if varied is None else VariedCopy(varied["mel"], float(varied["key_shift"]), float(varied["gain"])),
+        None if varied is None else VariedCopy(varied["mel"], varied["key_shift"].item(), varied["gain"].item()),
     )
 
 

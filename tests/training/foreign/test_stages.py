@@ -34,6 +34,8 @@ WRITE_VOCODER = {"m4singer": write_m4singer_vocoder, "openvpi": write_openvpi_vo
 RECIPE = """
 [audio]
 {audio}
+[prepare.augmentation]
+probability = 0.5
 [prepare.front_end]
 loudness = "hop"
 condition_at = "start"
@@ -43,6 +45,7 @@ content_window_s = 20.0
 content_overlap_s = 2.0
 [acoustic]
 mel_range = [{low}, 3.5]
+key_shift_embedding = true
 [acoustic.denoiser]
 channels = 16
 hidden = 12
