@@ -22,9 +22,9 @@ _MEL_RANGE = (-6.0, 1.5)
 class Layer(nn.Module):
     """A residual layer with its own projections of step and condition."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, dilation: int) -> None:
         super().__init__()
-        self.dilated_conv = nn.Conv1d(channels, 2 * channels, 3, padding=1)
+        self.dilated_conv = nn.Conv1d(channels, 2 * channels, 3, padding=dilation, dilation=dilation)
         self.diffusion_projection = nn.Linear(channels, channels)
         self.conditioner_projection = nn.Conv1d(hidden, 2 * channels, 1)
         self.output_projection = nn.Conv1d(channels, 2 * channels, 1)
@@ -37,44 +37,57 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """F(x (B, T, M), c_noise (B,), condition (B, T, hidden)) -> (B, T, M)."""
+    """F(x (B, T, M), c_noise (B,), condition (B, T, hidden)) -> (B, T, M).
 
-    def __init__(self, layers: int, channels: int, hidden: int, n_mels: int) -> None:
+    so-vits-svc and diff-svc have it too, in other sizes; in the latter the dilation doubles from layer to layer and
+    starts again after `dilation_cycle` of them. Parameters carry the names that all three give them.
+    """
+
+    def __init__(self, layers: int, channels: int, hidden: int, n_mels: int, dilation_cycle: int = 1) -> None:
         super().__init__()
         self.channels = channels
         self.input_projection = nn.Conv1d(n_mels, channels, 1)
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.Mish(), nn.Linear(4 * channels, channels))
-        self.layers = nn.ModuleList(Layer(channels, hidden) for _ in range(layers))
+        dilations = [2 ** (n % dilation_cycle) for n in range(layers)]
+        self.residual_layers = nn.ModuleList(Layer(channels, hidden, dilation) for dilation in dilations)
         self.skip_projection = nn.Conv1d(channels, channels, 1)
         self.output_projection = nn.Conv1d(channels, n_mels, 1)
         nn.init.zeros_(self.output_projection.weight)
 
     def forward(self, x: Tensor, c_noise: Tensor, condition: Tensor) -> Tensor:
         half = self.channels // 2
-        angles = c_noise[:, None] * torch.exp(-math.log(1e4) / (half - 1) * torch.arange(half))
+        angles = c_noise[:, None] * torch.exp(-math.log(1e4) / (half - 1) * torch.arange(half, device=x.device))
         step = self.mlp(torch.cat((angles.sin(), angles.cos()), dim=-1))
         condition = condition.transpose(1, 2)
         h, skips = torch.relu(self.input_projection(x.transpose(1, 2))), []
-        for layer in self.layers:
+        for layer in self.residual_layers:
             h, skip = layer(h, condition, step)
             skips.append(skip)
-        h = torch.stack(skips).sum(dim=0) / math.sqrt(len(self.layers))
+        h = torch.stack(skips).sum(dim=0) / math.sqrt(len(self.residual_layers))
         return self.output_projection(torch.relu(self.skip_projection(h))).transpose(1, 2)
 
 
-class AuthorsModel(nn.Module):
-    """Embeddings of the condition, their sum, and the network with its preconditioning."""
+class Embeddings(nn.Module):
+    """Embeddings of the condition, and their sum. One singer needs none, and has none."""
 
-    def __init__(self, network: Network, n_content: int, hidden: int, n_singers: int) -> None:
+    def __init__(self, n_content: int, hidden: int, n_singers: int) -> None:
         super().__init__()
-        self.network, self.sigma = network, SigmaConfig()
         self.unit_embed = nn.Linear(n_content, hidden)
         self.f0_embed, self.volume_embed = nn.Linear(1, hidden), nn.Linear(1, hidden)
-        self.spk_embed = nn.Embedding(n_singers, hidden)
+        self.spk_embed = nn.Embedding(n_singers, hidden) if n_singers > 1 else None
 
     def condition(self, batch: dict[str, Tensor]) -> Tensor:
         total = self.unit_embed(batch["content"]) + self.f0_embed(torch.log(1 + batch["f0_hz"] / 700)[..., None])
-        return total + self.volume_embed(batch["loudness"][..., None]) + self.spk_embed(batch["singer"])[:, None]
+        total = total + self.volume_embed(batch["loudness"][..., None])
+        return total if self.spk_embed is None else total + self.spk_embed(batch["singer"])[:, None]
+
+
+class AuthorsModel(Embeddings):
+    """The embeddings, and the network with its preconditioning."""
+
+    def __init__(self, network: Network, n_content: int, hidden: int, n_singers: int) -> None:
+        super().__init__(n_content, hidden, n_singers)
+        self.network, self.sigma = network, SigmaConfig()
 
     def denoise(self, x: Tensor, sigma: Tensor, condition: Tensor, network: nn.Module) -> Tensor:
         c_skip, c_out, c_in, c_noise = (c.view(-1, 1, 1) for c in edm_scalings(sigma, self.sigma))

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -69,7 +69,9 @@ def train(
     rounds: Annotated[int, typer.Option("--rounds", min=1)] = 5,
     steps: Annotated[int, typer.Option("--steps", help="Of each system in each round.", min=1)] = 2,
     threads: Annotated[int, typer.Option("--threads", min=1)] = 1,
-    precision: Annotated[str, typer.Option("--precision", help="Of ours: bf16, fp16 or fp32.")] = "bf16",
+    precision: Annotated[
+        str, typer.Option("--precision", help="Of ours: bf16, fp16, fp32, or several with commas.")
+    ] = "bf16,fp32",
     layers: Annotated[int, typer.Option("--layers", help="Of both networks; published: 20.", min=1)] = 20,
     channels: Annotated[int, typer.Option("--channels", help="Of both networks; published: 512.", min=8)] = 512,
     json: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
@@ -78,12 +80,15 @@ def train(
 
     Needs torch. At the published size it takes about ten minutes on one core.
     """
+    from ..training.precision import Precision
     from .train import TrainOptions, measure_training, of_size
 
     command = shlex.join(["comosvc-bench", *sys.argv[1:]])
-    if precision not in ("bf16", "fp16", "fp32"):
-        raise typer.BadParameter(f"{precision} is not bf16, fp16 or fp32", param_hint="--precision")
-    options = TrainOptions(batch, frames, rounds, steps, threads, precision, of_size(layers, channels))
+    precisions = tuple(precision.split(","))
+    if unknown := [name for name in precisions if name not in get_args(Precision)]:
+        raise typer.BadParameter(f"{unknown[0]} is not bf16, fp16 or fp32", param_hint="--precision")
+    chosen = cast(tuple[Precision, ...], precisions)
+    options = TrainOptions(batch, frames, rounds, steps, threads, chosen, of_size(layers, channels))
     with Console(stderr=True).status("…") as status:
         report = measure_training(options, command, lambda what: status.update(what))
     console.print(as_table(report))

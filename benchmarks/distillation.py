@@ -12,14 +12,13 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.framing import content_index
 from ..training.acoustic import AcousticModel, Condition
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
 from ..training.checkpoint import latest_checkpoint, read_metadata, require_checkpoint
 from ..training.config import from_mapping
-from ..training.content import ContentEncoder
 from ..training.content_stage import CONTENT
 from ..training.diffusion import consistency_sample, euler_sample, karras_sigmas, teacher_sample
 from ..training.features import FeatureIndex
@@ -83,7 +82,13 @@ def measure_distillation(
     distances: dict[str, list[OdeDistance]] = {}
     for number, pair in enumerate(pairs):
         source, target = (_analysed(audio, teacher) for audio in (pair.source_audio, pair.target_audio))
-        condition = _condition(source, _content(encoder, pair.source_audio), teacher, features, pair.target)
+        condition = _condition(
+            source,
+            _content(encoder, pair.source_audio, teacher.spec.content_sample_rate),
+            teacher,
+            features,
+            pair.target,
+        )
         noise, other = torch.randn(2, 1, *source["mel"].shape, generator=torch.Generator().manual_seed(number))
         D_teacher = denoise_with(teacher, teacher.embed(condition))
         sigma = teacher.config.sigma
@@ -129,8 +134,8 @@ def _analysed(audio: NDArray[np.float32], model: AcousticModel) -> dict[str, NDA
     return analyse(soxr.resample(audio, SAMPLE_RATE, model.spec.sample_rate), model.spec)
 
 
-def _content(encoder: ContentEncoder, audio: NDArray[np.float32]) -> Tensor:
-    return encoder(torch.from_numpy(soxr.resample(audio, SAMPLE_RATE, encoder.sample_rate))[None])
+def _content(encoder: nn.Module, audio: NDArray[np.float32], sample_rate: int) -> Tensor:
+    return encoder(torch.from_numpy(soxr.resample(audio, SAMPLE_RATE, sample_rate))[None])
 
 
 def _condition(

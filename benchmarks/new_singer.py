@@ -20,6 +20,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from ..runtime.audio import resample
 from ..runtime.framing import content_index
@@ -28,7 +29,6 @@ from ..training.acoustic_data import batch_condition
 from ..training.acoustic_stages import STUDENT, load_content_encoders, train_student, train_teacher
 from ..training.checkpoint import require_checkpoint
 from ..training.config import load_config
-from ..training.content import ContentEncoder
 from ..training.content_stage import CONTENT
 from ..training.corpus import CorpusConfig, ParallelSong, held_out_set
 from ..training.corpus.plan import SongPlan, noise_seed, perform_plan
@@ -70,9 +70,7 @@ def record(singer: Singer, config: CorpusConfig, minutes: float, folder: Path) -
         soundfile.write(folder / f"{n:02d}.wav", audio, SAMPLE_RATE, "PCM_16")
 
 
-def conversions(
-    songs: Sequence[ParallelSong], singer: str, encoder: ContentEncoder, model: AcousticModel
-) -> list[Song]:
+def conversions(songs: Sequence[ParallelSong], singer: str, encoder: nn.Module, model: AcousticModel) -> list[Song]:
     """Every other unseen singer's rendering of every song, to be converted to `singer`."""
     found = []
     for song in songs:

@@ -38,7 +38,8 @@ class TrainOptions:
     steps: int = 2
     """Of each system in each round; one round before the first is not counted."""
     threads: int = 1
-    precision: Precision = "bf16"
+    precisions: tuple[Precision, ...] = ("bf16", "fp32")
+    """Of ours, each a system of its own; the authors' arithmetic is in fp32."""
     acoustic: AcousticConfig = field(default_factory=lambda: of_size(20, 512))
 
 
@@ -88,14 +89,16 @@ def authors(clips: list[ClipFeatures], options: TrainOptions, *, student: bool) 
     return turn
 
 
-def ours(clips: list[ClipFeatures], options: TrainOptions, folder: Path, *, student: bool) -> System:
+def ours(
+    clips: list[ClipFeatures], options: TrainOptions, folder: Path, precision: Precision, *, student: bool
+) -> System:
     """The steps of `training.loop.fit`, batches and all; nothing is saved."""
     loop = LoopConfig(
         steps=1_000_000,
         batch_size=options.batch_size,
         learning_rate=1e-4,
         final_learning_rate=1e-4,
-        precision=options.precision,
+        precision=precision,
     )
     torch.manual_seed(0)
     model = AcousticModel(options.acoustic, COMOSVC_24K, N_CONTENT, N_SINGERS)
@@ -110,7 +113,7 @@ def ours(clips: list[ClipFeatures], options: TrainOptions, folder: Path, *, stud
         folder=folder,
         modules={"ema": deepcopy(model).requires_grad_(False)},
         optimizer=torch.optim.AdamW(trained),
-        precision=MixedPrecision(options.precision, fabric.device),
+        precision=MixedPrecision(precision, fabric.device),
         config={},
     )
     stage, make_batch = Stage(objective, loop, fabric, snapshot, 0), AcousticData(clips, options.crop_frames).batch
@@ -136,7 +139,8 @@ def measure_training(options: TrainOptions, command: str, progress: Callable[[st
         systems: dict[str, System] = {}
         for stage, student in (("teacher", False), ("student", True)):
             systems[f"{stage}, authors"] = authors(clips, options, student=student)
-            systems[f"{stage}, ours"] = ours(clips, options, Path(folder), student=student)
+            for precision in options.precisions:
+                systems[f"{stage}, {precision}"] = ours(clips, options, Path(folder), precision, student=student)
         turns: dict[str, list[Turn]] = {name: [] for name in systems}
         for number in range(-1, options.rounds):
             for name, system in systems.items():
@@ -154,27 +158,34 @@ def as_report(turns: dict[str, list[Turn]], options: TrainOptions, command: str)
     note = f"{shape}, {options.threads} thread(s)"
     rows: list[Row] = []
     for stage in ("teacher", "student"):
-        theirs, mine = turns[f"{stage}, authors"], turns[f"{stage}, ours"]
-        ratios = [a.step_s / b.step_s for a, b in zip(theirs, mine, strict=True)]
-        waits = [turn.wait for turn in mine if turn.wait is not None]
-        rows += [
-            Row(what=f"{stage}: steps a second, the authors' arithmetic in fp32", value=_speed(theirs), note=note),
-            Row(what=f"{stage}: steps a second, ours in {options.precision}", value=_speed(mine), note=note),
-            Row(
-                what=f"{stage}: ours over the authors'",
-                value=statistics.median(ratios),
-                note=f"{len(ratios)} rounds in turns; from {min(ratios):.2f} to {max(ratios):.2f}",
-            ),
-            Row(
-                what=f"{stage}: share of the time that ours waits for batches",
-                value=100 * statistics.median(waits),
-                unit="%",
-                at_most=5.0,
-                note="a fresh loader each round, its first batch included",
-            ),
-        ]
+        theirs = turns[f"{stage}, authors"]
+        rows.append(
+            Row(what=f"{stage}: steps a second, the authors' arithmetic in fp32", value=_speed(theirs), note=note)
+        )
+        for precision in options.precisions:
+            rows += _rows_of(f"{stage}, {precision}", theirs, turns[f"{stage}, {precision}"], note)
     seconds = {name: [turn.step_s for turn in found] for name, found in turns.items()}
     return Report(command=command, rows=tuple(rows), voice={"name": "training"}, details={"step_s": seconds})
+
+
+def _rows_of(name: str, theirs: list[Turn], ours: list[Turn], note: str) -> list[Row]:
+    ratios = [a.step_s / b.step_s for a, b in zip(theirs, ours, strict=True)]
+    waits = [turn.wait for turn in ours if turn.wait is not None]
+    return [
+        Row(what=f"{name}: steps a second, ours", value=_speed(ours), note=note),
+        Row(
+            what=f"{name}: ours over the authors'",
+            value=statistics.median(ratios),
+            note=f"{len(ratios)} rounds in turns; from {min(ratios):.2f} to {max(ratios):.2f}",
+        ),
+        Row(
+            what=f"{name}: share of the time that ours waits for batches",
+            value=100 * statistics.median(waits),
+            unit="%",
+            at_most=5.0,
+            note="a fresh loader each round, its first batch included",
+        ),
+    ]
 
 
 def _speed(turns: list[Turn]) -> float:

@@ -62,7 +62,7 @@ class TorchGraphs:
             n_sigmas=len(sigmas),
             source_kind=voice.source.kind,
             phones=bool(voice.content_labels),
-            min_samples=voice.content_min_samples or voice.audio.content_hop_length,
+            min_samples=voice.content.min_samples,
         )
         return cls(modules, maker, schedules, sigmas.tolist())
 

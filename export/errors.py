@@ -7,9 +7,5 @@ class ExportError(ComosvcError):
     """A run folder or a graph that cannot become part of a bundle; says which and why."""
 
 
-class ForeignFileError(ExportError):
-    """A checkpoint or configuration to import that cannot be used; names the file and what is wrong with it."""
-
-
 class ParityError(ComosvcError):
     """ONNX and torch disagree, or a bundle no longer gives its own reference outputs; names graph, sizes and error."""

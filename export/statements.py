@@ -1,5 +1,6 @@
 """What a bundle says about rights: licence and credit of every part, consent of who is imitated, and the data card."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +48,14 @@ class Statements:
         """The manifest's consent for target singers of these kinds."""
         return self.consent or _SYNTHETIC_CONSENT if RECORDED in kinds else _SYNTHETIC_CONSENT
 
-    def licences(self, features: FeatureIndex) -> tuple[LicenceEntry, ...]:
-        """One entry for each part: code, networks, pitch graph and every kind of training material."""
+    def licences(self, features: FeatureIndex, taken_from: Mapping[str, str]) -> tuple[LicenceEntry, ...]:
+        """One entry for each part: networks, pitch graph and every kind of training material. `taken_from`: the file of
+        each network that was not trained here.
+        """
+        ours = [part for part in ("content", "acoustic", "vocoder") if part not in taken_from]
         entries = [
-            LicenceEntry(part="content, acoustic and vocoder graphs", licence="MIT", credit=_OURS),
+            LicenceEntry(part=f"{_listed(ours)} graph{'s' * (len(ours) > 1)}", licence="MIT", credit=_OURS),
+            *(imported_part(part, file) for part, file in taken_from.items()),
             PITCH_LICENCE,
         ]
         singers = features.singers.values()
@@ -64,6 +69,15 @@ class Statements:
             own = (self.licence or "not stated", self.credit or "not stated")
             entries.append(LicenceEntry(part="training data: target singers", licence=own[0], credit=own[1]))
         return tuple(entries)
+
+
+def imported_part(part: str, file: str, licence: str | None = None) -> LicenceEntry:
+    """A network that somebody else trained."""
+    return LicenceEntry(part=f"{part} graph", licence=licence or "not stated", credit=f"imported from {file}")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def data_card(run: Path, features: FeatureIndex) -> str:

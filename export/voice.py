@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,13 +55,15 @@ class Voice:
     preview_source: NDArray[np.float32]
     """Singing at the voice's rate (L,) that the bundle's preview is made from; empty: no preview."""
     provenance: dict[str, Any]
-    source: SourceEntry = field(default_factory=lambda: SourceEntry(kind="pulse", channels=1))
     front_end: FrontEnd = field(default_factory=FrontEnd)
     sampler_steps: tuple[int, ...] = SAMPLER_STEPS
     follows_ode: bool = False
     """A teacher: its steps are those of the probability-flow ODE."""
-    content_min_samples: int = 0
-    """Fewest 16 kHz samples that the content encoder takes; 0: its hop."""
+
+    @property
+    def source(self) -> SourceEntry:
+        """What excites the vocoder."""
+        return SourceEntry(kind=self.vocoder.source_kind, channels=self.vocoder.source_channels)
 
 
 WEIGHTS = ("ema", "online", "target")
@@ -79,29 +81,30 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     """
     features = FeatureIndex.open(run / "features")
     encoders = load_content_encoders(run)
-    vocoder = load_vocoder(run)
+    vocoder, vocoder_spec = load_vocoder(run)
     acoustic = load_student(require_checkpoint(run / student), weights)
     stages = {stage: stage_facts(run, stage) for stage in (*encoders, VOCODER, TEACHER, student)}
     distilled = stages[student]["config"]
     hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
     _require_same(run, "content encoders", distilled["content_encoders"], hashes)
     _require_same(run, "singers", distilled["singers"], features.trained_singers)
-    for part, spec in (("vocoder", vocoder.spec), ("features", features.audio)):
+    for part, spec in (("vocoder", vocoder_spec), ("features", features.audio)):
         _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
     singers, embeddings = target_singers(features, acoustic, statements)
+    content = encoders[CONTENT][0]
     return Voice(
         audio=acoustic.spec,
-        content=encoders[CONTENT][0],
-        content_low=encoders[CONTENT_LOW][0] if CONTENT_LOW in encoders else None,
+        content=content,
+        content_low=cast(ContentEncoder, encoders[CONTENT_LOW][0]) if CONTENT_LOW in encoders else None,
         acoustic=acoustic,
         vocoder=vocoder,
         noise_scale=distilled["student"]["noise_scale"],
-        content_labels=tuple(PHONES),
+        content_labels=tuple(PHONES) if isinstance(content, ContentEncoder) else (),
         embeddings=embeddings,
         singers=singers,
         objective=objective(from_mapping(StudentConfig, distilled["student"], "student")),
         departures=published_departures(stages[TEACHER]["config"], distilled),
-        licences=statements.licences(features),
+        licences=statements.licences(features, taken_from(stages)),
         consent=statements.consent_text({features.singers[name].kind for name in singers}),
         data_card=data_card(run, features),
         preview_source=preview_source(features),
@@ -149,6 +152,12 @@ def stage_facts(run: Path, stage: str) -> dict[str, Any]:
     """Step and configuration of a stage's last checkpoint."""
     step, config = read_metadata(require_checkpoint(run / stage))
     return {"step": step, "config": config}
+
+
+def taken_from(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """The files that stages were taken from instead of being trained, by stage."""
+    configs = {name: facts["config"] for name, facts in stages.items()}
+    return {name: config["taken_from"]["file"] for name, config in configs.items() if "taken_from" in config}
 
 
 def data_summary(features: FeatureIndex) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .calls import Call, Work
 from .framing import ceil_div, content_index, mel_range, next_piece, samples_before, stretched_index
 from .manifest import Manifest
+from .spec import AudioSpec, FrontEnd
 from .tracks import Track
 
 _MIN_SAMPLES = 400
@@ -64,7 +65,7 @@ class ContentTrack(Protocol):
 def make_content_track(manifest: Manifest, piece_s: float) -> ContentTrack:
     """The kind of track that the manifest's content encoder needs."""
     if manifest.front_end.content_window_s:
-        return WindowedContent(manifest)
+        return WindowedContent(manifest.audio, manifest.front_end, manifest.model.content_channels)
     return FramedContent(manifest, piece_s)
 
 
@@ -117,12 +118,12 @@ class WindowedContent:
     it shares with the next; the last one ends with the clip.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._spec, front_end = manifest.audio, manifest.front_end
-        self._window = round(front_end.content_window_s * self._spec.frame_rate_hz)
-        self._overlap = round(front_end.content_overlap_s * self._spec.frame_rate_hz)
+    def __init__(self, spec: AudioSpec, front_end: FrontEnd, n_content: int) -> None:
+        self._spec = spec
+        self._window = round(front_end.content_window_s * spec.frame_rate_hz)
+        self._overlap = round(front_end.content_overlap_s * spec.frame_rate_hz)
         self._stretched = front_end.content_index == "stretched"
-        self._rows, self._index = Track((manifest.model.content_channels,)), Track(dtype=np.int64)
+        self._rows, self._index = Track((n_content,)), Track(dtype=np.int64)
         self._start = 0  # mel frame that the next window begins at
 
     @property

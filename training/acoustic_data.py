@@ -15,7 +15,7 @@ from torch import Tensor
 from ..runtime.audio import resample
 from ..runtime.framing import content_index, stretched_index
 from .acoustic import AcousticConfig, AcousticModel, Condition
-from .content import ContentEncoder
+from .content_scores import Encode
 from .crops import Crops
 from .draws import Draws
 from .features import ClipEntry, FeatureIndex, save_arrays
@@ -47,20 +47,14 @@ class VariedCopy:
 
 
 def encode_content(
-    features: FeatureIndex,
-    clips: list[ClipEntry],
-    encoder: ContentEncoder,
-    encoder_hash: str,
-    console: Console | None = None,
+    features: FeatureIndex, clips: list[ClipEntry], encode: Encode, encoder_hash: str, console: Console | None = None
 ) -> None:
-    """Run the content encoder over every clip that has no content from this encoder yet."""
+    """Run the content encoder over every clip that has no content from this encoder yet, each clip as a whole."""
     spec = features.audio
     todo = [clip for clip in clips if not features.content_path(clip, encoder_hash).is_file()]
     for clip in track(todo, "content features", console=console, disable=not todo):
         audio = features.load(clip)["audio"].astype(np.float32) / np.float32(32768)
-        at_16k = torch.from_numpy(resample(audio, spec.sample_rate, spec.content_sample_rate))
-        with torch.inference_mode():
-            content = encoder(at_16k[None])[0].numpy().astype(np.float16)
+        content = encode(resample(audio, spec.sample_rate, spec.content_sample_rate)).astype(np.float16)
         save_arrays(features.content_path(clip, encoder_hash), {"content": content})
 
 
@@ -77,7 +71,7 @@ def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[
         arrays["f0_hz"],
         arrays["loudness"],
         -1 if singer is None else singer,
-        None if varied is None else VariedCopy(varied["mel"], float(varied["key_shift"]), float(varied["gain"])),
+        None if varied is None else VariedCopy(varied["mel"], varied["key_shift"].item(), varied["gain"].item()),
     )
 
 

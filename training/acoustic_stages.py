@@ -13,7 +13,8 @@ from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_co
 from .adopt import adopt_content
 from .checkpoint import latest_checkpoint, read_metadata, require_checkpoint
 from .config import to_mapping
-from .content_stage import CONTENT
+from .content_stage import CONTENT, encode_with
+from .distributed import own_device
 from .draws import Draws
 from .encoders import load_content_encoders
 from .features import FeatureIndex
@@ -21,8 +22,9 @@ from .fine_tune import Start, initial_model, keep_student, load_acoustic, sha256
 from .illustration import illustrate
 from .loop import fit
 from .rendering import Stage, load_stage
-from .student import StudentConfig, StudentObjective
+from .student import StudentConfig, StudentObjective, distances_to_teacher
 from .teacher import TeacherConfig, TeacherObjective, denoising_errors
+from .windows import require_windows
 
 logger = logging.getLogger(__name__)
 TEACHER, STUDENT = "teacher", "student"
@@ -30,7 +32,7 @@ _VALIDATION_BATCH = 16
 
 
 def training_clips(
-    features: FeatureIndex, run: Path, splits: tuple[str, ...], console: Console | None
+    features: FeatureIndex, run: Path, splits: tuple[str, ...], device: str, console: Console | None
 ) -> tuple[list[list[ClipFeatures]], dict[str, str], int]:
     """The clips of trained singers in each split with what each encoder makes of them, the encoders' hashes by name,
     and their number of channels.
@@ -40,12 +42,14 @@ def training_clips(
     if latest_checkpoint(run / CONTENT) is None and not (run / "corpus").is_dir():
         adopt_content(run, features.audio)
     encoders = load_content_encoders(run)
+    require_windows(encoders[CONTENT][0], features.front_end)
     groups = [features.select(split, trained=True) for split in splits]
     for encoder, encoder_hash in encoders.values():
-        encode_content(features, [clip for group in groups for clip in group], encoder, encoder_hash, console)
+        encode = encode_with(encoder.to(own_device(device)))
+        encode_content(features, [clip for group in groups for clip in group], encode, encoder_hash, console)
     hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
     loaded = [[load_clip(features, clip, list(hashes.values())) for clip in group] for group in groups]
-    return loaded, hashes, encoders[CONTENT][0].config.n_phones
+    return loaded, hashes, encoders[CONTENT][0].n_content
 
 
 def train_teacher(
@@ -65,7 +69,7 @@ def train_teacher(
     features = FeatureIndex.open(run / "features")
     if start is not None:
         start.adopt_parts(run, TEACHER)
-    (train, valid), encoder_hashes, n_content = training_clips(features, run, ("train", "valid"), console)
+    (train, valid), encoder_hashes, n_content = training_clips(features, run, ("train", "valid"), device, console)
     torch.manual_seed(seed)
     if start is None:
         model = build_acoustic(acoustic, features, n_content, train)
@@ -117,7 +121,7 @@ def train_student(
     if start is not None and start.train == "embedding":
         return keep_student(start, require_checkpoint(run / TEACHER), run / folder)
     features = FeatureIndex.open(run / "features")
-    (train,), encoder_hashes, _ = training_clips(features, run, ("train",), console)
+    (train, valid), encoder_hashes, _ = training_clips(features, run, ("train", "valid"), device, console)
     teacher = require_checkpoint(run / TEACHER)
     step, of_teacher = read_metadata(teacher)
     resolved: dict[str, Any] = {
@@ -134,6 +138,7 @@ def train_student(
             "the teacher was trained on content of encoders %s, not %s", of_teacher["content_encoders"], encoder_hashes
         )
     data = AcousticData(train, config.crop_frames, features.augmentation.probability)
+    probe = AcousticData(valid or train, config.crop_frames).batch(Draws(seed, -1, range(_VALIDATION_BATCH)))
     initial = load_acoustic(start.checkpoint(STUDENT), "ema") if start else None
     objective = StudentObjective(load_acoustic(teacher, "ema").train(), config, initial.denoiser if initial else None)
     taught = load_stage(teacher)
@@ -146,6 +151,7 @@ def train_student(
         resolved_config=resolved,
         resume=resume,
         device=device,
+        validate=distances_to_teacher(probe, objective.teacher, config),
         illustrate=illustrate(run, Stage(folder, 0, objective.model, taught.singers, config), taught),
         console=console,
     )

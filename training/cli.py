@@ -119,9 +119,12 @@ def _run_stage(stage: Callable[[Stage], Path], config: str, run: Path, resume: b
     with _clear_errors():
         if hardware.threads:
             torch.set_num_threads(hardware.threads)
-        path = stage(Stage(load_config(Recipe, config), run, resume, hardware))
-        if is_first_process():
-            console.print(f"done: {path}", markup=False)
+        _done(stage(Stage(load_config(Recipe, config), run, resume, hardware)))
+
+
+def _done(path: Path) -> None:
+    if is_first_process():
+        console.print(f"done: {path}", markup=False)
 
 
 def _start(source: Path | None, train: str) -> Start | None:
@@ -195,6 +198,14 @@ def prepare(
 def content(
     run: RunOption,
     config: ConfigOption = "demo",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Take ContentVec from this file (fairseq's .pt, a Hugging Face folder, hf://owner/name@commit/file) "
+            "instead of training an encoder.",
+        ),
+    ] = None,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
@@ -202,9 +213,16 @@ def content(
     nodes: NodesOption = None,
     strategy: StrategyOption = None,
 ) -> None:
-    """Train the content encoder on the corpus' phones."""
+    """Train the content encoder on the corpus' phones, or take ContentVec from a file."""
     from .content_stage import train_content
 
+    if source is not None:
+        from .foreign.stages import take_content
+
+        with _clear_errors():
+            recipe = load_config(Recipe, config)
+            _done(take_content(source, recipe.audio, recipe.prepare.front_end, run))
+        return
     _run_stage(
         lambda s: train_content(s.placed(s.recipe.content), s.recipe.audio, s.run, **s.how),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy),
@@ -215,6 +233,19 @@ def content(
 def vocoder(
     run: RunOption,
     config: ConfigOption = "demo",
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Take this NSF-HiFi-GAN checkpoint (a path or hf://owner/name@commit/file) instead of training one.",
+        ),
+    ] = None,
+    vocoder_config: Annotated[
+        str | None, typer.Option("--vocoder-config", help="Configuration of --from. Default: beside it.")
+    ] = None,
+    vocoder_kind: Annotated[
+        str, typer.Option("--vocoder-kind", help="Of --from: m4singer, openvpi, diffsinger; auto: by its layout.")
+    ] = "auto",
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
@@ -222,9 +253,15 @@ def vocoder(
     nodes: NodesOption = None,
     strategy: StrategyOption = None,
 ) -> None:
-    """Train the vocoder: from mel and F0 back to sound."""
+    """Train the vocoder: from mel and F0 back to sound; or take one from a file."""
     from .vocoder_stage import train_vocoder
 
+    if source is not None:
+        from .foreign.stages import take_vocoder
+
+        with _clear_errors():
+            _done(take_vocoder(source, vocoder_config, vocoder_kind, load_config(Recipe, config).audio, run))
+        return
     _run_stage(
         lambda s: train_vocoder(s.placed(s.recipe.vocoder), s.run, **s.how),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy),

@@ -9,7 +9,7 @@ from ..runtime.strict import MismatchError, decode, encode
 from .errors import ConfigError
 
 T = TypeVar("T")
-RECIPES = ("demo", "smoke", "fine-tune", "fine-tune-embedding")
+RECIPES = ("demo", "smoke", "authors", "fine-tune", "fine-tune-embedding")
 
 
 def load_config(kind: type[T], name_or_path: str) -> T:

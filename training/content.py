@@ -152,6 +152,16 @@ class ContentEncoder(nn.Module):
         self.head = nn.Linear(config.channels, config.n_phones)
 
     @property
+    def n_content(self) -> int:
+        """C."""
+        return self.config.n_phones
+
+    @property
+    def min_samples(self) -> int:
+        """Fewest samples that it takes."""
+        return self.hop
+
+    @property
     def bins_hz(self) -> NDArray[np.float64]:
         """Frequencies of the power spectrum's bins, (F,)."""
         return np.arange(self.hop + 1, dtype=np.float64) * self.sample_rate / (2 * self.hop)

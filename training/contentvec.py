@@ -72,6 +72,11 @@ class ContentVec(nn.Module):
         """C."""
         return self.config.hidden_size
 
+    @property
+    def min_samples(self) -> int:
+        """Fewest samples that it takes."""
+        return self.config.min_samples
+
     def forward(self, audio: Tensor) -> Tensor:
         return self.hubert(audio).last_hidden_state
 

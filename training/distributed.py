@@ -53,6 +53,13 @@ def open_fabric(placement: Placement) -> Fabric:
     return fabric
 
 
+def own_device(accelerator: str) -> torch.device:
+    """The device that this process will train on, as far as its environment tells; before a launch the first one."""
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
 def is_first_process() -> bool:
     """Whether this process speaks for all, as far as its environment tells; true before a launch."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

@@ -128,5 +128,5 @@ def feature_key(audio: bytes, spec: AudioSpec) -> str:
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
     """Write arrays to `path`, all or nothing."""
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")  # equal clips may be at work in two processes
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial)
     partial.replace(path)

@@ -97,6 +97,8 @@ class NsfHifiGan(nn.Module):
     of kind "2" blocks (`convs1`, there `convs`).
     """
 
+    source_kind, source_channels = "sine", SINE_HARMONICS
+
     def __init__(self, config: HifiGanConfig) -> None:
         super().__init__()
         self.config = config
@@ -116,8 +118,11 @@ class NsfHifiGan(nn.Module):
         self.conv_post = _conv(C, 1, _EDGE_KERNEL)
 
     def forward(self, mel: Tensor, source: Tensor) -> Tensor:
+        return self.from_hidden(self.conv_pre(self.config.mel_gain * mel.transpose(1, 2)), source)
+
+    def from_hidden(self, x: Tensor, source: Tensor) -> Tensor:
+        """What follows the first convolution: x (B, C, T), source (B, L, 9) -> audio (B, L)."""
         excitation = self.source_mix(source).tanh().transpose(1, 2)
-        x = self.conv_pre(self.config.mel_gain * mel.transpose(1, 2))
         n_blocks = len(self.config.resblock_kernel_sizes)
         for i, (up, noise_conv) in enumerate(zip(self.ups, self.noise_convs, strict=True)):
             x = up(F.leaky_relu(x, _SLOPE)) + self._branch(noise_conv(excitation))

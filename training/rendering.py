@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +11,38 @@ from numpy.typing import NDArray
 
 from ..runtime.audio import resample
 from ..runtime.pitch import told_f0
-from ..runtime.source import noise_frames, noise_samples, pulse_source
+from ..runtime.source import make_excitation, noise_frames, noise_samples
 from ..runtime.spec import AudioSpec
 from .acoustic import AcousticModel, Condition
 from .acoustic_data import index_into_content
 from .checkpoint import latest_checkpoint, load_module, read_metadata, require_checkpoint
 from .config import from_mapping
-from .content_stage import CONTENT
+from .content_stage import CONTENT, encode_with
 from .diffusion import consistency_sample, teacher_sample
 from .encoders import load_content_encoders
 from .errors import DataError
 from .features import FeatureIndex
 from .fine_tune import load_acoustic
+from .hifigan import HifiGanConfig, NsfHifiGan
 from .prepare import analyse
 from .student import StudentConfig, denoise_with
 from .vocoder import Vocoder, VocoderConfig
 from .vocoder_stage import VOCODER
+from .windows import windowed_content
+
+NSF_HIFIGAN = "nsf-hifigan"
+"""`kind` in the configuration of a checkpoint that holds an `NsfHifiGan`; a `Vocoder`'s names none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Song:
-    """What is taken from a recording: mel (T, M), content (S, C), f0_hz (T,), loudness (T,), and the audio (L,) at the
-    model's rate.
+    """What is taken from a recording: mel (T, M), content (S, C) and the row of each mel frame (T,), f0_hz (T,),
+    loudness (T,), and the audio (L,) at the model's rate.
     """
 
     mel: NDArray[np.float32]
     content: NDArray[np.float32]
+    content_index: NDArray[np.int32]
     f0_hz: NDArray[np.float32]
     loudness: NDArray[np.float32]
     audio: NDArray[np.float32]
@@ -77,14 +84,17 @@ def load_stage(checkpoint: Path) -> Stage:
     )
 
 
-def load_vocoder(run: Path) -> Vocoder:
-    """The averaged vocoder of a run."""
+def load_vocoder(run: Path) -> tuple[Vocoder | NsfHifiGan, AudioSpec]:
+    """The averaged vocoder of a run, trained there or taken from elsewhere, and the audio settings that it is for."""
     path = require_checkpoint(run / VOCODER)
     _, config = read_metadata(path)
     spec = from_mapping(AudioSpec, config["audio"], str(path))
-    vocoder = Vocoder(from_mapping(VocoderConfig, config["network"], str(path)), spec).eval()
+    if config.get("kind") == NSF_HIFIGAN:
+        vocoder = NsfHifiGan(from_mapping(HifiGanConfig, config["network"], str(path))).eval()
+    else:
+        vocoder = Vocoder(from_mapping(VocoderConfig, config["network"], str(path)), spec).eval()
     load_module(path, "ema", vocoder)
-    return vocoder
+    return vocoder, spec
 
 
 class Renderer:
@@ -97,9 +107,9 @@ class Renderer:
         self.encoder, _ = load_content_encoders(run)[CONTENT]
 
     @cached_property
-    def vocoder(self) -> Vocoder:
+    def vocoder(self) -> Vocoder | NsfHifiGan:
         """Loaded when first needed. Raises `TrainingError` where none is trained yet."""
-        return load_vocoder(self.run)
+        return load_vocoder(self.run)[0]
 
     @property
     def has_vocoder(self) -> bool:
@@ -114,9 +124,16 @@ class Renderer:
         signal = signal[: self.spec.samples(self.spec.frames(len(signal)))]
         found = analyse(signal, self.spec, front_end=self.features.front_end)
         at_16k = resample(signal, self.spec.sample_rate, self.spec.content_sample_rate)
-        content = self.encoder(torch.from_numpy(at_16k)[None])[0].numpy()
+        content, index = self._content(at_16k, len(found["mel"]))
         f0_hz = told_f0(found["f0_hz"], self.spec, self.features.front_end)
-        return Song(found["mel"], content, f0_hz, found["loudness"], signal)
+        return Song(found["mel"], content, index, f0_hz, found["loudness"], signal)
+
+    def _content(self, at_16k: NDArray[np.float32], n_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        front_end, encode = self.features.front_end, encode_with(self.encoder)
+        if front_end.content_window_s:
+            return windowed_content(encode, self.encoder.n_content, at_16k, n_frames, self.spec, front_end)
+        content = encode(at_16k)
+        return content, index_into_content(self.features, len(content), n_frames).astype(np.int32)
 
     @torch.inference_mode()
     def render(
@@ -138,14 +155,13 @@ class Renderer:
             raise DataError(f"{stage.name} has no singer {singer}\nhint: it has {', '.join(stage.singers)}")
         f0_hz = song.f0_hz * np.float32(2.0 ** (key / 12.0))
         model, n_frames = stage.model, len(song.mel)
-        index = index_into_content(self.features, len(song.content), n_frames).astype(np.int32)
 
         def tensor(array: NDArray) -> torch.Tensor:
             return torch.from_numpy(array)[None].to(model.mel_mean.device)
 
         condition = Condition(
             tensor(song.content),
-            tensor(index),
+            tensor(song.content_index),
             tensor(f0_hz),
             tensor(song.loudness),
             model.singer_embed(tensor(np.array(stage.singers.index(singer)))),
@@ -161,7 +177,9 @@ class Renderer:
     @torch.inference_mode()
     def sing(self, mel: NDArray[np.float32], f0_hz: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
         """The vocoder's audio (L,) of a mel (T, M) and its F0 (T,)."""
-        source, _ = pulse_source(f0_hz, self.spec)
+        excitation = make_excitation(self.vocoder.source_kind, self.spec, seed)
+        assert excitation is not None
         noise = noise_samples(seed, 0, self.spec.samples(len(mel)))
-        parts = (torch.from_numpy(array)[None] for array in (mel, f0_hz, source, noise))
-        return self.vocoder(*parts)[0].numpy()
+        parts = {"mel": mel, "f0_hz": f0_hz, "source": excitation.extend(f0_hz), "noise": noise}
+        taken = signature(self.vocoder.forward).parameters
+        return self.vocoder(**{name: torch.from_numpy(parts[name])[None] for name in taken})[0].numpy()

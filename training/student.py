@@ -1,6 +1,6 @@
 """The student: the teacher distilled into a consistency model that needs one evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .acoustic import AcousticModel
 from .acoustic_data import batch_condition
 from .denoiser import Denoiser
-from .diffusion import Denoise, euler_step, karras_sigmas
+from .diffusion import Denoise, consistency_sample, euler_sample, euler_step, karras_sigmas
 from .draws import Batch, Draws
 from .loop import LoopConfig, Objective, update_average
 
@@ -106,6 +106,35 @@ class StudentObjective(Objective[AcousticModel]):
         sigma_max = self.model.config.sigma.sigma_max
         x = self.config.noise_scale * sigma_max * noise
         return (self.model.denoise(x, torch.full((len(y),), sigma_max, device=y.device), embedded) - y).abs().mean()
+
+
+def distances_to_teacher(
+    on_cpu: Batch, teacher: Denoiser, config: StudentConfig
+) -> Callable[[AcousticModel], Mapping[str, float]]:
+    """A validation: how far one step from noise is from where the frozen `teacher`'s ODE ends from the same noise,
+    on the student's own ladder, relative to the undistilled network (`to_ode`: below 1 it has learned), and from the
+    recordings, in the mel's own units (`one_step_l1`).
+
+    The training loss compares neighbouring noise levels and says nothing of the sum of their errors.
+    """
+    ends: list[tuple[Tensor, float]] = []
+
+    @torch.no_grad()
+    def validate(model: AcousticModel) -> Mapping[str, float]:
+        batch = {name: tensor.to(model.mel_mean.device) for name, tensor in on_cpu.items()}
+        embedded, sigma = model.embed(batch_condition(model, batch)), model.config.sigma
+        y = model.normalise(batch["mel"])
+        z = config.noise_scale * torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y.device)
+        if not ends:
+            follow: Denoise = lambda x, level: model.denoise(x, level, embedded, teacher)  # noqa: E731
+            end = euler_sample(follow, z, karras_sigmas(config.ladder_size, sigma))
+            ends.append((end, float((consistency_sample(follow, [z], sigma) - end).abs().mean())))
+        end, undistilled = ends[0]
+        x = consistency_sample(denoise_with(model, embedded), [z], sigma)
+        l1 = (model.denormalise(x) - batch["mel"]).abs().mean()
+        return {"to_ode": float((x - end).abs().mean()) / undistilled, "one_step_l1": float(l1)}
+
+    return validate
 
 
 def denoise_with(model: AcousticModel, embedded: Tensor) -> Denoise:

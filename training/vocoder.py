@@ -58,6 +58,8 @@ class Vocoder(nn.Module):
     in each band is a constant of the configuration.
     """
 
+    source_kind, source_channels = "pulse", 1
+
     def __init__(self, config: VocoderConfig, spec: AudioSpec) -> None:
         super().__init__()
         self.config = config

@@ -12,8 +12,12 @@ from ...runtime.graph import GraphSpec
 if TYPE_CHECKING:
     from torch import nn
 
-STAGES = ("content", "f0", "acoustic", "vocoder")
-"""In the order of the chain. Every system has each of them once, or without its own vocoder or acoustic stage."""
+STAGES = ("content", "f0", "first_acoustic", "first_vocoder", "condition", "acoustic", "vocoder")
+"""In the order of the chain; a system has some of them, each once.
+
+A sampler of several evaluations embeds its condition once for all of them, in `condition`; elsewhere that is part of
+`acoustic`. Shallow diffusion starts from the audio of a whole other model, whose stages are the `first_` two.
+"""
 
 Inputs = dict[str, NDArray[np.float32] | NDArray[np.int32] | NDArray[np.int64]]
 
@@ -61,4 +65,6 @@ class SpeedSystem:
     gflop_per_s: Mapping[str, float]
     """Of each stage that has a network, per second of audio, every evaluation counted; 1 MAC = 2 FLOP."""
     overhead: Callable[[], object] | None = None
-    """What the original does on every call besides computing, where that is timed apart (a vocoder read again)."""
+    """What the original does on every call besides computing, where that is timed apart (a vocoder read again). Its
+    first call prepares what the others find, and is not to be timed.
+    """

@@ -1,1 +1,1 @@
-"""From other people's checkpoints to a bundle: read without running anything in them, checked key by key."""
+"""From other people's CoMoSVC checkpoints to a bundle."""

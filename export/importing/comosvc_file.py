@@ -11,10 +11,10 @@ from torch import Tensor
 from ...runtime.spec import AudioSpec
 from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ...training.denoiser import DenoiserConfig
-from ..errors import ForeignFileError
-from .checkpoints import read_checkpoint
-from .settings import Settings
-from .weights import ForeignWeights, Ignored, build
+from ...training.errors import ForeignFileError
+from ...training.foreign.checkpoints import read_checkpoint
+from ...training.foreign.settings import Settings
+from ...training.foreign.weights import ForeignWeights, Ignored, build
 
 CONFIG_NAMES = ("config.yaml", "config.yml")
 Network = Literal["online", "ema"]

@@ -2,24 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
-from ...runtime.source import SINE_HARMONICS
+from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
-from ..errors import ForeignFileError
+from ...training.errors import ForeignFileError
+from ...training.foreign.content_file import ImportedContent
+from ...training.foreign.parts import ForeignFile, content_at, settings_at, vocoder_at
+from ...training.foreign.sources import Source
+from ...training.foreign.vocoder_file import ImportedVocoder
 from ..graphs import SAMPLER_STEPS
-from ..statements import PITCH_LICENCE, RECORDED, Statements
+from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from ..voice import Voice
-from . import comosvc_file, vocoder_file
-from .comosvc_file import ImportedAcoustic, Network, read_comosvc
-from .content_file import ImportedContent, content_files, read_content
-from .settings import Settings, read_settings
-from .sources import Source, sha256_of
-from .vocoder_file import ImportedVocoder, read_vocoder
+from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc
 
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 """50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
@@ -42,36 +39,22 @@ class ImportRequest:
     """Median F0 of singers, as far as known: key "auto" needs it."""
 
 
-@dataclass(frozen=True)
-class _File:
-    """A file that was read: what it is called in the manifest, and where it lies."""
-
-    name: str
-    path: Path
-
-    @classmethod
-    def of(cls, source: Source, path: Path) -> "_File":
-        return cls(source.text if source.repo else path.name, path)
-
-
 def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice:
     """Read, check and join the three checkpoints.
 
     Raises `ForeignFileError` where one cannot be used or they do not belong together, `ExportError` without a word on
     the singers' consent.
     """
-    vocoder, vocoder_file_ = _read_vocoder(request)
+    vocoder, vocoder_file = vocoder_at(request.vocoder, request.vocoder_config, request.vocoder_kind)
     acoustic, como_file = _read_acoustic(request, vocoder)
-    content_source = Source.parse(request.content)
-    weights, config = content_files(content_source)
-    content = read_content(weights, config)
+    content, content_file = content_at(request.content)
     wanted, given = acoustic.model.content_embed.in_features, content.network.n_content
     if wanted != given:
         raise ForeignFileError(
             f"{request.content} gives {given} content channels; {request.como} was trained with {wanted}\n"
             "hint: CoMoSVC's encoder is ContentVec, layer 12, 768 channels"
         )
-    files = {"acoustic": como_file, "vocoder": vocoder_file_, "content": _File.of(content_source, weights)}
+    files = {"acoustic": como_file, "vocoder": vocoder_file, "content": content_file}
     return Voice(
         audio=vocoder.audio,
         content=content.network,
@@ -89,11 +72,9 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
         data_card=_data_card(files, acoustic),
         preview_source=np.zeros(0, np.float32),
         provenance={"imported": _provenance(files, acoustic, vocoder, content)},
-        source=SourceEntry(kind="sine", channels=SINE_HARMONICS),
         front_end=AUTHORS_FRONT_END,
         sampler_steps=TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS,
         follows_ode=acoustic.is_teacher,
-        content_min_samples=content.network.config.min_samples,
     )
 
 
@@ -111,27 +92,11 @@ def parse_medians(texts: Sequence[str]) -> dict[str, float]:
     return medians
 
 
-def _read_vocoder(request: ImportRequest) -> tuple[ImportedVocoder, _File]:
-    source = Source.parse(request.vocoder)
-    path = source.file()
-    settings = _settings(source, request.vocoder_config, vocoder_file.CONFIG_NAMES, "--vocoder-config")
-    return read_vocoder(path, settings, request.vocoder_kind), _File.of(source, path)
-
-
-def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[ImportedAcoustic, _File]:
+def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[ImportedAcoustic, ForeignFile]:
     source = Source.parse(request.como)
     path = source.file()
-    settings = _settings(source, request.config, comosvc_file.CONFIG_NAMES, "--config")
-    return read_comosvc(path, settings, vocoder.audio, request.network), _File.of(source, path)
-
-
-def _settings(source: Source, given: str | None, names: tuple[str, ...], option: str) -> Settings:
-    found = source.beside(*names) if given is None else Source.parse(given)
-    if found is None:
-        raise ForeignFileError(
-            f"no configuration beside {source.text}: looked for {', '.join(names)}\nhint: name it with {option}"
-        )
-    return read_settings(found.file())
+    settings = settings_at(source, request.config, CONFIG_NAMES, "--config")
+    return read_comosvc(path, settings, vocoder.audio, request.network), ForeignFile.of(source, path)
 
 
 def _singers(
@@ -153,16 +118,12 @@ def _objective(acoustic: ImportedAcoustic) -> str:
     return f"imported CoMoSVC {kind}, step {'unknown' if acoustic.step is None else acoustic.step}"
 
 
-def _licences(files: Mapping[str, _File], statements: Statements) -> tuple[LicenceEntry, ...]:
-    own = {"acoustic": statements.licence or "not stated"}
-    entries = [
-        LicenceEntry(part=f"{part} graph", licence=own.get(part, "not stated"), credit=f"imported from {file.name}")
-        for part, file in files.items()
-    ]
-    return (*entries, PITCH_LICENCE)
+def _licences(files: Mapping[str, ForeignFile], statements: Statements) -> tuple[LicenceEntry, ...]:
+    own = {"acoustic": statements.licence}
+    return (*(imported_part(part, file.name, own.get(part)) for part, file in files.items()), PITCH_LICENCE)
 
 
-def _data_card(files: Mapping[str, _File], acoustic: ImportedAcoustic) -> str:
+def _data_card(files: Mapping[str, ForeignFile], acoustic: ImportedAcoustic) -> str:
     lines = [
         "# What this voice was trained on",
         "",
@@ -176,7 +137,7 @@ def _data_card(files: Mapping[str, _File], acoustic: ImportedAcoustic) -> str:
 
 
 def _provenance(
-    files: Mapping[str, _File], acoustic: ImportedAcoustic, vocoder: ImportedVocoder, content: ImportedContent
+    files: Mapping[str, ForeignFile], acoustic: ImportedAcoustic, vocoder: ImportedVocoder, content: ImportedContent
 ) -> dict[str, Any]:
     facts = {
         "acoustic": {
@@ -188,4 +149,4 @@ def _provenance(
         "vocoder": {"kind": vocoder.kind, "ignored_weights": vocoder.ignored},
         "content": {"format": content.format, "ignored_weights": content.ignored},
     }
-    return {part: {"file": file.name, "sha256": sha256_of(file.path), **facts[part]} for part, file in files.items()}
+    return {part: file.facts(**facts[part]) for part, file in files.items()}

@@ -24,7 +24,7 @@ def test_network_of_the_authors_is_ours_with_the_projections_apart():
         [part for tensor in (m.weight.data, m.bias.data) for part in tensor.chunk(3)]
         for m in (ours.step_projection, ours.condition_projection)
     )
-    for n, (layer, mine) in enumerate(zip(theirs.layers, ours.layers, strict=True)):
+    for n, (layer, mine) in enumerate(zip(theirs.residual_layers, ours.layers, strict=True)):
         layer.dilated_conv.load_state_dict(mine.dilated_conv.state_dict())
         layer.output_projection.load_state_dict(mine.output_projection.state_dict())
         layer.diffusion_projection.load_state_dict({"weight": steps[n], "bias": steps[n + 3]})
@@ -52,15 +52,17 @@ def test_the_authors_train_what_they_say(student):
 
 def test_report_of_a_small_run(tmp_path):
     sizes = ["--layers", "2", "--channels", "16", "--batch", "2", "--frames", "32", "--rounds", "2", "--steps", "2"]
-    result = CliRunner().invoke(app, ["train", *sizes, "--precision", "fp32", "--json", str(tmp_path / "train.json")])
+    result = CliRunner().invoke(
+        app, ["train", *sizes, "--precision", "bf16,fp32", "--json", str(tmp_path / "train.json")]
+    )
     assert result.exit_code == 0, result.output
     report = load_json(tmp_path / "train.json")
     rows = {row.what: row.value for row in report.rows}
     for stage in ("teacher", "student"):
         theirs = rows[f"{stage}: steps a second, the authors' arithmetic in fp32"]
-        ours = rows[f"{stage}: steps a second, ours in fp32"]
         assert theirs > 0
-        assert ours > 0
-        assert 0 <= rows[f"{stage}: share of the time that ours waits for batches"] <= 100
+        for precision in ("bf16", "fp32"):
+            assert rows[f"{stage}, {precision}: steps a second, ours"] > 0
+            assert 0 <= rows[f"{stage}, {precision}: share of the time that ours waits for batches"] <= 100
     assert "2 x 16, batch 2 x 32 frames" in report.rows[0].note
     assert {len(seconds) for seconds in report.details["step_s"].values()} == {2}

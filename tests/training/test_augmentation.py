@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from dataset_trees import tone
 
 from comosvc.runtime.mel import mel_filterbank, mel_spectrogram
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
 from comosvc.training.acoustic import AcousticConfig, AcousticModel
-from comosvc.training.acoustic_data import AcousticData, ClipFeatures, VariedCopy, batch_condition
+from comosvc.training.acoustic_data import AcousticData, ClipFeatures, VariedCopy, batch_condition, load_clip
 from comosvc.training.augmentation import (
     AUTHORS_AUGMENTATION,
     AugmentationConfig,
@@ -16,9 +17,12 @@ from comosvc.training.augmentation import (
     key_shifted_mel,
     vary,
 )
+from comosvc.training.datasets import open_dataset
 from comosvc.training.denoiser import DenoiserConfig
 from comosvc.training.draws import Draws
 from comosvc.training.errors import ConfigError
+from comosvc.training.features import save_arrays
+from comosvc.training.prepare import PrepareConfig, prepare
 
 
 def reference(audio, semitones):
@@ -127,3 +131,24 @@ def test_without_augmentation_nothing_is_drawn_for_it():
     plain, varied = (d.batch(Draws(0, 0, range(4))) for d in (data, other))
     assert "key_shift" not in plain
     assert plain["content"].equal(varied["content"])  # the same crops
+
+
+def test_a_varied_copy_is_what_training_reads(tmp_path):
+    """Through the files: `prepare` writes the copy, the stage loads it."""
+    config = AugmentationConfig(probability=0.5)
+    rate, folder = SPEC.sample_rate, tmp_path / "features"
+    for number in range(2):
+        sweep = 0.3 * np.sin(2 * np.pi * (150 + 40 * number) * np.arange(2 * rate) / rate)
+        (tmp_path / "recordings" / "me").mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "recordings" / "me" / f"{number}.wav", sweep, rate)
+    material = open_dataset("folder", tmp_path / "recordings")
+    features = prepare(material, SPEC, folder, 1, config=PrepareConfig(augmentation=config))
+    clip = features.select("train")[0]
+    n_content = 2 * SPEC.content_sample_rate // SPEC.content_hop_length
+    save_arrays(features.content_path(clip, "hash"), {"content": np.zeros((n_content, 4), np.float16)})
+    loaded = load_clip(features, clip, ["hash"])
+    drawn = draw_variation(clip.key, float(np.abs(features.load(clip)["audio"] / 32768).max()), config)
+    assert loaded.varied.key_shift == pytest.approx(drawn.key_shift, abs=1e-5)
+    assert loaded.varied.gain == pytest.approx(drawn.gain, rel=1e-3)
+    assert loaded.varied.mel.shape == loaded.mel.shape
+    assert np.abs(loaded.varied.mel - loaded.mel).mean() > 0.01

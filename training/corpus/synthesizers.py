@@ -96,7 +96,10 @@ def _output(command: list[str]) -> str:
 
 
 def _run(command: list[str], result: Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise DataError(f"{command[0]} cannot be run: it is not installed\nhint: {INSTALL}") from None
     if done.returncode or not result.is_file():
         raise DataError(f"{' '.join(command)} failed with code {done.returncode}: {done.stderr.strip()[:200]}")
     return done.stdout

@@ -30,7 +30,7 @@ from comosvc.export.archive import pack, write_zip
 from comosvc.export.assemble import TorchGraphs, build_files
 from comosvc.export.blobs import share
 from comosvc.export.cli import app
-from comosvc.export.errors import ExportError, ForeignFileError
+from comosvc.export.errors import ExportError
 from comosvc.export.importing.voice import ImportRequest, load_imported_voice
 from comosvc.export.statements import Statements
 from comosvc.export.verify import verify
@@ -39,6 +39,7 @@ from comosvc.runtime.audio import resample
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError, OptionError
 from comosvc.runtime.source import noise_frames, sine_source
+from comosvc.training.errors import ForeignFileError
 
 _SPEC = importlib.util.spec_from_file_location("authors", Path(__file__).parents[2] / "reference" / "authors.py")
 authors = importlib.util.module_from_spec(_SPEC)

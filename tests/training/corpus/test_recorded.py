@@ -9,7 +9,7 @@ from comosvc.training.corpus.phones import PHONE_INDEX
 from comosvc.training.corpus.recorded import _segments, speak_plan, spoken_clips
 from comosvc.training.corpus.render import SAMPLE_RATE
 from comosvc.training.corpus.sentences import few_words, sentence
-from comosvc.training.corpus.synthesizers import INSTALL, Pitch, speak_with_festival
+from comosvc.training.corpus.synthesizers import INSTALL, Pitch, speak_with_festival, speak_with_flite
 from comosvc.training.errors import DataError
 from comosvc.training.prepare import analyse
 
@@ -90,6 +90,13 @@ def test_a_corpus_with_recorded_voices(tmp_path):
     assert {clip.singer for clip in corpus.clips(kind="recorded", split="test")} == {"flite-rms"}
     assert "Carnegie Mellon" in corpus.data_card
     assert not any(singer.demo for singer in corpus.singers.values() if singer.kind == "recorded")
+
+
+@pytest.mark.parametrize(("speak", "program"), [(speak_with_flite, "flite"), (speak_with_festival, "festival")])
+def test_a_missing_synthesiser_is_named(speak, program, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(DataError, match=rf"{program} cannot be run.*\nhint: apt-get install flite"):
+        speak("rms", "a sunny town", 1.0, None)
 
 
 @needs_voices

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ...runtime.spec import AudioSpec
-from ...training.hifigan import HifiGanConfig, NsfHifiGan
 from ..errors import ForeignFileError
+from ..hifigan import HifiGanConfig, NsfHifiGan
 from .checkpoints import read_checkpoint
 from .settings import Settings
 from .weights import ForeignWeights, Ignored, build
@@ -20,8 +20,8 @@ IGNORED = (
     Ignored(r"discriminator\..*|mpd\..*|msd\..*", "discriminators: only training needs them"),
     Ignored(r"m_source\.l_sin_gen\..*", "tables that the sine source is computed with"),
 )
-_MEL_LOG_BASE = 10.0
-"""Of CoMoSVC's mels, and so of the bundle's."""
+MEL_LOG_BASE = 10.0
+"""Of CoMoSVC's mels."""
 _MEL_FLOOR = 1e-5
 
 
@@ -50,14 +50,17 @@ class ImportedVocoder:
     ignored: dict[str, int]
 
 
-def read_vocoder(path: Path, settings: Settings, kind: str = "auto") -> ImportedVocoder:
-    """The generator of a checkpoint. `kind` is one of `KINDS` or "auto", which goes by where the weights lie.
+def read_vocoder(
+    path: Path, settings: Settings, kind: str = "auto", mel_log_base: float = MEL_LOG_BASE
+) -> ImportedVocoder:
+    """The generator of a checkpoint, for mels whose logarithm has the base `mel_log_base`. `kind` is one of `KINDS` or
+    "auto", which goes by where the weights lie.
 
     Raises `ForeignFileError` where weights and settings do not agree.
     """
     tensors, found = _generator(read_checkpoint(path), str(path))
     kind = found if kind == "auto" else kind
-    audio, config = _audio(settings), _network(settings, KINDS[kind])
+    audio, config = _audio(settings, mel_log_base), _network(settings, KINDS[kind], mel_log_base)
     if config.hop_length != audio.hop_length:
         rates = " x ".join(map(str, config.upsample_rates))
         raise ForeignFileError(
@@ -88,7 +91,7 @@ def _generator(content: Any, path: str) -> tuple[dict[str, Any], str]:
     )
 
 
-def _audio(settings: Settings) -> AudioSpec:
+def _audio(settings: Settings, mel_log_base: float) -> AudioSpec:
     rate = settings.integer(settings.first("audio_sample_rate", "sampling_rate"))
     return AudioSpec(
         sample_rate=rate,
@@ -100,12 +103,12 @@ def _audio(settings: Settings) -> AudioSpec:
         f_max_hz=settings.number("fmax", rate / 2),
         content_sample_rate=16_000,
         content_hop_length=320,
-        mel_log_base=_MEL_LOG_BASE,
+        mel_log_base=mel_log_base,
         mel_floor=_MEL_FLOOR,
     )
 
 
-def _network(settings: Settings, kind: Kind) -> HifiGanConfig:
+def _network(settings: Settings, kind: Kind, mel_log_base: float) -> HifiGanConfig:
     sizes = settings.table("model_args") if "model_args" in settings else settings
     for option, wanted in (("use_pitch_embed", True), ("mini_nsf", False)):
         for table in (settings, sizes):
@@ -126,7 +129,7 @@ def _network(settings: Settings, kind: Kind) -> HifiGanConfig:
         resblock_kernel_sizes=sizes.integers("resblock_kernel_sizes"),
         resblock_dilation_sizes=sizes.lists("resblock_dilation_sizes"),
         normalised_source=kind.normalised_source,
-        mel_gain=math.log(_MEL_LOG_BASE) / math.log(kind.mel_log_base),
+        mel_gain=math.log(mel_log_base) / math.log(kind.mel_log_base),
     )
 
 

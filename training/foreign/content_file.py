@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...training.contentvec import ContentVec, ContentVecConfig
+from ..contentvec import ContentVec, ContentVecConfig
 from ..errors import ForeignFileError
 from .checkpoints import read_checkpoint
 from .inert_pickle import Record

@@ -10,8 +10,8 @@ import pytest
 from foreign_files import COMMIT, fill_hub_cache
 from huggingface_hub import constants
 
-from comosvc.export.errors import ForeignFileError
-from comosvc.export.importing.sources import Source, sha256_of
+from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign.sources import Source, sha256_of
 
 LARGE, SMALL = b"x" * 100_000, b"sampling_rate: 24000\n"
 
@@ -56,7 +56,7 @@ def test_offline_is_respected(cache):
 def test_the_environment_of_huggingface_hub_applies(cache):
     """HF_HUB_CACHE and HF_HUB_OFFLINE are read by the library itself, in a fresh process."""
     script = (
-        f"from comosvc.export.importing.sources import Source; print(Source.parse({address('m/model.ckpt')!r}).file())"
+        f"from comosvc.training.foreign.sources import Source; print(Source.parse({address('m/model.ckpt')!r}).file())"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)

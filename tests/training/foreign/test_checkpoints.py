@@ -12,9 +12,9 @@ import pytest
 import torch
 from hostile import CONTAINERS, PAYLOADS, STOLEN, Stealing, in_zip, pickled, tar_with_a_tensor
 
-from comosvc.export.errors import ForeignFileError
-from comosvc.export.importing.checkpoints import read_checkpoint
-from comosvc.export.importing.inert_pickle import Record
+from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign.checkpoints import read_checkpoint
+from comosvc.training.foreign.inert_pickle import Record
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,227 @@
+"""Stages that several systems have, and a system put together from its stages with what they cost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...export.graphs import narrowed
+from ...runtime.framing import stretched_index
+from ...runtime.graph import CONTENT, VOCODER, GraphSpec, TensorSpec
+from ...runtime.source import sine_source
+from ...runtime.spec import AudioSpec
+from ...training.contentvec import ContentVec, ContentVecConfig
+from ...training.hifigan import HifiGanConfig, NsfHifiGan
+from ..authors_training import Embeddings, Network
+from ..speed.stage import HostStage, Inputs, SpeedSystem, Stage
+from .sampler import Sampler, SamplerStep, sampler_graph
+from .world_f0 import world_f0
+
+COST_SECONDS = 10.0
+"""Length of the clip that GFLOP are counted on: those of attention grow with it."""
+
+CONDITION = GraphSpec(
+    name="condition",
+    inputs=(
+        TensorSpec("content", "float32", ("B", "S", "C")),
+        TensorSpec("content_index", "int32", ("B", "T")),
+        TensorSpec("f0_hz", "float32", ("B", "T")),
+        TensorSpec("loudness", "float32", ("B", "T")),
+        TensorSpec("singer", "int32", ("B",)),
+    ),
+    outputs=(TensorSpec("condition", "float32", ("B", "T", "E")),),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSize:
+    """Of a denoiser, with the size of its condition. The default is CoMoSVC's."""
+
+    layers: int = 20
+    channels: int = 512
+    hidden: int = 256
+    n_mels: int = 80
+    dilation_cycle: int = 1
+
+    def build(self) -> Network:
+        """With an output that is not zero, which is how its training begins."""
+        network = Network(self.layers, self.channels, self.hidden, self.n_mels, self.dilation_cycle)
+        nn.init.normal_(network.output_projection.weight, std=self.channels**-0.5)
+        return network
+
+
+class Condition(Embeddings):
+    """The inputs of the graph `CONDITION` -> (B, T, E). One singer: `singer` is not used, and not an input."""
+
+    def forward(
+        self, content: Tensor, content_index: Tensor, f0_hz: Tensor, loudness: Tensor, singer: Tensor | None = None
+    ) -> Tensor:
+        batch = {"content": stretched(content, content_index), "f0_hz": f0_hz, "loudness": loudness}
+        return self.condition(batch if singer is None else {**batch, "singer": singer})
+
+
+def stretched(content: Tensor, content_index: Tensor) -> Tensor:
+    """The content of every mel frame: (B, S, C), (B, T) -> (B, T, C)."""
+    return content.gather(1, content_index.long()[..., None].expand(-1, -1, content.shape[2]))
+
+
+def content_stage(config: ContentVecConfig | None = None) -> Stage:
+    """ContentVec, of which CoMoSVC and so-vits-svc take layer 12 of 12."""
+    return Stage(name="content", graph=CONTENT, build=seeded(lambda: ContentVec(config).fold()), inputs=audio_inputs)
+
+
+def f0_stage(spec: AudioSpec) -> HostStage:
+    """DIO and StoneMask at the system's rate and hop: CoMoSVC's own, an option of so-vits-svc's.
+
+    so-vits-svc's default is Praat's autocorrelation, which costs as much; diff-svc's is CREPE on a GPU, which costs far
+    more. All systems get the same, so that what differs is what is compared.
+    """
+    return HostStage(
+        name="f0",
+        sample_rate=spec.sample_rate,
+        run=lambda audio: world_f0(audio, spec.sample_rate, spec.hop_length),
+    )
+
+
+def condition_stage(n_content: int, hidden: int, n_singers: int, spec: AudioSpec) -> Stage:
+    """The embeddings' sum, once for all evaluations of a sampler."""
+    graph = CONDITION if n_singers > 1 else GraphSpec(CONDITION.name, CONDITION.inputs[:-1], CONDITION.outputs)
+    return Stage(
+        name="condition",
+        graph=graph,
+        build=seeded(lambda: Condition(n_content, hidden, n_singers)),
+        inputs=lambda seconds, batch: only(graph, condition_inputs(spec, n_content, seconds, batch)),
+    )
+
+
+def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> Stage:
+    """A denoiser, evaluated over and over. Each evaluation is given the same noise: arithmetic does not mind."""
+    graph = sampler_graph(sampler)
+
+    def inputs(seconds: float, batch: int) -> Inputs:
+        rng, frames = np.random.default_rng(0), frames_of(spec, seconds)
+        state = np.zeros((batch, 1 + sampler.remembered, frames, size.n_mels), np.float32)
+        state[:, 0] = rng.standard_normal(state[:, 0].shape, np.float32)
+        made: Inputs = {
+            "state": state,
+            "condition": rng.standard_normal((batch, frames, size.hidden), np.float32),
+            "step_index": np.array(0, np.int32),
+            "noise": rng.standard_normal((batch, frames, size.n_mels), np.float32),
+        }
+        return only(graph, made)
+
+    return Stage(
+        name="acoustic",
+        graph=graph,
+        build=seeded(lambda: SamplerStep(size.build(), sampler)),
+        inputs=inputs,
+        evaluations=sampler.evaluations,
+        carry="state",
+    )
+
+
+def vocoder_stage(config: HifiGanConfig, spec: AudioSpec) -> Stage:
+    """NSF-HiFi-GAN on a mel. The sines are made outside, where all of the originals make them without a network."""
+    return Stage(
+        name="vocoder",
+        graph=narrowed(VOCODER, ("mel", "source")),
+        build=seeded(lambda: NsfHifiGan(config)),
+        inputs=lambda seconds, batch: {
+            "mel": normal((batch, frames_of(spec, seconds), config.n_mels)),
+            "source": source_input(spec, seconds, batch),
+        },
+    )
+
+
+def audio_inputs(seconds: float, batch: int) -> Inputs:
+    """Noise at 16 kHz, (B, N)."""
+    return {"audio": 0.1 * normal((batch, round(seconds * 16_000)))}
+
+
+def condition_inputs(spec: AudioSpec, n_content: int, seconds: float, batch: int) -> Inputs:
+    """Those of `CONDITION`."""
+    frames, n_content_frames = frames_of(spec, seconds), ContentVecConfig().frames(round(seconds * 16_000))
+    index = stretched_index(n_content_frames, frames).astype(np.int32)
+    return {
+        "content": normal((batch, n_content_frames, n_content)),
+        "content_index": np.tile(index, (batch, 1)),
+        "f0_hz": np.tile(f0_hz(spec, seconds), (batch, 1)),
+        "loudness": np.full((batch, frames), 0.1, np.float32),
+        "singer": np.zeros(batch, np.int32),
+    }
+
+
+def f0_hz(spec: AudioSpec, seconds: float) -> NDArray[np.float32]:
+    """A voice that rises and falls by a fifth around 220 Hz, (T,)."""
+    time_s = np.arange(frames_of(spec, seconds)) / spec.frame_rate_hz
+    return (220.0 * 1.5 ** np.sin(time_s)).astype(np.float32)
+
+
+def source_input(spec: AudioSpec, seconds: float, batch: int) -> NDArray[np.float32]:
+    """Sines of `f0_hz`, (B, L, 9)."""
+    return np.tile(sine_source(f0_hz(spec, seconds), spec, seed=0)[0], (batch, 1, 1))
+
+
+def frames_of(spec: AudioSpec, seconds: float) -> int:
+    """T."""
+    return spec.frames(round(seconds * spec.sample_rate))
+
+
+def normal(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def only(graph: GraphSpec, inputs: Inputs) -> Inputs:
+    """Those inputs that `graph` has."""
+    return {tensor.name: inputs[tensor.name] for tensor in graph.inputs}
+
+
+def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """A `Stage.build` that gives the same weights at each call and leaves torch's own random numbers alone."""
+
+    def build() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make().eval()
+
+    return build
+
+
+def count_parameters(stage: Stage) -> int:
+    """Weights of a stage's network."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in stage.build().parameters())
+
+
+def count_gflop_per_s(stage: Stage, seconds: float = COST_SECONDS) -> float:
+    """GFLOP per second of audio, all evaluations, on a clip of `seconds`. Nothing is computed: sizes are enough."""
+    with torch.device("meta"):
+        module = stage.build()
+        inputs = {name: torch.tensor(array) for name, array in stage.inputs(seconds, 1).items()}
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            module(**inputs)
+    return counter.get_total_flops() * stage.evaluations / seconds / 1e9
+
+
+def system_of(
+    id: str,
+    title: str,
+    spec: AudioSpec,
+    stages: tuple[Stage | HostStage, ...],
+    overhead: Callable[[], object] | None = None,
+) -> SpeedSystem:
+    """A system with its costs counted."""
+    networks = [stage for stage in stages if isinstance(stage, Stage)]
+    return SpeedSystem(
+        id=id,
+        title=title,
+        sample_rate=spec.sample_rate,
+        stages=stages,
+        parameters={stage.name: count_parameters(stage) for stage in networks},
+        gflop_per_s={stage.name: count_gflop_per_s(stage) for stage in networks},
+        overhead=overhead,
+    )
