@@ -49,9 +49,10 @@ def content_key(module: nn.Module, *facts: object) -> str:
 
 
 def _settings(part: nn.Module) -> dict[str, object]:
-    """Attributes that a trace turns into constants."""
+    """Attributes that a trace turns into constants. Whether it trains is none: a trace is of what does not."""
     plain = (bool, int, float, str, tuple, list, type(None))
-    return {name: value for name, value in vars(part).items() if isinstance(value, plain) or is_dataclass(value)}
+    found = {name: value for name, value in vars(part).items() if isinstance(value, plain) or is_dataclass(value)}
+    return {name: value for name, value in found.items() if name != "training"}
 
 
 def _sources(module: nn.Module) -> set[Path]:

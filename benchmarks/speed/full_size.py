@@ -28,12 +28,11 @@ from ...export.statements import PITCH_LICENCE
 from ...export.voice import Voice
 from ...runtime import graph as contracts
 from ...runtime.bundle import open_bundle, shipped_voices
-from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, SourceEntry, to_json
-from ...runtime.source import SINE_HARMONICS
+from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_json
 from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
-from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticModel
-from ...training.contentvec import ContentVec
-from ...training.hifigan import M4SINGER_24K, NsfHifiGan
+from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
+from ...training.contentvec import ContentVec, ContentVecConfig
+from ...training.hifigan import M4SINGER_24K, HifiGanConfig, NsfHifiGan
 from .chain import Loaded
 from .exported import cache_folder, content_key
 from .voices import ReadyVoice
@@ -45,11 +44,15 @@ _COUNTED_S = 10
 _STAGES = ("content", "acoustic", "vocoder")
 
 
-def random_voice() -> Voice:
-    """The authors' sizes, the same random weights at each call. Raises `ConfigError` without `transformers`."""
+def random_voice(
+    content_config: ContentVecConfig | None = None,
+    acoustic_config: AcousticConfig = AUTHORS_ACOUSTIC,
+    vocoder_config: HifiGanConfig = M4SINGER_24K,
+) -> Voice:
+    """Of the authors' sizes unless told; the same random weights at each call. `ConfigError` without `transformers`."""
     torch.manual_seed(0)
-    content = ContentVec().fold()
-    acoustic = AcousticModel(AUTHORS_ACOUSTIC, COMOSVC_24K, content.n_content, N_SINGERS)
+    content = ContentVec(content_config).fold()
+    acoustic = AcousticModel(acoustic_config, COMOSVC_24K, content.n_content, N_SINGERS)
     singers = {
         f"singer-{row}": SingerEntry(
             index=row, f0_median_hz=200.0, f0_range_hz=(80.0, 800.0), licence="MIT", credit="nobody: random weights"
@@ -61,7 +64,7 @@ def random_voice() -> Voice:
         content=content,
         content_low=None,
         acoustic=acoustic,
-        vocoder=NsfHifiGan(M4SINGER_24K),
+        vocoder=NsfHifiGan(vocoder_config),
         noise_scale=1.0,
         content_labels=(),
         embeddings=np.ascontiguousarray(acoustic.singer_embed.weight.detach().numpy(), np.float32),
@@ -73,9 +76,7 @@ def random_voice() -> Voice:
         data_card="",
         preview_source=np.zeros(0, np.float32),
         provenance={},
-        source=SourceEntry(kind="sine", channels=SINE_HARMONICS),
         front_end=AUTHORS_FRONT_END,
-        content_min_samples=content.config.min_samples,
     )
 
 

@@ -5,6 +5,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import systems as resolution
+from comosvc.benchmarks.speed.known import baselines
 from comosvc.benchmarks.speed.options import (
     PRESETS,
     RtfOptions,
@@ -14,6 +15,7 @@ from comosvc.benchmarks.speed.options import (
     preset,
     within_limits,
 )
+from comosvc.benchmarks.speed.paper import TABLE_3
 from comosvc.benchmarks.speed.systems import find_subjects, plan
 from comosvc.benchmarks.speed.variants import VariantKey
 from comosvc.runtime.errors import BundleError, OptionError
@@ -93,6 +95,12 @@ def test_cuda_without_a_gpu_is_said_before_anything_is_built(monkeypatch):
 def test_all_is_ours_and_every_baseline():
     assert [subject.id for subject in find_subjects(("all",), TOYS)] == ["comosvc", "toy", "toy-many"]
     assert [subject.id for subject in find_subjects(("toy", "all"), TOYS)] == ["toy", "comosvc", "toy-many"]
+
+
+def test_the_papers_table_names_systems_that_exist():
+    there = {"comosvc", *baselines()}
+    for published in TABLE_3:
+        assert {published.by_default, published.on_20x512 or "comosvc"} <= there, published
 
 
 def test_results_do_not_name_where_a_voice_lies(tiny_path):

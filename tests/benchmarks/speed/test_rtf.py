@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import exported as exporting
-from comosvc.benchmarks.speed import rtf, systems
+from comosvc.benchmarks.speed import full_size, rtf, systems
 from comosvc.benchmarks.speed.chain import Loaded
 from comosvc.benchmarks.speed.clips import sung_clip
 from comosvc.benchmarks.speed.exported import content_key, export_system
-from comosvc.benchmarks.speed.full_size import with_singers
+from comosvc.benchmarks.speed.full_size import random_voice, ready_voice, with_singers
 from comosvc.benchmarks.speed.onnx_chain import OnnxChain
 from comosvc.benchmarks.speed.options import RtfOptions
 from comosvc.benchmarks.speed.results import TOTAL, load_speed
@@ -28,6 +28,10 @@ from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
 from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
 from comosvc.runtime import Converter
+from comosvc.training.acoustic import AUTHORS_ACOUSTIC
+from comosvc.training.contentvec import ContentVecConfig
+from comosvc.training.denoiser import DenoiserConfig
+from comosvc.training.hifigan import M4SINGER_24K
 
 
 @pytest.fixture(autouse=True)
@@ -215,6 +219,27 @@ def test_our_voice_runs_as_a_user_runs_it(tiny_path, batch):
     assert all(sample.wall_s >= 0.0 for sample in turn.values())
     assert turn["vocoder"].wall_s > 0.0
     assert chain.loaded.load_s > 0.0
+
+
+def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch):
+    """What `comosvc` is in full size, small."""
+    content = ContentVecConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7
+    )
+    acoustic = replace(AUTHORS_ACOUSTIC, denoiser=DenoiserConfig(channels=24, hidden=12, layers=2))
+    blocks = {"resblock_kernel_sizes": (3,), "resblock_dilation_sizes": ((1,),)}
+    voice = random_voice(content, acoustic, replace(M4SINGER_24K, upsample_initial_channel=32, **blocks))
+    ready = ready_voice(voice, "small", "a small one")
+    assert ready.facts.title == "a small one"
+    assert ready.facts.export_s > 0.0
+    # a dilated convolution over 3 frames and the projections to 2 x 24: what is certain to be in it, per mel frame
+    least = 187.5 * 2 * 2 * (24 * 48 * 3 + 12 * 48 + 24 * 48) / 1e9
+    assert least < ready.facts.gflop_per_s["acoustic"] < 2 * least
+    assert ready.facts.parameters["acoustic"] == sum(weight.numel() for weight in voice.acoustic.parameters())
+    turn = VoiceChain(ready.model, 1, "cpu", "fp32", ready.facts).prepare(0.5, 1)(None)
+    assert turn["content"].wall_s > 0.0
+    monkeypatch.setattr(full_size, "_files", lambda *_: pytest.fail("exported again"))
+    assert ready_voice(voice, "small", "a small one") == ready
 
 
 @pytest.mark.parametrize("n", [1, 7])
