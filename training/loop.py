@@ -31,8 +31,8 @@ from .resume import Snapshot, restore
 
 Model = TypeVar("Model", bound=nn.Module)
 _LEAST = {
-    "steps": 1, "batch_size": 1, "accumulate": 1, "checkpoint_every": 1, "log_every": 1, "keep": 1, "nodes": 1,
-    "devices": 0, "warmup_steps": 0, "final_learning_rate": 0, "weight_decay": 0,
+    "steps": 0, "batch_size": 1, "accumulate": 1, "checkpoint_every": 1, "log_every": 1, "keep": 1, "nodes": 1,
+    "devices": 0, "warmup_steps": 0, "learning_rate": 0, "final_learning_rate": 0, "weight_decay": 0,
 }  # fmt: skip
 __all__ = ["Batch", "Draws", "LoopConfig", "Objective", "fit", "learning_rate", "update_average"]
 
@@ -76,9 +76,8 @@ class LoopConfig:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) < least:
                 raise ConfigError(f"{name} is {value}; it must be {least} or more")
-        for name in ("learning_rate", "gradient_clip"):
-            if (value := getattr(self, name)) <= 0.0:
-                raise ConfigError(f"{name} is {value}; it must be above 0")
+        if self.gradient_clip <= 0.0:
+            raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be above 0")
         if not 0.0 <= self.ema_decay < 1.0:
             raise ConfigError(f"ema_decay is {self.ema_decay}; it must be 0 or more and below 1")
 

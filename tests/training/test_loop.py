@@ -302,7 +302,7 @@ def test_a_full_disk_under_the_best_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("keep", 0), ("keep", -1), ("checkpoint_every", 0), ("log_every", 0), ("accumulate", 0), ("batch_size", 0),
-     ("learning_rate", -1.0), ("gradient_clip", 0.0), ("ema_decay", 1.0), ("steps", 0)],
+     ("learning_rate", -1.0), ("gradient_clip", 0.0), ("ema_decay", 1.0), ("steps", -1)],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant(name, value):
     with pytest.raises(ConfigError, match=f"{name} is {value}"):
