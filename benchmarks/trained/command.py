@@ -31,7 +31,7 @@ def systems_train(
     config: ConfigOption = "demo",
     cpu_minutes: Annotated[
         float, typer.Option("--cpu-minutes", help="Processor time that each system is trained for.", min=0.01)
-    ] = 9.0,
+    ] = 8.0,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="These stages; several processes may share the work.")
     ] = None,
@@ -64,7 +64,7 @@ def systems_quality(
     all_pairs: Annotated[
         bool, typer.Option("--all", help="All conversions of the held-out set; else every source to every target once.")
     ] = False,
-    few: Annotated[int, typer.Option("--few", help="Conversions with a thousand evaluations.", min=0)] = 3,
+    few: Annotated[int, typer.Option("--few", help="Conversions with a thousand evaluations.", min=0)] = 2,
     json: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
 ) -> None:
     """Quality against speed of what `systems-train` trained, on unseen singers and songs with true targets.

@@ -79,14 +79,14 @@ class Coupling(nn.Module):
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
-        self.half = config.latent // 2
-        self.shift = WaveNet(self.half, self.half, config.coupling_layers, config)
+        self.n_kept = config.latent // 2
+        self.shift = WaveNet(self.n_kept, self.n_kept, config.coupling_layers, config)
         nn.init.zeros_(self.shift.output.weight)
         nn.init.zeros_(self.shift.output.bias)
 
     def forward(self, z: Tensor, singer: Tensor, sign: float = 1.0) -> Tensor:
         """`sign` -1: the inverse."""
-        kept, moved = z.split(self.half, dim=-1)
+        kept, moved = z.split(self.n_kept, dim=-1)
         return torch.cat((kept, moved + sign * self.shift(kept, singer)), dim=-1)
 
 

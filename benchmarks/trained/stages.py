@@ -69,8 +69,8 @@ def load_material(run: Path, console: Console | None = None) -> Material:
     encoder, encoder_hash = load_content_encoders(run)[CONTENT]
     train, valid = (features.select(split, trained=True) for split in ("train", "valid"))
     encode_content(features, train + valid, encoder, encoder_hash, console)
-    loaded = [[load_clip(features, clip, [encoder_hash]) for clip in group] for group in (train, valid)]
-    return Material(features, *loaded, encoder.config.n_phones, encoder_hash)
+    loaded = ([load_clip(features, clip, [encoder_hash]) for clip in group] for group in (train, valid))
+    return Material(features, *loaded, n_content=encoder.config.n_phones, encoder_hash=encoder_hash)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Equal training compute: a pilot finds what a step costs, so many steps are taken, and what they took is counted.
 
-Compute is the processor time of the training process, all its threads together, on one thread of torch: a second core
-does not change it, and a busy machine little. It is kept in the checkpoints, so that a training which is killed and
-resumed counts what its weights took. A student's compute is its teacher's and its own.
+Compute is the processor time of the training process, all its threads together, on one thread of torch. Equal is what
+it comes to on a machine with nothing else to do: a busy one makes the same steps cost more, by a fifth or so, whichever
+network takes them. What was spent in fact is kept in the checkpoints, so that a training which is killed and resumed
+counts what its weights took. A student's compute is its teacher's and its own.
 """
 
 import json
@@ -10,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,8 +27,8 @@ from .stages import BUDGET_SHARES, STUDENT, STUDENTS_TEACHER, Material, Stage, b
 
 logger = logging.getLogger(__name__)
 CPU_S = "cpu_s"
-_PLAN = "plan.json"
-_PILOT_STEPS = 20
+PLAN = "plan.json"
+_PILOT_STRETCHES, _PILOT_STEPS = 4, 20
 _WARMUP_SHARE, _CHECKPOINTS = 0.05, 10
 
 
@@ -66,7 +68,7 @@ def make_plan(
     run: Path, recipe: Recipe, material: Material, budget_cpu_s: float, console: Console | None = None
 ) -> Plan:
     """The plan in `run`, or a new one that is kept there. Raises `ConfigError` where that has another budget."""
-    path = run / _PLAN
+    path = run / PLAN
     if path.is_file():
         plan = Plan(**json.loads(path.read_text("utf-8")))
         if plan.system_cpu_s != budget_cpu_s:
@@ -83,11 +85,13 @@ def make_plan(
 
 
 def _step_cost(stage: Stage, material: Material, console: Console | None) -> float:
-    """Processor seconds of a step, after as many to warm up."""
+    """Processor seconds of a step: the least over a few stretches, since other work on the machine only adds to it."""
+    stage = replace(stage, validate=lambda average: {})
     with TemporaryDirectory() as folder:
-        _fit(stage, material, Path(folder), steps=2 * _PILOT_STEPS, checkpoint_every=_PILOT_STEPS, console=console)
-        first, last = (read_figures(path)[CPU_S] for path in sorted(Path(folder).glob("step_*.safetensors")))
-    return (last - first) / _PILOT_STEPS
+        _fit(stage, material, Path(folder), _PILOT_STRETCHES * _PILOT_STEPS, _PILOT_STEPS, console)
+        spent = [read_figures(path)[CPU_S] for path in sorted(Path(folder).glob("step_*.safetensors"))]
+    # The first stretch warms up.
+    return min(later - earlier for earlier, later in pairwise(spent)) / _PILOT_STEPS
 
 
 def train_stage(
@@ -116,7 +120,9 @@ def _fit(
     stage: Stage, material: Material, folder: Path, steps: int, checkpoint_every: int, console: Console | None
 ) -> Path:
     warmup = min(stage.loop.warmup_steps, max(1, round(_WARMUP_SHARE * steps)))
-    loop = replace(stage.loop, steps=steps, warmup_steps=warmup, checkpoint_every=checkpoint_every)
+    loop = replace(
+        stage.loop, steps=steps, warmup_steps=warmup, checkpoint_every=checkpoint_every, keep=_PILOT_STRETCHES
+    )
     data = AcousticData(material.train, stage.crop_frames)
     return fit(
         stage.objective,
