@@ -31,7 +31,7 @@ def systems_train(
     config: ConfigOption = "demo",
     cpu_minutes: Annotated[
         float, typer.Option("--cpu-minutes", help="Processor time that each system is trained for.", min=0.01)
-    ] = 8.0,
+    ] = 5.0,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="These stages; several processes may share the work.")
     ] = None,

@@ -1,6 +1,5 @@
 """Every trained system on the held-out parallel set: the same songs, conditions, noise seeds, vocoder and meters."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from ..meters import PitchMeter, SingerMeter
 from ..parts import open_graph
 from .systems import System, draw_with, load_systems, song_batch
 from .table import SystemRow, SystemsTable
-from .training import PLAN, system_cpu_s
+from .training import read_plan, spent_cpu_s, stages_of
 
 T = TypeVar("T")
 MANY_EVALUATIONS = 1000
@@ -146,7 +145,8 @@ def _row(judge: Judge, system: System, takes: Sequence[Take]) -> SystemRow:
         quality=pool((take.score for take in takes), judge.renderer.spec),
         evaluations=system.evaluations,
         parameters=system.parameters,
-        training_cpu_s=system_cpu_s(judge.run, system.stage),
+        training_cpu_s=read_plan(judge.run).cpu_s(system.stage),
+        spent_cpu_s=sum(spent_cpu_s(judge.run, name) for name in stages_of(system.stage)),
         acoustic_rtf=median(take.acoustic_rtf for take in takes),
         chain_rtf=median(take.chain_rtf for take in takes),
     )
@@ -155,7 +155,7 @@ def _row(judge: Judge, system: System, takes: Sequence[Take]) -> SystemRow:
 def _conditions(judge: Judge) -> dict[str, Any]:
     features = judge.renderer.features
     return {
-        "plan": json.loads((judge.run / PLAN).read_text("utf-8")),
+        "plan": asdict(read_plan(judge.run)),
         "training_minutes": sum(singer.minutes for singer in features.singers.values()),
         "training_singers": len(features.trained_singers),
         "vocoder": judge.bundle.manifest.name,

@@ -35,6 +35,8 @@ BUDGET_SHARES = {
     FLOW: 1.0, DIFFSVC: 1.0, TEACHER: 1.0, STUDENTS_TEACHER: 1.0 - DISTILLATION_SHARE, STUDENT: DISTILLATION_SHARE,
 }  # fmt: skip
 """What each stage gets of the compute that each system gets, in the order in which they can be trained."""
+_FLOW_LEARNING_RATE = 2.0
+"""Over our teacher's. After a minute each, the validation loss was 30.8 at half the rate, 27.3 at the same, 23.7 here."""
 _VALIDATION_BATCH = 64
 
 
@@ -96,8 +98,10 @@ def noise_prediction_config(recipe: Recipe) -> NoisePredictionConfig:
 
 
 def flow_config(recipe: Recipe) -> FlowConfig:
-    """Trained like our teacher, with VITS' weight decay."""
-    loop = replace(recipe.teacher.loop, weight_decay=0.01)
+    """Trained like our teacher, with VITS' weight decay and a learning rate of its own."""
+    loop = recipe.teacher.loop
+    rates = {name: _FLOW_LEARNING_RATE * getattr(loop, name) for name in ("learning_rate", "final_learning_rate")}
+    loop = replace(loop, weight_decay=0.01, **rates)
     return FlowConfig(loop=loop, crop_frames=recipe.teacher.crop_frames)
 
 

@@ -26,7 +26,9 @@ class SystemRow:
     parameters: int | None = None
     """Of the acoustic stage, that conversion uses."""
     training_cpu_s: float | None = None
-    """Processor seconds; a student's include its teacher's."""
+    """Processor seconds by the plan, as if nothing else ran; a student's include its teacher's."""
+    spent_cpu_s: float | None = None
+    """What the same steps took in fact."""
     acoustic_rtf: float | None = None
     """Processor seconds per second of audio, from content, F0, loudness and singer to the mel; median."""
     chain_rtf: float | None = None
@@ -64,8 +66,8 @@ def load_json(path: Path) -> SystemsTable:
 
 
 _COLUMNS = (
-    "system", "evaluations", "M param.", "training CPU s", "L1 rel.", "L1 audio", "smoothed", "texture mel, audio",
-    "F0 gross", "F0 RMSE", "singer", "RTF acoustic", "RTF chain", "n",
+    "system", "evaluations", "M param.", "training CPU s (spent)", "L1 rel.", "L1 audio", "smoothed",
+    "texture mel, audio", "F0 gross", "F0 RMSE", "singer", "RTF acoustic", "RTF chain", "n",
 )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def cells(row: SystemRow) -> tuple[str, ...]:
         row.title,
         _shown(row.evaluations, "d"),
         _shown(None if row.parameters is None else row.parameters / 1e6, ".2f"),
-        _shown(row.training_cpu_s, ".0f"),
+        _shown(row.training_cpu_s, ".0f") + ("" if row.spent_cpu_s is None else f" ({row.spent_cpu_s:.0f})"),
         f"{quality.relative_l1:.3f}",
         f"{quality.relative_l1_audio:.3f}",
         f"{quality.relative_smoothed_l1:.3f}",

@@ -23,11 +23,11 @@ from ...training.checkpoint import latest_checkpoint, read_figures, read_metadat
 from ...training.errors import ConfigError, TrainingError
 from ...training.loop import fit
 from ...training.recipe import Recipe
-from .stages import BUDGET_SHARES, STUDENT, STUDENTS_TEACHER, Material, Stage, build_stage
+from .stages import BUDGET_SHARES, STUDENT, STUDENTS_TEACHER, TEACHER, Material, Stage, build_stage
 
 logger = logging.getLogger(__name__)
 CPU_S = "cpu_s"
-PLAN = "plan.json"
+_PLAN = "plan.json"
 _PILOT_STRETCHES, _PILOT_STEPS = 4, 20
 _WARMUP_SHARE, _CHECKPOINTS = 0.05, 10
 
@@ -39,6 +39,10 @@ class Plan:
     system_cpu_s: float
     cost_cpu_s: dict[str, float]
     steps: dict[str, int]
+
+    def cpu_s(self, system: str) -> float:
+        """What a system's training comes to on a machine with nothing else to do."""
+        return sum(self.steps[name] * self.cost_cpu_s[name] for name in stages_of(system))
 
 
 class CpuClock:
@@ -59,25 +63,38 @@ def spent_cpu_s(run: Path, name: str) -> float:
     return read_figures(require_checkpoint(run / name))[CPU_S]
 
 
-def system_cpu_s(run: Path, name: str) -> float:
-    """What the system `name` took to train: for the student its teacher too."""
-    return spent_cpu_s(run, name) + (spent_cpu_s(run, STUDENTS_TEACHER) if name == STUDENT else 0.0)
+def stages_of(system: str) -> tuple[str, ...]:
+    """What was trained for a system: for the student its teacher too."""
+    return (STUDENTS_TEACHER, STUDENT) if system == STUDENT else (system,)
+
+
+def read_plan(run: Path) -> Plan:
+    """The plan that `run` was begun with. Raises `TrainingError` where there is none."""
+    path = run / _PLAN
+    if not path.is_file():
+        raise TrainingError(f"there is no {path}\nhint: train the systems first: comosvc-bench systems-train -o {run}")
+    return Plan(**json.loads(path.read_text("utf-8")))
 
 
 def make_plan(
     run: Path, recipe: Recipe, material: Material, budget_cpu_s: float, console: Console | None = None
 ) -> Plan:
     """The plan in `run`, or a new one that is kept there. Raises `ConfigError` where that has another budget."""
-    path = run / PLAN
+    path = run / _PLAN
     if path.is_file():
-        plan = Plan(**json.loads(path.read_text("utf-8")))
+        plan = read_plan(run)
         if plan.system_cpu_s != budget_cpu_s:
             raise ConfigError(
                 f"{run} was begun with {plan.system_cpu_s:g} processor seconds for each system, now {budget_cpu_s:g}\n"
                 f"hint: give the same --cpu-minutes, or delete {path} and the stages' folders"
             )
         return plan
-    cost = {name: _step_cost(build_stage(name, recipe, material, None), material, console) for name in BUDGET_SHARES}
+    cost = {
+        name: _step_cost(build_stage(name, recipe, material, None), material, console)
+        for name in BUDGET_SHARES
+        if name != STUDENTS_TEACHER
+    }
+    cost[STUDENTS_TEACHER] = cost[TEACHER]  # the same network
     steps = {name: max(1, round(share * budget_cpu_s / cost[name])) for name, share in BUDGET_SHARES.items()}
     plan = Plan(budget_cpu_s, cost, steps)
     path.write_text(json.dumps(asdict(plan), indent=1), "utf-8")

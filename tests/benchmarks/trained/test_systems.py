@@ -52,10 +52,11 @@ def test_more_evaluations_take_longer_and_the_chain_longest(table):
     assert all(row.chain_rtf > row.acoustic_rtf for row in table.rows[2:])
 
 
-def test_parameters_and_training_are_those_of_each_system(table, trained_run):
+def test_parameters_and_training_are_those_of_each_system(table):
     rows = {row.title: row for row in table.rows[2:]}
     assert rows["our student"].parameters == rows["DiffSVC-shaped, PNDM"].parameters
-    assert rows["our student"].training_cpu_s > rows["our student's own teacher, Euler"].training_cpu_s
+    assert rows["our student"].training_cpu_s == 11.0  # its teacher's 8 and its own 3: see conftest.py
+    assert rows["our student"].spent_cpu_s > rows["our student's own teacher, Euler"].spent_cpu_s > 0
 
 
 def test_a_table_survives_json_and_shows_its_figures(table, tmp_path):

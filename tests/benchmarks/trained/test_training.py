@@ -16,7 +16,7 @@ from comosvc.benchmarks.trained.stages import (
     build_stage,
     require_stages,
 )
-from comosvc.benchmarks.trained.training import CPU_S, CpuClock, make_plan, spent_cpu_s, system_cpu_s, train_stage
+from comosvc.benchmarks.trained.training import CPU_S, CpuClock, make_plan, read_plan, spent_cpu_s, train_stage
 from comosvc.training.checkpoint import read_figures, read_metadata, require_checkpoint, save_checkpoint
 from comosvc.training.errors import ConfigError, TrainingError
 
@@ -34,10 +34,10 @@ def test_another_budget_in_the_same_run_is_refused_in_words(trained_run, recipe,
 
 
 def test_a_student_s_compute_is_its_teacher_s_and_its_own(trained_run):
-    own, of_teacher = spent_cpu_s(trained_run, STUDENT), spent_cpu_s(trained_run, STUDENTS_TEACHER)
-    assert own > 0 < of_teacher
-    assert system_cpu_s(trained_run, STUDENT) == own + of_teacher
-    assert system_cpu_s(trained_run, TEACHER) == spent_cpu_s(trained_run, TEACHER)
+    plan = read_plan(trained_run)
+    assert plan.cpu_s(STUDENT) == 4 * 2.0 + 1 * 3.0
+    assert plan.cpu_s(TEACHER) == 5 * 2.0
+    assert spent_cpu_s(trained_run, STUDENT) > 0 < spent_cpu_s(trained_run, STUDENTS_TEACHER)
 
 
 def test_the_clock_counts_processor_time_and_goes_on_from_a_checkpoint(tmp_path):
