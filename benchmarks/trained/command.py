@@ -38,7 +38,7 @@ def systems_train(
 ) -> None:
     """Train a flow-shaped, a DiffSVC-shaped model, our teacher and student on the same data for the same compute.
 
-    Stopped and run again, it goes on where it stopped. Takes about four times --cpu-minutes on one core.
+    Stopped and run again, it goes on where it stopped. Takes about four times --cpu-minutes on one core with nothing else to do.
     """
     import torch
 
@@ -66,6 +66,7 @@ def systems_quality(
     ] = False,
     few: Annotated[int, typer.Option("--few", help="Conversions with a thousand evaluations.", min=0)] = 2,
     json: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table there.")] = None,
 ) -> None:
     """Quality against speed of what `systems-train` trained, on unseen singers and songs with true targets.
 
@@ -77,7 +78,7 @@ def systems_quality(
     from ...training.config import load_config
     from ...training.recipe import Recipe
     from .evaluation import Judge, evaluate
-    from .table import as_table, save_json
+    from .table import as_markdown, as_table, save_json
 
     command = shlex.join(["comosvc-bench", *sys.argv[1:]])
     with _clear_errors(), Console(stderr=True).status("…") as status:
@@ -87,6 +88,8 @@ def systems_quality(
         table = evaluate(judge, command, all_pairs=all_pairs, few=few)
         if json is not None:
             save_json(table, json)
+        if markdown is not None:
+            markdown.write_text(as_markdown(table) + "\n", "utf-8")
     Console().print(as_table(table))
 
 

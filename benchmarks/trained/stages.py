@@ -36,7 +36,7 @@ BUDGET_SHARES = {
 }  # fmt: skip
 """What each stage gets of the compute that each system gets, in the order in which they can be trained."""
 _FLOW_LEARNING_RATE = 2.0
-"""Over our teacher's. After a minute each, the validation loss was 30.8 at half the rate, 27.3 at the same, 23.7 here."""
+"""Over our teacher's. After a minute each the validation loss was 30.8 at half its rate, 27.3 at its own, 23.7 here."""
 _VALIDATION_BATCH = 64
 
 
