@@ -38,7 +38,7 @@ def systems_train(
 ) -> None:
     """Train a flow-shaped, a DiffSVC-shaped model, our teacher and student on the same data for the same compute.
 
-    Stopped and run again, it goes on where it stopped. Takes about four times --cpu-minutes on one core with nothing else to do.
+    Stopped and run again, it goes on where it stopped. Takes about four times --cpu-minutes on a core of its own.
     """
     import torch
 
