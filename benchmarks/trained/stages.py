@@ -36,8 +36,8 @@ BUDGET_SHARES = {
 }  # fmt: skip
 """What each stage gets of the compute that each system gets, in the order in which they can be trained."""
 _RIVALS_LEARNING_RATE = 2.0
-"""Over our teacher's, by a pilot on the validation songs. Flow, a minute each: a loss of 30.8 at half our teacher's rate,
-27.3 at the same, 23.7 at twice. DiffSVC, half a minute each: 0.0269 at the same, 0.0243 at twice.
+"""Over our teacher's, by a pilot on the validation songs. Flow, a minute each: a loss of 30.8 at half our teacher's
+rate, 27.3 at the same, 23.7 at twice. DiffSVC, half a minute each: 0.0269 at the same, 0.0243 at twice.
 """
 _VALIDATION_BATCH = 64
 
