@@ -24,7 +24,7 @@ from ..meters import PitchMeter, SingerMeter
 from ..parts import open_graph
 from .systems import System, draw_with, load_systems, song_batch
 from .table import SystemRow, SystemsTable
-from .training import read_plan, spent_cpu_s, stages_of
+from .training import read_plan, require_finished, spent_cpu_s, stages_of
 
 T = TypeVar("T")
 MANY_EVALUATIONS = 1000
@@ -86,7 +86,13 @@ class Judge:
 
 
 def evaluate(judge: Judge, command: str, *, all_pairs: bool = False, few: int = 2) -> SystemsTable:
-    """Judge every system of the run. Systems of `MANY_EVALUATIONS` get the first `few` conversions only."""
+    """Judge every system of the run. Systems of `MANY_EVALUATIONS` get the first `few` conversions only.
+
+    Raises `TrainingError` where one is not trained to the end of the plan.
+    """
+    plan = read_plan(judge.run)
+    for name in plan.steps:
+        require_finished(judge.run, name, plan)
     systems = load_systems(judge.run)
     judge.say("held-out songs")
     songs = load_held_out(judge.corpus, judge.cache, lambda song: judge.say(f"rendered {song}"))

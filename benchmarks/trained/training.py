@@ -1,8 +1,8 @@
 """Equal training compute: a pilot finds what a step costs, so many steps are taken, and what they took is counted.
 
-Compute is the processor time of the training process, all its threads together, on one thread of torch. Equal is what
-it comes to on a machine with nothing else to do: a busy one makes the same steps cost more, by a fifth or so, whichever
-network takes them. What was spent in fact is kept in the checkpoints, so that a training which is killed and resumed
+Compute is the processor time of the training process, all its threads together, on one thread of torch. What is equal
+is the plan: steps times what a step costs where nothing else runs. A busy machine makes the same steps cost more, up to
+a third as seen here. What was spent in fact is kept in the checkpoints, so that a training which is killed and resumed
 counts what its weights took. A student's compute is its teacher's and its own.
 """
 
@@ -117,14 +117,15 @@ def train_stage(
     """Train one stage of the plan, going on where it stopped; returns its last checkpoint."""
     steps = plan.steps[name]
     if name == STUDENT:
-        _require_finished(run, STUDENTS_TEACHER, plan)
+        require_finished(run, STUDENTS_TEACHER, plan)
     stage = build_stage(name, recipe, material, run)
     path = _fit(stage, material, run / name, steps, max(1, steps // _CHECKPOINTS), console)
     logger.info("%s: %d steps, %.0f processor seconds", name, steps, spent_cpu_s(run, name))
     return path
 
 
-def _require_finished(run: Path, name: str, plan: Plan) -> None:
+def require_finished(run: Path, name: str, plan: Plan) -> None:
+    """Raise `TrainingError` unless the stage `name` has taken all its steps."""
     path = latest_checkpoint(run / name)
     if (done := read_metadata(path)[0] if path else 0) < plan.steps[name]:
         raise TrainingError(

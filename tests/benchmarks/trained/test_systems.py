@@ -104,6 +104,14 @@ def test_targets_that_were_not_trained_on_are_refused_in_words(judge, songs, mon
         evaluate(judge, "")
 
 
+def test_a_half_trained_system_is_refused_in_words(judge, monkeypatch):
+    plan = evaluation.read_plan(judge.run)
+    longer = replace(plan, steps={**plan.steps, DIFFSVC: 9})
+    monkeypatch.setattr(evaluation, "read_plan", lambda run: longer)
+    with pytest.raises(ComosvcError, match="has 5 of 9 steps"):
+        evaluate(judge, "")
+
+
 def test_a_vocoder_for_other_mels_is_refused_in_words(trained_run, tiny_path, tmp_path, held_out_config):
     with pytest.raises(ComosvcError, match=r"the vocoder of .* sings"):
         _ = Judge(trained_run, str(tiny_path), held_out_config, tmp_path, print).bundle
