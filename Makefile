@@ -53,7 +53,8 @@ demo-voice: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(VENV)/bin/comosvc-bench quality $(if $(wildcard $(RUN)/student),--run $(RUN))
 
-# Stopped and run again, it goes on where it stopped. The recorded voices would only serve a content encoder of its own.
+# About three quarters of an hour on one free core. Stopped and run again, it goes on where it stopped; only the judging at
+# the end, ten minutes, starts over. The recorded voices would serve nothing but a content encoder of its own.
 bench-quality: $(VENV)/.installed
 	$(VENV)/bin/comosvc-train corpus -c $(RECIPE) -o $(SYSTEMS_RUN) --synthetic-only
 	$(VENV)/bin/comosvc-train prepare -c $(RECIPE) -o $(SYSTEMS_RUN)
