@@ -11,6 +11,7 @@ from rich.console import Console
 from ..runtime.errors import ComosvcError
 from .quality import QualityOptions, measure_quality
 from .report import as_table, into_readme, save_json
+from .trained.command import register as register_trained
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,6 +99,9 @@ def train(
     console.print(as_table(report))
     if json is not None:
         save_json(report, json)
+
+
+register_trained(app)
 
 
 def main() -> None:
