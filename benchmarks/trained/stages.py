@@ -15,7 +15,7 @@ from ...training.acoustic_data import AcousticData, ClipFeatures, build_acoustic
 from ...training.adopt import adopt_content
 from ...training.checkpoint import latest_checkpoint, require_checkpoint
 from ...training.config import to_mapping
-from ...training.content_stage import CONTENT
+from ...training.content_stage import CONTENT, encode_with
 from ...training.draws import Draws
 from ...training.encoders import load_content_encoders
 from ...training.errors import ConfigError
@@ -72,9 +72,9 @@ def load_material(run: Path, console: Console | None = None) -> Material:
     # One encoder, not also the one for live use: every system is judged on files.
     encoder, encoder_hash = load_content_encoders(run)[CONTENT]
     train, valid = (features.select(split, trained=True) for split in ("train", "valid"))
-    encode_content(features, train + valid, encoder, encoder_hash, console)
+    encode_content(features, train + valid, encode_with(encoder), encoder_hash, console)
     loaded = ([load_clip(features, clip, [encoder_hash]) for clip in group] for group in (train, valid))
-    return Material(features, *loaded, n_content=encoder.config.n_phones, encoder_hash=encoder_hash)
+    return Material(features, *loaded, n_content=encoder.n_content, encoder_hash=encoder_hash)
 
 
 @dataclass(frozen=True)

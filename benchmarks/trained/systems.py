@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...runtime.source import noise_frames
 from ...runtime.spec import AudioSpec
 from ...training.acoustic import AcousticModel
-from ...training.acoustic_data import batch_condition, index_into_content
+from ...training.acoustic_data import batch_condition
 from ...training.checkpoint import load_module, read_metadata, require_checkpoint
 from ...training.config import from_mapping
 from ...training.diffusion import Denoise, consistency_sample, teacher_sample
@@ -56,7 +56,7 @@ def song_batch(song: Song, features: FeatureIndex, singer: str) -> Batch:
     """The conditions of `song` for `singer`, at the mel's frames: content (1, T, C), f0_hz and loudness (1, T), singer
     (1,).
     """
-    content = song.content[index_into_content(features, len(song.content), len(song.mel))]
+    content = song.content[song.content_index]
     arrays = {"content": content, "f0_hz": song.f0_hz, "loudness": song.loudness}
     batch = {name: torch.from_numpy(array)[None] for name, array in arrays.items()}
     return {**batch, "singer": torch.tensor([features.trained_singers.index(singer)])}
