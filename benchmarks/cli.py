@@ -11,7 +11,8 @@ from rich.console import Console
 from ..runtime.errors import ComosvcError
 from .quality import QualityOptions, measure_quality
 from .report import as_table, into_readme, save_json
-from .speed.commands import register
+from .speed.commands import register as register_speed
+from .trained.command import register as register_trained
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -96,7 +97,8 @@ def train(
         save_json(report, json)
 
 
-register(app)
+register_speed(app)
+register_trained(app)
 
 
 def main() -> None:

@@ -41,18 +41,24 @@ def score_conversion(
     converter: Converter, pair: Pair, seed: int, steps: int, meter: PitchMeter, identify: Identify
 ) -> Score:
     """Convert `pair` at its own key and compare."""
-    spec = converter.spec
     out = converter.convert(pair.source_audio, SAMPLE_RATE, singer=pair.target, key=0.0, seed=seed, steps=steps)
-    truth, before, after = (_mel(audio, spec) for audio in (pair.target_audio, pair.source_audio, out.audio))
+    return score_output(out.mel, out.audio, pair, converter.spec, meter, identify)
+
+
+def score_output(
+    mel: Mel, audio: NDArray[np.float32], pair: Pair, spec: AudioSpec, meter: PitchMeter, identify: Identify
+) -> Score:
+    """Compare a mel (T, M) and the audio (L,) at `SAMPLE_RATE` that a conversion of `pair` gave."""
+    truth, before, after = (_mel(a, spec) for a in (pair.target_audio, pair.source_audio, audio))
     true_f0_hz = pair.song.f0_at_frames(spec)
     return Score(
         pair=pair.name,
         target=pair.target,
-        mel=score_mel(out.mel, truth, spec.mel_log_base),
+        mel=score_mel(mel, truth, spec.mel_log_base),
         audio=score_mel(after, truth, spec.mel_log_base),
         unconverted=score_mel(before, truth, spec.mel_log_base),
-        identified=identify(out.audio, SAMPLE_RATE),
-        f0_hz=meter(out.audio, SAMPLE_RATE, spec)[: len(true_f0_hz)],
+        identified=identify(audio, SAMPLE_RATE),
+        f0_hz=meter(audio, SAMPLE_RATE, spec)[: len(true_f0_hz)],
         true_f0_hz=true_f0_hz,
     )
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from safetensors.numpy import load_file
 from torch import Tensor
 
 from ..runtime.audio import resample
@@ -18,7 +17,7 @@ from .acoustic import AcousticConfig, AcousticModel, Condition
 from .content_scores import Encode
 from .crops import Crops
 from .draws import Draws
-from .features import ClipEntry, FeatureIndex, save_arrays
+from .features import ClipEntry, FeatureIndex, load_arrays, save_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def encode_content(
 def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[str]) -> ClipFeatures:
     """The features of a clip, its content brought to the mel's frames."""
     arrays = features.load(clip)
-    contents = [load_file(features.content_path(clip, encoder_hash))["content"] for encoder_hash in encoder_hashes]
+    contents = [load_arrays(features.content_path(clip, encoder_hash))["content"] for encoder_hash in encoder_hashes]
     index = index_into_content(features, len(contents[0]), len(arrays["mel"]))
     singer = features.singers[clip.singer].index
     varied = features.load_varied(clip) if clip.split == "train" else None

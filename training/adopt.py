@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.spec import AudioSpec
+from .atomic import replacing
 from .checkpoint import latest_checkpoint, require_checkpoint, save_checkpoint
 from .config import from_mapping
 from .content import ContentConfig, ContentEncoder
@@ -119,12 +120,10 @@ def adopt_stage(source: Path, run: Path, stage: str) -> bool:
     """Copy the last checkpoint of a stage of the run `source` into `run` unless that has one; whether it now does."""
     if latest_checkpoint(run / stage) is None and (path := latest_checkpoint(source / stage)) is not None:
         (run / stage).mkdir(parents=True, exist_ok=True)
-        partial = run / stage / f"{path.name}.partial"
         try:
-            shutil.copyfile(path, partial)
+            with replacing(run / stage / path.name) as partial:
+                shutil.copyfile(path, partial)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise DataError(f"{path} could not be copied to {run / stage}: {error}\nhint: free some space") from None
-        partial.replace(run / stage / path.name)
         logger.info("%s: taken over from %s", run / stage, source)
     return latest_checkpoint(run / stage) is not None

@@ -4,7 +4,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .atomic import replacing
 from .errors import TrainingError
 
 BEST = "best.safetensors"
@@ -69,15 +71,10 @@ def save_checkpoint(
 
 
 def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    """All or nothing, also when the power fails."""
-    # Processes that were started together may write the same file.
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         last = latest_checkpoint(path.parent)
         kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise TrainingError(
@@ -85,14 +82,14 @@ def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> 
             f"hint: free {sum(t.nbytes for t in tensors.values()) / 1e6:.0f} MB or more, then run the same command "
             "with --resume: it goes on from the last checkpoint"
         ) from None
-    partial.replace(path)
 
 
 def keep_best(path: Path, figure: str, direction: str) -> Path:
     """Make `best.safetensors` beside `path` the same checkpoint if its `figure` is the best so far; returns the best.
 
     It is a second name of the file and takes no space until the first name is dropped. `direction` is "lowest" or
-    "highest". Raises `TrainingError` where the validation gave no such figure.
+    "highest"; a figure that is not finite is the worst of all. Raises `TrainingError` where the validation gave no such
+    figure, or the disk does not take the copy.
     """
     best = path.with_name(BEST)
     figures = read_figures(path)
@@ -102,35 +99,66 @@ def keep_best(path: Path, figure: str, direction: str) -> Path:
             f"hint: set best_by to one of these, or leave it out, and run again with --resume; {path} is written"
         )
     sign = 1.0 if direction == "lowest" else -1.0
-    if best.is_file() and sign * read_figures(best).get(figure, sign * math.inf) <= sign * figures[figure]:
+
+    def badness(found: float) -> float:
+        return sign * found if math.isfinite(found) else math.inf
+
+    if best.is_file() and _badness_kept(best, figure, badness) <= badness(figures[figure]):
         return best
-    partial = best.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
     try:
-        os.link(path, partial)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, partial)
-    partial.replace(best)
+        with replacing(best) as partial:
+            try:
+                os.link(path, partial)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, partial)
+    except OSError as error:
+        raise TrainingError(
+            f"{best} could not be written: {error}; {path} is there, and so is what was the best before\n"
+            "hint: free some space, then run the same command with --resume"
+        ) from None
     return best
 
 
+def _badness_kept(best: Path, figure: str, badness: Callable[[float], float]) -> float:
+    """Of the checkpoint that is kept as the best; a damaged one gives way to any."""
+    try:
+        return badness(read_figures(best).get(figure, math.nan))
+    except TrainingError:
+        return math.nan
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A checkpoint's tensors and metadata. Raises `TrainingError` where it is damaged or none."""
+    try:
+        with safe_open(path, "pt") as file:
+            if "step" not in (file.metadata() or {}):
+                raise TrainingError(f"{path} is no checkpoint of comosvc-train: it names no step")
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(
+            f"{path} is damaged, or no checkpoint: {error}\n"
+            "hint: delete it; --resume then goes on from the checkpoint before it, if there is one in the folder"
+        ) from None
+
+
 def read_metadata(path: Path) -> tuple[int, dict[str, Any]]:
-    """The step and the configuration that a checkpoint was made with."""
-    with safe_open(path, "pt") as file:
+    """The step and the configuration that a checkpoint was made with. Raises `TrainingError` if it is damaged."""
+    with _opened(path) as file:
         metadata = file.metadata()
     return int(metadata["step"]), json.loads(metadata["config"])
 
 
 def read_figures(path: Path) -> dict[str, float]:
-    """What the validation gave at a checkpoint; empty where there was none."""
-    with safe_open(path, "pt") as file:
+    """What the validation gave at a checkpoint; empty where there was none. Raises `TrainingError` if it is damaged."""
+    with _opened(path) as file:
         return json.loads(file.metadata().get("figures", "{}"))
 
 
 def load_tensors(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors stored under `name`, by the rest of their names."""
+    """The tensors stored under `name`, by the rest of their names. Raises `TrainingError` if the file is damaged."""
     prefix = f"{name}."
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
         return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
 

@@ -19,6 +19,7 @@ from .content_stage import ContentTraining
 from .distributed import is_first_process
 from .errors import ConfigError
 from .evaluation.cli import register
+from .features import require_audio
 from .fine_tune import Part, Start
 from .loop import LoopConfig
 from .recipe import Recipe
@@ -115,11 +116,17 @@ class Hardware:
     strategy: str | None
 
 
-def _run_stage(stage: Callable[[Stage], Path], config: str, run: Path, resume: bool, hardware: Hardware) -> None:
+def _run_stage(
+    stage: Callable[[Stage], Path], config: str, run: Path, resume: bool, hardware: Hardware, *, prepared: bool = True
+) -> None:
+    """`prepared`: the stage learns from the features of `run`, which must be those of the recipe."""
     with _clear_errors():
         if hardware.threads:
             torch.set_num_threads(hardware.threads)
-        _done(stage(Stage(load_config(Recipe, config), run, resume, hardware)))
+        recipe = load_config(Recipe, config)
+        if prepared:
+            require_audio(run, recipe.audio)
+        _done(stage(Stage(recipe, run, resume, hardware)))
 
 
 def _done(path: Path) -> None:
@@ -225,7 +232,7 @@ def content(
         return
     _run_stage(
         lambda s: train_content(s.placed(s.recipe.content), s.recipe.audio, s.run, **s.how),
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy), prepared=False,
     )  # fmt: skip
 
 

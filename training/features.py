@@ -2,20 +2,22 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..runtime.pitch import told_f0
 from ..runtime.spec import AudioSpec, FrontEnd
+from .atomic import replacing
 from .augmentation import AugmentationConfig, variation_path
-from .errors import DataError
+from .errors import ConfigError, DataError
 
 INDEX = "index.json"
+_AGAIN = "delete it and run prepare again with the same options; only what is missing is made anew"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class FeatureIndex:
         path = folder / INDEX
         if not path.is_file():
             raise DataError(f"{folder} holds no features\nhint: run it first: comosvc-train prepare -o {folder.parent}")
-        data = json.loads(path.read_text("utf-8"))
+        try:
+            data = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged: {error}\nhint: {_AGAIN}") from None
         singers = {n: SingerEntry(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()}
         clips = tuple(ClipEntry(**clip) for clip in data["clips"])
         varied, front_end = AugmentationConfig(**data.get("augmentation", {})), FrontEnd(**data.get("front_end", {}))
@@ -79,9 +84,8 @@ class FeatureIndex:
             "augmentation": asdict(self.augmentation),
             "front_end": asdict(self.front_end),
         }
-        partial = self.folder / f"{INDEX}.partial"
-        partial.write_text(json.dumps(data, indent=1), "utf-8")
-        partial.replace(self.folder / INDEX)
+        with replacing(self.folder / INDEX) as partial:
+            partial.write_text(json.dumps(data, indent=1), "utf-8")
 
     @property
     def trained_singers(self) -> list[str]:
@@ -99,7 +103,7 @@ class FeatureIndex:
 
     def load(self, clip: ClipEntry) -> dict[str, NDArray]:
         """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip; F0 as the model is told it."""
-        arrays = load_file(feature_path(self.folder, clip.key))
+        arrays = load_arrays(feature_path(self.folder, clip.key))
         if "f0_hz" in arrays:
             arrays["f0_hz"] = told_f0(arrays["f0_hz"], self.audio, self.front_end)
         return arrays
@@ -108,11 +112,22 @@ class FeatureIndex:
         """mel (T, M), key_shift () and gain () of the varied copy of a clip; None where none are used."""
         if not self.augmentation.probability:
             return None
-        return load_file(variation_path(self.folder, clip.key, self.augmentation))
+        return load_arrays(variation_path(self.folder, clip.key, self.augmentation))
 
     def content_path(self, clip: ClipEntry, encoder: str) -> Path:
         """Where the content (S, C) that the encoder with hash `encoder` gives for a clip is kept."""
         return self.folder / f"{clip.key}.{encoder}.safetensors"
+
+
+def require_audio(run: Path, audio: AudioSpec) -> None:
+    """Raise `ConfigError` unless the features of `run` were made with these audio settings."""
+    made = FeatureIndex.open(run / "features").audio
+    if differing := [name for name, value in asdict(audio).items() if getattr(made, name) != value]:
+        pairs = ", ".join(f"{name} {getattr(audio, name)} (features: {getattr(made, name)})" for name in differing)
+        raise ConfigError(
+            f"the recipe's [audio] is not that of {run / 'features'}: {pairs}\n"
+            "hint: give the recipe that they were prepared with, or prepare again into another -o folder"
+        )
 
 
 def feature_path(folder: Path, key: str) -> Path:
@@ -126,7 +141,20 @@ def feature_key(audio: bytes, spec: AudioSpec) -> str:
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
-    """Write arrays to `path`, all or nothing."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")  # equal clips may be at work in two processes
-    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial)
-    partial.replace(path)
+    """Write arrays to `path`, all or nothing. Raises `DataError` on a full disk."""
+    try:
+        with replacing(path) as partial:
+            save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} could not be written: {error}\n"
+            "hint: free some space and run the same command again; it goes on where it stopped"
+        ) from None
+
+
+def load_arrays(path: Path) -> dict[str, NDArray]:
+    """What `save_arrays` wrote. Raises `DataError` where the file is damaged or gone."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} is damaged or gone: {error}\nhint: {_AGAIN}") from None

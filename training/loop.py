@@ -23,13 +23,17 @@ from .checkpoint import keep_best, latest_checkpoint, require_checkpoint, requir
 from .config import to_mapping
 from .distributed import Placement, Strategy, open_fabric
 from .draws import Batch, Draws
-from .errors import TrainingError
+from .errors import ConfigError, TrainingError
 from .loading import Loader
 from .log import TrainingLog
 from .precision import MixedPrecision, Precision
 from .resume import Snapshot, restore
 
 Model = TypeVar("Model", bound=nn.Module)
+_LEAST = {
+    "steps": 0, "batch_size": 1, "accumulate": 1, "checkpoint_every": 1, "log_every": 1, "keep": 1, "nodes": 1,
+    "devices": 0, "warmup_steps": 0, "learning_rate": 0, "final_learning_rate": 0, "weight_decay": 0,
+}  # fmt: skip
 __all__ = ["Batch", "Draws", "LoopConfig", "Objective", "fit", "learning_rate", "update_average"]
 
 
@@ -67,6 +71,15 @@ class LoopConfig:
     best_by: str | None = None
     """A figure of the validation by which the best checkpoint is kept too, as best.safetensors."""
     best_is: Literal["lowest", "highest"] = "lowest"
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"{name} is {value}; it must be {least} or more")
+        if self.gradient_clip <= 0.0:
+            raise ConfigError(f"gradient_clip is {self.gradient_clip}; it must be above 0")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise ConfigError(f"ema_decay is {self.ema_decay}; it must be 0 or more and below 1")
 
 
 class Objective(nn.Module, Generic[Model]):

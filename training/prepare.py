@@ -15,10 +15,9 @@ import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from safetensors.numpy import load_file
 
 from ..runtime.audio import mono, resample
-from ..runtime.errors import ComosvcError
+from ..runtime.errors import AudioError, OptionError
 from ..runtime.loudness import condition_loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.spec import AudioSpec, FrontEnd
@@ -27,7 +26,7 @@ from .dataset_report import Measured, singer_entry, write_report
 from .datasets import Dropped, Material, Recording
 from .errors import DataError
 from .f0 import EXTRACTORS, F0Name
-from .features import ClipEntry, FeatureIndex, feature_key, feature_path, save_arrays
+from .features import ClipEntry, FeatureIndex, feature_key, feature_path, load_arrays, save_arrays
 from .slicing import SlicingConfig, slice_at_silences
 
 logger = logging.getLogger(__name__)
@@ -97,9 +96,10 @@ class _Task:
                 self._measure(resample(signal[slice(*piece)], rate, self.spec.sample_rate), name, recording, text)
                 for name, piece in zip(ids, pieces, strict=True)
             ]
-        except (soundfile.LibsndfileError, ComosvcError) as error:
-            reason = str(error) if isinstance(error, ComosvcError) else f"cannot be read: {error}"
-            return [Dropped(recording.id, reason)]
+        except soundfile.LibsndfileError as error:
+            return [Dropped(recording.id, f"cannot be read: {error}")]
+        except (AudioError, OptionError) as error:
+            return [Dropped(recording.id, str(error))]
         return found or [Dropped(recording.id, "silent")]
 
     def _measure(self, signal: NDArray[np.float32], name: str, of: Recording, text: str) -> Measured | Dropped:
@@ -111,19 +111,25 @@ class _Task:
             signal = signal * np.float32(self.config.peak / (1e-5 + peak))
         key = feature_key(signal.tobytes() + self.config.feature_settings, self.spec)
         path = feature_path(self.folder, key)
-        if not path.is_file():
-            save_arrays(path, analyse(signal, self.spec, self.config.f0, self.config.front_end))
+        features = _kept(path, lambda: analyse(signal, self.spec, self.config.f0, self.config.front_end))
         if self.config.augmentation.probability:
             varied = variation_path(self.folder, key, self.config.augmentation)
-            if not varied.is_file():
-                save_arrays(varied, vary(signal, key, self.config.augmentation, self.spec))
-        features = load_file(path)
+            _kept(varied, lambda: vary(signal, key, self.config.augmentation, self.spec))
         voiced = features["f0_hz"] > 0
         if not voiced.any():
             return Dropped(name, "no voiced frame: silence, noise, or not a voice")
         entry = ClipEntry(key, name, of.singer, of.song, of.split, len(voiced), text)
         loudness_db = 20.0 * np.log10(np.maximum(features["loudness"][voiced], 1e-6))
         return Measured(entry, features["f0_hz"][voiced], loudness_db.astype(np.float32), peak)
+
+
+def _kept(path: Path, make: Callable[[], dict[str, NDArray]]) -> dict[str, NDArray]:
+    """What lies at `path`; where nothing does, or it is damaged, what `make` gives, now lying there."""
+    try:
+        return load_arrays(path)
+    except DataError:
+        save_arrays(path, make())
+        return load_arrays(path)
 
 
 def prepare(
@@ -139,7 +145,10 @@ def prepare(
 
     Finished clips are kept: the same command goes on where a killed one stopped.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made: {error.strerror}\nhint: give another -o folder") from None
     for left_over in folder.glob("*.partial"):
         left_over.unlink()
     task = _Task(config or PrepareConfig(), spec, folder)

@@ -1,6 +1,7 @@
 """New singers on a trained model, and content encoders taken over from a voice."""
 
 import io
+from importlib import resources
 
 import numpy as np
 import onnx
@@ -172,7 +173,10 @@ def test_student_of_a_changed_teacher_is_not_kept(trained, tmp_path):
 def test_options_that_make_no_sense_are_refused(trained, tmp_path, options, says):
     run = recordings(tmp_path / "new", "zoe")
     options = [str(latest_checkpoint(trained / "student")) if o == "STUDENT" else o for o in options]
-    result = CliRunner().invoke(app, ["teacher", "-c", "smoke", "-o", str(run), "--device", "cpu", *options])
+    recipe = tmp_path / "smoke.toml"
+    smoke = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
+    recipe.write_text(smoke.replace("content_hop_length = 160", f"content_hop_length = {SPEC.content_hop_length}"))
+    result = CliRunner().invoke(app, ["teacher", "-c", str(recipe), "-o", str(run), "--device", "cpu", *options])
     assert result.exit_code == 1
     assert says in " ".join(result.output.split())
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from comosvc.training import checkpoint
-from comosvc.training.checkpoint import latest_checkpoint, load_module, read_metadata
+from comosvc.training.checkpoint import keep_best, latest_checkpoint, load_module, read_figures, read_metadata
 from comosvc.training.config import to_mapping
-from comosvc.training.errors import TrainingError
+from comosvc.training.errors import ConfigError, TrainingError
 from comosvc.training.loop import LoopConfig, Objective, fit, learning_rate
 
 CONFIG = LoopConfig(
@@ -244,3 +244,66 @@ def test_learning_rate_warms_up_and_decays():
     assert max(rates) == rates[2] == pytest.approx(0.1)
     assert rates[-1] == pytest.approx(0.01, abs=0.005)
     assert learning_rate(CONFIG.steps, CONFIG) == pytest.approx(0.01)
+
+
+def test_a_figure_that_is_no_number_is_never_the_best(tmp_path):
+    figures = iter([1.0, float("nan"), 3.0, 4.0, 5.0, 6.0])
+    config = replace(CONFIG, checkpoint_every=2, best_by="error", keep=1)
+    fit_with(tmp_path / "stage", config, lambda _: {"error": next(figures)})
+    assert read_metadata(tmp_path / "stage" / "best.safetensors")[0] == 2
+    figures = iter([float("nan"), 2.0, 3.0, 4.0, 5.0, 6.0])
+    fit_with(tmp_path / "other", config, lambda _: {"error": next(figures)})
+    assert read_metadata(tmp_path / "other" / "best.safetensors")[0] == 4
+
+
+def test_damaged_checkpoints_are_named(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stage", make_batch=killed_after(8))
+    path = latest_checkpoint(tmp_path / "stage")
+    whole = path.read_bytes()
+    for damaged in (whole[:100], b"", b"not a checkpoint at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=rf"{path.name} is damaged, or no checkpoint.*\n?.*hint: delete it"):
+            run(tmp_path / "stage", resume=True)
+    path.write_bytes(whole)
+    path.with_name("best.safetensors").write_bytes(b"broken")
+    best = keep_best(resave_with_figures(path, {"error": 1.0}), "error", "lowest")
+    assert read_figures(best) == {"error": 1.0}
+
+
+def resave_with_figures(path, figures):
+    metadata = {"step": "1", "config": "{}", "figures": json.dumps(figures)}
+    save_file(load_file(path), path, metadata=metadata)
+    return path
+
+
+def test_a_full_disk_under_the_best_checkpoint(tmp_path, monkeypatch):
+    """No hard links, and no room for a copy: what was the best before stays."""
+    figures, config = iter([3.0, 1.0, 0.5, 9.0, 5.0, 6.0]), replace(CONFIG, checkpoint_every=2, best_by="error", keep=9)
+    copies = []
+
+    def no_link(*_):
+        raise OSError("no links here")
+
+    def copy(source, target):
+        copies.append(target)
+        if len(copies) == 3:
+            raise OSError(28, "No space left on device")
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr("comosvc.training.checkpoint.os.link", no_link)
+    monkeypatch.setattr("comosvc.training.checkpoint.shutil.copyfile", copy)
+    with pytest.raises(TrainingError, match=r"best.safetensors could not be written: .*No space left.*\nhint: free"):
+        fit_with(tmp_path / "stage", config, lambda _: {"error": next(figures)})
+    assert read_metadata(tmp_path / "stage" / "best.safetensors")[0] == 4
+    assert not list((tmp_path / "stage").glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("keep", 0), ("keep", -1), ("checkpoint_every", 0), ("log_every", 0), ("accumulate", 0), ("batch_size", 0),
+     ("learning_rate", -1.0), ("gradient_clip", 0.0), ("ema_decay", 1.0), ("steps", -1)],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant(name, value):
+    with pytest.raises(ConfigError, match=f"{name} is {value}"):
+        replace(CONFIG, **{name: value})

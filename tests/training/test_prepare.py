@@ -3,20 +3,24 @@
 import io
 import json
 from dataclasses import replace
+from importlib import resources
 
 import numpy as np
 import pytest
 from dataset_trees import RATE, m4singer, opensinger, tone, write
 from rich.console import Console
 from safetensors.numpy import load_file
+from typer.testing import CliRunner
 
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.training import features as features_module
 from comosvc.training import prepare as module
 from comosvc.training.augmentation import AUTHORS_AUGMENTATION, variation_path
+from comosvc.training.cli import app
 from comosvc.training.dataset_report import f0_histogram, report_tables
 from comosvc.training.datasets import Material, folder_material, m4singer_material, opensinger_material
-from comosvc.training.errors import DataError
-from comosvc.training.features import FeatureIndex
+from comosvc.training.errors import ConfigError, DataError
+from comosvc.training.features import FeatureIndex, require_audio
 from comosvc.training.prepare import PrepareConfig, prepare
 
 SONGS = tuple(f"歌{i}" for i in range(6))
@@ -122,3 +126,54 @@ def test_long_files_are_cut_and_lose_their_text(tmp_path):
     found = Material([replace(r, text="la") for r in found.recordings], found.singers, found.trained, [])
     clips = prepare(found, SPEC, tmp_path / "out", 1, Console(quiet=True)).clips
     assert [(clip.id, clip.text) for clip in clips] == [("a/song.wav#0", ""), ("a/song.wav#1", "")]
+
+
+def test_damaged_features_are_made_anew_or_named(m4, tmp_path):
+    features = prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+    clip = features.clips[0]
+    path = tmp_path / f"{clip.key}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    with pytest.raises(DataError, match=rf"{path.name} is damaged or gone: .*\nhint: delete it and run prepare again"):
+        features.load(clip)
+    prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+    assert path.read_bytes() == whole
+    (tmp_path / "index.json").write_text('{"audio": {')
+    with pytest.raises(DataError, match=r"index.json is damaged: .*\nhint: "):
+        FeatureIndex.open(tmp_path)
+
+
+def test_a_disk_that_fills_up_under_a_clip(m4, tmp_path, monkeypatch):
+    save, saved = features_module.save_file, []
+
+    def until_full(arrays, path):
+        saved.append(path)
+        if len(saved) == 5:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(arrays, path)
+
+    monkeypatch.setattr(features_module, "save_file", until_full)
+    with pytest.raises(DataError, match=r"could not be written: .*No space left.*\nhint: free some space"):
+        prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+    assert not list(tmp_path.glob("*.partial"))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
+def test_a_file_where_the_folder_should_be(m4, tmp_path):
+    (tmp_path / "note.txt").write_text("")
+    with pytest.raises(DataError, match=r"note.txt/features cannot be made: Not a directory\nhint"):
+        prepare(m4, SPEC, tmp_path / "note.txt" / "features", 1, Console(quiet=True))
+
+
+def test_the_recipe_must_be_that_of_the_features(m4, tmp_path):
+    prepare(m4, SPEC, tmp_path / "features", 1, Console(quiet=True))
+    require_audio(tmp_path, SPEC)
+    with pytest.raises(ConfigError, match=r"n_mels 64 \(features: 80\)\nhint"):
+        require_audio(tmp_path, replace(SPEC, n_mels=64))
+    text = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
+    (tmp_path / "other.toml").write_text(text.replace("n_mels = 80", "n_mels = 64"))
+    for stage in ("vocoder", "teacher", "student"):
+        done = CliRunner().invoke(app, [stage, "-c", str(tmp_path / "other.toml"), "-o", str(tmp_path)])
+        assert done.exit_code == 1
+        assert "the recipe's [audio] is not that of" in done.output.replace("\n", " ")

@@ -1,0 +1,114 @@
+"""The table of trained systems, quality against speed: kept as JSON, shown on a terminal."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ...runtime.strict import decode
+from ..conversions import Pooled
+from ..report import current_commit, installed_versions, this_machine
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemRow:
+    """A system with a way to sample it. What a row has not is None: the references are not trained, for instance."""
+
+    title: str
+    quality: Pooled
+    """Over `quality.n` conversions."""
+    evaluations: int | None = None
+    """Of the network for one clip."""
+    parameters: int | None = None
+    """Of the acoustic stage, that conversion uses."""
+    training_cpu_s: float | None = None
+    """Processor seconds by the plan, as if nothing else ran; a student's include its teacher's."""
+    spent_cpu_s: float | None = None
+    """What the same steps took in fact."""
+    acoustic_rtf: float | None = None
+    """Processor seconds per second of audio, from content, F0, loudness and singer to the mel; median."""
+    chain_rtf: float | None = None
+    """With the front end and the vocoder, which all systems share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemsTable:
+    """Rows and where they come from."""
+
+    command: str
+    rows: tuple[SystemRow, ...]
+    conditions: dict[str, Any]
+    """What was equal for all: budget, steps, data, vocoder."""
+    machine: dict[str, Any] = field(default_factory=this_machine)
+    versions: dict[str, str] = field(default_factory=installed_versions)
+    commit: str | None = field(default_factory=current_commit)
+    details: dict[str, Any] = field(default_factory=dict)
+    """Each conversion by itself."""
+
+
+def save_json(table: SystemsTable, path: Path) -> None:
+    """Write a table; `load_json` reads it back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = {"format_version": FORMAT_VERSION, **asdict(table)}
+    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def load_json(path: Path) -> SystemsTable:
+    """Read what `save_json` wrote."""
+    body = json.loads(path.read_text("utf-8"))
+    if (version := body.pop("format_version")) != FORMAT_VERSION:
+        raise ValueError(f"{path} has format_version {version}; this reads {FORMAT_VERSION}")
+    return decode(SystemsTable, body, path.name)
+
+
+_COLUMNS = (
+    "system", "evaluations", "M param.", "training CPU s (spent)", "L1 rel.", "L1 audio", "smoothed",
+    "texture mel, audio", "F0 gross", "F0 RMSE", "singer", "RTF acoustic", "RTF chain", "n",
+)  # fmt: skip
+
+
+def cells(row: SystemRow) -> tuple[str, ...]:
+    """A row in words, in the order of the columns; empty where it has no such figure."""
+    quality = row.quality
+    return (
+        row.title,
+        _shown(row.evaluations, "d"),
+        _shown(None if row.parameters is None else row.parameters / 1e6, ".2f"),
+        _shown(row.training_cpu_s, ".0f") + ("" if row.spent_cpu_s is None else f" ({row.spent_cpu_s:.0f})"),
+        f"{quality.relative_l1:.3f}",
+        f"{quality.relative_l1_audio:.3f}",
+        f"{quality.relative_smoothed_l1:.3f}",
+        f"{quality.texture:.2f}, {quality.texture_audio:.2f}",
+        f"{100.0 * quality.f0.gross:.2f} %",
+        f"{quality.f0.rmse_cents:.1f} cents",
+        f"{100.0 * quality.identified:.0f} %",
+        _shown(row.acoustic_rtf, ".4f"),
+        _shown(row.chain_rtf, ".3f"),
+        str(quality.n),
+    )
+
+
+def as_table(table: SystemsTable) -> Table:
+    """For a terminal. L1 and smoothed L1 are over the unconverted source's."""
+    shown = Table(title="quality against speed at equal training compute", title_justify="left")
+    for name in _COLUMNS:
+        shown.add_column(name, justify="left" if name == "system" else "right")
+    for row in table.rows:
+        shown.add_row(*cells(row))
+    return shown
+
+
+def as_markdown(table: SystemsTable) -> str:
+    """The same for a document, with what it was measured on and by which command."""
+    lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+    lines += [f"| {' | '.join(cells(row))} |" for row in table.rows]
+    machine = f"{table.machine['cpu']}, {table.machine['os']}"
+    return "\n".join([*lines, "", f"`{table.command}` at commit {table.commit}, on {machine}."])
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
