@@ -19,14 +19,14 @@ class Published:
     name: str
     nfe: int
     rtf: float | None
-    by_default: str
+    on_its_own: str
     on_20x512: str | None
     """The paper's number of evaluations, on CoMoSVC's network."""
 
 
 TABLE_3 = (
     Published("SoVITS-Flow", 1, 0.008, "sovits-flow", None),
-    Published("SoVITS-Diff", 1000, 2.978, "sovits-diff", "sovits-diff-1000-20x512"),
+    Published("SoVITS-Diff", 1000, 2.978, "sovits-diff-1000", "sovits-diff-1000-20x512"),
     Published("DiffSVC", 100, 0.278, "diffsvc", "diffsvc-20x512"),
     Published("Teacher", 50, 0.148, "comosvc-teacher", "comosvc-teacher"),
     Published("CoMoSVC", 1, 0.006, STUDENT, STUDENT),
@@ -45,13 +45,13 @@ class _Mel:
 
 
 def paper_grid(report: SpeedReport, engine: str, precision: str, cell: tuple[int, int, float]) -> Grid | None:
-    """Table 3 beside the mel stage here: with each system's defaults, and all on CoMoSVC's own network.
+    """Table 3 beside the mel stage here: with each system's own network, and all on CoMoSVC's.
 
     Ours is taken in whatever engine it has. None where no mel stage of those systems was measured. A figure that was
     not measured is an empty cell.
     """
     mel = _mel_stages(report, engine, precision, cell)
-    if not {published.by_default for published in TABLE_3} & set(mel):
+    if not {published.on_its_own for published in TABLE_3} & set(mel):
         return None
     threads, batch, seconds = cell
     return Grid(
@@ -59,7 +59,7 @@ def paper_grid(report: SpeedReport, engine: str, precision: str, cell: tuple[int
         f"{threads} thread(s)",
         heads=(
             *("method", "paper: NFE", "RTF", "× CoMoSVC"),
-            *("here, defaults: NFE", "RTF", "× CoMoSVC"),
+            *("here, its own network: NFE", "RTF", "× CoMoSVC"),
             *("here, on 20 × 512: NFE", "RTF", "× CoMoSVC"),
         ),
         rows=tuple(_row(published, mel) for published in (*TABLE_3, _THIS_SDK)),
@@ -89,7 +89,7 @@ def _row(published: Published, mel: Mapping[str, _Mel]) -> tuple[str, ...]:
     said = published.rtf
     cells = ["", "", ""] if said is None else [str(published.nfe), f"{said:g}", f"{said / _BASE_RTF:.3g}"]
     student = mel.get(STUDENT)
-    for system in (published.by_default, published.on_20x512):
+    for system in (published.on_its_own, published.on_20x512):
         here = mel.get(system or "")
         if here is None:
             cells += ["", "", ""]
