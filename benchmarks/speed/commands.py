@@ -176,12 +176,9 @@ def compare(
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(help="JSON files of comosvc-bench rtf and latency.")],
+    results: Annotated[list[Path], typer.Argument(help="JSON of comosvc-bench rtf, latency or systems-quality.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for speed.md, speed.html and the pictures.")
-    ] = None,
-    quality: Annotated[
-        Path | None, typer.Option("--quality", help='{"measure": …, "systems": {id: figure}}: adds speed vs quality.')
     ] = None,
     readme: Annotated[
         Path | None, typer.Option("--readme", help="Renew the tables between the markers of this Markdown file.")
@@ -189,11 +186,9 @@ def report(
 ) -> None:
     """Results as tables here, and with -o as Markdown, an HTML page and PNG charts."""
     from .documents import into_readme, read_document, write_documents
-    from .quality_points import read_quality
 
     with errors_in_words():
-        known = None if quality is None else read_quality(quality)
-        documents = [read_document(path, known) for path in results]
+        documents = [read_document(path) for path in results]
         for document in documents:
             for grid in document.grids:
                 console.print(grid.for_terminal())

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..report import replace_between
-from .charts import as_png, rtf_against_length, speed_against_quality, stacked_stages
+from ..trained.table import KIND as QUALITY
+from ..trained.table import SystemsTable, as_grid
+from ..trained.table import load_json as load_quality
+from ..trained.table import provenance as provenance_of
+from .charts import QualityPoint, as_png, rtf_against_length, speed_against_quality, stacked_stages
 from .grid import Grid
 from .latency import LatencyReport, latency_grid, latency_provenance, load_latency
 from .page import page, section
-from .quality_points import SystemQuality, points
 from .results import ResultError, SpeedReport, load_speed, read_results
 from .tables import all_grids, length_grid, paper_grids, provenance, shown_length
 
@@ -31,11 +34,14 @@ class Document:
         return "\n\n".join([f"## {self.name}", self.note, *(grid.as_markdown() for grid in self.grids)])
 
 
-def read_document(path: Path, quality: SystemQuality | None = None) -> Document:
-    """Any result of a speed benchmark. Raises `ResultError`."""
-    if read_results(path)["kind"] == "latency":
+def read_document(path: Path) -> Document:
+    """Any result of `rtf`, `latency` or `systems-quality`. Raises `ResultError`."""
+    kind = read_results(path)["kind"]
+    if kind == "latency":
         return _of_latency(path.stem, load_latency(path))
-    return _of_speed(path.stem, load_speed(path), quality)
+    if kind == QUALITY:
+        return _of_quality(path.stem, load_quality(path))
+    return _of_speed(path.stem, load_speed(path))
 
 
 def write_documents(documents: Sequence[Document], folder: Path) -> list[Path]:
@@ -65,7 +71,7 @@ def into_readme(documents: Sequence[Document], readme: Path) -> None:
         raise ResultError(str(error)) from error
 
 
-def _of_speed(name: str, report: SpeedReport, quality: SystemQuality | None) -> Document:
+def _of_speed(name: str, report: SpeedReport) -> Document:
     charts = {}
     pairs = sorted({(row.threads, row.batch) for row in report.totals()})
     for threads, batch in pairs:
@@ -74,8 +80,6 @@ def _of_speed(name: str, report: SpeedReport, quality: SystemQuality | None) -> 
         if len({row.seconds for row in report.totals(threads, batch)}) > 1:
             charts[f"rtf against length {size}"] = as_png(rtf_against_length(report, threads, batch))
         charts[f"stages {size}"] = as_png(stacked_stages(report, cell))
-        if quality is not None and (found := points(report, quality, cell)):
-            charts[f"speed against quality {size}"] = as_png(speed_against_quality(found, quality.measure))
     lengths = [length_grid(report, threads, batch) for threads, batch in pairs]
     return Document(
         name=name,
@@ -84,6 +88,18 @@ def _of_speed(name: str, report: SpeedReport, quality: SystemQuality | None) -> 
         grids=tuple(all_grids(report)),
         charts=charts,
         for_readme=(*lengths, *paper_grids(report)),
+    )
+
+
+def _of_quality(name: str, table: SystemsTable) -> Document:
+    points = [
+        QualityPoint(row.title, row.chain_rtf, row.quality.relative_l1_audio)
+        for row in table.rows
+        if row.chain_rtf is not None
+    ]
+    chart = as_png(speed_against_quality(points, "L1 of the audio to the truth, unconverted = 1"))
+    return Document(
+        name, QUALITY, provenance_of(table), (as_grid(table),), {"speed against quality": chart}, (as_grid(table),)
     )
 
 

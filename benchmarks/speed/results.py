@@ -265,7 +265,7 @@ def read_results(path: Path) -> dict[str, Any]:
         version, kind = body["format_version"], body["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ResultError(
-            f"{path} is no result of comosvc-bench rtf or latency: {type(error).__name__}: {error}"
+            f"{path} is no result of comosvc-bench rtf, latency or systems-quality: {type(error).__name__}: {error}"
         ) from error
     if version != FORMAT_VERSION:
         raise ResultError(

@@ -69,7 +69,6 @@ def systems_quality(
     ] = False,
     few: Annotated[int, typer.Option("--few", help="Conversions with a thousand evaluations.", min=0)] = 2,
     json: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the table there.")] = None,
 ) -> None:
     """Quality against speed of what `systems-train` trained, on unseen singers and songs with true targets.
 
@@ -81,7 +80,7 @@ def systems_quality(
     from ...training.config import load_config
     from ...training.recipe import Recipe
     from .evaluation import Judge, evaluate
-    from .table import as_markdown, as_table, save_json
+    from .table import as_grid, save_json
 
     command = shlex.join(["comosvc-bench", *sys.argv[1:]])
     with _clear_errors(), Console(stderr=True).status("…") as status:
@@ -91,9 +90,7 @@ def systems_quality(
         table = evaluate(judge, command, all_pairs=all_pairs, few=few)
         if json is not None:
             save_json(table, json)
-        if markdown is not None:
-            markdown.write_text(as_markdown(table) + "\n", "utf-8")
-    Console(width=max(Console().width, _TABLE_WIDTH)).print(as_table(table))
+    Console(width=max(Console().width, _TABLE_WIDTH)).print(as_grid(table).for_terminal())
 
 
 @contextmanager

@@ -1,5 +1,4 @@
 import io
-import json
 from dataclasses import replace
 
 import pytest
@@ -8,10 +7,9 @@ from speed_reports import facts, report, rich_report, timing
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
-from comosvc.benchmarks.speed.charts import rtf_against_length, speed_against_quality, stacked_stages
+from comosvc.benchmarks.speed.charts import QualityPoint, rtf_against_length, speed_against_quality, stacked_stages
 from comosvc.benchmarks.speed.documents import BEGIN, END
 from comosvc.benchmarks.speed.paper import paper_grid
-from comosvc.benchmarks.speed.quality_points import SystemQuality, points
 from comosvc.benchmarks.speed.results import save_speed
 from comosvc.benchmarks.speed.scaling import find_scalings
 from comosvc.benchmarks.speed.tables import all_grids, length_grid, loading_grid, noise_grid, stage_grid
@@ -118,26 +116,29 @@ def test_charts_show_what_was_measured():
     assert sorted(bar.get_width() for bar in bars) == pytest.approx([0.05, 0.15, 1.0, 5.0])
 
 
-def test_speed_against_quality_has_only_what_has_both():
-    quality = SystemQuality("F0 correlation", {"comosvc": 0.94, "sovits-flow": 0.9})
-    found = points(rich_report(), quality, (1, 1, 10.0))
-    assert [(point.name, point.quality) for point in found] == [("comosvc", 0.94)]
-    assert found[0].rtf == pytest.approx(0.2)
-    assert len(speed_against_quality(found, "F0 correlation").axes[0].texts) == 1
+def test_speed_against_quality_is_charted(tmp_path):
+    shipped = Path(__file__).parents[3] / "benchmarks" / "results" / "quality-systems.json"
+    document = read_document(shipped)
+    assert list(document.charts) == ["speed against quality"]
+    assert document.charts["speed against quality"].startswith(b"\x89PNG")
+    titles = [row[0] for row in document.grids[0].rows]
+    assert titles[0] == "unconverted"
+    assert "comosvc-bench systems-quality" in document.note
+    found = [QualityPoint("a", 0.1, 0.9), QualityPoint("b", 0.2, 0.5)]
+    assert [text.get_text() for text in speed_against_quality(found, "L1").axes[0].texts] == ["a", "b"]
 
 
 def test_the_command_writes_documents(tmp_path):
     save_speed(rich_report(), tmp_path / "cpu.json")
-    (tmp_path / "quality.json").write_text(json.dumps({"measure": "likeness", "systems": {"comosvc": 0.9}}))
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n{BEGIN}\nold\n{END}\nrest\n")
-    options = ["-o", str(tmp_path / "out"), "--quality", str(tmp_path / "quality.json"), "--readme", str(readme)]
+    options = ["-o", str(tmp_path / "out"), "--readme", str(readme)]
     done = CliRunner().invoke(app, ["report", str(tmp_path / "cpu.json"), *options])
     assert done.exit_code == 0, done.output
     out = tmp_path / "out"
     html = (out / "speed.html").read_text("utf-8")
     pictures = list(out.glob("*.png"))
-    assert len(pictures) == html.count("<img") == 3
+    assert len(pictures) == html.count("<img") == 2
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     assert 'src="http' not in html
     assert "`comosvc-bench rtf` at commit abc, on Test 9000" in (out / "speed.md").read_text("utf-8")
@@ -151,7 +152,6 @@ def test_the_command_writes_documents(tmp_path):
     ("options", "message"),
     [
         (["none.json"], "no result of comosvc-bench"),
-        (["cpu.json", "--quality", "cpu.json"], "no quality of systems"),
         (["cpu.json", "--readme", "cpu.json"], "must hold the line"),
     ],
 )

@@ -13,7 +13,7 @@ from comosvc.benchmarks.trained import evaluation
 from comosvc.benchmarks.trained.evaluation import Judge, evaluate
 from comosvc.benchmarks.trained.stages import DIFFSVC, STUDENT
 from comosvc.benchmarks.trained.systems import draw_with, load_systems, song_batch
-from comosvc.benchmarks.trained.table import as_markdown, as_table, load_json, save_json
+from comosvc.benchmarks.trained.table import as_grid, load_json, save_json
 from comosvc.runtime.errors import ComosvcError
 from comosvc.training.rendering import Renderer
 
@@ -66,12 +66,12 @@ def test_a_table_survives_json_and_shows_its_figures(table, tmp_path):
     assert (tmp_path / "again.json").read_text() == (tmp_path / "table.json").read_text()
     assert load_json(tmp_path / "table.json").rows[:2] == table.rows[:2]
     console = Console(width=250, record=True, file=(tmp_path / "table.txt").open("w"))
-    console.print(as_table(table))
+    console.print(as_grid(table).for_terminal())
     shown = console.export_text()
     for figure in (f"{table.rows[2].quality.relative_l1:.3f}", "copy-synthesis", "101"):
         assert figure in shown
-        assert figure in as_markdown(table)
-    assert len({line.count("|") for line in as_markdown(table).splitlines() if line.startswith("|")}) == 1
+        assert figure in as_grid(table).as_markdown()
+    assert len({line.count("|") for line in as_grid(table).as_markdown().splitlines() if line.startswith("|")}) == 1
 
 
 def test_a_table_of_another_format_is_refused(table, tmp_path):
