@@ -98,9 +98,8 @@ def _of_quality(name: str, table: SystemsTable) -> Document:
         if row.chain_rtf is not None
     ]
     chart = as_png(speed_against_quality(points, "L1 of the audio to the truth, unconverted = 1"))
-    return Document(
-        name, QUALITY, provenance_of(table), (as_grid(table),), {"speed against quality": chart}, (as_grid(table),)
-    )
+    grids = (as_grid(table),)
+    return Document(name, QUALITY, provenance_of(table), grids, {"speed against quality": chart}, grids)
 
 
 def _of_latency(name: str, report: LatencyReport) -> Document:

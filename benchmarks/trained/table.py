@@ -98,9 +98,9 @@ def as_grid(table: SystemsTable) -> Grid:
         title="quality against speed: trained alike, at the demo's size",
         heads=_COLUMNS,
         rows=tuple(map(cells, table.rows)),
-        note="L1 of the log-mel to the target singer's own rendering over the unconverted source's, of the mel and of the "
-        "audio; smoothed over 9 frames; texture over the truth's, 1 is right. RTF: processor seconds per second of audio "
-        "on one core, torch in fp32. The flow's decoder paints mels, for the vocoder that all share.",
+        note="L1 of the log-mel to the target singer's own rendering over the unconverted source's, of the mel and of "
+        "the audio; smoothed over 9 frames; texture over the truth's, 1 is right. RTF: processor seconds per second of "
+        "audio on one core, torch in fp32. The flow's decoder paints mels, for the vocoder that all share.",
     )
 
 

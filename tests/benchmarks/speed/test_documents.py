@@ -1,5 +1,6 @@
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed.charts import QualityPoint, rtf_against_length, speed_against_quality, stacked_stages
-from comosvc.benchmarks.speed.documents import BEGIN, END
+from comosvc.benchmarks.speed.documents import BEGIN, END, read_document
 from comosvc.benchmarks.speed.paper import paper_grid
 from comosvc.benchmarks.speed.results import save_speed
 from comosvc.benchmarks.speed.scaling import find_scalings
@@ -116,7 +117,7 @@ def test_charts_show_what_was_measured():
     assert sorted(bar.get_width() for bar in bars) == pytest.approx([0.05, 0.15, 1.0, 5.0])
 
 
-def test_speed_against_quality_is_charted(tmp_path):
+def test_speed_against_quality_is_charted():
     shipped = Path(__file__).parents[3] / "benchmarks" / "results" / "quality-systems.json"
     document = read_document(shipped)
     assert list(document.charts) == ["speed against quality"]

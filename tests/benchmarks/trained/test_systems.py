@@ -45,11 +45,8 @@ def test_the_references_say_what_the_figures_mean(table):
     assert unconverted.quality.n == copied.quality.n == 4
 
 
-def test_more_evaluations_take_longer_and_the_chain_longest(table):
-    rows = {(row.title, row.evaluations): row for row in table.rows[2:]}
-    few, many = rows["our teacher, Euler", 5], rows["our teacher, Euler", 50]
-    assert many.acoustic_rtf > 3 * few.acoustic_rtf > 0
-    assert all(row.chain_rtf > row.acoustic_rtf for row in table.rows[2:])
+def test_the_chain_is_timed_with_the_acoustic_stage_in_it(table):
+    assert all(row.chain_rtf > row.acoustic_rtf > 0 for row in table.rows[2:])
 
 
 def test_parameters_and_training_are_those_of_each_system(table):
