@@ -9,7 +9,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,6 +45,10 @@ class Sizes:
     n_hidden: int = 12
     n_spk: int = 3
     n_content: int = 32
+    n_mels: int = 80
+    sample_rate: int = 24_000
+    n_fft: int = 512
+    hop_length: int = 128
     vocoder_channels: int = 32
     upsample_rates: tuple[int, ...] = (8, 4, 2, 2)
     upsample_kernels: tuple[int, ...] = (16, 16, 4, 4)
@@ -82,6 +86,8 @@ TINY = Sizes(
     dilations=(1, 3),
 )
 """Few operations: what a test of export waits for is the tracing of each."""
+TINY_44K = replace(TINY, n_mels=128, sample_rate=44_100, n_fft=2_048, hop_length=512)
+"""An acoustic model for openvpi's vocoder."""
 
 
 class _Maker:
@@ -131,7 +137,7 @@ def comosvc_weights(sizes: Sizes, student: bool, pitch_aug: bool = True) -> Weig
 
 def _denoiser(make: _Maker, name: str, sizes: Sizes) -> None:
     C, H = sizes.n_chans, sizes.n_hidden
-    make.layer(f"{name}.input_projection", C, 80, 1)
+    make.layer(f"{name}.input_projection", C, sizes.n_mels, 1)
     make.layer(f"{name}.mlp.0", 4 * C, C)
     make.layer(f"{name}.mlp.2", C, 4 * C)
     for i in range(sizes.n_layers):
@@ -141,7 +147,7 @@ def _denoiser(make: _Maker, name: str, sizes: Sizes) -> None:
         make.layer(f"{layer}.conditioner_projection", 2 * C, H, 1)
         make.layer(f"{layer}.output_projection", 2 * C, C, 1)
     make.layer(f"{name}.skip_projection", C, C, 1)
-    make.layer(f"{name}.output_projection", 80, C, 1, gain=0.5)
+    make.layer(f"{name}.output_projection", sizes.n_mels, C, 1, gain=0.5)
 
 
 def comosvc_config(sizes: Sizes, pitch_aug: bool = True) -> dict[str, Any]:
@@ -149,11 +155,11 @@ def comosvc_config(sizes: Sizes, pitch_aug: bool = True) -> dict[str, Any]:
     singers = {f"Singer-{i}": i for i in range(sizes.n_spk)}
     return {
         "data": {
-            "sampling_rate": 24_000,
-            "hop_length": 128,
+            "sampling_rate": sizes.sample_rate,
+            "hop_length": sizes.hop_length,
             "duration": 2,
-            "filter_length": 512,
-            "win_length": 512,
+            "filter_length": sizes.n_fft,
+            "win_length": sizes.n_fft,
             "encoder": "vec768l12",
             "cnhubertsoft_gate": 10,
             "encoder_sample_rate": 16_000,

@@ -15,6 +15,7 @@ from ..runtime.errors import OutputError
 from ..runtime.files import read_audio
 from ..runtime.mel import mel_spectrogram
 from ..runtime.spec import AudioSpec
+from ..runtime.voices import KEY_RANGE
 from .checkpoint import read_metadata
 from .content_stage import CONTENT
 from .errors import DataError
@@ -97,10 +98,13 @@ def audition(
 
 def _key(wanted: str, renderer: Renderer, song: Song, singer: str) -> float:
     if wanted != "auto":
+        low, high = KEY_RANGE
         try:
-            return float(wanted)
+            if low <= (key := float(wanted)) <= high:
+                return key
         except ValueError:
-            raise DataError(f"the key is {wanted!r}\nhint: a number of semitones, or auto") from None
+            pass
+        raise DataError(f"the key is {wanted!r}\nhint: {low:g} to {high:g} semitones, or auto")
     facts, voiced = renderer.features.singers.get(singer), song.f0_hz[song.f0_hz > 0]
     if facts is None or not len(voiced):
         return 0.0

@@ -15,15 +15,15 @@ RECIPES = ("demo", "smoke", "authors", "fine-tune", "fine-tune-embedding")
 def load_config(kind: type[T], name_or_path: str) -> T:
     """Read a shipped recipe (by name) or a TOML file into the dataclass `kind`."""
     if name_or_path in RECIPES:
-        text = resources.files(__spec__.parent).joinpath(f"recipes/{name_or_path}.toml").read_text("utf-8")
+        data = resources.files(__spec__.parent).joinpath(f"recipes/{name_or_path}.toml").read_bytes()
     else:
         path = Path(name_or_path)
         if not path.is_file():
             raise ConfigError(f"{path} is no file\nhint: give a TOML file or a shipped recipe: {', '.join(RECIPES)}")
-        text = path.read_text("utf-8")
+        data = path.read_bytes()
     try:
-        return from_mapping(kind, tomllib.loads(text), Path(name_or_path).name)
-    except tomllib.TOMLDecodeError as error:
+        return from_mapping(kind, tomllib.loads(data.decode()), Path(name_or_path).name)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name_or_path} is not valid TOML: {error}") from None
 
 

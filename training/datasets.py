@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 VALIDATION_SHARE = 0.05
 _MIN_SONGS_TO_VALIDATE = 5
 _OPENSINGER_GROUPS = {"ManRaw": "Man", "WomanRaw": "Woman"}
+_WAV_UNKNOWN = 0x7FFF0000
+"""Sizes from here on stand for "until the end": of a WAV that was written into a pipe."""
 _NUMBERED = re.compile(r"(.*\S)[_\-#]+\d+")
 
 
@@ -73,9 +76,15 @@ def folder_material(folder: Path) -> Material:
     A folder inside a singer's is a song. So is a file beside others, unless their names differ in a number at the end
     only (`song_1.wav`, `song_2.wav`: a song cut up earlier) and the singer has more songs than that.
     """
-    recordings = []
-    for singer in _folders(_require_folder(folder)):
-        files = sorted(p for p in singer.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    recordings, dropped = [], []
+    for path in _files(_require_folder(folder).iterdir()):
+        dropped.append(_unread(path, folder) or Dropped(path.name, "beside the singers' folders, in none"))
+    for singer in _folders(folder):
+        found = _files(singer.rglob("*"))
+        files = [path for path in found if path.suffix.lower() in SUFFIXES]
+        dropped += [unread for path in found if (unread := _unread(path, folder))]
+        if not files:
+            dropped.append(Dropped(singer.name, "a folder without recordings"))
         songs = _songs_of_files(singer, files)
         recordings += [Recording(p, p.relative_to(folder).as_posix(), singer.name, songs[p]) for p in files]
     if not recordings:
@@ -83,7 +92,20 @@ def folder_material(folder: Path) -> Material:
             f"{folder} has no sub-folder with {', '.join(SUFFIXES)} files\n"
             "hint: put each singer's recordings into a folder of the singer's name, and give the folder above them"
         )
-    return _recorded(recordings, [])
+    return _recorded(recordings, dropped)
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
+
+
+def _unread(path: Path, folder: Path) -> Dropped | None:
+    """A file of a kind that is not read, whether it is sound or not."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return None
+    kind = f"{suffix} files are" if suffix else "a file without ending is"
+    return Dropped(path.relative_to(folder).as_posix(), f"{kind} not read: only {', '.join(SUFFIXES)}")
 
 
 def _songs_of_files(singer: Path, files: list[Path]) -> dict[Path, str]:
@@ -194,7 +216,24 @@ def open_dataset(name: str, folder: Path) -> Material:
 def _recorded(recordings: list[Recording], dropped: list[Dropped]) -> Material:
     singers = sorted({r.singer for r in recordings})
     facts = {name: {"kind": "recorded", "split": "train", "demo": True} for name in singers}
+    dropped = dropped + [Dropped(r.id, reason) for r in recordings if (reason := _cut_short(r.path))]
     return Material(split_by_song(recordings), facts, singers, dropped)
+
+
+def _cut_short(path: Path) -> str | None:
+    """What of a WAV file's sound is missing: libsndfile reads the rest without a word. None where nothing is."""
+    with suppress(OSError), path.open("rb") as file:  # `prepare` says what cannot be read
+        if file.read(4) != b"RIFF":
+            return None
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                left = path.stat().st_size - file.tell()
+                short = left < size < _WAV_UNKNOWN
+                return f"cut short: {left} of {size} bytes of sound are there and used" if short else None
+            file.seek(size + size % 2, 1)
+    return None
 
 
 def split_by_song(recordings: Iterable[Recording]) -> list[Recording]:

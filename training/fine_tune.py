@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..runtime.spec import AudioSpec
 from .acoustic import AcousticConfig, AcousticModel
@@ -37,13 +37,23 @@ class Start:
 
         Raises `TrainingError` where there is none, or it is of another stage.
         """
+        if not self.source.exists():
+            raise TrainingError(
+                f"--init-from {self.source} is not there\nhint: give a run folder, or a checkpoint in one"
+            )
         path = self.source if self.source.is_file() else latest_checkpoint(self.source / stage)
         if path is None:
             raise TrainingError(
                 f"{self.source} has no trained {stage}\n"
                 "hint: --init-from takes a run folder, or a .safetensors file of a stage of one"
             )
-        config = read_metadata(path)[1]
+        try:
+            config = read_metadata(path)[1]
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+            raise TrainingError(
+                f"{path} is no checkpoint of a training stage ({type(error).__name__}: {error})\n"
+                "hint: give a run folder, or a .safetensors file of a stage of one; a voice (.comosvc) is none"
+            ) from None
         if stage not in config or (stage == "teacher" and "student" in config):
             raise TrainingError(
                 f"{path} is no checkpoint of a {stage}\nhint: give the run folder, or one of its {stage}"

@@ -50,7 +50,7 @@ class Illustration:
         if self.renderer.has_vocoder:
             for name, mel in painted.items():
                 audio = self.song.audio if name == "target" else self.renderer.sing(mel, self.song.f0_hz)
-                writer.add_audio(f"audio/{name}", audio[None], step, sample_rate=spec.sample_rate)
+                writer.add_audio(f"audio/{name}", audio[None].clip(-1.0, 1.0), step, sample_rate=spec.sample_rate)
 
 
 def illustrate(run: Path, stage: Stage, teacher: Stage | None = None) -> Illustrate:

@@ -93,11 +93,11 @@ def _of_speed(name: str, report: SpeedReport) -> Document:
 
 def _of_quality(name: str, table: SystemsTable) -> Document:
     points = [
-        QualityPoint(row.title, row.chain_rtf, row.quality.relative_l1_audio)
+        QualityPoint(f"{row.title}, {row.evaluations}", row.chain_rtf, row.quality.relative_l1_audio)
         for row in table.rows
         if row.chain_rtf is not None
     ]
-    chart = as_png(speed_against_quality(points, "L1 of the audio to the truth, unconverted = 1"))
+    chart = as_png(speed_against_quality(points, "L1 of the audio to the truth (unconverted: 1)"))
     grids = (as_grid(table),)
     return Document(name, QUALITY, provenance_of(table), grids, {"speed against quality": chart}, grids)
 

@@ -1,5 +1,6 @@
 """CoMoSVC's own checkpoints: `model_<step>.pt` of a teacher or a student, and the `config.yaml` beside it."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...training.foreign.checkpoints import read_checkpoint
 from ...training.foreign.settings import Settings
 from ...training.foreign.weights import ForeignWeights, Ignored, build
 
+logger = logging.getLogger(__name__)
 CONFIG_NAMES = ("config.yaml", "config.yml")
 Network = Literal["online", "ema"]
 _ONLINE, _EMA = "decoder.denoise_fn.", "decoder.denoise_fn_ema."
@@ -28,6 +30,7 @@ _OTHER_NETWORK = {
     "ema": Ignored(r"decoder\.denoise_fn\..*", "the online network: the averaged one was asked for"),
 }
 _ENCODER, _INTERPOLATION = "vec768l12", "nearest"
+_MODEL_TYPE, _VOCODER_TYPE = "Diffusion", "m4-gan"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def read_comosvc(path: Path, settings: Settings, audio: AudioSpec, network: Netw
     `ForeignFileError` where weights, settings and vocoder do not belong together.
     """
     _check_front_end(settings.table("data"), audio)
+    _check_type(settings.table("model"))
     content = read_checkpoint(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         found = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
@@ -106,6 +110,27 @@ def _check_front_end(data: Settings, audio: AudioSpec) -> None:
     for key, known in (("encoder", _ENCODER), ("unit_interpolate_mode", _INTERPOLATION)):
         if data.text(key, known) != known:
             raise ForeignFileError(f"{data.where}: {key} is {data.text(key)!r}; only {known!r} can be imported")
+
+
+def _check_type(model: Settings) -> None:
+    """The authors' code never looks at it; whoever changed it may have changed the network too."""
+    if (found := model.text("type", _MODEL_TYPE)) != _MODEL_TYPE:
+        logger.warning("%s: type is %r, the authors' is %r; imported as theirs", model.where, found, _MODEL_TYPE)
+
+
+def says_m4singer(settings: Settings) -> bool:
+    """Whether the configuration of a model names M4Singer's vocoder; False where it names none.
+
+    Raises `ForeignFileError` where it names one that the authors' code does not know.
+    """
+    if "vocoder" not in settings or "type" not in (vocoder := settings.table("vocoder")):
+        return False
+    if (found := vocoder.text("type")) != _VOCODER_TYPE:
+        raise ForeignFileError(
+            f"{vocoder.where}: type is {found!r}; CoMoSVC knows {_VOCODER_TYPE!r} only\n"
+            "hint: a model for another vocoder has other mels, and would be imported wrongly"
+        )
+    return True
 
 
 def _config(sizes: Settings) -> AcousticConfig:

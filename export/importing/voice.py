@@ -16,7 +16,7 @@ from ...training.foreign.vocoder_file import ImportedVocoder
 from ..graphs import SAMPLER_STEPS
 from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from ..voice import Voice
-from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc
+from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer
 
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 """50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
@@ -96,6 +96,8 @@ def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[Im
     source = Source.parse(request.como)
     path = source.file()
     settings = settings_at(source, request.config, CONFIG_NAMES, "--config")
+    if not says_m4singer(settings):
+        vocoder.warn_of_guess(request.vocoder)
     return read_comosvc(path, settings, vocoder.audio, request.network), ForeignFile.of(source, path)
 
 

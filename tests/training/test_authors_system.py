@@ -90,11 +90,19 @@ def test_the_mel_is_the_formula(n_samples):
     """Framing, magnitude, floor and logarithm; librosa's filters stand in for ours."""
     filters = pytest.importorskip("librosa.filters").mel(sr=24_000, n_fft=512, n_mels=80, fmin=30, fmax=12_000)
     audio = (0.3 * RNG.standard_normal(n_samples)).astype(np.float32)
-    audio[n_samples // 2 : n_samples // 2 + 300] = 0.0
+    start = n_samples // 2
+    audio[start : start + 1_500] = 0.0  # whole windows of 512 of it
     wanted = authors.mel_spectrogram(audio.astype(np.float64), filters.astype(np.float64), 512, 128)
     found = mel_spectrogram(audio, COMOSVC_24K)
     assert found.shape == wanted.shape == (n_samples // 128, 80)
     np.testing.assert_allclose(found, wanted, atol=5e-6)
+
+
+def test_silence_is_the_floor(acoustic):
+    """1e-5 as a logarithm to the base of 10, and where that lies between the authors' -6 and 1.5."""
+    mel = mel_spectrogram(np.zeros(24_000, np.float32), COMOSVC_24K)
+    np.testing.assert_array_equal(mel, np.float32(-5.0))
+    np.testing.assert_allclose(acoustic.normalise(torch.from_numpy(mel)).numpy(), -0.7333, atol=1e-4)
 
 
 # The acoustic model

@@ -47,8 +47,9 @@ def test_missing_file_names_the_recipes(tmp_path):
         load_config(Outer, str(tmp_path / "none.toml"))
 
 
-def test_broken_toml_is_named(tmp_path):
+@pytest.mark.parametrize("content", [b"name = ", b"\x8f\xfe\x00\x93", b"\xff\xfen\x00"])
+def test_broken_toml_is_named(tmp_path, content):
     path = tmp_path / "broken.toml"
-    path.write_text("name = ", "utf-8")
+    path.write_bytes(content)
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_config(Outer, str(path))

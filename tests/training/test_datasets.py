@@ -1,15 +1,20 @@
 """The layouts of data sets, what is held out, and where recordings are cut."""
 
+import io
 import json
 
 import librosa
 import numpy as np
 import pytest
 from dataset_trees import RATE, m4singer, opensinger, tone, write
+from rich.console import Console
 
+from comosvc.runtime.spec import COMOSVC_24K
+from comosvc.training.dataset_report import report_tables
 from comosvc.training.datasets import Recording, folder_material, m4singer_material, open_dataset, opensinger_material
 from comosvc.training.datasets import split_by_song as split
 from comosvc.training.errors import DataError
+from comosvc.training.prepare import prepare
 from comosvc.training.slicing import SlicingConfig, slice_at_silences
 
 SONGS = ("美错", "Let It Go", "奇妙", "童话", "消愁", "问春")
@@ -78,6 +83,49 @@ def test_songs_of_a_folder(tmp_path):
         "b/take_1.wav": ("b", "take_1"),
         "b/take_2.wav": ("b", "take_2"),
     }
+
+
+def test_what_a_folder_holds_that_is_not_used_is_reported(tmp_path):
+    for name in ("a/one.wav", "a/two.WAV", "loose.wav"):
+        write(tmp_path / "data" / name, tone(200.0))
+    for name in ("a/three.m4a", "a/live/four.M4A", "a/notes", "loose.m4a", "a/.DS_Store", ".hidden"):
+        (tmp_path / "data" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(b"something")
+    for name in ("b/deep", ".git"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    material = folder_material(tmp_path / "data")
+    assert [r.id for r in material.recordings] == ["a/one.wav", "a/two.WAV"]
+    m4a = ".m4a files are not read: only .wav, .flac, .mp3, .ogg"
+    assert {d.id: d.reason for d in material.dropped} == {
+        "a/three.m4a": m4a,
+        "a/live/four.M4A": m4a,
+        "a/notes": "a file without ending is not read: only .wav, .flac, .mp3, .ogg",
+        "loose.m4a": m4a,
+        "loose.wav": "beside the singers' folders, in none",
+        "b": "a folder without recordings",
+    }
+    prepare(material, COMOSVC_24K, tmp_path / "out", 1, Console(quiet=True))
+    screen = Console(width=200, record=True, file=io.StringIO())
+    screen.print(*report_tables(tmp_path / "out"))
+    shown = screen.export_text()
+    assert ".m4a files are not read: loose.m4a" in shown
+    assert "beside the singers' folders, in none: loose.wav" in shown
+    assert "a folder without recordings: b" in shown
+
+
+def test_a_wav_that_was_cut_short_is_reported(tmp_path):
+    song = write(tmp_path / "a" / "cut.wav", tone(200.0))
+    write(tmp_path / "a" / "whole.wav", tone(200.0))
+    piped = write(tmp_path / "a" / "piped.wav", tone(200.0))
+    song.write_bytes(song.read_bytes()[:-10_000])
+    whole = piped.read_bytes()
+    start = whole.index(b"data")
+    piped.write_bytes(whole[: start + 4] + b"\xff\xff\xff\xff" + whole[start + 8 :])
+    material = folder_material(tmp_path)
+    assert len(material.recordings) == 3
+    n_bytes = len(tone(200.0)) * 2
+    reason = f"cut short: {n_bytes - 10_000} of {n_bytes} bytes of sound are there and used"
+    assert [(d.id, d.reason) for d in material.dropped] == [("a/cut.wav", reason)]
 
 
 def recordings(songs_of):

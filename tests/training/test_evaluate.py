@@ -1,11 +1,13 @@
 """The command `evaluate` on bundles, folders and stages, with data sets of tones."""
 
+import io
 import json
 import re
 import shutil
 import sys
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +21,12 @@ from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.cli import app
 from comosvc.training.datasets import folder_material, m4singer_material
 from comosvc.training.errors import DataError
+from comosvc.training.evaluation import systems
 from comosvc.training.evaluation.clips import Clip, Pair, choose_clips, conversions
 from comosvc.training.evaluation.run import Data, EvaluationOptions, evaluate
-from comosvc.training.evaluation.systems import FolderSystem, file_name, open_system
+from comosvc.training.evaluation.score import Score
+from comosvc.training.evaluation.systems import BundleSystem, FolderSystem, file_name, open_system
+from comosvc.training.evaluation.tables import RECONSTRUCTION, Results, as_tables
 from comosvc.training.loop import LoopConfig
 from comosvc.training.prepare import prepare
 from comosvc.training.singer_id import SingerIdConfig, train_singer_id
@@ -181,6 +186,93 @@ def test_singers_that_nobody_recorded(bundle, m4, tmp_path):
     )
     assert result.exit_code == 1
     assert "--target-data" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "whom"),
+    [
+        (["ours={}@1", "ours={}@4"], "another called 'ours'"),
+        (["{}", "{}@1"], "another called "),
+        (["a b={}", "a_b={}"], "another called 'a b'"),  # their audio would lie in one folder
+        (["source={}"], "the unconverted recordings"),
+    ],
+)
+def test_names_that_would_mix_two_systems_are_refused(bundle, singers, tmp_path, given, whom):
+    systems = [system.format(bundle) for system in given]
+    run = ["evaluate", *systems, "--data", str(singers), "-o", str(tmp_path / "out"), "--clips", "1"]
+    result = CliRunner().invoke(app, run, env={"COLUMNS": "500"})
+    assert result.exit_code == 1, result.output
+    assert f"cannot be told from {whom}" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_say_the_run_and_the_steps(bundle, tmp_path, monkeypatch):
+    def load_stage(path):
+        return SimpleNamespace(student=None if path.parent.name == "teacher" else "", singers=("a",))
+
+    monkeypatch.setattr(systems, "Renderer", lambda run: None)
+    monkeypatch.setattr(systems, "load_stage", load_stage)
+    for place in ("A/student", "A/teacher", "B/student"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "step_00000001.safetensors").touch()
+    monkeypatch.chdir(tmp_path / "A")
+    names = {
+        str(bundle): f"{bundle}@1",
+        f"{bundle}@4": f"{bundle}@4",
+        "student": "A/student@1",
+        f"{tmp_path}/A/student@4": "A/student@4",
+        "./teacher": "A/teacher@50",
+        "../B/student": "B/student@1",
+        "student/step_00000001.safetensors": "A/student/step_00000001@1",
+        "../B/student/step_00000001.safetensors@2": "B/student/step_00000001@2",
+        "mine=student@4": "mine",
+    }
+    assert {given: open_system(given).name for given in names} == names
+
+
+@pytest.mark.parametrize("system", ["{}@0", "ours={}@0", "{}@00"])
+def test_no_steps_are_an_error(bundle, system):
+    with pytest.raises(DataError, match="asks for 0"):
+        open_system(system.format(bundle))
+
+
+def test_output_that_is_a_file_is_refused_before_anything_is_converted(bundle, singers, tmp_path, monkeypatch):
+    monkeypatch.setattr(BundleSystem, "convert", lambda *_: pytest.fail("converted"))
+    (tmp_path / "note.txt").write_text("mine")
+    for output in (tmp_path / "note.txt", tmp_path / "note.txt" / "out"):
+        run = ["evaluate", str(bundle), "--data", str(singers), "-o", str(output)]
+        result = CliRunner().invoke(app, run, env={"COLUMNS": "500"})
+        assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+        assert "-o takes a folder" in result.output
+    assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+def test_an_embedding_that_is_asked_for_and_missing_is_an_error(bundle, singers, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resemblyzer", None)
+    run = ["evaluate", str(bundle), "--data", str(singers), "-o", str(tmp_path), "--embedding", "resemblyzer"]
+    result = CliRunner().invoke(app, run, env={"COLUMNS": "500"})
+    assert result.exit_code == 1
+    assert "pip install --no-deps resemblyzer webrtcvad-wheels" in result.output
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_every_figure_and_name_is_whole_in_any_terminal(width):
+    measures = ("FPC", "PESQ", "CER", "SIM", "FPC voiced", "F0 RMSE", "STOI", "MCD", "mel L1", "ID")
+    values = {name: 1.001 + 0.01 * i for i, name in enumerate(measures)}
+    names = ("a long name/of a run/student/step_00100000@1", "[red]theirs")
+    results = Results(
+        RECONSTRUCTION, "data", dict.fromkeys(names, 50), [Score(n, "", "", 0.0, values) for n in names], {}
+    )
+    text = Console(width=width, record=True, file=io.StringIO())
+    text.print(*as_tables(results, width))
+    shown = text.export_text()
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    for figure in results.rows()[0][3]:
+        assert shown.count(f" {figure} ") == len(names), figure
+    first = shown.split("[red]theirs")[0]
+    folded = "".join(re.findall(r"^│ (.{,60}?) +│", first, re.MULTILINE))
+    assert names[0].replace(" ", "") in folded.replace(" ", "")
 
 
 def test_no_system_says_what_is_one(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
@@ -163,7 +163,10 @@ def test_student_of_a_changed_teacher_is_not_kept(trained, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--init-from", "nowhere"], "has no trained teacher"),
+        (["--init-from", "nowhere"], "nowhere is not there"),
+        (["--init-from", "FOLDER"], "has no trained teacher"),
+        (["--init-from", "VOICE"], "is no checkpoint of a training stage"),
+        (["--init-from", "WEIGHTS"], "is no checkpoint of a training stage"),
         (["--init-from", "STUDENT"], "is no checkpoint of a teacher"),
         (["--train", "embedding"], "--init-from RUN"),
         (["--train", "half", "--init-from", "nowhere"], "embedding, all"),
@@ -172,11 +175,24 @@ def test_student_of_a_changed_teacher_is_not_kept(trained, tmp_path):
 )
 def test_options_that_make_no_sense_are_refused(trained, tmp_path, options, says):
     run = recordings(tmp_path / "new", "zoe")
+<<<<<<< HEAD
     options = [str(latest_checkpoint(trained / "student")) if o == "STUDENT" else o for o in options]
     recipe = tmp_path / "smoke.toml"
     smoke = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
     recipe.write_text(smoke.replace("content_hop_length = 160", f"content_hop_length = {SPEC.content_hop_length}"))
     result = CliRunner().invoke(app, ["teacher", "-c", str(recipe), "-o", str(run), "--device", "cpu", *options])
+=======
+    (tmp_path / "voice.comosvc").write_bytes(b"PK\x03\x04 and so on")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    files = {
+        "STUDENT": latest_checkpoint(trained / "student"),
+        "FOLDER": tmp_path,
+        "VOICE": tmp_path / "voice.comosvc",
+        "WEIGHTS": tmp_path / "weights.safetensors",
+    }
+    options = [str(files.get(option, option)) for option in options]
+    result = CliRunner().invoke(app, ["teacher", "-c", "smoke", "-o", str(run), "--device", "cpu", *options])
+>>>>>>> fixes
     assert result.exit_code == 1
     assert says in " ".join(result.output.split())
 

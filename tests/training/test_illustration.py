@@ -5,10 +5,12 @@ import io
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from dataset_trees import tone
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,8 +19,10 @@ from typer.testing import CliRunner
 from comosvc.runtime.mel import mel_spectrogram
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
 from comosvc.training.cli import app
+from comosvc.training.illustration import Illustration
 from comosvc.training.page import Entry, page
 from comosvc.training.pictures import beside, mel_picture, png
+from comosvc.training.rendering import Song, Stage
 
 
 def test_a_picture_shows_bands_bottom_up_and_the_pitch():
@@ -123,15 +127,40 @@ def test_evaluate_takes_stages_of_a_run(smoke_run, tmp_path):
     result = CliRunner().invoke(app, [*run, "--clips", "1", "--task", "conversion", "-o", str(tmp_path / "o")])
     assert result.exit_code == 0, result.output
     markdown = (tmp_path / "o" / "evaluation.md").read_text("utf-8")
-    assert "| run/teacher | 2 | 2 |" in markdown
+    assert "| run/teacher@2 | 2 | 2 |" in markdown
     assert "| one | 1 | 2 |" in markdown
+
+
+def test_what_is_too_loud_is_clipped_and_not_complained_of():
+    class Loud:
+        spec, has_vocoder = SPEC, True
+
+        def paint(self, *_, **__):
+            return np.zeros((10, SPEC.n_mels), np.float32), np.zeros(10, np.float32)
+
+        def sing(self, *_):
+            return np.linspace(-1.7, 1.3, 1_280, dtype=np.float32)
+
+    class Writer(SimpleNamespace):
+        def add_image(self, *_, **__): ...
+
+        def add_audio(self, name, audio, *_, **__):
+            heard[name] = audio
+
+    heard = {}
+    song = Song(np.zeros((10, SPEC.n_mels), np.float32), *(np.zeros(10, np.float32) for _ in range(5)))
+    stage = Stage("teacher", 1, SimpleNamespace(mel_mean=torch.zeros(1)), ("a",), None)
+    Illustration(Loud(), song, "a", stage)(stage.model, 1, Writer())
+    assert (heard["audio/teacher"].min(), heard["audio/teacher"].max()) == (-1.0, 1.0)
+    assert heard["audio/teacher"][0, 640] == pytest.approx(-0.2, abs=0.01)
 
 
 @pytest.mark.slow
 def test_bad_requests_are_named(smoke_run, tmp_path):
     soundfile.write(tmp_path / "song.wav", tone(220.0, 0.5), 24_000)
     run = ["audition", str(smoke_run), "--song", str(tmp_path / "song.wav"), "-o", str(tmp_path / "page.html")]
-    for extra, says in ((["-s", "nobody"], "it has alto"), (["-k", "high"], "semitones")):
+    bad_keys = [(["-k", key], "-36 to 36 semitones") for key in ("high", "nan", "inf", "1e6")]
+    for extra, says in ((["-s", "nobody"], "it has alto"), *bad_keys):
         result = CliRunner().invoke(app, [*run, *extra])
         assert result.exit_code == 1
         assert says in result.output

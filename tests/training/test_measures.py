@@ -1,6 +1,7 @@
 """Each measure where its value is known on paper."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,6 +95,16 @@ def test_stoi_of_a_copy_is_one_and_of_noise_low():
     assert stoi(noise, clean) < 0.5
 
 
+def test_stoi_listens_where_the_reference_sounds():
+    """Frames of silence in the clean signal are left out: noise there changes nothing, and the other way round does."""
+    stoi, clean = outside.find_stoi(), speech_like()
+    rest = np.zeros(RATE, np.float32)
+    noise = 0.1 * np.random.default_rng(1).standard_normal(RATE).astype(np.float32)
+    pause, noisy = np.concatenate([clean, rest]), np.concatenate([clean, noise])
+    assert stoi(noisy, pause) > 0.99
+    assert stoi(pause, noisy) < 0.9
+
+
 @pytest.mark.parametrize(
     ("find", "package"),
     [(outside.find_pesq, "pesq"), (outside.find_stoi, "pystoi"), (outside.find_character_errors, "jiwer")],
@@ -141,9 +152,33 @@ def test_no_embedding_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "resemblyzer", None)
     found = outside.find_embedding(None, [tmp_path])
     assert isinstance(found, outside.Missing)
-    assert "resemblyzer" in found.why
+    assert "import of resemblyzer halted" in found.why
+    assert "pip install --no-deps resemblyzer webrtcvad-wheels" in found.why
+    with pytest.raises(DataError, match=r"import of resemblyzer halted.*\nhint: pip install librosa"):
+        outside.find_embedding("resemblyzer", [tmp_path])
     with pytest.raises(DataError, match="singer classifier"):
         outside.find_embedding(str(tmp_path), [])
+
+
+def test_resemblyzer_is_fed_one_channel_at_the_rate_it_is_told(monkeypatch):
+    """A stand-in that checks what the package's own functions ask for (resemblyzer 0.1.4)."""
+
+    def preprocess_wav(fpath_or_wav, source_sr=None):
+        assert (fpath_or_wav.ndim, fpath_or_wav.dtype, source_sr) == (1, np.float32, 16_000)
+        return fpath_or_wav[100:]
+
+    class VoiceEncoder:
+        def __init__(self, device=None, verbose=True, weights_fpath=None):
+            assert (str(device), verbose, weights_fpath) == ("cpu", False, None)
+
+        def embed_utterance(self, wav, return_partials=False, rate=1.3, min_coverage=0.75):
+            return np.array([len(wav), wav[0]], np.float32)
+
+    package = SimpleNamespace(preprocess_wav=preprocess_wav, VoiceEncoder=VoiceEncoder)
+    monkeypatch.setitem(sys.modules, "resemblyzer", package)
+    name, embed = outside.find_embedding("resemblyzer", [])
+    assert name == "resemblyzer"
+    np.testing.assert_allclose(embed(np.full(16_000, 0.25, np.float32)), [15_900, 0.25])
 
 
 def test_cosine():

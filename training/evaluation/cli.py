@@ -62,7 +62,7 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
         from .run import Data, EvaluationOptions
         from .run import evaluate as measure
         from .systems import open_system
-        from .tables import as_table
+        from .tables import as_tables
 
         with clear_errors():
             sources = Data(data.name, open_dataset(dataset, data))
@@ -80,8 +80,9 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
             opened = [open_system(system) for system in systems]
             with console.status("…") as status:
                 results = measure(opened, sources, targets, options, output, lambda what: status.update(what))
+            terminal = Console()
             for result in results:
-                Console().print(as_table(result))
+                terminal.print(*as_tables(result, terminal.width))
             console.print(f"done: {output / 'evaluation.md'}", markup=False)
 
     @app.command()
@@ -136,7 +137,7 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
         from .cross import Cross, named_data
         from .cross import cross as run_cross
         from .run import EvaluationOptions
-        from .tables import as_table
+        from .tables import as_tables
 
         with clear_errors():
             experiment = Cross(
@@ -150,6 +151,7 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
             options = EvaluationOptions(
                 task="conversion", split=split, clips=clips, recogniser=recogniser, embedding=embedding
             )
+            terminal = Console()
             for result in run_cross(experiment, run, options, console):
-                Console().print(as_table(result))
+                terminal.print(*as_tables(result, terminal.width))
             console.print(f"done: {run / 'evaluation' / 'evaluation.md'}", markup=False)

@@ -30,6 +30,8 @@ from .measures import readable
 MEASURE_RATE = 16_000
 """PESQ's wide band, what recognisers listen at, and most embeddings."""
 _EXTRA = 'pip install "comosvc[evaluate]"'
+_RESEMBLYZER = "pip install librosa && pip install --no-deps resemblyzer webrtcvad-wheels"
+"""Its own dependencies are a webrtcvad that has to be compiled and a backport of `typing`."""
 _RECOGNISER_TIMEOUT_S = 600.0
 
 Audio = NDArray[np.float32]
@@ -86,7 +88,8 @@ def _package(name: str) -> Any | Missing:
 
 def find_embedding(choice: str | None, runs: list[Path]) -> tuple[str, Embed] | Missing:
     """A speaker embedding and its name: `choice` is an ONNX file, a run folder with a singer classifier, or
-    "resemblyzer"; None takes the classifier of one of `runs`, else resemblyzer, whatever is there.
+    "resemblyzer"; None takes the classifier of one of `runs`, else resemblyzer, whatever is there. Raises `DataError`
+    where `choice` cannot be had.
     """
     if choice is not None and choice.endswith(".onnx"):
         return f"{Path(choice).name}", onnx_embedding(Path(choice))
@@ -100,10 +103,13 @@ def find_embedding(choice: str | None, runs: list[Path]) -> tuple[str, Embed] | 
             f"hint: train one: python -m comosvc.training.singer_id {choice} -o singer_id.onnx; else --embedding takes "
             "an .onnx file or the word resemblyzer"
         )
-    package = _package("resemblyzer")
-    if isinstance(package, Missing):
+    try:
+        package = import_module("resemblyzer")
+    except ImportError as error:
+        if choice is not None:
+            raise DataError(f"--embedding resemblyzer: {error}\nhint: {_RESEMBLYZER}") from None
         return Missing(
-            "not measured: no speaker embedding. pip install --no-deps resemblyzer, or train our classifier: "
+            f"not measured ({error}): {_RESEMBLYZER}, or train our classifier: "
             "python -m comosvc.training.singer_id RUN -o singer_id.onnx, or --embedding FILE.onnx"
         )
     encoder = package.VoiceEncoder("cpu", verbose=False)

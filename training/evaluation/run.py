@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...runtime.errors import OutputError
 from ..datasets import Material
 from ..errors import DataError
 from .clips import Clip, Pair, choose_clips, conversions, reconstructions
@@ -52,8 +53,10 @@ def evaluate(
     """Convert clips of `sources` by each of `systems` and measure; `targets` are recordings of whom they imitate.
 
     Writes `evaluation.md` and `evaluation.json` to `out`, the audio into a folder for each system, and `source` with
-    the clips themselves. Raises `DataError` where nothing can be measured.
+    the clips themselves. Raises `DataError` where nothing can be measured, or two systems have one name, and
+    `OutputError` where `out` cannot be a folder.
     """
+    _check_names(systems)
     if options.task not in TASKS:
         raise DataError(f"there is no task {options.task}\nhint: --task takes {', '.join(TASKS)}")
     clips = choose_clips(sources.material, options.split, options.clips)
@@ -67,6 +70,7 @@ def evaluate(
         character_errors=find_character_errors(),
         recogniser=None if options.recogniser is None else Recogniser(options.recogniser),
     )
+    _make_folder(out)
     progress("the singers' own voices")
     voices = {} if isinstance(tools.embed, Missing) else {n: mean_voice(enrolment[n], tools.embed) for n in names}
     results = []
@@ -115,6 +119,29 @@ def _scores(
 
 def _folder(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
+def _check_names(systems: Sequence[System]) -> None:
+    """Each system has a row of the tables and a folder for its audio by its name alone."""
+    taken: dict[str, System] = {}
+    for system in (Unconverted(), *systems):
+        other = taken.setdefault(_folder(system.name), system)
+        if other is not system:
+            whom = "the unconverted recordings" if isinstance(other, Unconverted) else f"another called {other.name!r}"
+            raise DataError(
+                f"the system {system.name!r} cannot be told from {whom}: their figures and audio would be mixed\n"
+                "hint: name each system apart: NAME=PATH@STEPS"
+            )
+
+
+def _make_folder(out: Path) -> None:
+    """Before anything is converted: what is made could not be kept."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{out} cannot be made a folder: {error.strerror}\nhint: -o takes a folder, new or not"
+        ) from None
 
 
 def _enrolment(material: Material, clips: Mapping[str, Sequence[Clip]], count: int) -> dict[str, list[Clip]]:

@@ -18,6 +18,8 @@ from .clips import Pair
 
 TEACHER_STEPS = 50
 """Of the paper's teacher."""
+SOURCE = "source"
+"""Name of the row that is no system's."""
 
 
 class System(Protocol):
@@ -44,7 +46,7 @@ class System(Protocol):
 class Unconverted:
     """The source as it is: what the figures are without a system."""
 
-    name, steps, singers = "source", None, None
+    name, steps, singers = SOURCE, None, None
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         return pair.clip.audio, pair.clip.rate
@@ -65,13 +67,18 @@ class BundleSystem:
 
 
 class StageSystem:
-    """A teacher or a student of a run folder: RUN/teacher, RUN/student, or one of their checkpoints."""
+    """A teacher or a student of a run folder: RUN/teacher, RUN/student, or one of their checkpoints.
 
-    def __init__(self, name: str, path: Path, steps: int | None = None) -> None:
+    Without a name it is called by the run's folder, the stage, the checkpoint if that was given, and its steps.
+    """
+
+    def __init__(self, name: str | None, path: Path, steps: int | None = None) -> None:
         checkpoint = path if path.is_file() else require_checkpoint(path)
-        self.name, self.run = name, checkpoint.parent.parent
+        self.run = checkpoint.parent.parent
         self._renderer, self._stage = Renderer(self.run), load_stage(checkpoint)
         self.steps = steps or (TEACHER_STEPS if self._stage.student is None else 1)
+        place = path.absolute().with_suffix("").parts[-3 if path.is_file() else -2 :]
+        self.name = f"{'/'.join(place)}@{self.steps}" if name is None else name
         self.singers = self._stage.singers
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
@@ -102,21 +109,30 @@ def file_name(pair: Pair) -> str:
 
 def open_system(argument: str) -> System:
     """A system as the command line names it: `[NAME=]PATH[@STEPS]`, PATH a .comosvc file or a shipped voice, a stage
-    of a run folder, or a folder of WAV files. Raises `ComosvcError` where it is none of them.
+    of a run folder, or a folder of WAV files. Without NAME it is called by its path and steps. Raises `ComosvcError`
+    where it is none of them.
     """
     given, equals, rest = argument.partition("=")
     rest = rest if equals else argument
-    place, at, number = rest.rpartition("@")
-    steps = int(number) if at and number.isdigit() else None
-    place = place if steps is not None else rest
+    place, steps = _split_steps(rest)
     path, name = Path(place), given if equals else rest
     if any(path.glob("step_*.safetensors")) or path.suffix == ".safetensors":
-        return StageSystem(name if equals else "/".join(path.parts[-2:]), path, steps)
+        return StageSystem(given if equals else None, path, steps)
     if path.is_dir() and any(path.glob("*.wav")):
         return FolderSystem(name, path)
     if path.suffix == SUFFIX or not path.exists() or (path / "bundle.json").is_file():
-        return BundleSystem(name, place, steps or 1)
+        return BundleSystem(name if equals else f"{place}@{steps or 1}", place, steps or 1)
     raise DataError(
         f"{place} is no system: no .comosvc file, no checkpoints of a teacher or student, no .wav files\n"
         "hint: give a bundle, RUN/student, RUN/teacher@50, or a folder of WAV files"
     )
+
+
+def _split_steps(place: str) -> tuple[str, int | None]:
+    """PATH and STEPS of `PATH[@STEPS]`."""
+    path, _, number = place.rpartition("@")
+    if not path or not number.isdecimal():
+        return place, None
+    if int(number) < 1:
+        raise DataError(f"{place} asks for {number} steps\nhint: one or more, or no @ for the usual number")
+    return path, int(number)

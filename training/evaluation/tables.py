@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from .score import Score
 
@@ -38,6 +39,9 @@ _LEGEND = {
     "ID": "share of outputs that lie nearer to the target than to any other singer",
     "CER": "of what the recogniser hears, against the text, or against what it hears in the source",
 }
+
+_NAME_WIDTH = 24
+"""Columns of a terminal that are kept for the systems' names and the frame."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,28 @@ class Results:
         ]
 
 
-def as_table(results: Results) -> Table:
-    """For a terminal."""
-    table = Table(title=f"{_TITLES[results.task]} ({results.data})", title_justify="left")
-    table.add_column("system")
-    for heading in ("NFE", "clips", *results.headings):
-        table.add_column(heading, justify="right")
-    for system, steps, clips, means in results.rows():
-        table.add_row(system, steps, clips, *means)
-    table.caption, table.caption_justify = "\n".join(results.notes), "left"
-    return table
+def as_tables(results: Results, width: int) -> list[Table | Text]:
+    """For a terminal of `width` columns: a title, as many tables as it takes to show every figure whole, and notes."""
+    rows = [(system, [steps, clips, *means]) for system, steps, clips, means in results.rows()]
+    headings = [heading.replace(" ", "\n") for heading in ("NFE", "clips", *results.headings)]
+    sizes = [
+        max(map(len, [*heading.split(), *(cells[i] for _, cells in rows)])) + 3 for i, heading in enumerate(headings)
+    ]
+    tables, first = [], 0
+    while first < len(headings):
+        last = first + 1
+        while last < len(headings) and sum(sizes[first : last + 1]) <= width - _NAME_WIDTH:
+            last += 1
+        table = Table()
+        table.add_column("system", overflow="fold")
+        for heading in headings[first:last]:
+            table.add_column(heading, justify="right", no_wrap=True)
+        for system, cells in rows:
+            table.add_row(Text(system), *cells[first:last])
+        tables.append(table)
+        first = last
+    title, notes = f"{_TITLES[results.task]} ({results.data})", "\n".join(results.notes)
+    return [Text(title, style="italic"), *tables, Text(notes, style="dim italic")]
 
 
 def as_markdown(results: Results) -> str:

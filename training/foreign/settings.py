@@ -12,6 +12,7 @@ from ..errors import ForeignFileError
 
 _LIMIT = 4 << 20  # bytes; configurations have some kilobytes
 _SHOWN = 60
+_NO_CONSTRUCTOR = "could not determine a constructor"  # PyYAML's words for a tag that it does not know
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ def read_settings(path: Path) -> Settings:
         text = path.read_text("utf-8")
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except yaml.constructor.ConstructorError as error:
+        if _NO_CONSTRUCTOR not in str(error.problem):
+            raise ForeignFileError(
+                f"{path} has something in the wrong place: {error.problem}, line {_line(error)}\n"
+                "hint: a configuration is a table of names, such as `hop_size: 128`; a name is never a list or a table"
+            ) from error
         raise ForeignFileError(
             f"{path} asks for an object: {error.problem}, line {_line(error)}\n"
             "hint: a configuration holds plain values; take the tag (!!python/...) out"

@@ -57,6 +57,7 @@ def take_vocoder(address: str, settings: str | None, kind: str, audio: AudioSpec
     `DataError` where `run` has another vocoder.
     """
     imported, file = vocoder_at(address, settings, kind, audio.mel_log_base)
+    imported.warn_of_guess(file.name)
     if differing := [name for name in _MADE_WITH if getattr(imported.audio, name) != getattr(audio, name)]:
         wanted = ", ".join(f"{name} = {getattr(imported.audio, name)}" for name in differing)
         raise ConfigError(

@@ -1,5 +1,6 @@
 """NSF-HiFi-GAN checkpoints: M4Singer's (CoMoSVC's vocoder), openvpi's and so-vits-svc's, DiffSinger's older ones."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from ...runtime.spec import AudioSpec
-from ..errors import ForeignFileError
+from ..errors import ConfigError, ForeignFileError
 from ..hifigan import HifiGanConfig, NsfHifiGan
 from .checkpoints import read_checkpoint
 from .settings import Settings
 from .weights import ForeignWeights, Ignored, build
 
+logger = logging.getLogger(__name__)
 CONFIG_NAMES = ("config.yaml", "config.yml", "config.json")
 IGNORED = (
     Ignored(r"discriminator\..*|mpd\..*|msd\..*", "discriminators: only training needs them"),
@@ -48,6 +50,18 @@ class ImportedVocoder:
     audio: AudioSpec
     kind: str
     ignored: dict[str, int]
+    guessed: bool = False
+    """Whether the layout of the file leaves open that it is of another kind."""
+
+    def warn_of_guess(self, name: str) -> None:
+        """Say so in the log; `name` is the file's."""
+        if self.guessed:
+            logger.warning(
+                "%s is taken for M4Singer's vocoder. DiffSinger's older ones look the same but work differently (no "
+                "LayerNorm in the source's branches): if it is one of those, say --vocoder-kind diffsinger; "
+                "--vocoder-kind m4singer if not",
+                name,
+            )
 
 
 def read_vocoder(
@@ -59,6 +73,7 @@ def read_vocoder(
     Raises `ForeignFileError` where weights and settings do not agree.
     """
     tensors, found = _generator(read_checkpoint(path), str(path))
+    guessed = kind == "auto" and found == "m4singer"
     kind = found if kind == "auto" else kind
     audio, config = _audio(settings, mel_log_base), _network(settings, KINDS[kind], mel_log_base)
     if config.hop_length != audio.hop_length:
@@ -71,7 +86,7 @@ def read_vocoder(
     network = build(
         lambda: NsfHifiGan(config), lambda key, shape: _value(weights, key, shape, config.resblock), str(path)
     )
-    return ImportedVocoder(network, audio, kind, weights.finish(IGNORED))
+    return ImportedVocoder(network, audio, kind, weights.finish(IGNORED), guessed)
 
 
 def _generator(content: Any, path: str) -> tuple[dict[str, Any], str]:
@@ -93,14 +108,23 @@ def _generator(content: Any, path: str) -> tuple[dict[str, Any], str]:
 
 def _audio(settings: Settings, mel_log_base: float) -> AudioSpec:
     rate = settings.integer(settings.first("audio_sample_rate", "sampling_rate"))
+    f_min_hz, f_max_hz = settings.number("fmin"), settings.number("fmax", rate / 2)
+    if not 0.0 < f_max_hz <= rate / 2:
+        raise ForeignFileError(
+            f"{settings.where}: fmax is {f_max_hz:g}; half of the rate, {rate / 2:g} Hz, is the most"
+        )
+    if not 0.0 <= f_min_hz < f_max_hz:
+        raise ForeignFileError(
+            f"{settings.where}: fmin is {f_min_hz:g}; it must be 0 Hz to below fmax, {f_max_hz:g} Hz"
+        )
     return AudioSpec(
         sample_rate=rate,
         n_fft=settings.integer(settings.first("fft_size", "n_fft")),
         win_length=settings.integer("win_size"),
         hop_length=settings.integer("hop_size"),
         n_mels=settings.integer(settings.first("audio_num_mel_bins", "num_mels")),
-        f_min_hz=settings.number("fmin"),
-        f_max_hz=settings.number("fmax", rate / 2),
+        f_min_hz=f_min_hz,
+        f_max_hz=f_max_hz,
         content_sample_rate=16_000,
         content_hop_length=320,
         mel_log_base=mel_log_base,
@@ -119,18 +143,21 @@ def _network(settings: Settings, kind: Kind, mel_log_base: float) -> HifiGanConf
     resblock = sizes.text("resblock")
     if resblock not in ("1", "2"):
         raise ForeignFileError(f"{sizes.where}: resblock is {resblock!r}; known: 1, 2")
-    return HifiGanConfig(
-        sample_rate=settings.integer(settings.first("audio_sample_rate", "sampling_rate")),
-        n_mels=settings.integer(settings.first("audio_num_mel_bins", "num_mels")),
-        upsample_rates=sizes.integers("upsample_rates"),
-        upsample_kernel_sizes=sizes.integers("upsample_kernel_sizes"),
-        upsample_initial_channel=sizes.integer("upsample_initial_channel"),
-        resblock=resblock,
-        resblock_kernel_sizes=sizes.integers("resblock_kernel_sizes"),
-        resblock_dilation_sizes=sizes.lists("resblock_dilation_sizes"),
-        normalised_source=kind.normalised_source,
-        mel_gain=math.log(mel_log_base) / math.log(kind.mel_log_base),
-    )
+    try:
+        return HifiGanConfig(
+            sample_rate=settings.integer(settings.first("audio_sample_rate", "sampling_rate")),
+            n_mels=settings.integer(settings.first("audio_num_mel_bins", "num_mels")),
+            upsample_rates=sizes.integers("upsample_rates"),
+            upsample_kernel_sizes=sizes.integers("upsample_kernel_sizes"),
+            upsample_initial_channel=sizes.integer("upsample_initial_channel"),
+            resblock=resblock,
+            resblock_kernel_sizes=sizes.integers("resblock_kernel_sizes"),
+            resblock_dilation_sizes=sizes.lists("resblock_dilation_sizes"),
+            normalised_source=kind.normalised_source,
+            mel_gain=math.log(mel_log_base) / math.log(kind.mel_log_base),
+        )
+    except ConfigError as error:
+        raise ForeignFileError(f"{sizes.where}: {error}") from None
 
 
 def _value(weights: ForeignWeights, key: str, shape: Sequence[int], resblock: str) -> Tensor:

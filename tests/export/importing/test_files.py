@@ -117,6 +117,7 @@ def test_weights_that_do_not_fit(tmp_path, change, message):
         (lambda c: c["data"].update(unit_interpolate_mode="left"), r"unit_interpolate_mode is 'left'"),
         (lambda c: c.pop("spk"), r"config.yaml has no spk"),
         (lambda c: c.update(spk={}), r"spk: nobody is there"),
+        (lambda c: c["model"].update(type=["Diffusion"]), r"model: type must be text, is list"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, change, message):
@@ -124,6 +125,15 @@ def test_settings_that_do_not_fit(tmp_path, change, message):
     edit_yaml(tmp_path / "config.yaml", change)
     with pytest.raises(ForeignFileError, match=message):
         read_model(tmp_path)
+
+
+def test_a_model_of_another_name_is_doubted(tmp_path, caplog):
+    write_comosvc(tmp_path)
+    read_model(tmp_path)
+    assert not caplog.text
+    edit_yaml(tmp_path / "config.yaml", lambda c: c["model"].update(type="ReFlow"))
+    read_model(tmp_path)
+    assert "model: type is 'ReFlow', the authors' is 'Diffusion'" in caplog.text
 
 
 def test_another_stage_is_recognised(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from foreign_files import (
     COMMIT,
     TINY,
+    TINY_44K,
     comosvc_weights,
     contentvec_weights,
     fill_hub_cache,
@@ -22,6 +23,7 @@ from foreign_files import (
     write_comosvc,
     write_contentvec,
     write_m4singer_vocoder,
+    write_openvpi_vocoder,
 )
 from huggingface_hub import constants
 from typer.testing import CliRunner
@@ -49,6 +51,7 @@ MEL_TOLERANCE, AUDIO_TOLERANCE = 1e-5, 1e-5
 """Relative, float32 graphs against float64; 1e-6 and 2e-6 seen."""
 RATE, HOP = 24_000, 128
 VOCODER = (TINY, TINY.upsample_rates, TINY.upsample_kernels, 80)
+OPENVPI = (TINY_44K, (8, 8, 2, 2, 2), (16, 16, 4, 4, 4), 128)
 
 
 def float64(weights) -> dict[str, np.ndarray]:
@@ -95,14 +98,18 @@ def student(files, tmp_path_factory) -> Path:
 def teacher(files, student, tmp_path_factory) -> Path:
     """Imported as the student is, but with the vocoder graph that it has in common with that one."""
     request = ImportRequest(como=files.teacher, vocoder=files.vocoder, content=files.content)
+    return import_with(student, "vocoder", request, tmp_path_factory.mktemp("voices") / "teacher.comosvc")
+
+
+def import_with(student: Path, known: str, request: ImportRequest, path: Path) -> Path:
+    """What the command writes; the graph `known` is the same as the student's and not traced again."""
     voice = load_imported_voice(request, Statements(consent="signed form"))
-    known = open_bundle(student).graph_bytes("vocoder")
-    path = tmp_path_factory.mktemp("voices") / "teacher.comosvc"
+    graph = open_bundle(student).graph_bytes(known)
     trace = TorchGraphs.trace
     with pytest.MonkeyPatch.context() as patch:
-        kept = SimpleNamespace(SerializeToString=lambda deterministic: known)
-        patch.setattr(TorchGraphs, "trace", lambda graphs, name: kept if name == "vocoder" else trace(graphs, name))
-        manifest, inside = build_files(voice, "teacher")
+        kept = SimpleNamespace(SerializeToString=lambda deterministic: graph)
+        patch.setattr(TorchGraphs, "trace", lambda graphs, name: kept if name == known else trace(graphs, name))
+        manifest, inside = build_files(voice, path.stem)
     write_zip(path, share(manifest, inside, ["content"])[1])
     return path
 
@@ -202,6 +209,56 @@ def test_conversions_are_the_formulas(student, teacher, kind, steps, seconds):
     wanted = authors.vocode(float64(vocoder_weights(*VOCODER)), shape, mel, source.astype(np.float64))
     whole = (n_frames - seen - 15) * HOP
     assert relative(out.audio[:whole], wanted[:whole]) < 5 * AUDIO_TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def at_44k(files, student, tmp_path_factory) -> Path:
+    """A student of 128 mel bands at 44.1 kHz with openvpi's vocoder, whose mels have the natural logarithm."""
+    folder = tmp_path_factory.mktemp("44k")
+    como, vocoder = write_comosvc(folder / "como", TINY_44K), write_openvpi_vocoder(folder / "nsf", TINY_44K)
+    request = ImportRequest(como=str(como), vocoder=str(vocoder), content=files.content)
+    return import_with(student, "content", request, folder / "44k.comosvc")
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_conversions_at_another_rate_are_the_formulas(at_44k, steps):
+    rng, n_frames, rate, hop = np.random.default_rng(steps), 60, 44_100, 512
+    audio = (0.2 * rng.standard_normal(n_frames * hop)).astype(np.float32)
+    f0 = (220 * 2 ** np.sin(np.arange(n_frames) / 30)).astype(np.float32)
+    f0[20:30] = 0.0
+    noise = rng.standard_normal((n_frames, 128)).astype(np.float32)
+    with Converter(at_44k) as converter:
+        out = converter.convert(audio, rate, singer="Singer-1", key=2.0, seed=5, steps=steps, f0_hz=f0, noise=noise)
+    assert (out.sample_rate, len(out.audio)) == (rate, len(audio))
+    at_16k = resample(audio, rate, 16_000).astype(np.float64)
+    units = authors.contentvec(float64(contentvec_weights(TINY_44K)), at_16k, 2, 16)
+    sung = authors.interpolated_f0(f0.astype(np.float64)).astype(np.float32) * np.float32(2 ** (2 / 12))
+    noises = [noise, *(noise_frames(5, 0, n_frames, 128, step) for step in range(1, steps))]
+    volume = authors.loudness(audio.astype(np.float64), hop)
+    draws = [draw.astype(np.float64) for draw in noises]
+    weights = float64(comosvc_weights(TINY_44K, student=True))
+    mel = mel_of(weights, units, sung.astype(np.float64), volume, 1, draws, is_teacher=False)
+    seen = 2 * steps
+    assert relative(out.mel[: n_frames - seen], mel[: n_frames - seen]) < MEL_TOLERANCE
+    shape = authors.Vocoder(OPENVPI[1], TINY.resblock_kernels, (TINY.dilations,), normalised_source=False)
+    source = sine_source(sung, converter.spec, 5)[0].astype(np.float64)
+    wanted = authors.vocode(float64(vocoder_weights(*OPENVPI)), shape, mel * np.log(10.0), source)
+    whole = (n_frames - seen - 15) * hop
+    assert relative(out.audio[:whole], wanted[:whole]) < 5 * AUDIO_TOLERANCE
+
+
+def test_a_guessed_vocoder_is_said_unless_the_model_names_it(files, tmp_path, caplog):
+    says = Statements(consent="x")
+    content = {"vocoder": files.vocoder, "content": files.content}
+    load_imported_voice(ImportRequest(como=files.student, **content), says)
+    assert "M4Singer's" not in caplog.text
+    config = Path(files.student).with_name("config.yaml").read_text()
+    (tmp_path / "silent.yaml").write_text(config.replace("type: m4-gan", "kind: m4-gan"))
+    load_imported_voice(ImportRequest(como=files.student, config=str(tmp_path / "silent.yaml"), **content), says)
+    assert "is taken for M4Singer's vocoder" in caplog.text
+    (tmp_path / "other.yaml").write_text(config.replace("type: m4-gan", "type: nsf-hifigan"))
+    with pytest.raises(ForeignFileError, match=r"vocoder: type is 'nsf-hifigan'; CoMoSVC knows 'm4-gan' only"):
+        load_imported_voice(ImportRequest(como=files.student, config=str(tmp_path / "other.yaml"), **content), says)
 
 
 def test_what_the_manifest_says(student, teacher):

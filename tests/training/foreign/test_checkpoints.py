@@ -113,6 +113,41 @@ def test_truncated_files(container, kept, tmp_path):
         read_checkpoint(Path("cut.pt"))
 
 
+@pytest.mark.parametrize("extra", [None, Stealing()])  # read by torch, and by the other reader
+@pytest.mark.parametrize("member", ["data.pkl", "data/0", "data/1"])
+def test_a_flipped_bit_is_noticed(member, extra, tmp_path):
+    torch.save({"w": torch.randn(100), "unused": torch.randn(50), "name": "x" * 60, "extra": extra}, "flip.pt")
+    whole = Path("flip.pt").read_bytes()
+    with zipfile.ZipFile("flip.pt") as archive:
+        content = archive.read(f"flip/{member}")
+    place = whole.index(content) + (whole[whole.index(content) :].index(b"x" * 60) if member == "data.pkl" else 10)
+    assert read_checkpoint(Path("flip.pt"))["name"] == "x" * 60
+    Path("flip.pt").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(
+        ForeignFileError, match=rf"flip.pt is damaged: flip/{member} .* checksum .*\nhint: fetch it again"
+    ):
+        read_checkpoint(Path("flip.pt"))
+
+
+def test_files_without_checksums_are_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"w": torch.arange(4)}, "unchecked.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert read_checkpoint(Path("unchecked.pt"))["w"].tolist() == [0, 1, 2, 3]
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    """Their checksums alone would take the file's size for each of them."""
+    in_zip(tmp_path / "many.pt", pickled(b"N") + bytes(9_000))
+    with zipfile.ZipFile("many.pt", "a") as archive:
+        archive.filelist += archive.filelist[:1] * 10
+        archive._didModify = True
+    with pytest.raises(ForeignFileError, match=r"many.pt is damaged: parts of it overlap"):
+        read_checkpoint(Path("many.pt"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -1,6 +1,7 @@
 """Vocoders and content encoders read back: every weight lands where it belongs, what does not fit is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from comosvc.training.errors import ForeignFileError
 from comosvc.training.foreign.content_file import content_files, read_content
 from comosvc.training.foreign.settings import read_settings
 from comosvc.training.foreign.sources import Source
+from comosvc.training.foreign.stages import take_vocoder
 from comosvc.training.foreign.vocoder_file import read_vocoder
 
 
@@ -72,6 +74,14 @@ def test_both_vocoders(tmp_path):
         (lambda c: c.update(mini_nsf=True), r"mini_nsf is True"),
         (lambda c: c.pop("upsample_rates"), r"config.yaml has no upsample_rates"),
         (lambda c: c.update(upsample_rates=["8", 4]), r"upsample_rates must be a list of whole numbers, is list"),
+        (lambda c: c.update(fmin=-1), r"config.yaml: fmin is -1; it must be 0 Hz to below fmax, 12000 Hz"),
+        (lambda c: c.update(fmin=float("nan")), r"config.yaml: fmin is nan; it must be"),
+        (lambda c: c.update(fmin=12_000), r"config.yaml: fmin is 12000; it must be"),
+        (lambda c: c.update(fmax=12_001), r"config.yaml: fmax is 12001; half of the rate, 12000 Hz, is the most"),
+        (lambda c: c.update(fmax=float("nan")), r"config.yaml: fmax is nan; half"),
+        (lambda c: c.update(fmax=-1), r"config.yaml: fmax is -1; half"),
+        (lambda c: c.update(upsample_kernel_sizes=[16, 16, 4, 3]), r"config.yaml: upsample_kernel_sizes .* do not fit"),
+        (lambda c: c.update(resblock_kernel_sizes=[3, 4]), r"config.yaml: resblock_kernel_sizes .* must be odd"),
     ],
 )
 def test_vocoder_settings_that_do_not_fit(tmp_path, change, message):
@@ -79,6 +89,18 @@ def test_vocoder_settings_that_do_not_fit(tmp_path, change, message):
     edit_yaml(tmp_path / "config.yaml", change)
     with pytest.raises(ForeignFileError, match=message):
         read_m4singer(tmp_path)
+
+
+def test_a_kind_that_is_guessed_is_said(tmp_path, caplog):
+    """The layout of M4Singer's vocoder is that of DiffSinger's too."""
+    path = write_m4singer_vocoder(tmp_path / "m4")
+    openvpi = write_openvpi_vocoder(tmp_path / "nsf")
+    certain = [("m4singer", path, COMOSVC_24K), ("diffsinger", path, COMOSVC_24K), ("auto", openvpi, OPENVPI_44K)]
+    for kind, address, audio in certain:
+        take_vocoder(str(address), None, kind, audio, tmp_path / kind)
+        assert "taken for M4Singer's" not in caplog.text
+    take_vocoder(str(path), None, "auto", COMOSVC_24K, tmp_path / "guessed")
+    assert re.search(r"model_ckpt_steps_1970000.ckpt is taken for M4Singer's .*--vocoder-kind diffsinger", caplog.text)
 
 
 def _content_of(path: Path):
@@ -197,6 +219,11 @@ def test_yaml_makes_no_objects(tmp_path, text, monkeypatch):
         ("config.yaml", "[" * 1_500, r"cannot be read|not valid YAML"),
         ("config.json", "{", r"cannot be read"),
         ("config.yaml", "\x00", r"not valid YAML|cannot be read"),
+        (
+            "config.yaml",
+            "a: 1\n? [x, y]\n: 2",
+            r"has something in the wrong place: found unhashable key, line 2\nhint: .*name",
+        ),
     ],
 )
 def test_settings_that_are_none(tmp_path, name, text, message):

@@ -128,7 +128,7 @@ def test_the_runtime_converts_as_the_run_does(trained):
     difference = np.abs(same_f0.audio - rendered.audio)[sung]
     assert np.median(difference) < 1e-3 * np.median(np.abs(rendered.audio[sung]))
     other = renderer.render(stage, song, "ann", key=2.0, steps=1, seed=3)
-    assert np.abs(other.mel - rendered.mel).mean() > 1e-2 * rendered.mel.std()
+    assert np.abs(other.mel - rendered.mel).mean() > 4e-3 * rendered.mel.std()
 
 
 def test_the_best_student_is_the_nearest_to_its_teacher(trained):
