@@ -175,13 +175,6 @@ def test_student_of_a_changed_teacher_is_not_kept(trained, tmp_path):
 )
 def test_options_that_make_no_sense_are_refused(trained, tmp_path, options, says):
     run = recordings(tmp_path / "new", "zoe")
-<<<<<<< HEAD
-    options = [str(latest_checkpoint(trained / "student")) if o == "STUDENT" else o for o in options]
-    recipe = tmp_path / "smoke.toml"
-    smoke = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
-    recipe.write_text(smoke.replace("content_hop_length = 160", f"content_hop_length = {SPEC.content_hop_length}"))
-    result = CliRunner().invoke(app, ["teacher", "-c", str(recipe), "-o", str(run), "--device", "cpu", *options])
-=======
     (tmp_path / "voice.comosvc").write_bytes(b"PK\x03\x04 and so on")
     save_file({"weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
     files = {
@@ -191,8 +184,10 @@ def test_options_that_make_no_sense_are_refused(trained, tmp_path, options, says
         "WEIGHTS": tmp_path / "weights.safetensors",
     }
     options = [str(files.get(option, option)) for option in options]
-    result = CliRunner().invoke(app, ["teacher", "-c", "smoke", "-o", str(run), "--device", "cpu", *options])
->>>>>>> fixes
+    recipe = tmp_path / "smoke.toml"
+    smoke = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
+    recipe.write_text(smoke.replace("content_hop_length = 160", f"content_hop_length = {SPEC.content_hop_length}"))
+    result = CliRunner().invoke(app, ["teacher", "-c", str(recipe), "-o", str(run), "--device", "cpu", *options])
     assert result.exit_code == 1
     assert says in " ".join(result.output.split())
 
