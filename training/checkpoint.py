@@ -138,7 +138,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except (SafetensorError, OSError) as error:
         raise TrainingError(
             f"{path} is damaged, or no checkpoint: {error}\n"
-            "hint: delete it; --resume then goes on from the checkpoint before it, if there is one in the folder"
+            "hint: a damaged checkpoint may be deleted: --resume then goes on from the one before it in its folder"
         ) from None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ..runtime.spec import AudioSpec
 from .acoustic import AcousticConfig, AcousticModel
@@ -49,9 +49,9 @@ class Start:
             )
         try:
             config = read_metadata(path)[1]
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        except TrainingError as error:
             raise TrainingError(
-                f"{path} is no checkpoint of a training stage ({type(error).__name__}: {error})\n"
+                f"{path} is no checkpoint of a training stage: {str(error).partition(': ')[2].partition(chr(10))[0]}\n"
                 "hint: give a run folder, or a .safetensors file of a stage of one; a voice (.comosvc) is none"
             ) from None
         if stage not in config or (stage == "teacher" and "student" in config):
