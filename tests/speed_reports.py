@@ -56,7 +56,13 @@ def rich_report():
     return report(
         rows,
         systems=(
-            facts("comosvc", load_s=1.5, libraries_mb=50.0, parameters={"acoustic": 2_000_000}),
+            facts(
+                "comosvc",
+                load_s=1.5,
+                libraries_mb=50.0,
+                parameters={"acoustic": 2_000_000},
+                gflop_per_s={"acoustic": 7.5, "vocoder": 2.5},
+            ),
             facts("sovits-diff"),
         ),
         ceilings=(CEILINGS,),

@@ -106,7 +106,8 @@ def loading_grid(report: SpeedReport) -> Grid:
         own = None if peak is None or facts.libraries_mb is None else peak - facts.libraries_mb
         weights = sum(facts.parameters.values()) / 1e6 if facts.parameters else None
         times = (_figure(seconds) for seconds in (facts.build_s, facts.export_s, facts.load_s))
-        sizes = (_figure(weights), *times, _whole(peak), _whole(own))
+        gflop = sum(facts.gflop_per_s.values()) if facts.gflop_per_s else None
+        sizes = (_figure(weights), _figure(gflop), *times, _whole(peak), _whole(own))
         rows.append((str(facts.key), str(facts.threads), *sizes, facts.title))
     return Grid(
         title="before the first pass, and memory",
@@ -114,6 +115,7 @@ def loading_grid(report: SpeedReport) -> Grid:
             "system",
             "threads",
             "M parameters",
+            "GFLOP per audio s",
             "build s",
             "export s",
             "load s",
@@ -122,7 +124,8 @@ def loading_grid(report: SpeedReport) -> Grid:
             "what it is",
         ),
         rows=tuple(rows),
-        note="Each in a process of its own. Peak: the most memory of the process over all sizes; above libraries: "
+        note="Each in a process of its own. GFLOP: of all evaluations of the networks, 1 MAC = 2 FLOP. "
+        "Peak: the most memory of the process over all sizes; above libraries: "
         "without what it had before the weights came. Export: when it was done, it is kept.",
     )
 

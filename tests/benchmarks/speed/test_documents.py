@@ -30,7 +30,7 @@ def test_what_was_not_measured_is_an_empty_cell():
     assert theirs[2].startswith("6 (")
     assert theirs[2].endswith("*"), "timed in part"
     loading = row_of(loading_grid(rich_report()), "sovits-diff")
-    assert set(loading[2:8]) == {""}
+    assert set(loading[2:9]) == {""}
 
 
 def test_stages_with_their_share_of_the_ceiling():
@@ -42,7 +42,7 @@ def test_stages_with_their_share_of_the_ceiling():
 
 def test_memory_is_that_above_the_libraries():
     row = row_of(loading_grid(rich_report()), "comosvc")
-    assert row[1:] == ("1", "2", "", "", "1.5", "900", "850", "the comosvc")
+    assert row[1:] == ("1", "2", "10", "", "", "1.5", "900", "850", "the comosvc")
 
 
 def test_a_disturbed_size_is_said():
