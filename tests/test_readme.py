@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.demo_clips import read_clips, shipped_folder
 from comosvc.benchmarks.report import as_markdown, load_json
+from comosvc.benchmarks.speed.documents import into_readme, read_document
 from comosvc.export.cli import app as export_app
 from comosvc.training.checkpoint import save_checkpoint
 from comosvc.training.cli import app as train_app
@@ -109,6 +110,14 @@ def test_make_targets_exist():
 def test_the_table_is_the_measured_one():
     report = load_json(ROOT / "benchmarks" / "results" / "quality-demo.json")
     assert as_markdown(report) in README
+
+
+def test_the_speed_tables_are_the_measured_ones(tmp_path):
+    results = [ROOT / "benchmarks" / "results" / name for name in ("rtf-cpu.json", "quality-systems.json")]
+    copy = tmp_path / "README.md"
+    copy.write_text(README, "utf-8")
+    into_readme([read_document(path) for path in results], copy)
+    assert copy.read_text("utf-8") == README
 
 
 def test_links_lead_somewhere():
