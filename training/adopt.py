@@ -49,7 +49,8 @@ def adopt_content(run: Path, audio: AudioSpec, voice: str = SHIPPED_VOICE) -> Pa
         if getattr(theirs, name) != getattr(audio, name):
             raise TrainingError(
                 f"the content encoder of {voice} has {name} {getattr(theirs, name)}, this run {getattr(audio, name)}\n"
-                f"hint: set {name} = {getattr(theirs, name)} under [audio] and prepare again, or train `content`"
+                f"hint: set {name} = {getattr(theirs, name)} under [audio] and prepare again; train `content`, or "
+                "take ContentVec: comosvc-train content --from FILE"
             )
     logger.warning(_COST, run, voice)
     for graph, folder in _GRAPHS.items():

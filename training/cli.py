@@ -98,7 +98,9 @@ class Stage:
     def placed(self, config: C | None) -> C:
         """A stage's table with what the command line says of devices in its loop."""
         if config is None:
-            raise ConfigError("this recipe does not train that\nhint: take it from another run, or add its table")
+            raise ConfigError(
+                "this recipe trains no such network\nhint: take one from a file with --from FILE, or add its table"
+            )
         hardware = self.hardware
         given = {"devices": hardware.devices, "nodes": hardware.nodes, "strategy": hardware.strategy}
         loop = {**to_mapping(config.loop), **{name: value for name, value in given.items() if value is not None}}

@@ -200,7 +200,7 @@ def test_recipes_are_read(name):
 def test_stage_that_a_recipe_leaves_out_says_so(tmp_path):
     result = CliRunner().invoke(app, ["content", "-c", "fine-tune", "-o", str(tmp_path)])
     assert result.exit_code == 1
-    assert "does not train that" in result.output
+    assert "trains no such network" in result.output
 
 
 def exported(encoder):

@@ -1,5 +1,6 @@
 """Stages of a run that are taken from files instead of trained: ContentVec, and an NSF-HiFi-GAN."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,15 @@ def take_vocoder(address: str, settings: str | None, kind: str, audio: AudioSpec
 
 def _keep(folder: Path, network: nn.Module, config: dict[str, Any], facts: dict[str, Any]) -> Path:
     """The network as the one checkpoint of a stage."""
+    config = {**config, "taken_from": facts}
     if (path := latest_checkpoint(folder)) is not None:
-        stored = read_metadata(path)[1].get("taken_from", {})
-        if stored.get("sha256") == facts["sha256"]:
+        if read_metadata(path)[1] == json.loads(json.dumps(config)):
             logger.info("%s holds %s already", folder, facts["file"])
             return path
-        raise DataError(f"{folder} holds another network already: {path}\nhint: delete it, or give another -o folder")
+        raise DataError(
+            f"{folder} holds another network already, or the same one taken with other settings: {path}\n"
+            "hint: delete it, or give another -o folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     unused = AdamW(network.parameters())
-    return save_checkpoint(folder, 0, {"ema": network}, unused, {**config, "taken_from": facts})
+    return save_checkpoint(folder, 0, {"ema": network}, unused, config)

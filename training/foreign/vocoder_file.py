@@ -72,6 +72,8 @@ def read_vocoder(
 
     Raises `ForeignFileError` where weights and settings do not agree.
     """
+    if kind not in ("auto", *KINDS):
+        raise ForeignFileError(f"{kind!r} is no kind of vocoder\nhint: auto, {', '.join(KINDS)}")
     tensors, found = _generator(read_checkpoint(path), str(path))
     guessed = kind == "auto" and found == "m4singer"
     kind = found if kind == "auto" else kind

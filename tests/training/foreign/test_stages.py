@@ -147,12 +147,23 @@ def test_taken_once_and_no_other_over_it(tmp_path):
     )
     path = take_content(str(first), COMOSVC_24K, AUTHORS_FRONT_END, tmp_path / "run")
     assert take_content(str(first), COMOSVC_24K, AUTHORS_FRONT_END, tmp_path / "run") == path
-    with pytest.raises(DataError, match=r"holds another network already: .*\nhint: delete it"):
+    with pytest.raises(DataError, match=r"holds another network already, or the same .*\nhint: delete it"):
         take_content(str(other), COMOSVC_24K, AUTHORS_FRONT_END, tmp_path / "run")
     encoder, _ = load_content_encoders(tmp_path / "run")[CONTENT]
     audio = torch.randn(1, 8_000, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(encoder(audio), content_at(str(first))[0].network(audio))
+
+
+def test_the_same_file_with_other_settings_is_no_silent_success(tmp_path):
+    path = write_m4singer_vocoder(tmp_path / "vocoder", TINY)
+    taken = take_vocoder(str(path), None, "auto", COMOSVC_24K, tmp_path / "run")
+    assert take_vocoder(str(path), None, "m4singer", COMOSVC_24K, tmp_path / "run") == taken
+    for kind, audio in (("diffsinger", COMOSVC_24K), ("auto", replace(COMOSVC_24K, mel_log_base=np.e))):
+        with pytest.raises(DataError, match=r"the same one taken with other settings"):
+            take_vocoder(str(path), None, kind, audio, tmp_path / "run")
+    with pytest.raises(ForeignFileError, match=r"'nope' is no kind of vocoder\nhint: auto, m4singer, openvpi"):
+        take_vocoder(str(path), None, "nope", COMOSVC_24K, tmp_path / "other")
 
 
 def test_what_does_not_suit_the_recipe(tmp_path):
