@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
-from ..runtime.providers import open_session
+from ..runtime.providers.onnx import open_session
 from ..runtime.spec import AudioSpec
 
 _SINGER_GRAPH = Path(__file__).with_name("data") / "singer_id.onnx"

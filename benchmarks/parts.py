@@ -13,7 +13,7 @@ from ..runtime import Converter
 from ..runtime.bundle import Bundle
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch import PITCH_SAMPLE_RATE
-from ..runtime.providers import Graph
+from ..runtime.providers.onnx import Graph
 from ..runtime.source import noise_samples, pulse_source
 from ..runtime.spec import AudioSpec
 from ..training.corpus import PHONES, CorpusConfig, Labels

@@ -35,11 +35,15 @@ class Bundle:
     manifest: Manifest
     embeddings: NDArray[np.float32]
     _store: Store
-    _home: Path
+    home: Path
+    """Where large shared graphs and engines lie."""
 
     def graph_bytes(self, name: str) -> bytes:
-        """The ONNX file of graph `name`, its hash verified. Raises `BundleError`."""
-        entry = self.manifest.graphs[name]
+        """The ONNX file of graph `name` in fp32, its hash verified. Raises `BundleError`."""
+        return self.entry_bytes(name, self.manifest.graphs[name])
+
+    def entry_bytes(self, name: str, entry: GraphEntry) -> bytes:
+        """The ONNX file of an entry of the manifest for graph `name`, its hash verified. Raises `BundleError`."""
         data = self._blob(name, entry) if entry.file is None else self._store.read(entry.file)
         _verify(data, entry.sha256, f"{self.origin}: {entry.file or name}")
         return data
@@ -50,12 +54,13 @@ class Bundle:
 
     def verify(self) -> None:
         """Read every file that the manifest names and compare its hash. Raises `BundleError`."""
-        for name in self.manifest.graphs:
-            self.graph_bytes(name)
+        for entries in (self.manifest.graphs, *self.manifest.variants.values()):
+            for name, entry in entries.items():
+                self.entry_bytes(name, entry)
         _read_embeddings(self._store, self.manifest, self.origin)
 
     def _blob(self, name: str, entry: GraphEntry) -> bytes:
-        path = self._home / "blobs" / entry.sha256
+        path = self.home / "blobs" / entry.sha256
         if not path.is_file():
             raise BundleError(
                 f"{self.origin}: the {name} graph is not inside the bundle and not in {path.parent}\n"

@@ -41,7 +41,7 @@ Work = Generator[Call, Reply, T]
 
 
 class Runnable(Protocol):
-    """A graph that runs: `providers.Graph`, or a stand-in for it."""
+    """A graph that runs: `providers.onnx.Graph`, or a stand-in for it."""
 
     def run(self, inputs: dict[str, NDArray], /) -> tuple[NDArray, ...]: ...
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from .audio import blocks, check_rate, mono
 from .bundle import open_bundle
-from .calls import Work, run, run_together, timed
+from .calls import Runnable, Work, run, run_together, timed
 from .errors import CancelledError, ComosvcError, OptionError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
 from .files import FORMATS
 from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
-from .providers import BEST_BATCH, Graph, check_threads, choose_precision, choose_provider
+from .providers import BEST_BATCH, check_threads, choose_precision, choose_provider, open_graphs
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
@@ -51,15 +51,12 @@ class Converter:
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.provider = choose_provider(provider)
         threads = check_threads(threads)
+        self.provider = choose_provider(provider, precision)
         self._bundle = open_bundle(model, None if cache_dir is None else Path(cache_dir))
-        self.precision = choose_precision(precision, self._bundle)
+        self.precision = choose_precision(precision, self._bundle, self.provider)
         self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
-        self._graphs: dict[str, Graph] | None = {
-            name: Graph(name, entry, self._bundle.graph_bytes(name), threads)
-            for name, entry in self.manifest.graphs.items()
-        }
+        self._graphs: Mapping[str, Runnable] | None = open_graphs(self.provider, self._bundle, self.precision, threads)
 
     @property
     def manifest(self) -> Manifest:
@@ -220,7 +217,7 @@ class Converter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ready(self) -> dict[str, Graph]:
+    def _ready(self) -> Mapping[str, Runnable]:
         graphs = self._graphs
         if graphs is None:
             raise ComosvcError("this converter is closed\nhint: make another, or close it later")

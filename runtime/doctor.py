@@ -16,7 +16,8 @@ from .bundle import comosvc_home, shipped_voices
 from .converter import Converter
 from .errors import ComosvcError
 from .files import READABLE
-from .providers import PROVIDERS, choose_provider, onnx_runtime
+from .providers import PROVIDERS, choose_provider
+from .providers.onnx import onnx_runtime
 from .version import __version__
 
 _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

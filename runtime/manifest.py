@@ -21,6 +21,8 @@ MANIFEST_FILE = "bundle.json"
 REQUIRED_GRAPHS = ("content", "pitch", "acoustic", "vocoder")
 OPTIONAL_INPUTS = {"vocoder": ("f0_hz", "source", "noise")}
 """Inputs of the contract that a design may do without."""
+_FROM_FP32 = ("fp32", "bf16")
+_VARIANTS = ("fp16", "int8")
 SOURCE_KINDS = ("pulse", "sine", "none")
 
 _FIXED_LETTERS = "MCDH"  # the model's own sizes; every other dimension must stay dynamic
@@ -166,10 +168,20 @@ class Manifest:
     """Versions, commit, data summary: whatever made it."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """How the voice's conditions are taken from the audio."""
+    variants: dict[str, dict[str, GraphEntry]] = field(default_factory=dict)
+    """Graphs in other precisions than `graphs`: precision -> name -> file. One that stays fp32 there is left out."""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         check(self)
+
+    def has(self, precision: str) -> bool:
+        """Whether it holds what an engine needs to compute in `precision`; bf16 is computed from fp32 graphs."""
+        return precision in (*_FROM_FP32, *self.variants)
+
+    def entries(self, precision: str) -> dict[str, GraphEntry]:
+        """The files by graph name that `precision` is computed from."""
+        return {**self.graphs, **self.variants.get(precision, {})}
 
 
 def to_json(manifest: Manifest) -> str:
@@ -258,18 +270,28 @@ def _check_front_end(front_end: FrontEnd) -> None:
 def _check_graphs(manifest: Manifest) -> None:
     missing = [name for name in REQUIRED_GRAPHS if name not in manifest.graphs]
     _expect(not missing, f"no graph for {', '.join(missing)}")
+    _check_entries("graphs", "fp32", manifest.graphs, manifest)
+    for precision, entries in manifest.variants.items():
+        _expect(precision in _VARIANTS, f"variants.{precision} is unknown; known: {', '.join(_VARIANTS)}")
+        unknown = [name for name in entries if name not in manifest.graphs]
+        _expect(not unknown, f"variants.{precision} of {', '.join(unknown)}, which graphs does not name")
+        _check_entries(f"variants.{precision}", precision, entries, manifest)
+
+
+def _check_entries(where: str, precision: str, entries: dict[str, GraphEntry], manifest: Manifest) -> None:
     sizes = {
         "M": manifest.audio.n_mels,
         "C": manifest.model.content_channels,
         "D": manifest.model.singer_channels,
         "H": manifest.model.source.channels,
     }
-    for name, entry in manifest.graphs.items():
+    for name, entry in entries.items():
         _expect(name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}")
-        _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"graphs.{name}.sha256 is not a SHA-256")
+        _expect(entry.precision == precision, f"{where}.{name} is {entry.precision}; it must be {precision}")
+        _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"{where}.{name}.sha256 is not a SHA-256")
         spec = GRAPHS[name]
-        _check_tensors(f"graphs.{name}.inputs", entry.inputs, spec.inputs, OPTIONAL_INPUTS.get(name, ()), sizes)
-        _check_tensors(f"graphs.{name}.outputs", entry.outputs, spec.outputs, (), sizes)
+        _check_tensors(f"{where}.{name}.inputs", entry.inputs, spec.inputs, OPTIONAL_INPUTS.get(name, ()), sizes)
+        _check_tensors(f"{where}.{name}.outputs", entry.outputs, spec.outputs, (), sizes)
 
 
 def _check_tensors(

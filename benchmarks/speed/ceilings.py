@@ -76,7 +76,7 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
 def _onnx_gemm(size: int, threads: int) -> float:
     from onnx import TensorProto, helper
 
-    from ...runtime.providers import open_session
+    from ...runtime.providers.onnx import open_session
 
     a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "abc")
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "gemm", [a, b], [c])

@@ -34,7 +34,7 @@ from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ...training.contentvec import ContentVec, ContentVecConfig
 from ...training.hifigan import M4SINGER_24K, HifiGanConfig, NsfHifiGan
 from .chain import Loaded
-from .exported import cache_folder, content_key
+from .exported import cache_folder, content_key, mark_used, remove_unused
 from .voices import ReadyVoice
 
 NAME, N_SINGERS = "full-size", 20
@@ -99,6 +99,8 @@ def ready_voice(voice: Voice, name: str, title: str) -> ReadyVoice:
             for file, data in files.items():
                 (made / file).write_bytes(data)
         about.write_text(json.dumps({"export_s": export_s, **_count(torch_graphs)}), "utf-8")  # last: all is there then
+        remove_unused()
+    mark_used(about)
     facts = json.loads(about.read_text("utf-8"))
     return ReadyVoice(folder, Loaded(title=title, sample_rate=voice.audio.sample_rate, **facts))
 

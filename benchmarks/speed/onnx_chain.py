@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...runtime.providers import open_session
+from ...runtime.providers.onnx import open_session
 from .chain import Call, Chain, Pass, Place, describe, make_steps
 from .memory import resident_mb
 from .stage import SpeedSystem, Stage

@@ -26,8 +26,9 @@ Cell = tuple[int, int, float]
 CHECK_SECONDS, CHECK_WITHIN = 10.0, 0.05
 MEMORY_SHARE = 0.8
 """Of the memory that is free at first: how much loaded systems may take."""
-WORK_MB_PER_S = 40.0
-"""What a system keeps besides its weights, per second of audio: about what vocoders of the HiFi-GAN kind need."""
+WORK_MB_PER_S = 130.0
+"""What a system keeps besides its weights, per second of audio: ONNX Runtime's arena after vocoders of the HiFi-GAN
+kind; torch gives about half of it back."""
 
 
 @dataclass

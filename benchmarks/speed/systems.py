@@ -126,7 +126,7 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
         raise OptionError(f"the runtime has no {key.engine} on {options.device}")
     provider = choose_provider(_PROVIDERS[key.engine, options.device])
     if subject.model is not None:
-        choose_precision(key.precision, open_bundle(subject.model))
+        choose_precision(key.precision, open_bundle(subject.model), provider)
     elif key.precision != "fp32":
         raise OptionError(f"the full-size voice is exported in fp32, not {key.precision}")
     opener = partial(open_voice, provider, key.precision)

@@ -86,7 +86,7 @@ def test_an_unknown_name_is_answered_with_the_shipped_ones():
         (lambda m: m["graphs"]["content"].update(file="a\\..\\b"), ("not a path inside",)),
         (lambda m: m["graphs"]["content"].update(file="C:evil"), ("not a path inside",)),
         (lambda m: m["graphs"]["content"].update(file=None), ("content graph is not inside", "pack --full")),
-        (lambda m: m["graphs"]["content"].update(precision="fp16"), ("content graph is fp16",)),
+        (lambda m: m["graphs"]["content"].update(precision="fp16"), ("graphs.content is fp16", "must be fp32")),
         (lambda m: m["graphs"]["content"]["inputs"][0].__setitem__(0, "wave"), ("contract has audio",)),
         (lambda m: m["graphs"]["content"]["inputs"][0].__setitem__(1, "float64"), ("audio is float64",)),
         (lambda m: m["graphs"]["content"]["inputs"][0].__setitem__(2, ["B", 16_000]), ("fixes N to 16000",)),

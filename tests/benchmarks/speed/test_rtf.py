@@ -1,6 +1,8 @@
 """Real runs over toys and the tiny voice."""
 
 import json
+import os
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -31,7 +33,7 @@ from comosvc.runtime import Converter
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.contentvec import ContentVecConfig
 from comosvc.training.denoiser import DenoiserConfig
-from comosvc.training.hifigan import M4SINGER_24K
+from comosvc.training.hifigan import M4SINGER_24K, NsfHifiGan
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +166,26 @@ def test_a_graph_is_kept_while_it_is_the_same(monkeypatch):
     assert not any(graph.was_cached for graph in first.values())
     monkeypatch.setattr(exporting.graphs, "trace", pytest.fail)
     assert all(graph.was_cached for graph in export_system(toy_one).values())
+
+
+def test_graphs_that_nobody_asks_for_are_removed(monkeypatch):
+    kept = {graph.path for graph in export_system(toy_one).values()}
+    folder = next(iter(kept)).parent
+    old, broken, fresh = folder / "old.onnx", folder / "broken.partial", folder / "fresh.partial"
+    for path in (old, old.with_suffix(".json"), broken, fresh):
+        path.write_text("{}")
+    days = 86_400 * (exporting.UNUSED_DAYS + 1)
+    for path in (old, old.with_suffix(".json"), broken, *kept):
+        os.utime(path, (time.time() - days,) * 2)
+    exporting.remove_unused()
+    assert kept | {fresh} <= {*folder.iterdir()}
+    assert not {old, old.with_suffix(".json"), broken} & {*folder.iterdir()}
+
+
+def test_the_key_knows_the_sources_that_a_network_is_made_of():
+    names = {path.name for path in exporting._sources(NsfHifiGan(M4SINGER_24K))}
+    assert {"hifigan.py", "graphs.py", "spec.py"} <= names
+    assert not {"teacher.py", "slicing.py", "cli.py"} & names
 
 
 def test_another_network_has_another_key():

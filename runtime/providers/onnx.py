@@ -1,48 +1,16 @@
-"""Which engine runs the graphs, chosen and checked so that nobody computes on the wrong device without knowing."""
+"""ONNX Runtime sessions that are certain to run where they say."""
 
 import importlib
 import os
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Bundle
-from .errors import BundleError, OptionError, ProviderError
-from .manifest import GraphEntry
+from ..errors import BundleError, ProviderError
+from ..manifest import GraphEntry
 
-PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
-_ONNX_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
-BEST_BATCH = {"cpu": 1}
-"""Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight."""
-_ORT_NAME = "CPUExecutionProvider"
-
-
-def choose_provider(requested: str) -> str:
-    """The provider that will run: `auto` takes the best that works here. Raises `ProviderError`, never falls back."""
-    if requested not in PROVIDERS:
-        raise OptionError(f"unknown provider {requested!r}; known: {', '.join(PROVIDERS)}")
-    if requested not in ("auto", "cpu"):
-        raise ProviderError(
-            f"provider {requested!r} is not available: this version of the runtime converts on the CPU only\n"
-            "hint: provider='cpu', or 'auto' for the best that works here"
-        )
-    return "cpu"
-
-
-def choose_precision(requested: str, bundle: Bundle) -> str:
-    """The precision that will be used; every graph of the bundle must have it."""
-    if requested not in PRECISIONS:
-        raise OptionError(f"unknown precision {requested!r}; known: {', '.join(PRECISIONS)}")
-    if requested not in ("auto", "fp32"):
-        raise ProviderError(f"precision {requested!r} is not available: this version of the runtime computes in fp32")
-    for name, entry in bundle.manifest.graphs.items():
-        if entry.precision != "fp32":
-            raise BundleError(
-                f"{bundle.origin}: the {name} graph is {entry.precision}; this version of comosvc runs fp32"
-            )
-    return "fp32"
+CPU = "CPUExecutionProvider"
+_TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
 def onnx_runtime() -> Any:
@@ -89,19 +57,12 @@ def open_session(model: bytes, what: str, threads: int | None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(model, options, providers=[_ORT_NAME])
+        session = ort.InferenceSession(model, options, providers=[CPU])
     except Exception as error:
         raise BundleError(f"{what} cannot be loaded: {error}") from error
-    if session.get_providers() != [_ORT_NAME]:
-        raise ProviderError(f"{what} was asked to run on {_ORT_NAME} but runs on {session.get_providers()}")
+    if session.get_providers() != [CPU]:
+        raise ProviderError(f"{what} was asked to run on {CPU} but runs on {session.get_providers()}")
     return session
-
-
-def check_threads(threads: int | None) -> int | None:
-    """`threads` if it is None (the engine's choice) or at least 1. Raises `OptionError`."""
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1):
-        raise OptionError(f"threads must be None or a whole number from 1 up, got {threads!r}")
-    return None if threads is None else int(threads)
 
 
 def _check_signature(graph: str, kind: str, found: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> None:
@@ -111,7 +72,7 @@ def _check_signature(graph: str, kind: str, found: list[Any], entry: tuple[tuple
     if set(tensors) != set(wanted):
         raise BundleError(f"the {graph} graph has {kind} {sorted(tensors)}, the manifest says {sorted(wanted)}")
     for name, (dtype, dims) in wanted.items():
-        shape, kind_found = tensors[name].shape, _ONNX_TYPES.get(tensors[name].type, tensors[name].type)
+        shape, kind_found = tensors[name].shape, _TYPES.get(tensors[name].type, tensors[name].type)
         sizes = [size if isinstance(size, int) else None for size in shape]
         fixed = [size if isinstance(size, int) else None for size in dims]
         if (
