@@ -8,10 +8,12 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.console import Console
 
-from ..runtime.errors import ComosvcError
 from .quality import QualityOptions, measure_quality
-from .report import as_table, into_readme, save_json
+from .report import as_table, check_readme, into_readme, save_json
+from .speed.commands import errors_in_words
 from .speed.commands import register as register_speed
+from .speed.grid import show
+from .speed.results import check_writable
 from .trained.command import register as register_trained
 
 app = typer.Typer(
@@ -20,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Measure voices. Results are tables on the terminal, and JSON with hardware, versions and commit.",
 )
-console = Console()
 
 
 @app.command()
@@ -28,6 +29,12 @@ def quality(
     model: Annotated[
         str, typer.Option("-m", "--model", help="A shipped voice, a .comosvc file or its folder.")
     ] = "demo",
+    provider: Annotated[
+        str, typer.Option("--provider", help="Convert with it; auto: the best that works here.")
+    ] = "cpu",
+    precision: Annotated[
+        str, typer.Option("--precision", help="Convert in it; auto: the provider's first that the voice has.")
+    ] = "auto",
     run: Annotated[
         Path | None, typer.Option("--run", help="The run folder of the voice: also measure its teacher and students.")
     ] = None,
@@ -46,21 +53,24 @@ def quality(
     """The quality table of a demo voice on the held-out set: unseen singers, unseen songs, true targets.
 
     Takes about ten minutes on one core, and as long again with --run. The held-out set is rendered once, into
-    $COMOSVC_HOME or ~/.cache/comosvc.
+    $COMOSVC_HOME or ~/.cache/comosvc. One provider and precision a run; comosvc-bench report lays the JSON of several
+    side by side.
     """
     command = shlex.join(["comosvc-bench", *sys.argv[1:]])
-    options = QualityOptions(model=model, run=run, install=install, constraint=constraint)
-    try:
+    options = QualityOptions(
+        model=model, provider=provider, precision=precision, run=run, install=install, constraint=constraint
+    )
+    with errors_in_words():
+        check_writable(json)
+        check_readme(readme)
         with Console(stderr=True).status("…") as status:
             report = measure_quality(options, command, lambda what: status.update(what))
-    except ComosvcError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
-    console.print(as_table(report))
+    show(as_table(report))
     if json is not None:
         save_json(report, json)
     if readme is not None:
-        into_readme(report, readme)
+        with errors_in_words():
+            into_readme(report, readme)
 
 
 @app.command()
@@ -92,7 +102,7 @@ def train(
     options = TrainOptions(batch, frames, rounds, steps, threads, chosen, of_size(layers, channels))
     with Console(stderr=True).status("…") as status:
         report = measure_training(options, command, lambda what: status.update(what))
-    console.print(as_table(report))
+    show(as_table(report))
     if json is not None:
         save_json(report, json)
 

@@ -11,6 +11,7 @@ GOALS: dict[str, Row] = {
     ),
     "audio": Row(what="… of the audio that comes out, vocoder and all", at_most=0.55),
     "smoothed": Row(what="… of the student's mel, smoothed over 9 frames"),
+    "two_steps": Row(what="… of the student's mel, two steps"),
     "four_steps": Row(what="… of the student's mel, four steps"),
     "published": Row(what="student by the published recipe, one step: the same ratio", at_most=0.65),
     "teacher": Row(what="teacher at its best step count: the same ratio", at_most=0.62),

@@ -11,7 +11,7 @@ from ..runtime.bundle import Bundle, comosvc_home, open_bundle
 from ..runtime.errors import ComosvcError
 from ..training.corpus import CorpusConfig
 from .conversions import SAMPLE_RATE, Score, pool, score_conversion
-from .distillation import PUBLISHED, measure_distillation, rotated_pairs
+from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation, rotated_pairs
 from .goals import GOALS, Found, filled
 from .held_out import HeldOutSong, Pair, load_held_out, pairs
 from .install import measure_install
@@ -36,6 +36,9 @@ class QualityOptions:
     """What to measure."""
 
     model: str = "demo"
+    provider: str = "cpu"
+    precision: str = "auto"
+    """The two of the conversions and the RTF; the parts are measured as ONNX graphs in fp32 on the CPU."""
     run: Path | None = None
     """A run folder, for the rows that need torch: teacher, published student, distances to the ODE."""
     install: str | None = None
@@ -63,7 +66,7 @@ def measure_quality(options: QualityOptions, command: str, say: Say) -> Report:
     say("held-out songs")
     songs = load_held_out(options.corpus, options.cache, lambda song: say(f"rendered {song}"))
     details: dict[str, Any] = {}
-    with Converter(options.model, provider="cpu", threads=1) as converter:
+    with Converter(options.model, provider=options.provider, precision=options.precision, threads=1) as converter:
         bench = _Bench(options, converter, open_bundle(options.model), songs, PitchMeter(), say, details)
         _require_targets(bench)
         rows = {**_conversions(bench), **_parts(bench), **_distillation(bench), **_install(bench)}
@@ -86,11 +89,6 @@ def _conversions(bench: _Bench) -> Rows:
     every = list(pairs(bench.songs))
     one = pool(_score(bench, every, steps=1), bench.converter.spec)
     few = rotated_pairs(bench.songs)
-    four = (
-        pool(_score(bench, few, steps=4), bench.converter.spec)
-        if "4" in bench.bundle.manifest.model.schedules
-        else None
-    )
     n_sources, n_targets = len(bench.songs[0].sources), len(bench.songs[0].targets)
     on = f"{one.n} conversions: {n_sources} unseen singers × {len(bench.songs)} unseen songs × {n_targets} targets"
     bench.details["one_step"] = asdict(one)
@@ -98,8 +96,8 @@ def _conversions(bench: _Bench) -> Rows:
         "student": Found(one.relative_l1, f"{on}; unconverted {one.unconverted_l1:.3f} nepers"),
         "audio": Found(one.relative_l1_audio, "the same"),
         "smoothed": Found(one.relative_smoothed_l1, "the same"),
-        "four_steps": Found(four.relative_l1, f"{four.n} of them; texture {four.texture:.2f}") if four else
-        Found(None, "the bundle has no schedule of 4 steps"),
+        "two_steps": _more_steps(bench, few, 2),
+        "four_steps": _more_steps(bench, few, 4),
         "texture": Found(one.texture, "the same conversions"),
         "texture_audio": Found(one.texture_audio, "the same"),
         "f0_gross": Found(100 * one.f0.gross, f"swift-f0 on the output, {one.f0.n_frames} frames"),
@@ -107,6 +105,13 @@ def _conversions(bench: _Bench) -> Rows:
         "f0_voicing": Found(100 * one.f0.voicing, "the same, ±20 ms around changes left out"),
         "identified": Found(100 * one.identified, f"{one.n} clips, own classifier of {n_targets} voices and others"),
     }  # fmt: skip
+
+
+def _more_steps(bench: _Bench, chosen: Sequence[Pair], steps: int) -> Found:
+    if str(steps) not in bench.bundle.manifest.model.schedules:
+        return Found(None, f"the bundle has no schedule of {steps} steps")
+    found = pool(_score(bench, chosen, steps), bench.converter.spec)
+    return Found(found.relative_l1, f"{found.n} of them; texture {found.texture:.2f}")
 
 
 def _score(bench: _Bench, chosen: Sequence[Pair], steps: int) -> list[Score]:
@@ -138,7 +143,7 @@ def _parts(bench: _Bench) -> Rows:
     ahead = bundle.manifest.lookahead_ms
     live_content = ahead.content if ahead.content_low_latency is None else ahead.content_low_latency
     return {
-        "copy": Found(copy.l1, f"{clips} held-out clips, tracked F0; texture {copy.texture:.2f}"),
+        "copy": Found(copy.l1, f"{clips} held-out clips, tracked F0; texture {copy.texture:.2f}{_apart(bench)}"),
         **heard,
         "parity": Found(max(graphs.values()), ", ".join(f"{name} {error:.1e}" for name, error in parity.items())),
         "rtf": Found(rtf, f"one thread, processor time, {len(source) / SAMPLE_RATE:.1f} s clip"),
@@ -153,6 +158,12 @@ def _parts(bench: _Bench) -> Rows:
     }
 
 
+def _apart(bench: _Bench) -> str:
+    """In a table of another provider or precision: that the parts are not measured in it."""
+    same = (bench.converter.provider, bench.converter.precision) == ("cpu", "fp32")
+    return "" if same else "; in fp32 on the CPU"
+
+
 def _content(bench: _Bench, graph: str) -> Rows:
     """Frame accuracy of a content graph."""
     if graph not in bench.bundle.manifest.graphs:
@@ -161,12 +172,12 @@ def _content(bench: _Bench, graph: str) -> Rows:
     synthetic = content_accuracy(bench.bundle, held_out_singers_clips(bench.songs), graph)
     rows: Rows = {
         f"{graph}_synthetic": Found(
-            synthetic.all, f"{synthetic.n_frames} frames; sounding ones {synthetic.sounding:.3f}"
+            synthetic.all, f"{synthetic.n_frames} frames; sounding ones {synthetic.sounding:.3f}{_apart(bench)}"
         )
     }
     try:
         heard = content_accuracy(bench.bundle, recorded_clips(bench.options.corpus), graph)
-        note = f"rms of flite, {heard.n_frames} frames; sounding ones {heard.sounding:.3f}"
+        note = f"rms of flite, {heard.n_frames} frames; sounding ones {heard.sounding:.3f}{_apart(bench)}"
         return rows | {f"{graph}_recorded": Found(heard.all, note)}
     except ComosvcError as error:
         return rows | {f"{graph}_recorded": Found(None, str(error).replace("\n", "; "))}
@@ -182,7 +193,7 @@ def _distillation(bench: _Bench) -> Rows:
     bench.details["distillation"] = asdict(found)
     baseline = found.unconverted.l1
     sampled = {name: score for name, score in found.samplers.items() if name.startswith("teacher ")}
-    best = min((name for name in sampled if name != "teacher 1"), key=lambda name: sampled[name].l1)
+    best = min((f"teacher {n}" for n in TEACHER_STEPS), key=lambda name: sampled[name].l1)
     steps = ", ".join(f"{name.split()[1]}: {s.l1 / baseline:.3f} ({s.texture:.2f})" for name, s in sampled.items())
     rows: Rows = {
         "teacher": Found(sampled[best].l1 / baseline, f"{found.n} conversions; by Euler steps, with texture: {steps}")
@@ -217,6 +228,8 @@ def _voice(bench: _Bench) -> dict[str, Any]:
     manifest = bench.bundle.manifest
     return {
         "name": manifest.name,
+        "provider": bench.converter.provider,
+        "precision": bench.converter.precision,
         "objective": manifest.model.objective,
         "departures": list(manifest.model.departures),
         "initial_noise_scale": manifest.model.initial_noise_scale,

@@ -10,13 +10,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape as plain
 from rich.table import Table
 
+from ..runtime.errors import ComosvcError
 from ..runtime.version import __version__
 
 FORMAT_VERSION = 1
 _VERSIONS_OF = ("numpy", "onnxruntime", "soxr", "soundfile", "torch")
 _BEGIN, _END = "<!-- quality: written by comosvc-bench quality --readme -->", "<!-- /quality -->"
+
+
+class ResultError(ComosvcError):
+    """A file of results cannot be used, or shown where it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,17 +116,24 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", "-C", folder, *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def title(report: Report) -> str:
+    """What the rows are about, and the engine and precision that they were measured in as far as recorded."""
+    how = " ".join(report.voice[name] for name in ("provider", "precision") if name in report.voice)
+    return f"quality of {report.voice.get('name', 'the voice')}{', ' + how if how else ''}"
+
+
 def as_table(report: Report) -> Table:
     """The rows for a terminal."""
-    table = Table(title=f"quality of {report.voice.get('name', 'the voice')}", title_justify="left", expand=False)
-    table.add_column("what", ratio=3)
-    table.add_column("measured", justify="right", no_wrap=True)
-    table.add_column("goal", justify="right", no_wrap=True)
-    table.add_column("")
-    table.add_column("on", ratio=2, style="dim")
+    table = Table(title=plain(title(report)), title_justify="left", expand=False)
+    table.add_column("what", ratio=3, overflow="fold")
+    table.add_column("measured", justify="right", overflow="fold")
+    table.add_column("goal", justify="right", overflow="fold")
+    table.add_column("", overflow="fold")
+    table.add_column("on", ratio=2, style="dim", overflow="fold")
     for row in report.rows:
         style = {"pass": "green", "miss": "red"}.get(row.verdict, "")
-        table.add_row(row.what, row.shown, row.goal, f"[{style}]{row.verdict}[/]" if style else "", row.note)
+        verdict = f"[{style}]{row.verdict}[/]" if style else ""
+        table.add_row(plain(row.what), row.shown, row.goal, verdict, plain(row.note))
     return table
 
 
@@ -143,9 +156,13 @@ def as_markdown(report: Report) -> str:
     """The rows as a Markdown table, with what they were measured on and by which command."""
     lines = ["| What | Measured | Goal | | On |", "|---|---|---|---|---|"]
     lines += [f"| {row.what} | {row.shown} | {row.goal} | {row.verdict} | {row.note} |" for row in report.rows]
+    return "\n".join([*lines, "", provenance(report)])
+
+
+def provenance(report: Report) -> str:
+    """By which command it was measured, where, and with what."""
     machine = f"{report.machine['cpu']}, {report.machine['cores']} cores, {report.machine['os']}"
-    where = f"`{report.command}` at commit {report.commit}, on {machine}; {in_words(report.versions)}."
-    return "\n".join([*lines, "", where])
+    return f"`{report.command}` at commit {report.commit}, on {machine}; {in_words(report.versions)}."
 
 
 def in_words(versions: Mapping[str, str]) -> str:
@@ -154,15 +171,39 @@ def in_words(versions: Mapping[str, str]) -> str:
 
 
 def into_readme(report: Report, readme: Path) -> None:
-    """Replace what stands between the markers of `readme` by `as_markdown`."""
+    """Replace what stands between the markers of `readme` by `as_markdown`. Raises `ResultError` without markers."""
     replace_between(readme, _BEGIN, _END, as_markdown(report))
 
 
+def check_readme(readme: Path | None, begin: str = _BEGIN, end: str = _END) -> None:
+    """Before measuring. Raises `ResultError` unless the file has the markers, each once and in order."""
+    if readme is not None:
+        _split(readme, begin, end)
+
+
 def replace_between(path: Path, begin: str, end: str, body: str) -> None:
-    """Put `body` between the lines `begin` and `end` of a file. Raises `ValueError` unless each is there once."""
-    text = path.read_text("utf-8")
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{path} must hold the line {begin} once and {end} once after it")
+    """Put `body` between the lines `begin` and `end` of a file. Raises `ResultError` unless each is there once."""
+    before, after = _split(path, begin, end)
+    try:
+        path.write_text(f"{before}{begin}\n{body}\n{end}{after}", "utf-8")
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
+    """What stands before `begin` and after `end`."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ResultError(
+            f"{path} cannot be read: {error.strerror}\nhint: --readme renews a file that exists"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ResultError(f"{path} is no UTF-8 text: {error}") from error
     before, _, rest = text.partition(begin)
-    after = rest.partition(end)[2]
-    path.write_text(f"{before}{begin}\n{body}\n{end}{after}", "utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
+        raise ResultError(
+            f"{path} must hold the line {begin} once and {end} once after it\n"
+            "hint: put both where the table shall stand"
+        )
+    return before, rest.partition(end)[2]

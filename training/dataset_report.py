@@ -111,10 +111,10 @@ def report_tables(folder: Path) -> list[Table]:
     report = json.loads((folder / REPORT).read_text("utf-8"))
     hours = ", ".join(f"{split} {hours:.3g} h" for split, hours in report["hours"].items() if hours)
     table = Table(title=f"singers: {hours}", title_justify="left")
-    table.add_column("singer")
+    table.add_column("singer", overflow="fold")
     for name in ("train min", "valid min", "songs", "clips", "F0 Hz (5–50–95 %)", "loudness dB", "peak dB"):
-        table.add_column(name, justify="right")
-    table.add_column("notes")
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("notes", overflow="fold")
     for name, singer in report["singers"].items():
         low, high = singer["f0_range_hz"]
         level = singer["loudness_db"]
@@ -131,7 +131,8 @@ def report_tables(folder: Path) -> list[Table]:
         )
     tables = [table]
     if report["dropped"]:
-        dropped = Table("clips", "why, for example", title="dropped", title_justify="left")
+        dropped = Table("clips", title="dropped", title_justify="left")
+        dropped.add_column("why, for example", overflow="fold")
         for reason, count in report["dropped_by_reason"].items():
             example = next(d["clip"] for d in report["dropped"] if _kind(d["reason"]) == reason)
             dropped.add_row(str(count), f"{reason}: {example}")

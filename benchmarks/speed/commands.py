@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ...runtime.errors import ComosvcError
+from .grid import show
 from .results import check_writable
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _measure(grid: "RtfOptions", json: Path | None) -> None:
     if json is not None:
         save_speed(found, json)
     for table in all_grids(found):
-        console.print(table.for_terminal())
+        show(table.for_terminal())
     console.print(provenance(found), markup=False, highlight=False)
 
 
@@ -139,7 +140,7 @@ def latency(
             found = measure_latency(options, _command(), say)
         if json is not None:
             save_latency(found, json)
-    console.print(latency_grid(found).for_terminal())
+    show(latency_grid(found).for_terminal())
     console.print(latency_provenance(found), markup=False, highlight=False)
 
 
@@ -166,7 +167,7 @@ def compare(
         share = parse_share(fail_over)
         old, new = load_speed(before), load_speed(after)
         found = compare_reports(old, new, share, stages=stages, reference=relative_to, force=force)
-    console.print(compare_grid(found, relative_to).for_terminal())
+    show(compare_grid(found, relative_to).for_terminal())
     lines = [*missing_in_words(found.only_before, "first"), *missing_in_words(found.only_after, "second")]
     for line in lines:
         console.print(line, markup=False, highlight=False)
@@ -176,7 +177,9 @@ def compare(
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(help="JSON of comosvc-bench rtf, latency or systems-quality.")],
+    results: Annotated[
+        list[Path], typer.Argument(help="JSON of comosvc-bench rtf, latency, quality, train or systems-quality.")
+    ],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for speed.md, speed.html and the pictures.")
     ] = None,
@@ -184,18 +187,24 @@ def report(
         Path | None, typer.Option("--readme", help="Renew the tables between the markers of this Markdown file.")
     ] = None,
 ) -> None:
-    """Results as tables here, and with -o as Markdown, an HTML page and PNG charts."""
-    from .documents import into_readme, read_document, write_documents
+    """Results as tables here, and with -o as Markdown, an HTML page and PNG charts.
+
+    Several results of quality, of other providers or precisions, are laid side by side as well.
+    """
+    from .documents import check_speed_readme, into_readme, read_documents, write_documents
 
     with errors_in_words():
-        documents = [read_document(path) for path in results]
+        documents, skipped = read_documents(results)
+        check_speed_readme(documents, readme)
         for document in documents:
             for grid in document.grids:
-                console.print(grid.for_terminal())
+                show(grid.for_terminal())
             console.print(document.note, markup=False, highlight=False)
         written = [] if output is None else write_documents(documents, output)
         if readme is not None:
             into_readme(documents, readme)
+    for line in skipped:
+        Console(stderr=True, soft_wrap=True).print(f"not shown: {line}", markup=False, highlight=False)
     for path in written:
         console.print(f"wrote {path}", markup=False, highlight=False)
 

@@ -1,10 +1,14 @@
 """`comosvc-bench report`: results as Markdown, as one HTML page, as pictures, and as the README's table."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..report import replace_between
+from ..goals import GOALS
+from ..report import Report, check_readme, replace_between
+from ..report import load_json as load_report
+from ..report import provenance as report_provenance
+from ..report import title as report_title
 from ..trained.table import KIND as QUALITY
 from ..trained.table import SystemsTable, as_grid
 from ..trained.table import load_json as load_quality
@@ -13,7 +17,7 @@ from .charts import QualityPoint, as_png, rtf_against_length, speed_against_qual
 from .grid import Grid
 from .latency import LatencyReport, latency_grid, latency_provenance, load_latency
 from .page import page, section
-from .results import ResultError, SpeedReport, load_speed, read_results
+from .results import OtherKindError, ResultError, SpeedReport, load_speed, read_results
 from .tables import all_grids, length_grid, paper_grids, provenance, shown_length
 
 BEGIN, END = "<!-- speed: written by comosvc-bench report --readme -->", "<!-- /speed -->"
@@ -29,14 +33,18 @@ class Document:
     grids: tuple[Grid, ...]
     charts: dict[str, bytes]
     for_readme: tuple[Grid, ...] = ()
+    by_engine: tuple[str, ...] | None = None
+    """Of a voice's quality: its row in the table by provider and precision."""
 
     def as_markdown(self) -> str:
         return "\n\n".join([f"## {self.name}", self.note, *(grid.as_markdown() for grid in self.grids)])
 
 
 def read_document(path: Path) -> Document:
-    """Any result of `rtf`, `latency` or `systems-quality`. Raises `ResultError`."""
+    """Any result of the kinds in `results.KINDS`. Raises `ResultError`."""
     kind = read_results(path)["kind"]
+    if kind == "quality":
+        return _of_report(path.stem, _load_report(path))
     if kind == "latency":
         return _of_latency(path.stem, load_latency(path))
     if kind == QUALITY:
@@ -44,9 +52,32 @@ def read_document(path: Path) -> Document:
     return _of_speed(path.stem, load_speed(path))
 
 
+def read_documents(paths: Sequence[Path]) -> tuple[list[Document], list[str]]:
+    """Every result under a name of its own, the quality by provider and precision last where there are several; and
+    what is said of files of another kind. Raises `ResultError` if nothing is left, or a file is damaged.
+    """
+    documents: list[Document] = []
+    skipped: list[str] = []
+    for path in paths:
+        try:
+            document = read_document(path)
+        except OtherKindError as error:
+            skipped.append(str(error))
+            continue
+        documents.append(replace(document, name=_unused(document.name, {other.name for other in documents})))
+    if not documents:
+        raise ResultError("\n".join(skipped))
+    rows = [(document.name, *document.by_engine) for document in documents if document.by_engine is not None]
+    return documents + ([_by_engine(rows, documents)] if len(rows) > 1 else []), skipped
+
+
+def _unused(name: str, used: set[str]) -> str:
+    """`name`, or the first of name-2, name-3, … that is not taken: charts and sections are called by it."""
+    return next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(used) + 3))) if n not in used)
+
+
 def write_documents(documents: Sequence[Document], folder: Path) -> list[Path]:
-    """`speed.md`, `speed.html`, and a PNG for each chart."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """`speed.md`, `speed.html`, and a PNG for each chart. Raises `ResultError` where they cannot be written."""
     files = {
         "speed.md": "\n\n".join(document.as_markdown() for document in documents).encode() + b"\n",
         "speed.html": page("How fast", [section(d.name, d.note, d.charts, d.grids) for d in documents]).encode(),
@@ -55,20 +86,78 @@ def write_documents(documents: Sequence[Document], folder: Path) -> list[Path]:
         for title, png in document.charts.items():
             words = "".join(letter if letter.isalnum() else " " for letter in title).split()
             files[f"{document.name}-{'-'.join(words)}.png"] = png
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+    except OSError as error:
+        raise ResultError(f"{folder} cannot be written to: {error.strerror}\nhint: name a folder of yours") from error
     return [folder / name for name in files]
+
+
+def check_speed_readme(documents: Sequence[Document], readme: Path | None) -> None:
+    """Before anything is written. Raises `ResultError` if `into_readme` would."""
+    check_readme(readme, BEGIN, END)
+    if readme is not None and not any(document.for_readme for document in documents):
+        raise ResultError(
+            "none of these results has a table for the README\n"
+            "hint: the table of one voice gets there by comosvc-bench quality --readme"
+        )
 
 
 def into_readme(documents: Sequence[Document], readme: Path) -> None:
     """Renew what stands between the markers of `readme`. Raises `ResultError` without markers."""
     parts = [
-        "\n\n".join([*(grid.as_markdown() for grid in document.for_readme), document.note]) for document in documents
+        "\n\n".join([*(grid.as_markdown() for grid in document.for_readme), document.note])
+        for document in documents
+        if document.for_readme
     ]
+    replace_between(readme, BEGIN, END, "\n\n".join(parts))
+
+
+def _load_report(path: Path) -> Report:
     try:
-        replace_between(readme, BEGIN, END, "\n\n".join(parts))
-    except (OSError, ValueError) as error:
-        raise ResultError(str(error)) from error
+        return load_report(path)
+    except (KeyError, TypeError) as error:
+        raise ResultError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _of_report(name: str, report: Report) -> Document:
+    """A table of `comosvc-bench quality`, or of another command that measures against goals."""
+    quality = report.details.get("one_step")
+    grid = Grid(
+        title=report_title(report) if quality else report.voice.get("name", name),
+        heads=("what", "measured", "goal", "", "on"),
+        rows=tuple((row.what, row.shown, row.goal, row.verdict, row.note) for row in report.rows),
+    )
+    by_engine = None
+    if quality:
+        rtf = next((row.shown for row in report.rows if row.what == GOALS["rtf"].what), "")
+        by_engine = (
+            *(str(report.voice.get(fact, "")) for fact in ("provider", "precision", "bundle_id")),
+            *(f"{quality[figure]:.3f}" for figure in ("relative_l1", "relative_l1_audio", "texture")),
+            f"{100.0 * quality['f0']['gross']:.2f} %",
+            f"{quality['f0']['rmse_cents']:.1f} cents",
+            f"{100.0 * quality['identified']:.0f} %",
+            rtf,
+        )
+    return Document(name, "quality", report_provenance(report), (grid,), {}, by_engine=by_engine)
+
+
+def _by_engine(rows: Sequence[tuple[str, ...]], documents: Iterable[Document]) -> Document:
+    grid = Grid(
+        title="quality by provider and precision, one step",
+        heads=(
+            *("results", "provider", "precision", "voice", "rel. L1", "audio L1", "texture"),
+            *("F0 gross", "F0 RMSE", "identified", "RTF"),
+        ),
+        rows=tuple(rows),
+        note="Of conversions of the held-out set. L1 of the log-mel to the target singer's own rendering over the "
+        "unconverted source's, of the mel and of the audio; texture over the truth's, 1 is right. RTF: processor "
+        "seconds per second of audio on one thread.",
+    )
+    note = "\n".join(document.note for document in documents if document.by_engine is not None)
+    return Document("quality by provider and precision", "quality", note, (grid,), {}, (grid,))
 
 
 def _of_speed(name: str, report: SpeedReport) -> Document:
@@ -93,9 +182,9 @@ def _of_speed(name: str, report: SpeedReport) -> Document:
 
 def _of_quality(name: str, table: SystemsTable) -> Document:
     points = [
-        QualityPoint(f"{row.title}, {row.evaluations}", row.chain_rtf, row.quality.relative_l1_audio)
+        QualityPoint(row.title, row.evaluations, row.chain_rtf, row.quality.relative_l1_audio)
         for row in table.rows
-        if row.chain_rtf is not None
+        if row.chain_rtf is not None and row.evaluations is not None
     ]
     chart = as_png(speed_against_quality(points, "L1 of the audio to the truth (unconverted: 1)"))
     grids = (as_grid(table),)

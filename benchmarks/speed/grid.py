@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from html import escape
 
+from rich.cells import cell_len
+from rich.console import Console
 from rich.markup import escape as plain
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -40,3 +44,23 @@ class Grid:
 
 def _line(cells: tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "; ") for cell in cells) + " |"
+
+
+def show(table: Table) -> None:
+    """Print a table no narrower than its longest words: figures that wrap with the terminal's lines can be read, those
+    that are broken every three letters cannot.
+    """
+    for column in table.columns:
+        cells = (Text.from_markup(str(cell)).plain for cell in (column.header, *column.cells))
+        column.min_width = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
+    console = Console()
+    width = console.width
+    while (needed := _rendered_width(console, table, width)) > width:
+        width = needed
+    Console(width=width).print(table)
+
+
+def _rendered_width(console: Console, table: Table, width: int) -> int:
+    """Of the table's longest line where `width` is offered."""
+    lines = Segment.split_lines(console.render(table, console.options.update(width=width)))
+    return max(map(Segment.get_line_length, lines))

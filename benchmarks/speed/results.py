@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ...runtime.errors import ComosvcError
-from ..report import current_commit, installed_versions
+from ..report import ResultError, current_commit, installed_versions
 from .ceilings import Ceilings
 from .machine import machine_facts
 from .noise import Disturbance
@@ -15,12 +14,15 @@ from .timing import NOISY_SPREAD, median, median_error, p95, spread
 from .variants import VariantKey
 
 FORMAT_VERSION = 1
+KIND = "rtf"
+KINDS = {KIND: "rtf", "latency": "latency", "systems-quality": "systems-quality", "quality": "quality or train"}
+"""Kinds of results, and the commands of comosvc-bench that write them."""
 TOTAL = "total"
 """The stage of a row that is the whole chain."""
 
 
-class ResultError(ComosvcError):
-    """A file of results cannot be used."""
+class OtherKindError(ResultError):
+    """A JSON file that is no result of the kinds that are read here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,22 +254,29 @@ def check_writable(path: Path | None) -> None:
 
 def save_speed(report: SpeedReport, path: Path) -> None:
     """Write a report; `load_speed` reads it back."""
-    body = {"format_version": FORMAT_VERSION, "kind": "rtf", **asdict(report)}
+    body = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(report)}
     body["rows"] = [{**asdict(row), **row.derived()} for row in report.rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """The JSON of any speed benchmark, its version checked. Raises `ResultError`."""
+    """The JSON of any benchmark of `KINDS`, its version checked. Raises `ResultError`."""
     try:
         body = json.loads(path.read_text("utf-8"))
-        version, kind = body["format_version"], body["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ResultError(
-            f"{path} is no result of comosvc-bench rtf, latency or systems-quality: {type(error).__name__}: {error}"
-        ) from error
-    if version != FORMAT_VERSION:
+    except OSError as error:
+        raise ResultError(f"{path} is no result of comosvc-bench: it cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ResultError(f"{path} is no result of comosvc-bench: it is not JSON: {error}") from error
+    body = body if isinstance(body, dict) else {}
+    if "kind" not in body and {"rows", "voice"} <= body.keys():
+        body["kind"] = "quality"  # such tables carry no kind
+    kind = body.get("kind", body.get("what", "unknown"))
+    if kind not in KINDS:
+        raise OtherKindError(
+            f"{path} is of another kind ({kind}), no result of comosvc-bench {', '.join(KINDS.values())}"
+        )
+    if (version := body.get("format_version")) != FORMAT_VERSION:
         raise ResultError(
             f"{path} ({kind}) has format_version {version}; this reads {FORMAT_VERSION}\nhint: measure it again"
         )
@@ -277,7 +286,7 @@ def read_results(path: Path) -> dict[str, Any]:
 def load_speed(path: Path) -> SpeedReport:
     """Read what `save_speed` wrote. Raises `ResultError`."""
     body = read_results(path)
-    if body["kind"] != "rtf":
+    if body["kind"] != KIND:
         raise ResultError(f"{path} is of kind {body['kind']!r}; a file of comosvc-bench rtf is wanted")
     try:
         parts: dict[str, Any] = {name: tuple(_revived(kind, body[name])) for name, kind in _PARTS.items()}

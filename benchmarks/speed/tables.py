@@ -1,5 +1,7 @@
 """What a run found, as tables."""
 
+from collections.abc import Iterable
+
 from ..report import in_words as versions_in_words
 from .compare import Compared
 from .grid import Grid
@@ -77,9 +79,7 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
     """Each stage at one size, and what share of this machine's ceiling it reaches."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell]
-    there = dict.fromkeys(row.stage for row in rows)
-    unknown = [stage for stage in there if stage not in (*STAGES, OTHER, TOTAL)]
-    stages = [stage for stage in (*STAGES, *unknown, OTHER, TOTAL) if stage in there]
+    stages = stages_in_order(row.stage for row in rows)
     found = {(row.key, row.stage): row for row in rows}
     table = []
     for key in dict.fromkeys(row.key for row in rows):
@@ -92,6 +92,13 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
         rows=tuple(table),
         note=f"In brackets the share of the ceiling; more than 100 %: the ceiling itself was disturbed. {_LEGEND}",
     )
+
+
+def stages_in_order(stages: Iterable[str]) -> list[str]:
+    """Those of `stages` each once, in the order of the chain; the total last."""
+    there = dict.fromkeys(stages)
+    unknown = [stage for stage in there if stage not in (*STAGES, OTHER, TOTAL)]
+    return [stage for stage in (*STAGES, *unknown, OTHER, TOTAL) if stage in there]
 
 
 def loading_grid(report: SpeedReport) -> Grid:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
@@ -10,6 +11,27 @@ def test_a_voice_without_the_demo_singers_is_refused_in_words(tiny_path, tmp_pat
     result = CliRunner().invoke(app, ["quality", "-m", str(tiny_path)])
     assert result.exit_code == 1
     assert "this voice lacks soprano" in result.stderr
+
+
+def test_a_readme_that_cannot_be_renewed_is_told_before_measuring(tmp_path, monkeypatch):
+    monkeypatch.setattr("comosvc.benchmarks.cli.measure_quality", lambda *arguments: pytest.fail("it measured"))
+    (tmp_path / "empty.md").write_text("no markers")
+    for name, message in (("none.md", "cannot be read"), ("empty.md", "must hold the line")):
+        result = CliRunner().invoke(app, ["quality", "--readme", str(tmp_path / name)])
+        assert result.exit_code == 1
+        assert f"{name} {message}" in result.stderr
+
+
+def test_provider_and_precision_are_those_of_the_conversions(monkeypatch, songs):
+    monkeypatch.setattr("comosvc.benchmarks.quality.load_held_out", lambda *arguments: songs)
+    for options, message in (
+        (["--provider", "cuda"], "provider 'cuda'"),
+        (["--precision", "int8"], "int8"),
+        (["--precision", "fp31"], "fp31"),
+    ):
+        result = CliRunner().invoke(app, ["quality", *options])
+        assert result.exit_code == 1, options
+        assert message in result.stderr
 
 
 def songs_with_soprano(songs):

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from comosvc.benchmarks.report import Report, Row, as_markdown, as_table, into_readme, load_json, save_json
+from comosvc.benchmarks.report import Report, ResultError, Row, as_markdown, as_table, into_readme, load_json, save_json
 
 
 @pytest.fixture
@@ -61,5 +61,5 @@ def test_the_readme_gets_the_table_between_its_markers(report, tmp_path):
     assert text == f"# Title\n{begin}\n{as_markdown(report)}\n{end}\nrest\n"
     assert "| texture | 0.8 | 0.9–1.1 | miss |  |" in text
     readme.write_text("no markers", "utf-8")
-    with pytest.raises(ValueError, match="must hold"):
+    with pytest.raises(ResultError, match="must hold"):
         into_readme(report, readme)

@@ -8,8 +8,11 @@ from speed_reports import facts, report, rich_report, timing
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
+from comosvc.benchmarks.goals import GOALS
+from comosvc.benchmarks.report import Report, Row, save_json
 from comosvc.benchmarks.speed.charts import QualityPoint, rtf_against_length, speed_against_quality, stacked_stages
-from comosvc.benchmarks.speed.documents import BEGIN, END, read_document
+from comosvc.benchmarks.speed.documents import BEGIN, END, read_document, read_documents, write_documents
+from comosvc.benchmarks.speed.grid import show
 from comosvc.benchmarks.speed.paper import paper_grid
 from comosvc.benchmarks.speed.results import save_speed
 from comosvc.benchmarks.speed.scaling import find_scalings
@@ -117,6 +120,26 @@ def test_charts_show_what_was_measured():
     assert sorted(bar.get_width() for bar in bars) == pytest.approx([0.05, 0.15, 1.0, 5.0])
 
 
+def test_one_step_is_readable_beside_a_thousand():
+    rows = []
+    for system, evaluations, acoustic in (("a", 1, 0.1), ("b", 1000, 99.9)):
+        rows += [timing(system, 10.0, acoustic + 0.1, evaluations=evaluations)]
+        rows += [timing(system, 10.0, 0.1, "vocoder"), timing(system, 10.0, acoustic, "acoustic")]
+    near, whole = stacked_stages(report(rows), (1, 1, 10.0)).axes
+    assert near.get_xlim() == pytest.approx((0.0, 0.6)), "three times the slowest of one step"
+    assert [text.get_text() for text in near.texts] == ["0.2", "▸ 100*"]
+    assert whole.get_xlim()[1] > 100.0
+    assert near.get_legend_handles_labels()[1] == ["acoustic", "vocoder"], "in the order of the chain"
+    alike = [row for row in rows if row.system == "a"]
+    assert len(stacked_stages(report(alike), (1, 1, 10.0)).axes) == 1
+
+
+def test_lines_of_many_systems_look_different():
+    rows = [timing(f"s{n}", seconds, 0.1 * (n + 1)) for n in range(13) for seconds in (1.0, 10.0)]
+    lines = [line for line in rtf_against_length(report(rows), 1, 1).axes[0].lines if len(line.get_xdata()) == 2]
+    assert len({(line.get_color(), line.get_marker()) for line in lines if line.get_marker() != "None"}) == 13
+
+
 def test_speed_against_quality_is_charted():
     shipped = Path(__file__).parents[3] / "benchmarks" / "results" / "quality-systems.json"
     document = read_document(shipped)
@@ -125,8 +148,10 @@ def test_speed_against_quality_is_charted():
     titles = [row[0] for row in document.grids[0].rows]
     assert titles[0] == "unconverted"
     assert "comosvc-bench systems-quality" in document.note
-    found = [QualityPoint("a", 0.1, 0.9), QualityPoint("b", 0.2, 0.5)]
-    assert [text.get_text() for text in speed_against_quality(found, "L1").axes[0].texts] == ["a", "b"]
+    found = [QualityPoint("a", 4, 0.2, 0.8), QualityPoint("a", 1, 0.1, 0.9), QualityPoint("b", 2, 0.2, 0.5)]
+    axes = speed_against_quality(found, "L1").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["4", "1", "2"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[0.1, 0.2], [0.2]]
 
 
 def test_the_command_writes_documents(tmp_path):
@@ -154,15 +179,80 @@ def test_the_command_writes_documents(tmp_path):
     [
         (["none.json"], "no result of comosvc-bench"),
         (["cpu.json", "--readme", "cpu.json"], "must hold the line"),
+        (["cpu.json", "--readme", "nope.md"], "nope.md cannot be read: No such file"),
+        (["notes.json"], "notes.json is of another kind (some notes), no result of comosvc-bench rtf"),
+        (["words.json"], "words.json is no result of comosvc-bench: it is not JSON"),
+        (["table.json", "--readme", "README.md"], "none of these results has a table for the README"),
+        (["cpu.json", "-o", "notes.json"], "notes.json cannot be written to"),
     ],
 )
 def test_what_cannot_be_reported_is_said(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
     save_speed(rich_report(), tmp_path / "cpu.json")
-    done = CliRunner().invoke(app, ["report", *options])
+    save_json(table_of(), tmp_path / "table.json")
+    (tmp_path / "notes.json").write_text('{"what": "some notes"}')
+    (tmp_path / "words.json").write_text("words")
+    (tmp_path / "README.md").write_text(f"{BEGIN}\nold\n{END}\n")
+    extra = [] if "-o" in options else ["-o", "out"]
+    done = CliRunner().invoke(app, ["report", *options, *extra])
     assert done.exit_code == 1
+    assert not (tmp_path / "out").exists(), "nothing is left half-written"
+    assert "old" in (tmp_path / "README.md").read_text()
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+def table_of(**voice):
+    """A table of `comosvc-bench train`, or, with the facts of a voice, of `quality`."""
+    rows = (Row(what="steps a second", value=1.5), Row(what=GOALS["rtf"].what, value=0.02))
+    f0 = {"gross": 0.002, "rmse_cents": 7.5}
+    score = {"relative_l1": 0.5, "relative_l1_audio": 0.6, "texture": 0.9, "identified": 1.0, "f0": f0}
+    details = {"one_step": score} if voice else {}
+    return Report(command="comosvc-bench", rows=rows, voice=voice, details=details)
+
+
+def test_every_kind_that_can_be_shown_is_shown(tmp_path):
+    save_speed(rich_report(), tmp_path / "cpu.json")
+    save_json(table_of(), tmp_path / "train.json")
+    (tmp_path / "notes.json").write_text('{"what": "some notes"}')
+    done = CliRunner().invoke(app, ["report", *(str(tmp_path / f"{name}.json") for name in ("cpu", "notes", "train"))])
+    assert done.exit_code == 0, done.output
+    assert "steps a second" in done.stdout
+    assert "whole chain, RTF" in done.stdout
+    assert "notes.json is of another kind (some notes)" in done.stderr
+
+
+def test_quality_by_provider_and_precision(tmp_path):
+    for name in ("fp32", "bf16"):
+        save_json(table_of(name="demo", provider="cpu", precision=name, bundle_id="abc"), tmp_path / f"{name}.json")
+    (one,), _ = read_documents([tmp_path / "fp32.json"])
+    assert one.grids[0].title == "quality of demo, cpu fp32"
+    *_, table = read_documents([tmp_path / "fp32.json", tmp_path / "bf16.json"])[0]
+    assert table.for_readme == table.grids
+    assert table.grids[0].rows == tuple(
+        (name, "cpu", name, "abc", "0.500", "0.600", "0.900", "0.20 %", "7.5 cents", "100 %", "0.02")
+        for name in ("fp32", "bf16")
+    )
+
+
+def test_results_of_one_name_keep_their_charts_apart(tmp_path):
+    for folder in ("a", "b"):
+        save_speed(rich_report(), tmp_path / folder / "rtf.json")
+    documents, _ = read_documents([tmp_path / folder / "rtf.json" for folder in ("a", "b")])
+    written = write_documents(documents, tmp_path / "out")
+    assert [document.name for document in documents] == ["rtf", "rtf-2"]
+    assert len(written) == len(list((tmp_path / "out").iterdir())) == 6
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_figure_is_cut_on_a_narrow_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    grid = stage_grid(rich_report(), (1, 1, 10.0))
+    show(grid.for_terminal())
+    shown = capsys.readouterr().out
+    words = [word for row in (grid.heads, *grid.rows) for cell in row for word in cell.split()]
+    assert all(word in shown for word in words)
+    assert "…" not in shown
 
 
 def test_titles_come_from_the_facts():
