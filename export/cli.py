@@ -24,7 +24,9 @@ app = typer.Typer(
 console = Console(stderr=True)
 output = Console()
 
-BundleArgument = Annotated[Path, typer.Argument(help="A .comosvc file or its unpacked folder.", show_default=False)]
+BundleArgument = Annotated[
+    str, typer.Argument(help="A shipped voice, a .comosvc file or its unpacked folder.", show_default=False)
+]
 StudentOption = Annotated[
     str, typer.Option("--student", help="The student's sub-folder of RUN, for instance student-published.")
 ]

@@ -271,6 +271,10 @@ def vocoder(
         with _clear_errors():
             _done(take_vocoder(source, vocoder_config, vocoder_kind, load_config(Recipe, config).audio, run))
         return
+    if vocoder_config is not None or vocoder_kind != "auto":
+        given = "--vocoder-kind" if vocoder_config is None else "--vocoder-config"
+        with _clear_errors():
+            raise ConfigError(f"{given} is about a vocoder from a file\nhint: name the file with --from FILE")
     _run_stage(
         lambda s: train_vocoder(s.placed(s.recipe.vocoder), s.run, **s.how),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy),

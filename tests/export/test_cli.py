@@ -80,3 +80,9 @@ def test_output_needs_the_suffix(run, tmp_path):
     result = invoke("bundle", run, "-o", tmp_path / "alto.zip")
     assert result.exit_code == 1
     assert "alto.comosvc" in result.output
+
+
+def test_inspect_takes_shipped_names():
+    shown = CliRunner().invoke(app, ["inspect", "demo"])
+    assert shown.exit_code == 0, shown.output
+    assert "soprano" in shown.output

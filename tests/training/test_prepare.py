@@ -112,6 +112,10 @@ def test_report_has_hours_pitch_loudness_and_reasons(tmp_path):
     assert "Woman_3" in shown
     assert "A2 █" in shown
     assert "shorter than 0.5 s: ManRaw/0_歌0/0_歌0_7" in shown
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    for table in report_tables(features.folder):
+        narrow.print(table)
+    assert "…" not in narrow.export_text().replace(f"{man['loudness_db']['p5']:.0f}…", ""), "folded, not cut"
 
 
 def test_histogram_counts_seconds():

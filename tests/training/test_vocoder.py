@@ -6,10 +6,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from comosvc.runtime.mel import mel_spectrogram
 from comosvc.runtime.source import noise_samples, pulse_source
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.training.cli import app
 from comosvc.training.draws import Draws
 from comosvc.training.errors import ConfigError
 from comosvc.training.frame_spectra import FrameSpectra
@@ -243,3 +245,10 @@ def test_exports_with_free_batch_and_length():
             expected = vocoder(**feed).numpy()
         (got,) = session.run(None, {name: value.numpy() for name, value in feed.items()})
         assert np.abs(got - expected).max() <= PARITY * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("option", ["--vocoder-kind", "--vocoder-config"])
+def test_options_of_a_file_need_one(tmp_path, option):
+    done = CliRunner().invoke(app, ["vocoder", "-c", "smoke", "-o", str(tmp_path), option, "openvpi"])
+    assert done.exit_code == 1
+    assert f"{option} is about a vocoder from a file" in done.stderr
