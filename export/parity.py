@@ -129,9 +129,9 @@ def check_graph(spec: GraphSpec, onnx: Runner, reference: Runner, maker: InputMa
 
 
 def lengths(spec: GraphSpec, maker: InputMaker) -> list[int]:
-    """`LENGTHS` of a graph, none of them below what it takes."""
+    """`LENGTHS` of a graph, none of them below what it takes; of the pitch graph, which torch never made, content's."""
     shortest = maker.min_samples if spec.inputs[0].name == "audio" else 1
-    return sorted({max(length, shortest) for length in LENGTHS[spec.name]})
+    return sorted({max(length, shortest) for length in LENGTHS.get(spec.name, LENGTHS["content"])})
 
 
 def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner], maker: InputMaker) -> list[ParityRow]:
@@ -139,20 +139,22 @@ def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner]
     rows = []
     for batch in BATCHES:
         for length in LENGTHS["end_to_end"]:
-            audio, inputs = _chain_inputs(maker, batch, length)
-            got, wanted = (_chain(runners, audio, inputs, maker.audio) for runners in (onnx, reference))
+            audio, inputs = chain_inputs(maker, batch, length)
+            got, wanted = (chain(runners, audio, inputs, maker.audio) for runners in (onnx, reference))
             rows.append(compare("end_to_end", got, wanted, batch, length))
     return rows
 
 
-def _chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, dict[str, Arrays]]:
+def chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, dict[str, Arrays]]:
+    """Audio at 16 kHz of `length` mel frames, and what else each later graph is fed."""
     n_samples = maker.audio.samples(length) * maker.audio.content_sample_rate // maker.audio.sample_rate
     audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.min_samples), seed=2)["audio"]
     later = ("acoustic", "acoustic_n", "vocoder")
     return audio, {name: maker.make(GRAPHS[name], batch, length, seed=2) for name in later}
 
 
-def _chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
+def chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
+    """Content, two steps of the acoustic model, and the vocoder's `audio` (B, L)."""
     content = runners["content"]({"audio": audio})["content"]
     batch, length = inputs["acoustic"]["f0_hz"].shape
     index = np.tile(clipped_content_index(length, content.shape[1], spec), (batch, 1))
