@@ -46,6 +46,7 @@ LENGTHS = {  # the shortest allowed, two odd ones, a long one; 16 kHz samples fo
     "vocoder": (1, 7, 129, 750),
     "end_to_end": (4, 57, 375),
 }
+CHAIN = ("content", "acoustic", "acoustic_n", "vocoder")
 
 
 @dataclass(frozen=True)
@@ -155,14 +156,26 @@ def chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, d
 
 def chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
     """Content, two steps of the acoustic model, and the vocoder's `audio` (B, L)."""
-    content = runners["content"]({"audio": audio})["content"]
-    batch, length = inputs["acoustic"]["f0_hz"].shape
-    index = np.tile(clipped_content_index(length, content.shape[1], spec), (batch, 1))
-    condition = {**inputs["acoustic"], "content": content, "content_index": index}
-    mel = runners["acoustic"](condition)["mel"]
-    del condition["noise"]
-    mel = runners["acoustic_n"]({**inputs["acoustic_n"], **condition, "mel": mel})["mel_out"]
-    return runners["vocoder"]({**inputs["vocoder"], "mel": mel, "f0_hz": condition["f0_hz"]})
+    state = {"audio": audio}
+    for graph in CHAIN:
+        state |= chain_step(graph, runners[graph], state, inputs, spec)
+    return {"audio": state["audio"]}
+
+
+def chain_step(graph: str, runner: Runner, state: Arrays, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
+    """What a graph of `CHAIN` adds to the `state` that those before it have left."""
+    if graph == "content":
+        content = runner({"audio": state["audio"]})["content"]
+        batch, length = inputs["acoustic"]["f0_hz"].shape
+        index = np.tile(clipped_content_index(length, content.shape[1], spec), (batch, 1))
+        return {"content": content, "content_index": index}
+    condition = {**inputs["acoustic"], **{name: state[name] for name in ("content", "content_index")}}
+    if graph == "acoustic":
+        return {"mel": runner(condition)["mel"]}
+    if graph == "acoustic_n":
+        del condition["noise"]
+        return {"mel": runner({**inputs["acoustic_n"], **condition, "mel": state["mel"]})["mel_out"]}
+    return runner({**inputs["vocoder"], "mel": state["mel"], "f0_hz": condition["f0_hz"]})
 
 
 def require(rows: list[ParityRow]) -> None:

@@ -118,7 +118,7 @@ def _add(
         made[name], facts[name] = variant.data, dict(variant.facts)
         rows += found
     try:
-        chain_rows = _check_chain(manifest, precision, made, graph_bytes, maker) if made else []
+        chain_rows = _check_chain(precision, made, graph_bytes, maker) if made else []
         _within_budget(chain_rows)
         rows += chain_rows
     except StaysFloat32Error as error:  # nobody knows which of them it was
@@ -141,12 +141,17 @@ def _within_budget(rows: list[VariantRow]) -> None:
 
 
 def _check_chain(
-    manifest: Manifest, precision: Precision, made: Files, graph_bytes: Callable[[str], bytes], maker: InputMaker
+    precision: Precision, made: Files, graph_bytes: Callable[[str], bytes], maker: InputMaker
 ) -> list[VariantRow]:
     logger.info("comparing the whole chain in %s with fp32", precision.name)
-    reference = {name: onnx_runner(graph_bytes(name)) for name in manifest.graphs}
-    runners: dict[str, Runner] = {**reference, **{name: precision.runner(data) for name, data in made.items()}}
-    return check_chain(precision, runners, reference, maker)
+
+    def open_fp32(name: str) -> Runner:
+        return onnx_runner(graph_bytes(name))
+
+    def open_variant(name: str) -> Runner:
+        return precision.runner(made[name]) if name in made else open_fp32(name)
+
+    return check_chain(precision, open_variant, open_fp32, maker)
 
 
 def _with_variant(

@@ -52,7 +52,8 @@ def _with_peaks(model: ModelProto, names: list[str]) -> ModelProto:
     made = ModelProto()
     made.CopyFrom(model)
     del made.graph.output[:]
-    for name in names:
+    # Last ones first: ONNX Runtime then computes each as soon as it can, else all values live to the end, 4 GB more.
+    for name in reversed(names):
         made.graph.node.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
         for op, end in (("ReduceMax", "peak"), ("ReduceSum", "sum")):
             made.graph.node.append(helper.make_node(op, [f"{name}.abs"], [f"{name}.{end}"], keepdims=0))

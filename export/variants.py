@@ -19,7 +19,7 @@ from ..runtime.spec import AudioSpec
 from ..training.contentvec import ContentVecConfig
 from .errors import ExportError, ParityError
 from .inputs import Arrays, InputMaker
-from .parity import BATCHES, LENGTHS, Runner, chain, chain_inputs, lengths, relative_error
+from .parity import BATCHES, CHAIN, LENGTHS, Runner, chain_inputs, chain_step, lengths, relative_error
 
 Measure = Callable[[Arrays, Arrays, AudioSpec], float | None]
 """From what was measured and the float32 graph's outputs; None where there is nothing to measure."""
@@ -181,21 +181,24 @@ def check_variant(
 
 
 def check_chain(
-    precision: Precision, runners: Mapping[str, Runner], reference: Mapping[str, Runner], maker: InputMaker
+    precision: Precision, open_variant: Callable[[str], Runner], open_fp32: Callable[[str], Runner], maker: InputMaker
 ) -> list[VariantRow]:
-    """Audio to audio, and the F0 that the float32 pitch graph finds in both results."""
-    rows = []
-    for batch in BATCHES:
-        for length in LENGTHS["end_to_end"]:
-            audio, inputs = chain_inputs(maker, batch, length)
-            heard = []
-            for graphs in (runners, reference):
-                sung = chain(graphs, audio, inputs, maker.audio)["audio"]
-                at_16k = [soxr.resample(row, maker.audio.sample_rate, PITCH_SAMPLE_RATE) for row in sung]
-                heard.append({"audio": sung, **reference["pitch"]({"audio": np.stack(at_16k).astype(np.float32)})})
-            got, wanted = heard
-            rows += figures("end_to_end", precision, got, wanted, (batch, length), maker.audio)
-    return rows
+    """Audio to audio, and the F0 that the float32 pitch graph finds in both results. One graph is open at a time."""
+    sizes = [(batch, length) for batch in BATCHES for length in LENGTHS["end_to_end"]]
+    feeds = [chain_inputs(maker, *size) for size in sizes]
+    got, wanted = ([{"audio": audio} for audio, _ in feeds] for _ in range(2))
+    for states, opened in ((got, open_variant), (wanted, open_fp32)):
+        for graph in CHAIN:
+            runner = opened(graph)
+            for state, (_, inputs) in zip(states, feeds, strict=True):
+                state |= chain_step(graph, runner, state, inputs, maker.audio)
+            del runner
+    track = open_fp32("pitch")
+    for state in (*got, *wanted):
+        at_16k = [soxr.resample(row, maker.audio.sample_rate, PITCH_SAMPLE_RATE) for row in state["audio"]]
+        state |= track({"audio": np.stack(at_16k).astype(np.float32)})
+    found = zip(got, wanted, sizes, strict=True)
+    return [row for a, b, size in found for row in figures("end_to_end", precision, a, b, size, maker.audio)]
 
 
 def require_budgets(rows: list[VariantRow]) -> None:
