@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.bundle import comosvc_home, open_bundle
-from ..runtime.manifest import MANIFEST_FILE, Manifest, from_json, to_json
+from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json, to_json
 from .errors import ExportError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
@@ -65,13 +65,29 @@ def pack(source: Path, path: Path, full: bool) -> Manifest:
     manifest = from_json(files[MANIFEST_FILE], os.fspath(source))
     open_bundle(source).verify()
     if full:
-        inside, graphs = dict(files), {}
-        for name, entry in manifest.graphs.items():
-            if entry.file is None:
-                inside[f"{name}.onnx"] = (comosvc_home() / "blobs" / entry.sha256).read_bytes()
-                entry = replace(entry, file=f"{name}.onnx")
-            graphs[name] = entry
-        manifest = replace(manifest, graphs=graphs)
-        files = {**inside, MANIFEST_FILE: to_json(manifest).encode()}
+        manifest, files = _filled(manifest, files)
     write_zip(path, files)
     return manifest
+
+
+def graph_file(name: str, precision: str) -> str:
+    """What the file of a graph is called inside a bundle."""
+    return f"{name}.onnx" if precision == "fp32" else f"{name}.{precision}.onnx"
+
+
+def _filled(manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, dict[str, bytes]]:
+    """The bundle with what it has in the cache inside, in every precision."""
+    inside = dict(files)
+
+    def put(entries: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+        made = dict(entries)
+        for name, entry in entries.items():
+            if entry.file is None:
+                file = graph_file(name, entry.precision)
+                inside[file] = (comosvc_home() / "blobs" / entry.sha256).read_bytes()
+                made[name] = replace(entry, file=file)
+        return made
+
+    variants = {precision: put(entries) for precision, entries in manifest.variants.items()}
+    manifest = replace(manifest, graphs=put(manifest.graphs), variants=variants)
+    return manifest, {**inside, MANIFEST_FILE: to_json(manifest).encode()}

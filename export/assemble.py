@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PARITY_FILE, PREVIEW_FILE,
 from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, spec_of, trace
 from .inputs import InputMaker
 from .parity import ParityRow, Runner, check_end_to_end, check_graph, onnx_runner, require, torch_runner
+from .precision import add_precisions, files_reader
 from .probes import PROBES_FILE, encode_probes, make_probes
 from .voice import Voice
 
@@ -102,9 +104,13 @@ def build_files(voice: Voice, name: str) -> tuple[Manifest, dict[str, bytes]]:
     return manifest, {MANIFEST_FILE: to_json(manifest).encode(), **files}
 
 
-def export_bundle(voice: Voice, name: str, path: Path) -> Manifest:
-    """Write the bundle of `voice` to `path`, all or nothing, its preview sung by the bundle itself."""
+def export_bundle(voice: Voice, name: str, path: Path, precisions: Collection[str] = ()) -> Manifest:
+    """Write the bundle of `voice` to `path`, all or nothing, its preview sung by the bundle itself.
+
+    `precisions`: those that it has besides fp32.
+    """
     manifest, files = build_files(voice, name)
+    manifest, files = add_precisions(manifest, files, precisions, files_reader(files), voice.embeddings)
     if len(voice.preview_source):
         preview = make_preview(voice, files)
         facts = manifest.provenance

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.bundle import comosvc_home
-from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
 from .archive import sha256
 from .errors import ExportError
 
@@ -42,12 +42,18 @@ def store_blob(data: bytes) -> Path:
 
 
 def share(manifest: Manifest, files: Mapping[str, bytes], names: Collection[str]) -> tuple[Manifest, dict[str, bytes]]:
-    """The bundle with the graphs `names` in the blobs instead of inside it."""
-    inside, graphs = dict(files), dict(manifest.graphs)
-    for name in names:
-        entry = graphs[name]
-        assert entry.file is not None
-        store_blob(inside.pop(entry.file))
-        graphs[name] = replace(entry, file=None)
-    shared = replace(manifest, graphs=graphs)
+    """The bundle with the graphs `names` in the blobs instead of inside it, in every precision."""
+    inside = dict(files)
+
+    def moved(entries: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+        left = dict(entries)
+        for name in entries.keys() & set(names):
+            file = entries[name].file
+            if file is not None:
+                store_blob(inside.pop(file))
+                left[name] = replace(entries[name], file=None)
+        return left
+
+    variants = {precision: moved(entries) for precision, entries in manifest.variants.items()}
+    shared = replace(manifest, graphs=moved(manifest.graphs), variants=variants)
     return shared, {**inside, MANIFEST_FILE: to_json(shared).encode()}

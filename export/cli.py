@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.table import Table
 
 from ..runtime.bundle import SUFFIX
 from ..runtime.errors import ComosvcError
+
+if TYPE_CHECKING:
+    from .variants import VariantRow
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +47,12 @@ class NetworkChoice(StrEnum):
     ONLINE, EMA = "online", "ema"
 
 
+PrecisionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision", help="Also in this one: fp16. Repeatable, or a list with commas. What loses too much stays fp32."
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
 
 
@@ -75,6 +84,7 @@ def bundle(
         str | None,
         typer.Option("--consent", help="How recorded target singers agreed to be imitated. Needed if there are any."),
     ] = None,
+    precision: PrecisionOption = None,
     force: ForceOption = False,
 ) -> None:
     """Trace RUN's networks to ONNX, compare them with torch, and write the voice.
@@ -82,13 +92,15 @@ def bundle(
     Nothing is written if a graph does not give what torch gives.
     """
     from .assemble import export_bundle
+    from .precision import find_precisions
     from .statements import Statements
     from .voice import load_voice
 
     with _clear_errors():
         _refuse_overwriting(file, force)
+        precisions = [found.name for found in find_precisions(precision or [])]
         voice = load_voice(run, Statements(licence, credit, consent), student, weights)
-        manifest = export_bundle(voice, name or file.stem, file)
+        manifest = export_bundle(voice, name or file.stem, file, precisions)
         size = file.stat().st_size / 1e6
         console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(manifest.singers)}", markup=False)
 
@@ -123,6 +135,7 @@ def import_(
     full: Annotated[
         bool, typer.Option("--full", help="Put the content encoder inside, not in the shared cache.")
     ] = False,
+    precision: PrecisionOption = None,
     force: ForceOption = False,
 ) -> None:
     """Make a voice of checkpoints of the CoMoSVC authors' code, its vocoder and ContentVec.
@@ -131,10 +144,12 @@ def import_(
     """
     from .importing.bundle import import_bundle
     from .importing.voice import ImportRequest, parse_medians
+    from .precision import find_precisions
     from .statements import Statements
 
     with _clear_errors():
         _refuse_overwriting(file, force)
+        precisions = [found.name for found in find_precisions(precision or [])]
         request = ImportRequest(
             como=como,
             vocoder=vocoder,
@@ -146,7 +161,7 @@ def import_(
             f0_medians_hz=parse_medians(f0_median or []),
         )
         statements = Statements(licence, credit, consent)
-        report = import_bundle(request, statements, name or file.stem, file, full)
+        report = import_bundle(request, statements, name or file.stem, file, full, precisions)
         for graph, size in report.graph_bytes.items():
             place = "in the bundle" if report.manifest.graphs[graph].file else "in the shared cache"
             console.print(f"{graph}: {size / 1e6:.1f} MB, {place}", markup=False, highlight=False)
@@ -167,18 +182,49 @@ def verify(
     student: StudentOption = "student",
 ) -> None:
     """Check a voice: hashes, contracts, and that its graphs still give what torch gave when it was exported."""
-    from .parity import summary
+    from .parity import ParityRow, summary
     from .statements import Statements
+    from .variants import VariantRow
     from .verify import verify as verify_bundle
     from .voice import load_voice
 
     with _clear_errors():
         voice = None if run is None else load_voice(run, Statements(consent="not asked again"), student)
         table = Table("graph", "comparisons", "worst relative error", "allowed", "largest difference")
-        for row in summary(verify_bundle(bundle, voice)):
+        rows = verify_bundle(bundle, voice)
+        for row in summary([row for row in rows if isinstance(row, ParityRow)]):
             table.add_row(*row)
         output.print(table)
+        _print_figures([row for row in rows if isinstance(row, VariantRow)])
         console.print(f"{bundle} is what was exported", markup=False)
+
+
+@app.command()
+def precision(
+    bundle: Annotated[
+        Path,
+        typer.Argument(help="A .comosvc file, its unpacked folder, or a shipped voice's name.", show_default=False),
+    ],
+    add: Annotated[list[str], typer.Option("--add", help="fp16. Repeatable, or a list with commas.")],
+    file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
+    force: ForceOption = False,
+) -> None:
+    """Add graphs in another precision to a voice; only the .comosvc file is needed.
+
+    Each graph is compared with fp32 at several lengths and with extreme inputs. One that loses too much stays in fp32,
+    and the voice says so.
+    """
+    from ..runtime.bundle import open_bundle
+    from .precision import add_to_bundle, kept_fp32, recorded
+
+    with _clear_errors():
+        _refuse_overwriting(file, force)
+        add_to_bundle(bundle, file, add)
+        made = open_bundle(file)
+        _print_figures(recorded(made))
+        for name, graph, reason in kept_fp32(made):
+            console.print(f"{name}: {graph} stays in fp32: {reason}", markup=False, highlight=False)
+        console.print(f"done: {file}, {file.stat().st_size / 1e6:.1f} MB", markup=False)
 
 
 @app.command()
@@ -205,6 +251,16 @@ def pack(
         _refuse_overwriting(file, force)
         manifest = pack_folder(folder, file, full)
         console.print(f"done: {file}, {file.stat().st_size / 1e6:.1f} MB, voice {manifest.name}", markup=False)
+
+
+def _print_figures(rows: "list[VariantRow]") -> None:
+    from .variants import variant_summary
+
+    if rows:
+        table = Table("graph", "precision", "measure", "comparisons", "worst", "budget")
+        for row in variant_summary(rows):
+            table.add_row(*row)
+        output.print(table)
 
 
 def _refuse_overwriting(file: Path, force: bool) -> None:

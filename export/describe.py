@@ -20,7 +20,7 @@ from ..runtime.manifest import (
 from ..runtime.version import __version__
 from ..training.acoustic import AcousticModel
 from ..training.contentvec import ContentVec
-from .archive import sha256
+from .archive import graph_file, sha256
 from .graphs import DYNAMIC_LETTERS, check_contract, narrowed
 from .voice import Voice
 
@@ -82,7 +82,7 @@ def _ode(acoustic: AcousticModel, sigmas: list[float]) -> OdeEntry:
     return OdeEntry(sigmas=tuple(sigmas), mel_mean=tuple(mean), mel_scale=scale)
 
 
-def graph_entry(name: str, data: bytes) -> GraphEntry:
+def graph_entry(name: str, data: bytes, precision: str = "fp32") -> GraphEntry:
     """The manifest's entry of an ONNX file whose tensors follow the contract `name`."""
     model = onnx.load_from_string(data)
     sizes = check_contract(GRAPHS[name], model)
@@ -91,7 +91,8 @@ def graph_entry(name: str, data: bytes) -> GraphEntry:
         tuple((t.name, t.dtype, tuple(x if x in DYNAMIC_LETTERS else sizes[x] for x in t.dims)) for t in tensors)
         for tensors in (spec.inputs, spec.outputs)
     )
-    return GraphEntry(sha256=sha256(data), precision="fp32", inputs=inputs, outputs=outputs, file=f"{name}.onnx")
+    file = graph_file(name, precision)
+    return GraphEntry(sha256=sha256(data), precision=precision, inputs=inputs, outputs=outputs, file=file)
 
 
 def contexts(voice: Voice) -> ContextEntry:

@@ -36,6 +36,8 @@ class InputMaker:
     """Content frames are distributions over phones, as our own encoder gives; else features about zero."""
     min_samples: int = 160
     """Fewest 16 kHz samples that the content encoder takes."""
+    embeddings: NDArray[np.float32] | None = None
+    """The voice's own singers (n, D), where they are known; else normal noise."""
 
     def make(self, spec: GraphSpec, batch: int, length: int, seed: int) -> Arrays:
         """Inputs of `spec` for `batch` clips of `length` 16 kHz samples if the graph takes audio, else mel frames."""
@@ -56,6 +58,8 @@ class InputMaker:
             return np.tile(clipped_content_index(shape[1], sizes["S"], self.audio), (shape[0], 1))
         if tensor.name == "step_index":
             return np.array(rng.integers(self.n_sigmas), np.int32)
+        if tensor.name == "singer" and self.embeddings is not None:
+            return np.resize(self.embeddings, shape)
         value = rng.standard_normal(shape)
         if tensor.name == "content" and self.phones:
             value = np.exp(2.0 * value)

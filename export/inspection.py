@@ -7,8 +7,9 @@ from dataclasses import asdict
 from rich.console import RenderableType
 from rich.table import Table
 
-from ..runtime.bundle import open_bundle
+from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.manifest import Manifest
+from .precision import kept_fp32
 
 
 def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:
@@ -16,7 +17,8 @@ def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:
     bundle = open_bundle(path)
     manifest = bundle.manifest
     yield _facts(manifest)
-    yield _graphs(manifest, {name: len(bundle.graph_bytes(name)) for name in manifest.graphs})
+    yield _graphs(bundle)
+    yield from _left_out(bundle)
     yield _singers(manifest)
     yield _lookahead(manifest)
     yield _licences(manifest)
@@ -37,15 +39,27 @@ def _facts(manifest: Manifest) -> Table:
     return table
 
 
-def _graphs(manifest: Manifest, sizes: dict[str, int]) -> Table:
+def _graphs(bundle: Bundle) -> Table:
+    manifest = bundle.manifest
     table = Table("graph", "inputs", "outputs", "precision", "MB", "past", "future", "SHA-256", title="graphs")
     contexts = asdict(manifest.context)
-    for name, entry in manifest.graphs.items():
+    files = [item for entries in (manifest.graphs, *manifest.variants.values()) for item in entries.items()]
+    for name, entry in files:
         inputs, outputs = (", ".join(tensor[0] for tensor in side) for side in (entry.inputs, entry.outputs))
         context = contexts.get(name.removesuffix("_n"), {"past": "", "future": ""})
         reach = str(context["past"]), str(context["future"])
-        table.add_row(name, inputs, outputs, entry.precision, f"{sizes[name] / 1e6:.2f}", *reach, entry.sha256[:12])
+        size = f"{len(bundle.entry_bytes(name, entry)) / 1e6:.2f}"
+        table.add_row(name, inputs, outputs, entry.precision, size, *reach, entry.sha256[:12])
     return table
+
+
+def _left_out(bundle: Bundle) -> Iterator[Table]:
+    """Graphs that stayed in fp32 where another precision was asked for, and why."""
+    if rows := kept_fp32(bundle):
+        table = Table("precision", "graph", "why it is computed in fp32", title="kept in fp32")
+        for row in rows:
+            table.add_row(*row)
+        yield table
 
 
 def _singers(manifest: Manifest) -> Table:

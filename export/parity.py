@@ -46,6 +46,7 @@ LENGTHS = {  # the shortest allowed, two odd ones, a long one; 16 kHz samples fo
     "vocoder": (1, 7, 129, 750),
     "end_to_end": (4, 57, 375),
 }
+CHAIN = ("content", "acoustic", "acoustic_n", "vocoder")
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,9 @@ def check_graph(spec: GraphSpec, onnx: Runner, reference: Runner, maker: InputMa
 
 
 def lengths(spec: GraphSpec, maker: InputMaker) -> list[int]:
-    """`LENGTHS` of a graph, none of them below what it takes."""
+    """`LENGTHS` of a graph, none of them below what it takes; of the pitch graph, which torch never made, content's."""
     shortest = maker.min_samples if spec.inputs[0].name == "audio" else 1
-    return sorted({max(length, shortest) for length in LENGTHS[spec.name]})
+    return sorted({max(length, shortest) for length in LENGTHS.get(spec.name, LENGTHS["content"])})
 
 
 def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner], maker: InputMaker) -> list[ParityRow]:
@@ -139,28 +140,42 @@ def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner]
     rows = []
     for batch in BATCHES:
         for length in LENGTHS["end_to_end"]:
-            audio, inputs = _chain_inputs(maker, batch, length)
-            got, wanted = (_chain(runners, audio, inputs, maker.audio) for runners in (onnx, reference))
+            audio, inputs = chain_inputs(maker, batch, length)
+            got, wanted = (chain(runners, audio, inputs, maker.audio) for runners in (onnx, reference))
             rows.append(compare("end_to_end", got, wanted, batch, length))
     return rows
 
 
-def _chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, dict[str, Arrays]]:
+def chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, dict[str, Arrays]]:
+    """Audio at 16 kHz of `length` mel frames, and what else each later graph is fed."""
     n_samples = maker.audio.samples(length) * maker.audio.content_sample_rate // maker.audio.sample_rate
     audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.min_samples), seed=2)["audio"]
     later = ("acoustic", "acoustic_n", "vocoder")
     return audio, {name: maker.make(GRAPHS[name], batch, length, seed=2) for name in later}
 
 
-def _chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
-    content = runners["content"]({"audio": audio})["content"]
-    batch, length = inputs["acoustic"]["f0_hz"].shape
-    index = np.tile(clipped_content_index(length, content.shape[1], spec), (batch, 1))
-    condition = {**inputs["acoustic"], "content": content, "content_index": index}
-    mel = runners["acoustic"](condition)["mel"]
-    del condition["noise"]
-    mel = runners["acoustic_n"]({**inputs["acoustic_n"], **condition, "mel": mel})["mel_out"]
-    return runners["vocoder"]({**inputs["vocoder"], "mel": mel, "f0_hz": condition["f0_hz"]})
+def chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
+    """Content, two steps of the acoustic model, and the vocoder's `audio` (B, L)."""
+    state = {"audio": audio}
+    for graph in CHAIN:
+        state |= chain_step(graph, runners[graph], state, inputs, spec)
+    return {"audio": state["audio"]}
+
+
+def chain_step(graph: str, runner: Runner, state: Arrays, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
+    """What a graph of `CHAIN` adds to the `state` that those before it have left."""
+    if graph == "content":
+        content = runner({"audio": state["audio"]})["content"]
+        batch, length = inputs["acoustic"]["f0_hz"].shape
+        index = np.tile(clipped_content_index(length, content.shape[1], spec), (batch, 1))
+        return {"content": content, "content_index": index}
+    condition = {**inputs["acoustic"], **{name: state[name] for name in ("content", "content_index")}}
+    if graph == "acoustic":
+        return {"mel": runner(condition)["mel"]}
+    if graph == "acoustic_n":
+        del condition["noise"]
+        return {"mel": runner({**inputs["acoustic_n"], **condition, "mel": state["mel"]})["mel_out"]}
+    return runner({**inputs["vocoder"], "mel": state["mel"], "f0_hz": condition["f0_hz"]})
 
 
 def require(rows: list[ParityRow]) -> None:

@@ -1,7 +1,7 @@
 """From foreign checkpoints to a bundle on disk, and what that took."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ..archive import write_zip
 from ..assemble import build_files
 from ..blobs import share
 from ..memory import peak_memory_bytes
+from ..precision import add_precisions, files_reader
 from ..statements import Statements
 from .voice import ImportRequest, load_imported_voice
 
@@ -29,15 +30,23 @@ class ImportReport:
 
 
 def import_bundle(
-    request: ImportRequest, statements: Statements, name: str, path: Path, full: bool = False
+    request: ImportRequest,
+    statements: Statements,
+    name: str,
+    path: Path,
+    full: bool = False,
+    precisions: Collection[str] = (),
 ) -> ImportReport:
     """Import, trace, compare with torch, and write `path`. The content graph goes to the blobs unless `full`.
 
+    `precisions`: those that the voice has besides fp32.
     Time and peak memory are also in the manifest's provenance. Raises `ForeignFileError`, `ExportError`, `ParityError`;
     nothing is written then.
     """
     start = time.perf_counter()
-    manifest, files = build_files(load_imported_voice(request, statements), name)
+    voice = load_imported_voice(request, statements)
+    manifest, files = build_files(voice, name)
+    manifest, files = add_precisions(manifest, files, precisions, files_reader(files), voice.embeddings)
     seconds, peak = time.perf_counter() - start, peak_memory_bytes()
     cost = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
     manifest = replace(manifest, provenance={**manifest.provenance, "export": cost})

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from comosvc.export.archive import write_zip
 from comosvc.export.cli import app
+from comosvc.runtime.graph import GRAPHS
 
 runner = CliRunner()
 
@@ -22,7 +23,7 @@ def bundle(files, tmp_path):
     return tmp_path / "tiny.comosvc"
 
 
-@pytest.mark.parametrize("command", [[], ["bundle"], ["verify"], ["inspect"], ["pack"]])
+@pytest.mark.parametrize("command", [[], ["bundle"], ["verify"], ["inspect"], ["pack"], ["precision"]])
 def test_help_explains(command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
@@ -30,19 +31,25 @@ def test_help_explains(command):
 
 
 def assert_same_export(first: dict[str, bytes], second: dict[str, bytes]) -> None:
-    """The same run gives the same bytes; only a commit may be made in between, and `second` has no preview yet."""
+    """The same run gives the same bytes; only a commit may be made in between, and `second` has no preview and no fp16
+    yet.
+    """
     manifests = [json.loads(files["bundle.json"]) for files in (first, second)]
+    parity = [json.loads(files["parity.json"]) for files in (first, second)]
+    added = parity[0].pop("variants")["fp16"]["graphs"]
+    assert {name: entry["sha256"] for name, entry in manifests[0]["variants"]["fp16"].items()} == added
     for manifest in manifests:
-        del manifest["provenance"]["commit"]
+        del manifest["provenance"]["commit"], manifest["variants"], manifest["provenance"]["files"]["parity.json"]
         manifest["provenance"]["files"].pop("preview.flac", None)
     assert manifests[0] == manifests[1]
-    assert first.keys() - second.keys() == {"preview.flac"}
-    assert all(first[name] == data for name, data in second.items() if name != "bundle.json")
+    assert parity[0] == parity[1]
+    assert first.keys() - second.keys() == {"preview.flac", *(f"{name}.fp16.onnx" for name in GRAPHS)}
+    assert all(first[name] == data for name, data in second.items() if name not in ("bundle.json", "parity.json"))
 
 
 def test_bundle_verify_inspect_pack(run, files, tmp_path):
     path = tmp_path / "tiny.comosvc"
-    made = invoke("bundle", run, "-o", path)
+    made = invoke("bundle", run, "-o", path, "--precision", "fp32,fp16")
     assert made.exit_code == 0, made.output
     assert "singers: bass, soprano" in made.output
     with zipfile.ZipFile(path) as archive:
@@ -54,8 +61,9 @@ def test_bundle_verify_inspect_pack(run, files, tmp_path):
     checked = invoke("verify", path)
     assert checked.exit_code == 0, checked.output
     assert "acoustic_n" in checked.output
+    assert "mel_nepers" in checked.output
     shown = invoke("inspect", path)
-    for word in ("tiny", "soprano", "swift-f0", "look-ahead", "consistency distillation"):
+    for word in ("tiny", "fp16", "soprano", "swift-f0", "look-ahead", "consistency distillation"):
         assert word in shown.output
     packed = invoke("pack", tmp_path / "unpacked", "-o", tmp_path / "again.comosvc")
     assert packed.exit_code == 0, packed.output

@@ -1,0 +1,175 @@
+"""Give a bundle graphs in another precision, each one measured against float32 first."""
+
+import json
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ..runtime.bundle import Bundle, open_bundle, shipped_voices
+from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
+from .archive import graph_file, read_files, sha256, write_zip
+from .blobs import share
+from .describe import PARITY_FILE, graph_entry, versions
+from .errors import ExportError
+from .fp16 import FP16
+from .inputs import InputMaker
+from .parity import Runner, onnx_runner
+from .variants import (
+    Precision,
+    StaysFloat32Error,
+    VariantRow,
+    check_chain,
+    check_variant,
+    input_maker,
+)
+
+logger = logging.getLogger(__name__)
+PRECISIONS: dict[str, Precision] = {"fp16": FP16}
+"""What can be added to a bundle; it always holds fp32."""
+
+Files = dict[str, bytes]
+
+
+def find_precisions(names: Collection[str]) -> list[Precision]:
+    """`PRECISIONS` by their names; fp32 is there anyway. Raises `ExportError` for unknown ones."""
+    wanted = [name for text in names for name in text.split(",") if name != "fp32"]
+    if unknown := [name for name in wanted if name not in PRECISIONS]:
+        raise ExportError(f"unknown precision {unknown[0]!r}\nhint: fp32 is always there; {', '.join(PRECISIONS)}")
+    return [PRECISIONS[name] for name in dict.fromkeys(wanted)]
+
+
+def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
+    """Write the bundle `source`, a file, its folder or a shipped voice's name, with other precisions too, to `path`.
+
+    Graphs whose float32 file lies in the cache go there as well. Raises `BundleError` or `ExportError`.
+    """
+    source = shipped_voices().get(str(source), source)
+    bundle = open_bundle(source)
+    bundle.verify()
+    files = read_files(source)
+    manifest, files = add_precisions(bundle.manifest, files, names, bundle.graph_bytes, bundle.embeddings)
+    shared = [name for name, entry in manifest.graphs.items() if entry.file is None]
+    manifest, files = share(manifest, files, shared)
+    write_zip(path, files)
+    return manifest
+
+
+def recorded(bundle: Bundle) -> list[VariantRow]:
+    """The figures of every precision that was added to a bundle."""
+    return [VariantRow(**row) for record in _records(bundle).values() for row in record["rows"]]
+
+
+def kept_fp32(bundle: Bundle) -> list[tuple[str, str, str]]:
+    """Precision, graph, reason: what stayed in float32 where another precision was asked for."""
+    return [(name, *kept) for name, record in _records(bundle).items() for kept in record["kept_fp32"].items()]
+
+
+def _records(bundle: Bundle) -> dict[str, Any]:
+    return json.loads(bundle.read(PARITY_FILE)).get("variants", {})
+
+
+def files_reader(files: Files) -> Callable[[str], bytes]:
+    """Reads a float32 graph of a bundle that has all of them inside."""
+    return lambda name: files[graph_file(name, "fp32")]
+
+
+def add_precisions(
+    manifest: Manifest,
+    files: Files,
+    names: Collection[str],
+    graph_bytes: Callable[[str], bytes],
+    embeddings: NDArray[np.float32],
+) -> tuple[Manifest, Files]:
+    """The bundle's manifest and files with graphs in the precisions `names`; `graph_bytes` reads a float32 graph."""
+    for precision in find_precisions(names):
+        manifest, files = _add(manifest, files, precision, graph_bytes, embeddings)
+    return manifest, files
+
+
+def _add(
+    manifest: Manifest,
+    files: Files,
+    precision: Precision,
+    graph_bytes: Callable[[str], bytes],
+    embeddings: NDArray[np.float32],
+) -> tuple[Manifest, Files]:
+    maker = input_maker(manifest, embeddings)
+    made: Files = {}
+    facts: dict[str, Any] = {}
+    kept: dict[str, str] = {}
+    rows: list[VariantRow] = []
+    for name in manifest.graphs:
+        data = graph_bytes(name)
+        try:
+            variant = precision.make(name, onnx.load_from_string(data), maker)
+            logger.info("comparing %s in %s with fp32", name, precision.name)
+            found = check_variant(name, precision, precision.runner(variant.data), onnx_runner(data), maker)
+            _within_budget(found)
+        except StaysFloat32Error as error:
+            kept[name] = str(error)
+            logger.warning("%s stays in fp32: %s", name, error)
+            continue
+        made[name], facts[name] = variant.data, dict(variant.facts)
+        rows += found
+    try:
+        chain_rows = _check_chain(precision, made, graph_bytes, maker) if made else []
+        _within_budget(chain_rows)
+        rows += chain_rows
+    except StaysFloat32Error as error:  # nobody knows which of them it was
+        logger.warning("all graphs stay in fp32: %s", error)
+        kept |= dict.fromkeys(made, str(error))
+        made, facts, rows = {}, {}, []
+    record = {
+        "graphs": {name: sha256(data) for name, data in made.items()},
+        "versions": versions(),
+        "kept_fp32": kept,
+        "facts": facts,
+        "rows": [row.as_dict() for row in rows],
+    }
+    return _with_variant(manifest, files, precision.name, made, record)
+
+
+def _within_budget(rows: list[VariantRow]) -> None:
+    if misses := [row for row in rows if not row.ok]:
+        raise StaysFloat32Error(f"{misses[0]}" + (f", and {len(misses) - 1} more" if misses[1:] else ""))
+
+
+def _check_chain(
+    precision: Precision, made: Files, graph_bytes: Callable[[str], bytes], maker: InputMaker
+) -> list[VariantRow]:
+    logger.info("comparing the whole chain in %s with fp32", precision.name)
+
+    def open_fp32(name: str) -> Runner:
+        return onnx_runner(graph_bytes(name))
+
+    def open_variant(name: str) -> Runner:
+        return precision.runner(made[name]) if name in made else open_fp32(name)
+
+    return check_chain(precision, open_variant, open_fp32, maker)
+
+
+def _with_variant(
+    manifest: Manifest, files: Files, precision: str, made: Files, record: dict[str, Any]
+) -> tuple[Manifest, Files]:
+    """The bundle with the graphs `made`, in the place of those that it had in this precision."""
+    old = {entry.file for entry in manifest.variants.get(precision, {}).values()}
+    files = {name: data for name, data in files.items() if name not in old}
+    entries: dict[str, GraphEntry] = {}
+    for name, data in made.items():
+        entries[name] = graph_entry(name, data, precision)
+        files[graph_file(name, precision)] = data
+    parity = json.loads(files[PARITY_FILE])
+    parity.setdefault("variants", {})[precision] = record
+    files[PARITY_FILE] = json.dumps(parity, indent=1).encode()
+    facts = manifest.provenance
+    facts = {**facts, "files": {**facts["files"], PARITY_FILE: sha256(files[PARITY_FILE])}}
+    others = {name: variant for name, variant in manifest.variants.items() if name != precision}
+    variants = {**others, precision: entries} if entries else others
+    manifest = replace(manifest, variants=variants, provenance=facts)
+    return manifest, {**files, MANIFEST_FILE: to_json(manifest).encode()}
