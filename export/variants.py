@@ -77,7 +77,7 @@ MEASURES: dict[str, Measure] = {
 }
 _AT_LEAST = ("snr_db",)
 
-_CONTENT = Budget("relative", 5e-3, "moves the mel by less than the acoustic graph's own rounding may, see mel_nepers")
+_CONTENT = Budget("relative", 5e-3, "noise of this size on the content moves the demo's mel by 0.004 nepers")
 _MEL = Budget("mel_nepers", 0.01, "0.09 dB: a tenth of the difference in level that is just heard")
 _F0 = Budget("f0_cents", 1.0, "a fifth of the smallest difference in pitch that is heard, 5 cents")
 BUDGETS = {

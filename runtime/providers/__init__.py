@@ -84,7 +84,7 @@ def choose_precision(requested: str, bundle: Bundle, provider: str) -> str:
     if requested in computed:
         raise ProviderError(
             f"{bundle.origin} has no graphs in {requested}; on {provider} it runs in {', '.join(possible)}\n"
-            f"hint: comosvc-export bundle or import with --precision {requested}"
+            f"hint: comosvc-export precision VOICE --add {requested} -o FILE"
         )
     raise ProviderError(f"provider {provider!r} does not compute in {requested}; it can do {', '.join(computed)}")
 
