@@ -19,6 +19,7 @@ from .errors import (
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest
 from .spec import COMOSVC_24K, AudioSpec
+from .stream import Stream
 from .version import __version__
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "ProviderError",
     "SelfTest",
     "Singer",
+    "Stream",
     "__version__",
 ]

@@ -32,6 +32,7 @@ from comosvc.runtime.manifest import (
     SourceEntry,
     to_json,
 )
+from comosvc.runtime.spec import FrontEnd
 
 SPEC = replace(COMOSVC_24K, n_mels=8, content_hop_length=160)
 CONTENT, SINGER = 6, 4
@@ -150,7 +151,7 @@ def _pitch() -> bytes:
     return (Path(runtime_bundle.__file__).parent / "data" / "pitch.onnx").read_bytes()
 
 
-def tiny_files(spec: AudioSpec = SPEC) -> dict[str, bytes]:
+def tiny_files(spec: AudioSpec = SPEC, front_end: FrontEnd | None = None) -> dict[str, bytes]:
     """The files of a bundle by name, bundle.json first."""
     models = {
         "content": _content(spec),
@@ -162,6 +163,8 @@ def tiny_files(spec: AudioSpec = SPEC) -> dict[str, bytes]:
     embedding = np.random.default_rng(4).normal(size=(3, SINGER)).astype(np.float32)
     singers = save({"embedding": embedding})
     manifest = _manifest({name: _entry(name, model, spec) for name, model in models.items()}, _sha256(singers), spec)
+    if front_end is not None:
+        manifest = replace(manifest, front_end=front_end)
     files = {f"{name}.onnx": model for name, model in models.items()}
     return {"bundle.json": to_json(manifest).encode(), "singers.safetensors": singers, **files}
 

@@ -26,6 +26,7 @@ PUBLIC = [
     "ProviderError",
     "SelfTest",
     "Singer",
+    "Stream",
     "__version__",
 ]
 
