@@ -16,6 +16,7 @@ from .errors import (
     OutputError,
     ProviderError,
 )
+from .live_stream import LiveStream
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest
 from .spec import COMOSVC_24K, AudioSpec
@@ -32,6 +33,7 @@ __all__ = [
     "Conversion",
     "Converter",
     "FileConversion",
+    "LiveStream",
     "OptionError",
     "Options",
     "OutputError",

@@ -48,7 +48,9 @@ class ShortResampler:
         self._held = np.concatenate((self._held, audio, tail))
         # Output n lies behind input sample floor(n down / up), and needs `half` more of them.
         end = ceil_div((self._pushed if last else max(0, self._pushed - self.half)) * self._up, self._down)
-        wanted = np.arange(self._given, max(self._given, end), dtype=np.int64) * self._down
+        if end <= self._given:
+            return np.zeros(0, np.float32)
+        wanted = np.arange(self._given, end, dtype=np.int64) * self._down
         before, phase = wanted // self._up, wanted % self._up
         views = np.lib.stride_tricks.sliding_window_view(self._held, 2 * self.half)
         first = before - self.half + 1 - self._first

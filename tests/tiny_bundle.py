@@ -187,6 +187,7 @@ def _manifest(graphs: dict[str, GraphEntry], singers_sha256: str, spec: AudioSpe
         near = (0.6 * median_hz, 1.6 * median_hz)
         return SingerEntry(index=index, f0_median_hz=median_hz, f0_range_hz=near, licence="CC0", credit="nobody")
 
+    frame_ms = 1e3 * spec.hop_length / spec.sample_rate
     return Manifest(
         name="tiny",
         audio=spec,
@@ -205,7 +206,12 @@ def _manifest(graphs: dict[str, GraphEntry], singers_sha256: str, spec: AudioSpe
         ),
         context=CONTEXT,
         lookahead_ms=LookaheadEntry(
-            content=20.0, pitch=176.0, pitch_low_latency=16.0, acoustic=10.7, vocoder=13.4, total=60.1
+            content=20.0,
+            pitch=176.0,
+            pitch_low_latency=16.0,
+            acoustic=2 * frame_ms,
+            vocoder=2.5 * frame_ms,
+            total=36.0 + 4.5 * frame_ms,
         ),
         licences=(LicenceEntry(part="pitch", licence="MIT", credit="swift-f0"),),
         consent="no recordings were used",

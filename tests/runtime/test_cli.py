@@ -133,7 +133,7 @@ def test_info_prints_singers_licences_and_contexts(convert):
         "swift-f0",
         "steps: 1, 2, 4",
         "acoustic_n",
-        "60.1 ms",
+        "60.0 ms",
         "no recordings",
     ):
         assert word in out

@@ -21,6 +21,7 @@ PUBLIC = [
     "Converter",
     "FileConversion",
     "OptionError",
+    "LiveStream",
     "Options",
     "OutputError",
     "ProviderError",
