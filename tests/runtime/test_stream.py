@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from tiny_bundle import SPEC, tiny_files, write_zip
 
+from comosvc.benchmarks.speed.memory import resident_mb
 from comosvc.runtime import AudioError, ComosvcError, Converter, OptionError
 from comosvc.runtime.audio import resample
 from comosvc.runtime.low_latency import latency_samples
 from comosvc.runtime.spec import AUTHORS_FRONT_END
+from comosvc.runtime.tracks import Track
 
 LEAST_SNR_DB = 90.0
 """Blocks of other lengths add in another order: 110 to 130 dB seen."""
@@ -140,24 +142,26 @@ def test_silence_costs_no_graph_and_an_onset_after_it_is_exact(bundle_path, song
     assert snr_db(found[84_000:], wanted[84_000:]) > LEAST_SNR_DB
 
 
-def test_the_work_of_a_block_does_not_grow(bundle_path, song):
-    """Shapes of the graphs' inputs, not times: after 20 s the largest are those of the first seconds."""
+def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song):
+    """Work by the shapes of the graphs' inputs, memory by what the tracks hold and by what the process has."""
     converter = Converter(bundle_path, threads=1)
-    loud = np.tile(song[:24_000], 20)
+    loud = np.tile(song[:24_000], 2)
     calls = counting(converter)
-    with converter.stream(24_000, block_ms=20) as stream:
-        largest, held = [], []
-        for second in range(20):
+    with converter.stream(24_000, block_ms=50) as stream:
+        work, held, resident = [], [], []
+        for _ in range(30):
             del calls[:]
-            for at in range(0, 24_000, 480):
-                stream.process(loud[24_000 * second + at : 24_000 * second + at + 480])
-            largest.append(max(np.prod(shape) for _, shapes in calls for shape in shapes.values() if shape))
+            for at in range(0, len(loud), 1_200):
+                stream.process(loud[at : at + 1_200])
+            work.append(max(np.prod(shape) for _, shapes in calls for shape in shapes.values() if shape))
             chain = stream._chain
-            tracks = [track for track in (*vars(chain).values(), stream._out) if hasattr(track, "append_zeros")]
+            tracks = [track for track in (*vars(chain).values(), stream._out) if isinstance(track, Track)]
             held.append(sum(track.end - track.start for track in tracks))
+            resident.append(resident_mb() or 0.0)
     assert len(tracks) > 10
-    assert max(largest[10:]) <= max(largest[2:10])
-    assert max(held[10:]) <= max(held[2:10])
+    assert max(work[5:]) <= max(work[1:5])
+    assert max(held[5:]) <= max(held[1:5])
+    assert resident[-1] - resident[5] < 4.0  # a track that forgot nothing would be 4.8 MB
 
 
 def test_singer_and_key_change_between_blocks_without_a_click(converter, song):
