@@ -75,8 +75,7 @@ class Stream:
 
     def close(self) -> None:
         """End; the converter stays open."""
-        with self._in_use():
-            self._closed = True
+        self._closed = True
 
     @property
     def singer(self) -> SingerChoice:
@@ -105,7 +104,7 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed = True
+        self.close()
 
     def _begin(self) -> None:
         manifest, request = self._bundle.manifest, self._request

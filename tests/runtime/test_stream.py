@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 from tiny_bundle import SPEC, tiny_files, write_zip
 
 from comosvc.benchmarks.speed.memory import resident_mb
@@ -111,6 +112,19 @@ def test_given_f0_and_noise_hold_for_low_latency_too(converter, song):
     given = converter.convert(song, 24_000, latency="low", key=12, f0_hz=f0_hz, noise=noise)
     assert set(np.round(given.f0_hz, 3)) == {0.0, 400.0}
     assert np.abs(given.mel - plain.mel).max() > 0.1
+
+
+def test_files_take_low_latency_one_by_one_and_in_batches(converter, song, tmp_path):
+    for name, clip in (("a", song), ("b", song[10_000:])):
+        soundfile.write(tmp_path / f"{name}.wav", clip, 24_000, "FLOAT")
+        wanted = converter.convert(clip, 24_000, latency="low").audio
+        result = converter.convert_file(tmp_path / f"{name}.wav", tmp_path / f"{name}.flac", latency="low")
+        assert result.options.latency == "low"
+        assert snr_db(soundfile.read(result.output, dtype="float32")[0], wanted) > LEAST_SNR_DB
+    together = converter.convert_many(sorted(tmp_path.glob("*.wav")), tmp_path / "out", batch=2, latency="low")
+    for result in together:
+        alone, _ = soundfile.read(tmp_path / f"{result.source.stem}.flac", dtype="float32")
+        assert snr_db(soundfile.read(result.output, dtype="float32")[0], alone) > LEAST_SNR_DB
 
 
 def counting(converter):
