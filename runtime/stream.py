@@ -107,11 +107,8 @@ class Stream:
         self.close()
 
     def _begin(self) -> None:
-        manifest, request = self._bundle.manifest, self._request
-        timings: defaultdict[str, float] = defaultdict(float)
-        self._chain = LowLatency(
-            manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S, f0_hz=request.f0_hz
-        )
+        manifest, timings = self._bundle.manifest, defaultdict[str, float](float)
+        self._chain = LowLatency(manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S)
         self._out, self._ended = Track(), False
 
     def _target(self) -> Target:
