@@ -267,8 +267,9 @@ def _clip_grid(report: LatencyReport) -> Grid:
 
 def latency_provenance(report: LatencyReport) -> str:
     """What was run, where, and with what."""
-    others = max((row.others_cores for row in (*report.clips, *report.blocks)), default=0.0)
+    timed = (*report.clips, *report.blocks, *([] if report.soak is None else [report.soak]))
+    others = f" Other processes took up to {max(row.others_cores for row in timed):.2f} cores." if timed else ""
     return (
         f"`{report.command}` at commit {report.commit}, on {machine.in_words(report.machine)}; "
-        f"{in_words(report.versions)}. Other processes took up to {others:.2f} cores."
+        f"{in_words(report.versions)}.{others}"
     )
