@@ -16,9 +16,11 @@ from .errors import (
     OutputError,
     ProviderError,
 )
+from .live_stream import LiveStream
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest
 from .spec import COMOSVC_24K, AudioSpec
+from .stream import Stream
 from .version import __version__
 
 __all__ = [
@@ -31,11 +33,13 @@ __all__ = [
     "Conversion",
     "Converter",
     "FileConversion",
+    "LiveStream",
     "OptionError",
     "Options",
     "OutputError",
     "ProviderError",
     "SelfTest",
     "Singer",
+    "Stream",
     "__version__",
 ]

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .converter import Converter
+from .low_latency import latency_samples
 from .manifest import Manifest
 
 _LOOKAHEADS = {"content_low": "content_low_latency"}
@@ -26,7 +27,9 @@ def print_info(converter: Converter, console: Console) -> None:
     for table in (_singers(converter), _licences(manifest), _graphs(manifest)):
         console.print(table)
     total_ms = manifest.lookahead_ms.total
+    stream_ms = 1e3 * latency_samples(manifest, spec.sample_rate) / spec.sample_rate
     console.print(f"look-ahead of a live conversion: {total_ms:.1f} ms in all, F0 with its low-latency rule")
+    console.print(f"a stream's output lags {stream_ms:.1f} ms behind its input")
 
 
 def _singers(converter: Converter) -> Table:

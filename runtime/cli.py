@@ -15,6 +15,8 @@ from .bundle_info import print_info
 from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .files import FORMATS, READABLE, read_audio
+from .live import LiveOptions, run_live
+from .live import list_devices as sound_device_list
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .results import FileConversion
 from .version import __version__
@@ -35,6 +37,7 @@ Examples:
   comosvc-convert album/ more/*.flac -o out/ -k auto    many files, the key that suits the singer
   comosvc-convert "album/**/*.flac" -o out/            sub-folders too
   comosvc-convert song.mp3 -s alto=0.7,bass=0.3 -o out.flac --plot out.png
+  comosvc-convert --live -s alto -k 5                   microphone to headphones; --list-devices
 """
 
 _app = typer.Typer(
@@ -87,6 +90,24 @@ def _convert(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A summary as JSON on standard output.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
+    latency: Annotated[
+        str, typer.Option("--latency", help="default, or low: as --live would convert the files.")
+    ] = "default",
+    live: Annotated[bool, typer.Option("--live", help="Convert what is sung into a microphone, until Ctrl-C.")] = False,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="Audio devices for --live, and stop.")] = False,
+    input_device: Annotated[
+        str | None, typer.Option("--input-device", help="Number or part of its name, with --live.")
+    ] = None,
+    output_device: Annotated[str | None, typer.Option("--output-device", help="The same.")] = None,
+    rate: Annotated[int | None, typer.Option("--rate", help="Hz, with --live; else the device's own.")] = None,
+    block_ms: Annotated[float, typer.Option("--block-ms", help="Of audio at a time, with --live.")] = 20.0,
+    late: Annotated[
+        str, typer.Option("--late", help="What fills in when the voice is late, with --live: hold, dry or silence.")
+    ] = "hold",
+    gate_db: Annotated[
+        float | None, typer.Option("--gate-db", help="Input softer than this is silence, with --live: -50.")
+    ] = None,
+    monitor: Annotated[float, typer.Option("--monitor", help="Share of the dry input to hear, with --live.")] = 0.0,
     info: Annotated[bool, typer.Option("--info", help="Describe the voice and stop.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
@@ -95,8 +116,28 @@ def _convert(
         typer.echo(__version__)
         return
     try:
+        if list_devices:
+            typer.echo(sound_device_list())
+            return
         conversion = {"singer": _parse_singer(singer), "key": _parse_key(key), "seed": seed, "steps": steps}
-        job = _Job(output, {**conversion, "overwrite": force}, f".{file_format.lower().lstrip('.')}", plot)
+        if live:
+            if inputs:
+                raise OptionError(f"--live converts a microphone, not {inputs[0]}\nhint: leave out one of the two")
+            options = LiveOptions(
+                **conversion,
+                input_device=_parse_device(input_device),
+                output_device=_parse_device(output_device),
+                rate=rate,
+                block_ms=block_ms,
+                policy=late,
+                gate_db=gate_db,
+                monitor=monitor,
+            )
+            with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
+                _sing_live(converter, options, console)
+            return
+        for_files = {**conversion, "latency": latency, "overwrite": force}
+        job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot)
         sources = [] if info else _sources(inputs or [])
         _check(job, sources, force)
         with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
@@ -132,6 +173,24 @@ def _parse_key(text: str) -> float | str:
         return float(text)
     except ValueError:
         raise OptionError(f"--key {text!r} is neither a number of semitones nor {AUTO_KEY}") from None
+
+
+def _parse_device(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
+    _say(console, "live; Ctrl-C ends it")
+    with console.status("…") as status:
+        last = ""
+
+        def say(text: str) -> None:
+            nonlocal last
+            last = text
+            status.update(text)
+
+        run_live(converter, options, say)
+    _say(console, last)
 
 
 def _sources(inputs: list[str]) -> list[Path]:

@@ -24,12 +24,11 @@ from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
 from .spec import AudioSpec
+from .stream import SingerChoice, Stream, stream_key
 from .voices import singers_of
 
 Progress = Callable[[float], Any]
 """Told the share that is done, 0 to 1; returning False cancels (`CancelledError`)."""
-SingerChoice = str | Mapping[str, float] | None
-"""A name, weights by name for a blend, or None for the voice's first."""
 
 
 class Converter:
@@ -88,9 +87,10 @@ class Converter:
         """Convert a clip.
 
         `audio`: (L,) or (L, channels), float32, float64 or int16. `sample_rate`: 8 to 192 kHz. `key`: semitones up, or
-        "auto" to bring the song's median F0 to the singer's. `steps`: 1, or what the bundle has schedules for. `f0_hz`:
-        the source's F0 at mel frames, (T,), 0 where unvoiced, in place of the one that would be found; `key` applies to
-        it. `noise`: (T, M), in place of `seed`'s for the first step. T is `frames(L, sample_rate)`.
+        "auto" to bring the song's median F0 to the singer's. `steps`: 1, or what the bundle has schedules for.
+        `latency`: "low" gives what a stream would. `f0_hz`: the source's F0 at mel frames, (T,), 0 where unvoiced, in
+        place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s for the first
+        step. T is `frames(L, sample_rate)`.
 
         Raises `AudioError`, `OptionError`, `ProviderError`, `CancelledError`.
         """
@@ -196,6 +196,28 @@ class Converter:
 
         yield from run_together(works(), self._ready(), batch, failed)
 
+    def stream(
+        self,
+        sample_rate: int,
+        *,
+        singer: SingerChoice = None,
+        key: float = 0.0,
+        seed: int = 0,
+        steps: int = 1,
+        block_ms: float = 40.0,
+    ) -> Stream:
+        """Convert live: see `Stream`. `block_ms`: about how much each call of `process` will bring, to warm up with.
+
+        Any size may come; but each call costs the graphs' context anew, so that 20 to 40 ms is what suits a CPU. Other
+        arguments as in `convert`. Raises `OptionError`.
+        """
+        request, rate = self._request(singer, key, seed, steps, "low"), check_rate(sample_rate)
+        stream_key(key, request.voice)
+        number = isinstance(block_ms, int | float | np.number) and not isinstance(block_ms, bool)
+        if not number or not 0.0 < block_ms <= 1e3:
+            raise OptionError(f"block_ms is {block_ms!r}; it must be more than 0 and at most 1000 ms")
+        return Stream(self._bundle, self._ready, request, rate, float(block_ms))
+
     def track_f0(self, audio: NDArray[Any], sample_rate: int) -> NDArray[np.float32]:
         """F0 of a clip in Hz as the voice's pitch graph finds it, (T,) at mel frames, 0 where unvoiced or silent."""
         request, rate, samples = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate), mono(audio)
@@ -249,7 +271,7 @@ class Converter:
             key=outcome.key,
             seed=request.seed,
             steps=request.steps,
-            latency="default",
+            latency="low" if request.low_latency else "default",
             provider=self.provider,
             precision=self.precision,
         )

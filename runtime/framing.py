@@ -26,6 +26,14 @@ def content_index(first_frame: int, n_frames: int, spec: AudioSpec) -> NDArray[n
     return numerator // (2 * spec.sample_rate * spec.content_hop_length)
 
 
+def frames_within_content(n_content: int, spec: AudioSpec) -> int:
+    """Mel frames whose content frame (`content_index`) is among the first `n_content`."""
+    twice_centre = ceil_div(
+        n_content * 2 * spec.sample_rate * spec.content_hop_length, spec.hop_length * spec.content_sample_rate
+    )
+    return max(0, ceil_div(twice_centre - 1, 2))
+
+
 def stretched_index(n_content: int, n_frames: int) -> NDArray[np.int64]:
     """For each of a piece's `n_frames` mel frames its content frame of `n_content`, floor(i S / T), (T,).
 

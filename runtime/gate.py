@@ -19,8 +19,9 @@ HOLD_S = 0.1
 class Gate:
     """Open or closed for each mel frame, decided from loudness as it arrives."""
 
-    def __init__(self, spec: AudioSpec) -> None:
-        self._before = ceil_div(round(OPEN_BEFORE_S * spec.sample_rate), spec.hop_length)
+    def __init__(self, spec: AudioSpec, open_before_s: float = OPEN_BEFORE_S) -> None:
+        self.before = ceil_div(round(open_before_s * spec.sample_rate), spec.hop_length)
+        """Frames by which the answer lags behind."""
         self._hold = ceil_div(round(HOLD_S * spec.sample_rate), spec.hop_length)
         self._singing = False
         self._recent = np.zeros(self._hold, bool)  # singing or not, for the frames that can still hold the gate open
@@ -28,11 +29,11 @@ class Gate:
     def push(self, loudness: NDArray[np.float32], last: bool) -> NDArray[np.bool_]:
         """Loudness of the next frames in; out, open or not for as many frames as are certain, all of them with `last`.
 
-        Until `last` the answer lags `OPEN_BEFORE_S` behind.
+        Until `last` the answer lags `before` frames behind.
         """
         singing = self._hysteresis(loudness)
-        recent = np.concatenate((self._recent, singing, np.zeros(self._before if last else 0, bool)))
-        reach = self._hold + self._before
+        recent = np.concatenate((self._recent, singing, np.zeros(self.before if last else 0, bool)))
+        reach = self._hold + self.before
         if len(recent) <= reach:
             self._recent = recent
             return np.zeros(0, bool)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from .advice import SourceSurvey, output_warnings, pitch_warnings
 from .analysis import Analysis, reach_frames
 from .calls import Work
+from .low_latency import LowLatency
 from .manifest import Manifest
 from .pitch_statistics import PitchStatistics
 from .request import Request
 from .synthesis import Synthesis, Target, horizon_frames
+from .tracks import Track
 from .voices import auto_key
 
 Blocks = Iterator[tuple[NDArray[np.float32], bool]]
@@ -53,26 +56,52 @@ def convert_blocks(
     if key is None:
         key = auto_key((yield from _song_pitch(manifest, request, blocks(), sample_rate, timings)), request.voice)
     target = Target(request.voice.embedding, key, request.seed, request.schedule, request.noise)
-    analysis = _analysis(manifest, request, sample_rate, timings, pitch_only=False)
-    synthesis = Synthesis(analysis, manifest, target, request.piece_s)
-    survey, kept = SourceSurvey(sample_rate, channels), _Kept()
+    chain: _Chain
+    if request.low_latency:
+        piece_s, f0_hz = request.piece_s, request.f0_hz
+        chain = LowLatency(manifest, sample_rate, target, timings, piece_s=piece_s, f0_hz=f0_hz)
+    else:
+        chain = _Exact(manifest, request, target, sample_rate, timings)
+    survey = SourceSurvey(sample_rate, channels)
+    mel, f0_hz = _Kept((manifest.audio.n_mels,)), _Kept()
     for block, last in blocks():
         survey.add(block)
-        analysis.push(block, last)
-        yield from analysis.advance()
-        sink((yield from synthesis.advance()))
+        chain.listen(block, last)
+        sink((yield from chain.advance()))
         if keep:
-            kept.add(analysis, synthesis)
-        analysis.forget(min(analysis.position, synthesis.position))
-        synthesis.forget()
+            mel.add(chain.mel)
+            f0_hz.add(chain.f0_hz)
     warnings = survey.warnings()
     if not survey.silent:
-        warnings += pitch_warnings(analysis.pitch_statistics, key, request.voice)
-    warnings += output_warnings(synthesis.clipped_samples)
-    outcome = Outcome(key, analysis.n_samples, warnings, timings)
+        warnings += pitch_warnings(chain.pitch_statistics, key, request.voice)
+    warnings += output_warnings(chain.clipped_samples)
+    outcome = Outcome(key, chain.n_samples, warnings, timings)
     if keep:
-        outcome.mel, outcome.f0_hz = kept.mel(analysis), kept.f0_hz(analysis) * np.float32(2.0 ** (key / 12.0))
+        assert chain.n_frames is not None
+        outcome.mel = mel.read(chain.n_frames)
+        outcome.f0_hz = f0_hz.read(chain.n_frames) * np.float32(2.0 ** (key / 12.0))
     return outcome
+
+
+class _Chain(Protocol):
+    """What both kinds of conversion have: tracks that hold at least what came since the last `advance`."""
+
+    mel: Track
+    f0_hz: Track
+    pitch_statistics: PitchStatistics
+
+    @property
+    def n_samples(self) -> int: ...
+
+    @property
+    def n_frames(self) -> int | None: ...
+
+    @property
+    def clipped_samples(self) -> int: ...
+
+    def listen(self, audio: NDArray[np.float32], last: bool) -> None: ...
+
+    def advance(self) -> Work[NDArray[np.float32]]: ...
 
 
 def _song_pitch(
@@ -115,21 +144,54 @@ def _analysis(
     )
 
 
+class _Exact:
+    """An `Analysis` and the `Synthesis` that follows it: every graph with its full context on either side."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        request: Request,
+        target: Target,
+        sample_rate: int,
+        timings: defaultdict[str, float],
+    ) -> None:
+        self._analysis = _analysis(manifest, request, sample_rate, timings, pitch_only=False)
+        self._synthesis = Synthesis(self._analysis, manifest, target, request.piece_s)
+        self.mel, self.f0_hz = self._synthesis.mel, self._analysis.f0_hz
+        self.pitch_statistics = self._analysis.pitch_statistics
+
+    @property
+    def n_samples(self) -> int:
+        return self._analysis.n_samples
+
+    @property
+    def n_frames(self) -> int | None:
+        return self._analysis.n_frames
+
+    @property
+    def clipped_samples(self) -> int:
+        return self._synthesis.clipped_samples
+
+    def listen(self, audio: NDArray[np.float32], last: bool) -> None:
+        self._analysis.forget(min(self._analysis.position, self._synthesis.position))
+        self._synthesis.forget()
+        self._analysis.push(audio, last)
+
+    def advance(self) -> Work[NDArray[np.float32]]:
+        yield from self._analysis.advance()
+        return (yield from self._synthesis.advance())
+
+
 class _Kept:
-    """Mel and source F0 of the whole clip."""
+    """A track of the whole clip; 0 where a live conversion left it out."""
 
-    def __init__(self) -> None:
-        self._mel: list[NDArray[np.float32]] = []
-        self._f0_hz: list[NDArray[np.float32]] = []
-        self._mel_end = self._f0_end = 0
+    def __init__(self, width: tuple[int, ...] = ()) -> None:
+        self._all = Track(width)
 
-    def add(self, analysis: Analysis, synthesis: Synthesis) -> None:
-        self._mel.append(synthesis.mel.read(self._mel_end, synthesis.mel.end).copy())
-        self._f0_hz.append(analysis.f0_hz.read(self._f0_end, analysis.f0_hz.end).copy())
-        self._mel_end, self._f0_end = synthesis.mel.end, analysis.f0_hz.end
+    def add(self, track: Track) -> None:
+        self._all.append_zeros(max(0, track.start - self._all.end))
+        self._all.append(track.read(min(self._all.end, track.end), track.end))
 
-    def mel(self, analysis: Analysis) -> NDArray[np.float32]:
-        return np.concatenate(self._mel)[: analysis.n_frames]
-
-    def f0_hz(self, analysis: Analysis) -> NDArray[np.float32]:
-        return np.concatenate(self._f0_hz)[: analysis.n_frames]
+    def read(self, n_frames: int) -> NDArray[np.float32]:
+        self._all.append_zeros(max(0, n_frames - self._all.end))
+        return self._all.read(0, n_frames)

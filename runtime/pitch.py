@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .framing import ceil_div
 from .spec import AudioSpec, FrontEnd
 
 PITCH_SAMPLE_RATE = 16_000
@@ -13,6 +14,11 @@ MAX_GAP_S = 20.0
 """As long as the piece that the authors interpolate in."""
 VOICED_CONFIDENCE = 0.5
 """swift-f0 calibrates its confidence so that a frame is voiced from here on."""
+BOUNDED_WINDOW_HOPS = 12
+"""What a pitch frame of a live conversion is made from: 192 ms, of which 176 lie before the frame's centre."""
+BOUNDED_SILENCE_HOPS = 6
+"""Zeros put behind that window: the confidence of a frame at the very end of an array is near 0 whatever is sung, as
+the network pads there with something that is no audio. Followed by silence it is nearly that of the whole clip."""
 
 
 class Session(Protocol):
@@ -51,6 +57,18 @@ def f0_at_frames(
     # The nearest voiced frame may lie across an unvoiced gap; interpolate only inside a voiced run, hold at its ends.
     log_f0 = _log_f0_held(np.log(np.maximum(f0_hz, 1.0)), confidence >= VOICED_CONFIDENCE, times)
     return np.where(sure, np.exp(log_f0), 0.0).astype(np.float32)
+
+
+def held_pitch_frames(first_frame: int, n_frames: int, spec: AudioSpec, instant: float = 0.5) -> NDArray[np.int64]:
+    """For mel frames `first_frame` on, the newest pitch frame that is not later, (T,): live, its F0 is held."""
+    twice = 2 * np.arange(first_frame, first_frame + n_frames, dtype=np.int64) + round(2 * instant)
+    return twice * (spec.hop_length * PITCH_SAMPLE_RATE) // (2 * PITCH_HOP_LENGTH * spec.sample_rate)
+
+
+def mel_frames_held(n_pitch_frames: int, spec: AudioSpec, instant: float = 0.5) -> int:
+    """Mel frames whose newest pitch frame (`held_pitch_frames`) is among the first `n_pitch_frames`."""
+    twice = ceil_div(n_pitch_frames * 2 * PITCH_HOP_LENGTH * spec.sample_rate, spec.hop_length * PITCH_SAMPLE_RATE)
+    return max(0, ceil_div(twice - round(2 * instant), 2))
 
 
 def pitch_frames_around(first_frame: int, n_frames: int, spec: AudioSpec, instant: float = 0.5) -> tuple[int, int]:

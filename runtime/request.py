@@ -12,6 +12,7 @@ from .bundle import Bundle
 from .errors import OptionError
 from .voices import Voice, check_key, voice_of
 
+LATENCIES = ("default", "low")
 PIECE_S = 8.0
 """Length of what a graph computes at a time: long against the context that is computed twice, short in memory."""
 _HIGHEST_F0_SHARE = 0.4  # of the sample rate: a pulse train has no second harmonic there
@@ -30,6 +31,8 @@ class Request:
     noise: NDArray[np.float32] | None = None
     """Noise of the first step, (T, M), in place of what `seed` gives."""
     piece_s: float = PIECE_S
+    low_latency: bool = False
+    """By the rules of a stream: see `low_latency`."""
 
     @property
     def steps(self) -> int:
@@ -40,12 +43,11 @@ def make_request(
     bundle: Bundle, singer: str | Mapping[str, float] | None, key: float | str, seed: int, steps: int, latency: str
 ) -> Request:
     """Check the arguments that all conversions share. Raises `OptionError`."""
-    if latency == "low":
-        raise OptionError("latency 'low' is not available in this version\nhint: latency='default'")
-    if latency != "default":
-        raise OptionError(f"unknown latency {latency!r}; known: default")
+    if latency not in LATENCIES:
+        raise OptionError(f"unknown latency {latency!r}; known: {', '.join(LATENCIES)}")
     voice = voice_of(bundle, singer)
-    return Request(voice, check_key(key, voice), _check_seed(seed), _schedule(bundle, steps))
+    key_or_none, schedule = check_key(key, voice), _schedule(bundle, steps)
+    return Request(voice, key_or_none, _check_seed(seed), schedule, low_latency=latency == "low")
 
 
 def with_tracks(

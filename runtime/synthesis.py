@@ -1,6 +1,7 @@
 """The back half of a conversion: from what was sung to the same in another voice, at the caller's rate."""
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,20 +41,87 @@ def horizon_frames(manifest: Manifest, steps: int) -> int:
     return manifest.context.vocoder.future + steps * manifest.context.acoustic.future
 
 
+class Networks:
+    """The acoustic model and the vocoder, run for stretches of mel frames with one target."""
+
+    def __init__(self, manifest: Manifest, target: Target, timings_ms: defaultdict[str, float]) -> None:
+        self.target, self.source_channels = target, manifest.model.source.channels
+        self._spec, self._model, self._timings_ms = manifest.audio, manifest.model, timings_ms
+
+    def mel(
+        self,
+        first: int,
+        content: tuple[NDArray[np.float32], NDArray[np.int32]],
+        f0_hz: NDArray[np.float32],
+        loudness: NDArray[np.float32],
+    ) -> Work[NDArray[np.float32]]:
+        """Mel (T, M) of frames `first` on, for content (S, C) with its row of each frame (T,), F0 as it shall be sung.
+
+        One step, or several: x0 from noise, then noise put back and x0 once more, down the schedule.
+        """
+        rows, index = content
+        n_frames = len(f0_hz)
+        condition = {
+            "content": rows[None],
+            "content_index": index[None],
+            "f0_hz": f0_hz[None],
+            "loudness": loudness[None],
+            "singer": self.target.embedding[None],
+        }
+        noise = self._noise(first, n_frames, step=0)
+        reply = yield Call("acoustic", {**condition, "noise": noise[None]})
+        self._timings_ms["acoustic"] += reply.ms
+        further = make_step_noise(self._model, self.target.schedule, noise, partial(self._noise, first, n_frames))
+        for step, level in enumerate(self.target.schedule, start=1):
+            mel = reply.outputs[0][:, :n_frames]
+            again = {
+                "mel": mel,
+                "noise": further.next(step, mel[0])[None],
+                "step_index": np.array(level, np.int32),
+            }
+            reply = yield Call("acoustic_n", {**condition, **again})
+            self._timings_ms["acoustic"] += reply.ms
+        return reply.outputs[0][0, :n_frames]
+
+    def _noise(self, first: int, n_frames: int, step: int) -> NDArray[np.float32]:
+        given = self.target.noise
+        if step or given is None:
+            return noise_frames(self.target.seed, first, n_frames, self._spec.n_mels, step)
+        noise = np.zeros((n_frames, self._spec.n_mels), np.float32)
+        inside = given[first : first + n_frames]
+        noise[: len(inside)] = inside
+        return noise
+
+    def audio(
+        self, first: int, mel: NDArray[np.float32], f0_hz: NDArray[np.float32], source: NDArray[np.float32] | None
+    ) -> Work[NDArray[np.float32]]:
+        """Samples (L,) at the model's rate of mel frames `first` on."""
+        hop = self._spec.hop_length
+        inputs = {"mel": mel[None], "f0_hz": f0_hz[None]}
+        if source is not None:
+            inputs["source"] = source[None]
+        inputs["noise"] = noise_samples(self.target.seed, first * hop, len(mel) * hop)[None]
+        reply = yield Call("vocoder", inputs)
+        self._timings_ms["vocoder"] += reply.ms
+        audio = reply.outputs[0][0, : len(mel) * hop]
+        if not np.isfinite(audio).all():
+            raise BundleError("the vocoder graph gave samples that are NaN or infinite\nhint: the bundle is broken")
+        return audio
+
+
 class Synthesis:
     """Follows an `Analysis` through the acoustic model and the vocoder."""
 
     def __init__(self, analysis: Analysis, manifest: Manifest, target: Target, piece_s: float) -> None:
-        self._analysis, self._spec, self._target = analysis, manifest.audio, target
+        self._analysis, self._spec = analysis, manifest.audio
         self._timings_ms = analysis.timings_ms
-        self._model = manifest.model
+        self._networks, self._steps = Networks(manifest, target, analysis.timings_ms), target.steps
         self._acoustic_context, self._vocoder_context = manifest.context.acoustic, manifest.context.vocoder
         self._excitation = make_excitation(manifest.model.source.kind, self._spec, target.seed)
-        self._source_channels = manifest.model.source.channels
         self._piece = max(1, round(piece_s * self._spec.frame_rate_hz))
         self._ratio = np.float32(2.0 ** (target.semitones / 12.0))
         self.mel = Track((self._spec.n_mels,))
-        self._source = Track((self._source_channels,))
+        self._source = Track((manifest.model.source.channels,))
         self._frames_sung = 0
         self._from_model = Resampler(self._spec.sample_rate, analysis.sample_rate)
         self._sung = Track()  # at the caller's rate, before the gate
@@ -78,7 +146,7 @@ class Synthesis:
         self._source.forget(frame * self._spec.hop_length)
 
     def _make_mel(self) -> Work[None]:
-        analysis, steps = self._analysis, self._target.steps
+        analysis, steps = self._analysis, self._steps
         past, future = steps * self._acoustic_context.past, steps * self._acoustic_context.future
         goal = None if analysis.n_frames is None else analysis.n_frames + self._vocoder_context.future
         while goal is None or self.mel.end < goal:
@@ -89,49 +157,13 @@ class Synthesis:
             if analysis.is_silent(first, last):
                 self.mel.append_zeros(last - first)
                 continue
-            mel = yield from self._sample(from_frame, to_frame)
+            content, f0_hz = analysis.content.read(from_frame, to_frame), self._f0_hz(from_frame, to_frame)
+            level = analysis.loudness.read(from_frame, to_frame)
+            mel = yield from self._networks.mel(from_frame, content, f0_hz, level)
             self.mel.append(mel[first - from_frame : last - from_frame])
-
-    def _sample(self, first: int, last: int) -> Work[NDArray[np.float32]]:
-        """One step, or several: x0 from noise, then noise put back and x0 once more, down the schedule."""
-        condition = self._condition(first, last)
-        noise = self._noise(first, last, step=0)
-        reply = yield Call("acoustic", {**condition, "noise": noise[None]})
-        self._timings_ms["acoustic"] += reply.ms
-        n_frames = last - first
-        further = make_step_noise(self._model, self._target.schedule, noise, partial(self._noise, first, last))
-        for step, index in enumerate(self._target.schedule, start=1):
-            mel = reply.outputs[0][:, :n_frames]
-            again = {
-                "mel": mel,
-                "noise": further.next(step, mel[0])[None],
-                "step_index": np.array(index, np.int32),
-            }
-            reply = yield Call("acoustic_n", {**condition, **again})
-            self._timings_ms["acoustic"] += reply.ms
-        return reply.outputs[0][0, :n_frames]
-
-    def _condition(self, first: int, last: int) -> dict[str, NDArray]:
-        content, index = self._analysis.content.read(first, last)
-        return {
-            "content": content[None],
-            "content_index": index[None],
-            "f0_hz": self._f0_hz(first, last)[None],
-            "loudness": self._analysis.loudness.read(first, last)[None],
-            "singer": self._target.embedding[None],
-        }
 
     def _f0_hz(self, first: int, last: int) -> NDArray[np.float32]:
         return self._analysis.sung_f0_hz.read(first, last) * self._ratio
-
-    def _noise(self, first: int, last: int, step: int) -> NDArray[np.float32]:
-        given = self._target.noise
-        if step or given is None:
-            return noise_frames(self._target.seed, first, last - first, self._spec.n_mels, step)
-        noise = np.zeros((last - first, self._spec.n_mels), np.float32)
-        inside = given[first:last]
-        noise[: len(inside)] = inside
-        return noise
 
     def _make_audio(self) -> Work[None]:
         analysis, hop = self._analysis, self._spec.hop_length
@@ -146,13 +178,8 @@ class Synthesis:
             if analysis.is_silent(first, last):
                 audio = np.zeros((last - first) * hop, np.float32)
             else:
-                reply = yield self._vocode(from_frame, to_frame)
-                self._timings_ms["vocoder"] += reply.ms
-                audio = reply.outputs[0][0, (first - from_frame) * hop : (last - from_frame) * hop]
-                if not np.isfinite(audio).all():
-                    raise BundleError(
-                        "the vocoder graph gave samples that are NaN or infinite\nhint: the bundle is broken"
-                    )
+                audio = yield from self._vocode(from_frame, to_frame)
+                audio = audio[(first - from_frame) * hop : (last - from_frame) * hop]
             self._frames_sung = last
             start = time.perf_counter()
             self._sung.append(self._from_model.push(audio, last=last == goal))
@@ -163,15 +190,12 @@ class Synthesis:
         first = self._source.end // self._spec.hop_length
         if self._excitation is not None and to_frame > first:
             source = self._excitation.extend(self._f0_hz(first, to_frame))
-            self._source.append(np.broadcast_to(source, (len(source), self._source_channels)))
+            self._source.append(np.broadcast_to(source, (len(source), self._networks.source_channels)))
 
-    def _vocode(self, first: int, last: int) -> Call:
+    def _vocode(self, first: int, last: int) -> Work[NDArray[np.float32]]:
         hop = self._spec.hop_length
-        inputs = {"mel": self.mel.read(first, last)[None], "f0_hz": self._f0_hz(first, last)[None]}
-        if self._excitation is not None:
-            inputs["source"] = self._source.read(first * hop, last * hop)[None]
-        inputs["noise"] = noise_samples(self._target.seed, first * hop, (last - first) * hop)[None]
-        return Call("vocoder", inputs)
+        source = None if self._excitation is None else self._source.read(first * hop, last * hop)
+        return self._networks.audio(first, self.mel.read(first, last), self._f0_hz(first, last), source)
 
     def _emit(self) -> NDArray[np.float32]:
         """What is ready at the caller's rate, gated, within ±1; in the end exactly as many samples as came in."""

@@ -32,6 +32,10 @@ class Track:
         missing = last - first - len(inside)
         return np.concatenate((inside, np.zeros((missing, *inside.shape[1:]), inside.dtype))) if missing else inside
 
+    def restart(self, at: int) -> None:
+        """Drop everything; what is appended next begins at position `at`."""
+        self._held, self.start = self._held[:0], at
+
     def forget(self, before: int) -> None:
         """Drop what lies before position `before`; it will not be read again."""
         cut = min(max(before - self.start, 0), len(self._held))

@@ -32,6 +32,7 @@ from comosvc.runtime.manifest import (
     SourceEntry,
     to_json,
 )
+from comosvc.runtime.spec import FrontEnd
 
 SPEC = replace(COMOSVC_24K, n_mels=8, content_hop_length=160)
 CONTENT, SINGER = 6, 4
@@ -150,7 +151,7 @@ def _pitch() -> bytes:
     return (Path(runtime_bundle.__file__).parent / "data" / "pitch.onnx").read_bytes()
 
 
-def tiny_files(spec: AudioSpec = SPEC) -> dict[str, bytes]:
+def tiny_files(spec: AudioSpec = SPEC, front_end: FrontEnd | None = None) -> dict[str, bytes]:
     """The files of a bundle by name, bundle.json first."""
     models = {
         "content": _content(spec),
@@ -162,6 +163,8 @@ def tiny_files(spec: AudioSpec = SPEC) -> dict[str, bytes]:
     embedding = np.random.default_rng(4).normal(size=(3, SINGER)).astype(np.float32)
     singers = save({"embedding": embedding})
     manifest = _manifest({name: _entry(name, model, spec) for name, model in models.items()}, _sha256(singers), spec)
+    if front_end is not None:
+        manifest = replace(manifest, front_end=front_end)
     files = {f"{name}.onnx": model for name, model in models.items()}
     return {"bundle.json": to_json(manifest).encode(), "singers.safetensors": singers, **files}
 
@@ -184,6 +187,7 @@ def _manifest(graphs: dict[str, GraphEntry], singers_sha256: str, spec: AudioSpe
         near = (0.6 * median_hz, 1.6 * median_hz)
         return SingerEntry(index=index, f0_median_hz=median_hz, f0_range_hz=near, licence="CC0", credit="nobody")
 
+    frame_ms = 1e3 * spec.hop_length / spec.sample_rate
     return Manifest(
         name="tiny",
         audio=spec,
@@ -202,7 +206,12 @@ def _manifest(graphs: dict[str, GraphEntry], singers_sha256: str, spec: AudioSpe
         ),
         context=CONTEXT,
         lookahead_ms=LookaheadEntry(
-            content=20.0, pitch=176.0, pitch_low_latency=16.0, acoustic=10.7, vocoder=13.4, total=60.1
+            content=20.0,
+            pitch=176.0,
+            pitch_low_latency=16.0,
+            acoustic=2 * frame_ms,
+            vocoder=2.5 * frame_ms,
+            total=36.0 + 4.5 * frame_ms,
         ),
         licences=(LicenceEntry(part="pitch", licence="MIT", credit="swift-f0"),),
         consent="no recordings were used",

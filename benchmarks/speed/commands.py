@@ -114,33 +114,56 @@ def _measure(grid: "RtfOptions", json: Path | None) -> None:
 
 def latency(
     model: Annotated[
-        str, typer.Option("-m", "--model", help="A shipped voice, a .comosvc file or its folder.")
+        str, typer.Option("-m", "--model", help="A shipped voice, a .comosvc file or its folder, or full-size.")
     ] = "demo",
-    clips: Annotated[str, typer.Option("--clips", help="Lengths of the clips, ms.")] = "250,500,1000,2000",
+    blocks: Annotated[
+        str, typer.Option("--blocks", help="Sizes of a stream's blocks, ms; none: none.")
+    ] = "10,20,40,80",
+    seconds: Annotated[float, typer.Option("--seconds", help="Of audio for each of them.", min=0.1)] = 20.0,
+    clips: Annotated[
+        str, typer.Option("--clips", help="Lengths of whole clips, ms; none: none.")
+    ] = "250,500,1000,2000",
     calls: Annotated[int, typer.Option("--calls", help="Of each length; at least 20.")] = 50,
+    start_up: Annotated[bool, typer.Option("--start-up", help="Also: import, load, first second.")] = False,
+    distance: Annotated[
+        bool, typer.Option("--distance", help="Also: low latency against the default, on the held-out set.")
+    ] = False,
+    soak: Annotated[float, typer.Option("--soak", help="Also: minutes of audio in one stream.", min=0.0)] = 0.0,
+    long_files: Annotated[str, typer.Option("--long-files", help="Also: minutes, such as 0.5,180.")] = "none",
     threads: Annotated[int, typer.Option("--threads", help="Of the engine.", min=1)] = 1,
     provider: Annotated[str, typer.Option("--provider")] = "auto",
     precision: Annotated[str, typer.Option("--precision")] = "auto",
     json: Json = None,
 ) -> None:
-    """How long a caller waits for a short clip: percentiles of whole calls, and how many come within the clip's length.
+    """How long a caller waits: for each block of a stream, and for a short clip.
 
-    This version has no streaming, so these are not the latencies of a live conversion.
+    full-size is a voice of the published sizes with random weights, exported at the first time.
     """
-    from .latency import LatencyOptions, latency_grid, latency_provenance, measure_latency, save_latency
+    from .latency import LatencyOptions, latency_grids, latency_provenance, measure_latency, save_latency
     from .options import parse_lengths
 
     with errors_in_words():
-        lengths_ms = parse_lengths(clips, "--clips", unit="ms")
         options = LatencyOptions(
-            model=model, clips_ms=lengths_ms, calls=calls, threads=threads, provider=provider, precision=precision
+            model=model,
+            blocks_ms=() if blocks == "none" else parse_lengths(blocks, "--blocks", unit="ms"),
+            stream_s=seconds,
+            clips_ms=() if clips == "none" else parse_lengths(clips, "--clips", unit="ms"),
+            calls=calls,
+            start_up=start_up,
+            distance=distance,
+            soak_minutes=soak,
+            long_files_minutes=() if long_files == "none" else parse_lengths(long_files, "--long-files"),
+            threads=threads,
+            provider=provider,
+            precision=precision,
         )
         check_writable(json)
         with progress() as say:
             found = measure_latency(options, _command(), say)
         if json is not None:
             save_latency(found, json)
-    show(latency_grid(found).for_terminal())
+    for grid in latency_grids(found):
+        show(grid.for_terminal())
     console.print(latency_provenance(found), markup=False, highlight=False)
 
 

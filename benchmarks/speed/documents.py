@@ -15,7 +15,7 @@ from ..trained.table import load_json as load_quality
 from ..trained.table import provenance as provenance_of
 from .charts import QualityPoint, as_png, rtf_against_length, speed_against_quality, stacked_stages
 from .grid import Grid
-from .latency import LatencyReport, latency_grid, latency_provenance, load_latency
+from .latency import LatencyReport, latency_grids, latency_provenance, load_latency
 from .page import page, section
 from .results import OtherKindError, ResultError, SpeedReport, load_speed, read_results
 from .tables import all_grids, length_grid, paper_grids, provenance, shown_length
@@ -192,5 +192,5 @@ def _of_quality(name: str, table: SystemsTable) -> Document:
 
 
 def _of_latency(name: str, report: LatencyReport) -> Document:
-    grid = latency_grid(report)
-    return Document(name, "latency", latency_provenance(report), (grid,), {}, (grid,))
+    grids = latency_grids(report)
+    return Document(name, "latency", latency_provenance(report), grids, {}, grids)

@@ -53,6 +53,9 @@ def test_help_has_examples_and_every_option():
         "--json",
         "--force",
         "--seed",
+        "--latency",
+        "--live",
+        "--list-devices",
     ):
         assert word in result.stdout
 
@@ -133,10 +136,19 @@ def test_info_prints_singers_licences_and_contexts(convert):
         "swift-f0",
         "steps: 1, 2, 4",
         "acoustic_n",
-        "60.1 ms",
+        "60.0 ms",
         "no recordings",
     ):
         assert word in out
+
+
+def test_files_can_be_converted_as_a_stream_would(convert):
+    code, out, _ = convert("lieder/b.flac", "-o", "b.wav", "--latency", "low", "--json")
+    assert code == 0
+    assert json.loads(out)["results"][0]["options"]["latency"] == "low"
+    code, _, err = convert("lieder/b.flac", "-o", "c.wav", "--latency", "none")
+    assert code == 1
+    assert "known: default, low" in err
 
 
 def test_plot_draws_one_conversion(convert, folder):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from comosvc.runtime import Converter
-from comosvc.runtime.audio import blocks
+from comosvc.runtime.audio import blocks, resample
 from comosvc.runtime.calls import run
 from comosvc.runtime.pipeline import convert_blocks
 from comosvc.runtime.self_test import vowel
@@ -66,6 +66,18 @@ def test_look_ahead_is_within_its_budget(demo):
     parts = ahead.content_low_latency + ahead.pitch_low_latency + ahead.acoustic + ahead.vocoder
     assert ahead.total == pytest.approx(parts, abs=0.1)
     assert ahead.total <= 60.0
+
+
+def test_a_stream_is_soon_and_is_the_low_latency_conversion(demo):
+    glide, _ = vowel(demo.spec)
+    song = resample(np.concatenate((glide, np.zeros(6_000, np.float32), glide)), 24_000, 48_000)
+    wanted = demo.convert(song, 48_000, key=3, latency="low").audio
+    with demo.stream(48_000, key=3, block_ms=20) as stream:
+        assert stream.latency_samples <= 0.056 * 48_000
+        out = [stream.process(song[at : at + 960]) for at in range(0, len(song), 960)]
+        found = np.concatenate((*out, stream.flush()))[stream.latency_samples :]
+    assert np.abs(wanted).max() > 0.05
+    assert np.square(found - wanted).sum() < 1e-9 * np.square(wanted).sum()  # 90 dB; 120 seen
 
 
 def test_every_part_states_its_licence(demo):

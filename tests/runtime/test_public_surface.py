@@ -20,12 +20,14 @@ PUBLIC = [
     "Conversion",
     "Converter",
     "FileConversion",
+    "LiveStream",
     "OptionError",
     "Options",
     "OutputError",
     "ProviderError",
     "SelfTest",
     "Singer",
+    "Stream",
     "__version__",
 ]
 

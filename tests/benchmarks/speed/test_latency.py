@@ -3,8 +3,9 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed.documents import read_document
-from comosvc.benchmarks.speed.latency import ClipLatency, LatencyOptions, latency_grid, load_latency
+from comosvc.benchmarks.speed.latency import ClipLatency, LatencyOptions, latency_grids, load_latency
 from comosvc.benchmarks.speed.results import ResultError
+from comosvc.benchmarks.speed.streaming import BlockLatency
 from comosvc.runtime.errors import OptionError
 
 
@@ -15,19 +16,38 @@ def test_percentiles_and_deadlines():
     assert clip.in_time == pytest.approx(0.5)
 
 
+def test_the_total_of_a_stream_is_its_latency_and_a_late_block():
+    block = BlockLatency(
+        block_ms=20.0,
+        latency_ms=55.0,
+        blocks_ms=tuple(map(float, range(1, 101))),
+        processor_ms=(1.0,),
+        others_cores=0.0,
+    )
+    assert block.total_ms == pytest.approx(55.0 + 99.01)
+    assert block.in_time == pytest.approx(0.2)
+
+
 def test_the_command(tiny_path, tmp_path):
     path = tmp_path / "latency.json"
-    options = ["-m", str(tiny_path), "--clips", "50,100", "--calls", "20", "--json", str(path)]
+    options = ["-m", str(tiny_path), "--clips", "50,100", "--calls", "20", "--blocks", "20,33", "--seconds", "0.66"]
+    options += ["--start-up", "--soak", "0.05", "--long-files", "0.05,0.1", "--json", str(path)]
     done = CliRunner().invoke(app, ["latency", *options], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
-    assert "has no streaming" in " ".join(done.output.split())
     report = load_latency(path)
     assert [clip.clip_ms for clip in report.clips] == [50.0, 100.0]
     assert all(len(clip.calls_ms) == 20 for clip in report.clips)
-    assert not report.streaming
+    assert [(block.block_ms, len(block.blocks_ms)) for block in report.blocks] == [(20.0, 33), (33.0, 20)]
+    assert all(0 < block.percentile(50) <= block.percentile(99) for block in report.blocks)
+    assert 40 < report.blocks[0].latency_ms < 80
+    assert report.start_up.total_ms > report.start_up.load_ms > 0
+    assert len(report.soak.median_ms) == 1
+    assert [file.minutes for file in report.long_files] == [0.05, 0.1]
     assert str(tmp_path) not in path.read_text().partition('"voice"')[2]
     document = read_document(path)
-    assert document.grids == (latency_grid(report),)
+    assert document.grids == latency_grids(report)
+    for word in ("20 ms", "100 ms", "start-up", "in one stream", "a file of 0.1 min"):
+        assert word in done.output
     assert not document.charts
 
 

@@ -1,0 +1,151 @@
+"""A stream behind an audio callback, which must never wait: it copies, and a thread of its own computes."""
+
+import logging
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ComosvcError, OptionError
+from .stream import SingerChoice, Stream
+
+DEADLINE_POLICIES = ("hold", "dry", "silence")
+_KEPT_S = 2.0
+"""Input and output that are kept. A computation that is further behind starts anew at the present."""
+_log = logging.getLogger(__name__)
+
+
+class LiveStream:
+    """`exchange` takes the audio that came in and gives as much out at once, whatever the computation is doing.
+
+    What goes out is what came in `latency_samples` before, converted: the stream's own latency, and the time of a block
+    to compute in. Where it is not ready in time `policy` fills in, `underruns` counts it, and what comes too late is
+    left out, so that the latency stays what it is. "hold" repeats the last block that was ready, "dry" gives the input,
+    as late as the voice would be, "silence" nothing. A block below `gate_db` (RMS, full scale at 0) counts as silence.
+    """
+
+    def __init__(
+        self, stream: Stream, block_ms: float = 20.0, policy: str = "hold", gate_db: float | None = None
+    ) -> None:
+        if policy not in DEADLINE_POLICIES:
+            raise OptionError(f"unknown deadline policy {policy!r}; known: {', '.join(DEADLINE_POLICIES)}")
+        if gate_db is not None and not -120.0 <= gate_db <= 0.0:
+            raise OptionError(f"the input gate is {gate_db} dB; it must be -120 to 0 dB, or None")
+        self._stream, self._policy = stream, policy
+        self._gate = 0.0 if gate_db is None else 10.0 ** (gate_db / 20.0)
+        self.block_samples = max(1, round(1e-3 * block_ms * stream.sample_rate))
+        self.latency_samples = stream.latency_samples + self.block_samples
+        self._kept = round(_KEPT_S * stream.sample_rate)
+        self._size = 2 * self._kept + self.latency_samples
+        self._heard, self._sung = np.zeros(self._size, np.float32), np.zeros(self._size, np.float32)
+        self._heard_end = self._sung_end = 0
+        self._sung_from = 0  # what lies before was never computed
+        self._held = np.zeros(self.block_samples, np.float32)  # for "hold"
+        self.underruns, self.restarts = 0, 0
+        """Blocks that came too late, and times that the computation had to start anew."""
+        self.error: Exception | None = None
+        """What ended the computation, if anything did."""
+        self._changed, self._turn = threading.Condition(), threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        """Begin to compute."""
+        if self._thread is not None:
+            raise ComosvcError("this live stream was started already\nhint: one start; make another after stop")
+        self._thread = threading.Thread(target=self._run, name="comosvc-live", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the computation; what is not out by now is lost."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def change(self, singer: SingerChoice = None, key: float | None = None) -> None:
+        """Sing as another, or in another key, from the next block on. Raises `OptionError`."""
+        with self._turn:
+            if singer is not None:
+                self._stream.singer = singer
+            if key is not None:
+                self._stream.key = key
+
+    def exchange(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`block_samples` of mono float32 in, or a multiple; the same number out. Only copies.
+
+        Raises `ComosvcError` if it is not running.
+        """
+        count = len(audio)
+        if self._thread is None or self._stopped:
+            what = "has not been started" if self._thread is None else "was stopped"
+            raise ComosvcError(f"this live stream {what}\nhint: start() before the first block, stop() after the last")
+        if count % self.block_samples or count > self._kept:
+            raise ComosvcError(
+                f"a block of {count} samples; this live stream takes {self.block_samples}, or a multiple up to "
+                f"{_KEPT_S:g} s\nhint: a fixed block size of the audio device, and block_ms to match it"
+            )
+        with self._changed:
+            _write(self._heard, self._heard_end, audio)
+            self._heard_end += count
+            self._changed.notify()
+            first = self._heard_end - count - self.latency_samples
+            ready = _read(self._sung, max(0, first), max(0, first + count))
+            missing = first + count > self._sung_end or max(0, first) < self._sung_from
+            if not missing:
+                out = np.pad(ready, (count - len(ready), 0))
+                self._held = out[-self.block_samples :]
+                return out
+            self.underruns += 1
+            if self._policy == "dry":
+                dry = _read(self._heard, max(0, first), max(0, first + count))
+                return np.pad(dry, (count - len(dry), 0))
+            return np.resize(self._held, count) if self._policy == "hold" else np.zeros(count, np.float32)
+
+    def _run(self) -> None:
+        try:
+            done = 0
+            while (block := self._next(done)) is not None:
+                start, audio = block
+                if start != done:
+                    with self._turn:
+                        self._stream.reset()
+                    self.restarts += 1
+                    with self._changed:
+                        self._sung_from = self._sung_end = start
+                if np.sqrt(np.square(audio).mean()) < self._gate:
+                    audio = np.zeros_like(audio)
+                with self._turn:
+                    sung = self._stream.process(audio)
+                done = start + len(audio)
+                with self._changed:
+                    # The stream's own latency is taken off: position n of what is sung belongs to n of what was heard.
+                    at = done - len(sung) - self._stream.latency_samples
+                    skip = max(0, self._sung_from - at)
+                    if skip < len(sung):
+                        _write(self._sung, at + skip, sung[skip:])
+                        self._sung_end = at + len(sung)
+        except Exception as error:
+            self.error = error
+            _log.exception("the live conversion ended")
+
+    def _next(self, done: int) -> tuple[int, NDArray[np.float32]] | None:
+        """The next block with its position; None when it is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._heard_end - done >= self.block_samples)
+            if self._stopped:
+                return None
+            too_late = self._heard_end - done > self._kept
+            start = self._heard_end - self.block_samples if too_late else done
+            return start, _read(self._heard, start, start + self.block_samples)
+
+
+def _write(ring: NDArray[np.float32], position: int, values: NDArray[np.float32]) -> None:
+    at, end = position % len(ring), position % len(ring) + len(values)
+    ring[at:end] = values[: len(ring) - at]
+    ring[: max(0, end - len(ring))] = values[len(ring) - at :]
+
+
+def _read(ring: NDArray[np.float32], first: int, last: int) -> NDArray[np.float32]:
+    return ring[np.arange(first, last) % len(ring)]

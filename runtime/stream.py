@@ -1,0 +1,162 @@
+"""Convert while the audio comes in: blocks of any size, as many samples out as in, a constant time later."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .audio import mono
+from .bundle import Bundle
+from .calls import Runnable, run
+from .errors import ComosvcError, OptionError
+from .low_latency import LowLatency, latency_samples
+from .request import Request
+from .synthesis import Target
+from .tracks import Track
+from .voices import Voice, check_key, voice_of
+
+SingerChoice = str | Mapping[str, float] | None
+"""A name, weights by name for a blend, or None for the voice's first."""
+_AT_ONCE_S = 1.0  # longer blocks are taken apart, so that memory stays flat
+
+
+class Stream:
+    """A conversion that goes on. Made by `Converter.stream`; for one thread at a time.
+
+    What comes out is what `convert(..., latency="low")` makes of all that went in, `latency_samples` later.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        ready: Callable[[], Mapping[str, Runnable]],
+        request: Request,
+        sample_rate: int,
+        block_ms: float,
+    ) -> None:
+        self._bundle, self._ready, self._request = bundle, ready, request
+        self._voice, self._key = request.voice, request.key
+        self.sample_rate = sample_rate
+        self.latency_samples = latency_samples(bundle.manifest, sample_rate, request.steps)
+        """Samples by which the output lags behind the input, always."""
+        self._busy, self._closed = threading.Lock(), False
+        self._warm_up(max(1, round(1e-3 * block_ms * sample_rate)))
+
+    def process(self, audio: NDArray[Any]) -> NDArray[np.float32]:
+        """The next samples in, (n,) or (n, channels), float32, float64 or int16; the same number out, float32 (n,)."""
+        with self._in_use():
+            if self._ended:
+                raise ComosvcError("this stream was flushed: nothing comes after its end\nhint: stream.reset()")
+            if np.shape(audio)[:1] == (0,):
+                return np.zeros(0, np.float32)
+            samples = mono(audio, "the block", self._chain.n_samples)
+            length = round(_AT_ONCE_S * self.sample_rate)
+            return np.concatenate([self._push(samples[at : at + length]) for at in range(0, len(samples), length)])
+
+    def flush(self) -> NDArray[np.float32]:
+        """The rest, exactly `latency_samples`: silence is taken for what would have come. `reset` begins anew."""
+        with self._in_use():
+            if self._ended:
+                raise ComosvcError("this stream was flushed already\nhint: stream.reset() begins anew")
+            self._ended = True
+            if self._chain.n_samples:
+                self._chain.listen(np.zeros(0, np.float32), last=True)
+                self._out.append(run(self._chain.advance(), self._ready()))
+            return self._take(self._chain.n_samples, self.latency_samples)
+
+    def reset(self) -> None:
+        """Forget all that was heard, as if new; singer and key stay."""
+        with self._in_use():
+            self._begin()
+
+    def close(self) -> None:
+        """End; the converter stays open."""
+        self._closed = True
+
+    @property
+    def singer(self) -> SingerChoice:
+        """Whom to sing as: weights by name. A name, weights or None may be assigned between blocks."""
+        return self._voice.weights
+
+    @singer.setter
+    def singer(self, singer: SingerChoice) -> None:
+        with self._in_use():
+            self._voice = voice_of(self._bundle, singer)
+            self._chain.retarget(self._target())
+
+    @property
+    def key(self) -> float:
+        """Semitones up; may be assigned between blocks."""
+        assert self._key is not None
+        return self._key
+
+    @key.setter
+    def key(self, key: float) -> None:
+        with self._in_use():
+            self._key = stream_key(key, self._voice)
+            self._chain.retarget(self._target())
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        manifest, timings = self._bundle.manifest, defaultdict[str, float](float)
+        self._chain = LowLatency(manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S)
+        self._out, self._ended = Track(), False
+
+    def _target(self) -> Target:
+        return Target(self._voice.embedding, self.key, self._request.seed, self._request.schedule)
+
+    def _warm_up(self, block: int) -> None:
+        """Let every graph run at the size of a block before the first that counts: first runs take longer."""
+        noise = 0.1 * np.random.default_rng(0).standard_normal(self.latency_samples + 3 * block)
+        self._begin()
+        for at in range(0, len(noise), block):
+            self._push(noise[at : at + block].astype(np.float32))
+        self._begin()
+
+    def _push(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._chain.listen(audio, last=False)
+        # Small blocks may be answered from what an earlier one made ready.
+        if self._out.end < self._chain.n_samples - self.latency_samples:
+            self._out.append(run(self._chain.advance(), self._ready()))
+        return self._take(self._chain.n_samples - len(audio), len(audio))
+
+    def _take(self, position: int, count: int) -> NDArray[np.float32]:
+        """The `count` samples that go out while the input goes on from `position`; before the first there are zeros."""
+        first, last = position - self.latency_samples, position - self.latency_samples + count
+        out = self._out.read(max(0, first), max(0, last))
+        self._out.forget(last)
+        return np.pad(out, (count - len(out), 0))
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        if not self._busy.acquire(blocking=False):
+            raise ComosvcError(
+                "this stream is in use by another thread\nhint: a stream is one singer's; make one for each thread"
+            )
+        try:
+            if self._closed:
+                raise ComosvcError("this stream is closed\nhint: make another with Converter.stream, or close it later")
+            self._ready()
+            yield
+        finally:
+            self._busy.release()
+
+
+def stream_key(key: float, voice: Voice) -> float:
+    """`key` in semitones. Raises `OptionError`, also for "auto"."""
+    number = check_key(key, voice)
+    if number is None:
+        raise OptionError(
+            "key is 'auto', which needs the whole song; a stream hears it as it comes\n"
+            "hint: give semitones, for instance those that convert(..., key='auto') found for this singer"
+        )
+    return number

@@ -1,0 +1,263 @@
+"""The audio callback's side of a stream, and the command, with a device that plays an array."""
+
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from sound_device import FileDevice
+from typer.testing import CliRunner
+
+from comosvc.runtime import ComosvcError, Converter, LiveStream, OptionError
+from comosvc.runtime import live as live_module
+from comosvc.runtime.cli import _app
+
+BLOCK_MS, BLOCK = 20, 480
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def own(bundle_path):
+    """A converter whose graphs a test may tamper with."""
+    return Converter(bundle_path, threads=1)
+
+
+@pytest.fixture
+def late(own):
+    """Its vocoder waits until this is set."""
+    go_on = threading.Event()
+    inner = own._graphs["vocoder"].run
+
+    def slow(inputs):
+        assert go_on.wait(PATIENCE_S)
+        return inner(inputs)
+
+    go_on.set()
+    own._graphs["vocoder"].run = slow
+    return go_on
+
+
+def caught_up(live):
+    """Wait until all that came in is converted."""
+    end = time.monotonic() + PATIENCE_S
+    while live._sung_end < live._heard_end - live._stream.latency_samples and live.error is None:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def played(live, audio, wait=True):
+    out = []
+    for at in range(0, len(audio) - BLOCK + 1, BLOCK):
+        out.append(live.exchange(audio[at : at + BLOCK]))
+        if wait:
+            caught_up(live)
+    return np.concatenate(out)
+
+
+def test_in_time_it_is_the_stream_a_block_later(converter, song):
+    with converter.stream(24_000, key=2) as stream:
+        wanted = stream.process(song)
+        stream.reset()
+        live = LiveStream(stream, BLOCK_MS)
+        live.start()
+        found = played(live, song)
+        live.stop()
+        assert live.latency_samples == stream.latency_samples + BLOCK
+    assert live.underruns == 0
+    np.testing.assert_array_equal(found[:BLOCK], 0.0)
+    np.testing.assert_allclose(found[BLOCK:], wanted[: len(found) - BLOCK], atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["hold", "dry", "silence"])
+def test_what_is_late_is_filled_in_counted_and_left_out(own, late, song, policy):
+    """Four blocks are late; before and after them all is as if nothing had been."""
+    with own.stream(24_000) as stream:
+        wanted = np.concatenate((np.zeros(BLOCK), stream.process(song)))
+        stream.reset()
+        live = LiveStream(stream, BLOCK_MS, policy)
+        live.start()
+        before = played(live, song[: 30 * BLOCK])
+        late.clear()
+        during = played(live, song[30 * BLOCK : 35 * BLOCK], wait=False)
+        late.set()
+        caught_up(live)
+        after = played(live, song[35 * BLOCK : 50 * BLOCK])
+        live.stop()
+    assert live.underruns == 4
+    assert live.restarts == 0
+    np.testing.assert_allclose(before, wanted[: 30 * BLOCK], atol=1e-5)
+    np.testing.assert_allclose(during[:BLOCK], wanted[30 * BLOCK : 31 * BLOCK], atol=1e-5)  # it was there already
+    np.testing.assert_allclose(after, wanted[35 * BLOCK : 50 * BLOCK], atol=1e-5)
+    filled = during[BLOCK:]
+    if policy == "hold":
+        np.testing.assert_array_equal(filled, np.tile(during[:BLOCK], 4))
+    elif policy == "dry":
+        start = 31 * BLOCK - live.latency_samples
+        np.testing.assert_array_equal(filled, song[start : start + 4 * BLOCK])
+    else:
+        np.testing.assert_array_equal(filled, 0.0)
+
+
+def test_far_behind_it_starts_anew_at_the_present(own, late, song):
+    """Three seconds without a result: memory does not grow, and the voice comes back with the latency it had."""
+    loud = np.tile(song[:24_000], 6)
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS, "silence")
+        live.start()
+        played(live, loud[: 20 * BLOCK])
+        late.clear()
+        played(live, loud[20 * BLOCK : 180 * BLOCK], wait=False)
+        late.set()
+        end = time.monotonic() + PATIENCE_S
+        while not live.restarts and time.monotonic() < end:
+            time.sleep(0.001)
+        at = 180 * BLOCK
+        out = played(live, loud[at : at + 60 * BLOCK])
+        live.stop()
+    assert live.restarts == 1
+    assert 155 <= live.underruns <= 165
+    assert np.abs(out[10 * BLOCK :]).max() > 0.01
+
+
+def test_the_callback_never_waits_for_a_graph(own, late, song):
+    """All of it returns while no graph is allowed to end."""
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS)
+        late.clear()
+        live.start()
+        assert len(played(live, song[: 40 * BLOCK], wait=False)) == 40 * BLOCK
+        late.set()
+        live.stop()
+
+
+def test_input_below_the_gate_is_silence(own, song):
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS, gate_db=-30.0)
+        live.start()
+        assert not played(live, 0.01 * song[:24_000]).any()
+        assert played(live, song[:24_000]).any()
+        live.stop()
+
+
+def test_singer_and_key_change_while_it_runs(own, song):
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS)
+        live.start()
+        played(live, song[:12_000])
+        live.change(singer="bass", key=-3)
+        assert (dict(stream.singer), stream.key) == ({"bass": 1.0}, -3.0)
+        with pytest.raises(OptionError, match="no singer"):
+            live.change(singer="nobody")
+        played(live, song[12_000:24_000])
+        live.stop()
+        assert live.error is None
+
+
+def test_wrong_use_is_one_clear_error(own, song):
+    stream = own.stream(24_000)
+    with pytest.raises(OptionError, match="unknown deadline policy 'wait'"):
+        LiveStream(stream, policy="wait")
+    with pytest.raises(OptionError, match="input gate is 3"):
+        LiveStream(stream, gate_db=3.0)
+    live = LiveStream(stream, BLOCK_MS)
+    with pytest.raises(ComosvcError, match="has not been started"):
+        live.exchange(song[:BLOCK])
+    live.start()
+    with pytest.raises(ComosvcError, match="started already"):
+        live.start()
+    with pytest.raises(ComosvcError, match="a block of 481 samples; this live stream takes 480"):
+        live.exchange(song[:481])
+    live.stop()
+    with pytest.raises(ComosvcError, match="was stopped"):
+        live.exchange(song[:BLOCK])
+
+
+def test_an_error_of_the_voice_is_kept_and_the_callback_goes_on(own, song, caplog):
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS, "silence")
+        live.start()
+        played(live, song[:12_000])
+        own._graphs["vocoder"].run = lambda inputs: (np.full((1, inputs["mel"].shape[1] * 128), np.nan, np.float32),)
+        out = played(live, song[12_000:24_000])
+        live.stop()
+    assert "NaN" in str(live.error)
+    assert live.underruns > 10
+    assert not out[-BLOCK:].any()
+    assert "the live conversion ended" in caplog.text
+
+
+def invoke_convert(*arguments):
+    result = CliRunner().invoke(_app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def device(monkeypatch, song):
+    fake = FileDevice(song, 24_000, pace=lambda: time.sleep(0.01))
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    monkeypatch.setattr(live_module, "_READ_OUT_S", 0.05)
+    return fake
+
+
+def test_the_command_plays_what_the_device_hears(device, bundle_path, song):
+    code, _, err = invoke_convert(
+        *("--live", "-m", bundle_path, "-s", "bass", "-k", "3", "--threads", "1"),
+        *("--input-device", "0", "--output-device", "loud", "--monitor", "0.5", "--late", "silence"),
+    )
+    assert code == 0, err
+    assert device.asked["device"] == (0, "loud")
+    assert device.asked["blocksize"] == BLOCK
+    out = np.concatenate(device.played)
+    wet = out - 0.5 * song[: len(out)]
+    assert len(out) == len(song) // BLOCK * BLOCK
+    np.testing.assert_allclose(wet[:1_000], 0.0, atol=1e-6)
+    assert np.abs(wet).max() > 0.01
+    assert "under-runs" in err
+    assert "device 10" in err
+
+
+def test_devices_are_listed(device):
+    code, out, _ = invoke_convert("--list-devices")
+    assert code == 0
+    assert "A loudspeaker" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--output-device", "missing"), "No output device matching 'missing'"),
+        (("song.wav",), "--live converts a microphone, not song.wav"),
+        (("-k", "auto"), "needs the whole song"),
+        (("--late", "never"), "unknown deadline policy 'never'"),
+        (("--monitor", "2"), "monitor is 2.0"),
+        (("--rate", "99"), "99 Hz"),
+    ],
+)
+def test_wrong_arguments(device, bundle_path, arguments, words):
+    code, _, err = invoke_convert("--live", "-m", bundle_path, *arguments)
+    assert code == 1
+    assert words in err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ImportError("No module named 'sounddevice'"), 'pip install "comosvc[live]"'),
+        (OSError("PortAudio library not found"), "install PortAudio"),
+    ],
+)
+def test_without_sounddevice_or_portaudio(monkeypatch, bundle_path, error, words):
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+
+    class Finder:
+        def find_spec(self, name, *_):
+            if name == "sounddevice":
+                raise error
+
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    code, _, err = invoke_convert("--live", "-m", bundle_path)
+    assert code == 1
+    assert words in err
