@@ -27,6 +27,7 @@ from .engine_files import (
     publish,
     read_plans,
     timing_cache,
+    write_whole,
 )
 from .errors import CancelledError, EngineError, ProviderError
 from .gpu import Gpu, find_gpu
@@ -265,11 +266,11 @@ def _build(
     timing: Path | None,
     progress: Progress | None,
 ) -> _Plan:
-    start, said = time.perf_counter(), _logger(trt)
+    start, said = time.perf_counter(), make_logger(trt)
     builder = trt.Builder(said)
     if not builder:
         raise EngineError(f"no builder for the {name} graph: {said.errors()}")
-    network, parser = _parse(trt, builder, name, model, said)
+    network, parser = parse(trt, builder, name, model, said)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     if spec.target.flavour == "rtx":
@@ -297,7 +298,7 @@ def _build(
     if plan is None:
         raise EngineError(f"{spec.target.flavour} cannot build the {name} graph: {said.errors()}")
     if timing is not None:
-        _replace(timing, bytes(config.get_timing_cache().serialize()))
+        write_whole(timing, bytes(config.get_timing_cache().serialize()))
     data = memoryview(plan)
     built = PlanEntry(
         file=f"{name}.plan",
@@ -311,7 +312,7 @@ def _build(
     return _Plan(plan, built)
 
 
-def _parse(trt: Any, builder: Any, name: str, model: bytes, said: Any) -> tuple[Any, Any]:
+def parse(trt: Any, builder: Any, name: str, model: bytes, said: Any) -> tuple[Any, Any]:
     """The graph as a network. Raises `EngineError` with what the parser says of each node it cannot take."""
     # Required before TensorRT 11, where it is the only way and the flag is ignored.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -329,7 +330,7 @@ def _layer_types(network: Any) -> dict[str, int]:
     return dict(Counter(output.dtype.name for output in outputs if output is not None))
 
 
-def _logger(trt: Any) -> Any:
+def make_logger(trt: Any) -> Any:
     """What the library says goes to `logging`; errors are kept, for exceptions tell nothing and None less."""
 
     class Said(trt.ILogger):
@@ -378,9 +379,3 @@ def _monitor(trt: Any, graph: str, progress: Progress | None) -> Any:
             return not self.cancelled
 
     return Monitor()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{time.monotonic_ns():x}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)

@@ -223,3 +223,13 @@ def timing_cache(home: Path, version: str, gpu: str | None) -> Path | None:
         return None
     words = "".join(letter if letter.isalnum() else "-" for letter in f"{version}-{gpu}")
     return home / f"timing-{words}.cache"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that others may read or write meanwhile: they see the old or the new one."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
