@@ -147,7 +147,7 @@ class EngineGraph:
     def _bind(self, context: Any, use: str, sizes: Mapping[str, int]) -> _Bucket:
         """`context` at these sizes, with its memory."""
         if use not in self._buffers:
-            self._buffers[use] = self._allocate(use)
+            self._buffers[use] = self._allocate(use, context)
         buffers = self._buffers[use]
         shapes = {
             name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
@@ -188,11 +188,11 @@ class EngineGraph:
             raise ProviderError(f"TensorRT knows too little of {', '.join(missing)} of the {self.name} graph")
         return {name: tuple(context.get_tensor_shape(name)) for name, _, _ in self._entry.outputs}
 
-    def _allocate(self, use: str) -> _Buffers:
+    def _allocate(self, use: str, context: Any) -> _Buffers:
         """Memory for the largest shapes of a profile, which all its buckets share."""
         largest = {name: most for name, (_, _, most) in input_shapes(self._entry, self._profiles[use]).items()}
         largest |= {name: () for name, _, dims in self._entry.inputs if not dims}
-        largest |= self._set_shapes(self._context(use), largest)
+        largest |= self._set_shapes(context, largest)
         buffers = _Buffers()
         for name, shape in largest.items():
             n_bytes = max(1, int(np.prod(shape))) * self._dtypes[name].itemsize
