@@ -180,14 +180,14 @@ def build_engines(
         cache = timing_cache(made.home, spec.target.version, spec.target.gpu)
         for name, entry in bundle.manifest.entries(spec.precision).items():
             try:
-                plan = _build(trt, name, entry, bundle.entry_bytes(name, entry), spec, cache, progress)
+                new = _build(trt, name, entry, bundle.entry_bytes(name, entry), spec, cache, progress)
             except EngineError as error:
                 if name not in OPTIONAL_GRAPHS:
                     raise
                 not_built[name] = str(error)
                 log.warning("%s", error)
                 continue
-            plans[name] = made.write(f"{name}.plan", plan.data, plan.entry)
+            plans[name] = made.write(f"{name}.plan", new.data, new.entry)
         record = EngineRecord(
             fingerprint=spec.fingerprint,
             voice=bundle.manifest.name,
@@ -279,10 +279,10 @@ def _build(
         for index, capability in enumerate(spec.target.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, members[capability]), index)
     for use, graphs in spec.profiles.items():
-        shapes = builder.create_optimization_profile()
+        limits = builder.create_optimization_profile()
         for tensor, sizes in input_shapes(entry, graphs[name]).items():
-            shapes.set_shape(tensor, *sizes)
-        if config.add_optimization_profile(shapes) < 0:
+            limits.set_shape(tensor, *sizes)
+        if config.add_optimization_profile(limits) < 0:
             raise EngineError(f"the {name} graph does not take profile {use}: {said.errors()}")
     monitor = _monitor(trt, name, progress)
     config.progress_monitor = monitor
@@ -307,7 +307,7 @@ def _build(
         onnx_sha256=entry.sha256,
         seconds=round(time.perf_counter() - start, 3),
         layers=network.num_layers,
-        layer_types=_layer_types(network),
+        layer_types=layer_types(network),
     )
     return _Plan(plan, built)
 
@@ -324,7 +324,7 @@ def parse(trt: Any, builder: Any, name: str, model: bytes, said: Any) -> tuple[A
     return network, parser
 
 
-def _layer_types(network: Any) -> dict[str, int]:
+def layer_types(network: Any) -> dict[str, int]:
     """How many layers give each element type: an FP16 engine that has none in HALF is none."""
     outputs = (network.get_layer(index).get_output(0) for index in range(network.num_layers))
     return dict(Counter(output.dtype.name for output in outputs if output is not None))
