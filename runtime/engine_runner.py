@@ -61,12 +61,12 @@ class EngineGraph:
     """One graph of a voice as a TensorRT engine. May be called from several threads; they take turns."""
 
     def __init__(
-        self, name: str, entry: GraphEntry, grid: Grid, engine: LoadedEngine, device: Device, scratch: Scratch
+        self, name: str, entry: GraphEntry, grid: Grid, loaded: LoadedEngine, device: Device, scratch: Scratch
     ) -> None:
         self.name, self.provider, self.transfers = name, "tensorrt", Transfers()
-        self._entry, self._grid, self._engine, self._device, self._scratch = entry, grid, engine, device, scratch
-        self._profiles = {use: engine.profiles[use] for use in USES if use in engine.profiles}
-        self._index = {use: index for index, use in enumerate(engine.profiles)}
+        self._entry, self._grid, self._loaded, self._device, self._scratch = entry, grid, loaded, device, scratch
+        self._profiles = {use: loaded.profiles[use] for use in USES if use in loaded.profiles}
+        self._index = {use: index for index, use in enumerate(loaded.profiles)}
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in (*entry.inputs, *entry.outputs)}
         self._buffers: dict[str, _Buffers] = {}
         self._buckets: dict[tuple[str, int, int], _Bucket] = {}
@@ -166,13 +166,13 @@ class EngineGraph:
             self._device.upload(made.buffers.addresses[name], staged)
         self._execute(made.context)
         self._device.synchronize()
-        self._engine.prepared()
-        if not self._engine.captures:
+        self._loaded.prepared()
+        if not self._loaded.captures:
             return made
         return replace(made, graph=self._device.capture(lambda: self._execute(made.context)))
 
     def _context(self, use: str) -> Any:
-        context = self._engine.open_context()
+        context = self._loaded.open_context()
         if context is None:
             raise ProviderError(f"TensorRT gives no execution context for {self.name}: is the GPU's memory full?")
         index = self._index[use]

@@ -39,6 +39,10 @@ class HostDevice:
         self._memory[memory.ctypes.data] = memory
         return memory.ctypes.data
 
+    def free(self, address):
+        assert self._current
+        del self._memory[address]
+
     def pinned(self, n_bytes):
         return np.full(n_bytes, 0xCD, np.uint8)
 
@@ -58,6 +62,9 @@ class HostDevice:
         queue, self._queue = self._queue, []
         for work in queue:
             work()
+
+    def wait_for_all(self):
+        assert self._current
 
     def capture(self, work):
         assert not self._queue, "a capture begins while work is under way"

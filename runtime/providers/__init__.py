@@ -14,6 +14,7 @@ from ..calls import Runnable
 from ..errors import OptionError, ProviderError
 
 PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
+ON_GPU = ("cuda", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 BEST_BATCH = {"cpu": 1, "cuda": 8, "tensorrt": 8}
 """Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight.

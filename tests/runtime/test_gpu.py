@@ -54,6 +54,9 @@ FIND = (
 )
 
 
+DOCTOR = "from comosvc.runtime.doctor import main\nmain()"
+
+
 @pytest.mark.parametrize(
     ("init", "count", "words"),
     [
@@ -100,10 +103,16 @@ class TestWithoutADriver:
         assert (done.stdout, done.stderr, done.returncode) == ("cpu\n", "", 0)
 
     def test_the_doctor_goes_through_everything(self):
-        done = in_process("from comosvc.runtime.doctor import main\nmain()")
+        done = in_process(DOCTOR)
         assert done.returncode == 0, done.stderr
         for word in ("no NVIDIA driver", "TensorRT RTX", "OpenVINO", "cuDNN", "provider tensorrt", "onnxruntime"):
             assert word in done.stdout
+
+    @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+    def test_the_doctor_fails_where_the_asked_provider_would_not_run(self, provider):
+        done = in_process(f"import sys\nsys.argv[1:] = ['--provider', {provider!r}]\n" + DOCTOR)
+        assert done.returncode == 1
+        assert f"provider {provider} does not run here: no NVIDIA driver" in done.stderr
 
     def test_the_device_is_refused_before_cuda_bindings_is(self):
         from comosvc.runtime.device import Device
