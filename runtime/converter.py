@@ -15,6 +15,7 @@ from .bundle import open_bundle
 from .calls import Runnable, Work, run, run_together, timed
 from .device import Device
 from .device_arrays import DeviceArray, fetch, is_on_device
+from .engine_files import EngineRecord
 from .errors import CancelledError, ComosvcError, OptionError, ProviderError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
 from .files import FORMATS
@@ -235,6 +236,12 @@ class Converter:
         """What crossed between host and GPU for each graph since the voice was loaded; empty on the CPU."""
         found = {name: getattr(graph, "transfers", None) for name, graph in self._ready().items()}
         return {name: transfers for name, transfers in found.items() if transfers is not None}
+
+    @property
+    def engines(self) -> EngineRecord | None:
+        """What TensorRT's engines were built for, if it is them that run."""
+        records = (getattr(graph, "record", None) for graph in self._ready().values())
+        return next((record for record in records if record is not None), None)
 
     def _gpu(self) -> Device:
         """For arrays that lie there. Raises `ProviderError` where the provider computes elsewhere."""

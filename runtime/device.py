@@ -87,6 +87,12 @@ class Device:
         """Queue a copy into contiguous host memory."""
         self._call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, self._stream)
 
+    def used_bytes(self) -> int:
+        """Of the GPU's memory, by whomever."""
+        with self.current():
+            free, total = self._call("cuMemGetInfo")
+        return total - free
+
     def synchronize(self) -> None:
         """Wait for all that was queued."""
         self._call("cuStreamSynchronize", self._stream)

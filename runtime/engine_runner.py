@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .device import Device
+from .engine_files import EngineRecord
 from .errors import ProviderError
 from .manifest import GraphEntry
 from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
@@ -55,6 +56,8 @@ class LoadedEngine:
     open_context: Callable[[], Any]
     captures: bool
     prepared: Callable[[], object] = lambda: None
+    record: EngineRecord | None = None
+    """Of the build."""
 
 
 class EngineGraph:
@@ -63,8 +66,9 @@ class EngineGraph:
     def __init__(
         self, name: str, entry: GraphEntry, grid: Grid, loaded: LoadedEngine, device: Device, scratch: Scratch
     ) -> None:
-        self.name, self.provider, self.transfers = name, "tensorrt", Transfers()
+        self.name, self.transfers = name, Transfers()
         self._entry, self._grid, self._loaded, self._device, self._scratch = entry, grid, loaded, device, scratch
+        self.record = loaded.record
         self._profiles = {use: loaded.profiles[use] for use in USES if use in loaded.profiles}
         self._index = {use: index for index, use in enumerate(loaded.profiles)}
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in (*entry.inputs, *entry.outputs)}

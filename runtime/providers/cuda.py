@@ -110,11 +110,11 @@ class CudaGraph:
     def __init__(
         self, name: str, entry: GraphEntry, model: bytes, grid: Grid, captured_frames: int, threads: int | None
     ) -> None:
-        self.name, self.provider, self.transfers = name, "cuda", Transfers()
+        self.name, self.transfers = name, Transfers()
         self._inputs = [tensor[0] for tensor in entry.inputs]
         self._outputs = [tensor[0] for tensor in entry.outputs]
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in entry.inputs}
-        self._entry, self._grid, self._captured_frames = entry, grid, captured_frames
+        self._entry, self._grid, self.captured_frames = entry, grid, captured_frames
         self._lock, self._buckets = threading.Lock(), dict[int, _Bucket]()
         self._ort = onnx_runtime()
         try:
@@ -123,7 +123,7 @@ class CudaGraph:
             if not captured_frames:
                 raise BundleError(f"the {name} graph cannot be loaded on the GPU: {error}") from error
             log.info("the %s graph runs without CUDA graphs: %s", name, error)
-            self._captured_frames = 0
+            self.captured_frames = 0
             self._session = self._open(model, threads, with_graphs=False)
         if self._session.get_providers()[0] != CUDA:
             raise ProviderError(f"the {name} graph was asked to run on {CUDA} but runs on {CPU}")
@@ -158,7 +158,7 @@ class CudaGraph:
                 for name, _, dims in self._entry.inputs
             }
             arrays = {name: padded(array, shapes[name], self._dtypes[name]) for name, array in arrays.items()}
-            if batch == 1 and frames <= self._captured_frames:
+            if batch == 1 and frames <= self.captured_frames:
                 return self._run_captured(arrays, shapes, frames)
         return tuple(_run_bound(self._ort, self._session, arrays, self._outputs, _PLAIN_RUN, self.transfers))
 

@@ -94,13 +94,13 @@ def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans) -> Loa
     profiles = {use: graphs[name] for use, graphs in plans.record.profiles.items()}
     own_memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if flavour == "tensorrt":
-        return LoadedEngine(profiles, lambda: engine.create_execution_context(own_memory), captures=True)
+        return LoadedEngine(profiles, lambda: engine.create_execution_context(own_memory), True, record=plans.record)
     config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(own_memory)
     # RTX compiles kernels for the shapes that it meets: it knows best when there is something worth capturing.
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     keep = _kept_kernels(config, plans.folder, name)
-    return LoadedEngine(profiles, lambda: engine.create_execution_context(config), captures=False, prepared=keep)
+    return LoadedEngine(profiles, lambda: engine.create_execution_context(config), False, keep, plans.record)
 
 
 def _kept_kernels(config: Any, folder: Path, name: str) -> Callable[[], None]:

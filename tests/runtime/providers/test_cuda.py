@@ -53,7 +53,7 @@ def test_short_calls_of_one_clip_have_buckets_of_their_own(on_the_cpu, bundle_pa
     graph = cuda.open_graphs(bundle, "fp32", 1)["vocoder"]
     assert on_the_cpu[-1][0]["enable_cuda_graph"] == "1"
     plain = cuda.open_graphs(bundle, "fp32", 1)["vocoder"]
-    plain._captured_frames = 0
+    plain.captured_frames = 0
     rng = np.random.default_rng(0)
     for frames in (33, 36, 20, 33):
         inputs = {
@@ -80,7 +80,7 @@ def test_a_graph_that_cannot_be_captured_runs_without(on_the_cpu, bundle_path, m
         return session(model, options, providers=providers)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuses_graphs)
-    assert cuda.open_graphs(open_bundle(bundle_path), "fp32", 1)["acoustic"]._captured_frames == 0
+    assert cuda.open_graphs(open_bundle(bundle_path), "fp32", 1)["acoustic"].captured_frames == 0
 
 
 def test_the_probe_runs_a_graph(on_the_cpu, monkeypatch):
