@@ -14,16 +14,20 @@ SYSTEMS_TABLE ?= benchmarks/results/quality-systems.json
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
+GPU_TABLE ?= benchmarks/results/rtf-gpu.json
+
 VENV := .venv
 DEMO := .venv-demo
+GPU := .venv-gpu
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint demo-voice bench bench-quality
+.PHONY: help demo test test-gpu lint demo-voice bench bench-quality
 
 help:
 	@echo "make demo        convert the shipped clips with the shipped voice; needs no torch   -> demo-out/"
 	@echo "make test        every test"
+	@echo "make test-gpu    parity and speed on an NVIDIA GPU, in an environment of its own           -> $(GPU_TABLE)"
 	@echo "make lint        ruff and pyright"
 	@echo "make demo-voice  train the demo voice again from nothing, up to a bundle            -> $(BUNDLE)"
 	@echo "make bench-quality  ours beside a flow and a DiffSVC shape, trained alike from nothing    -> $(SYSTEMS_TABLE)"
@@ -34,6 +38,15 @@ demo: $(DEMO)/.installed
 
 test: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -q $(PYTEST_ARGS)
+
+# Asked of the driver before gigabytes are installed.
+test-gpu:
+	@$(PYTHON) -c 'import ctypes, sys; sys.exit(ctypes.CDLL("libcuda.so.1").cuInit(0))' 2>/dev/null \
+		|| { echo "error: no NVIDIA GPU with a working driver on this machine; nothing was tested or measured"; exit 1; }
+	@$(MAKE) --no-print-directory $(GPU)/.installed
+	$(GPU)/bin/comosvc-doctor --provider cuda
+	$(GPU)/bin/python -m pytest -q -m gpu -rs $(PYTEST_ARGS)
+	$(GPU)/bin/comosvc-bench rtf --preset gpu --json $(GPU_TABLE)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -75,4 +88,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python $(PIP_INSTALL) "torch==$(TORCH)+cpu" 2>/dev/null \
 		|| $(VENV)/bin/python $(PIP_INSTALL) --extra-index-url $(TORCH_INDEX) "torch==$(TORCH)"
 	@$(VENV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+# As above, with torch and ONNX Runtime for CUDA. The latter's two wheels overwrite each other, so one has to go first.
+$(GPU)/.installed: pyproject.toml constraints.txt
+	@echo "setting up $(GPU): everything, for an NVIDIA GPU; some gigabytes"
+	@test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
+	@$(GPU)/bin/python $(PIP_INSTALL) "torch==$(TORCH)" --editable ".[dev]"
+	@$(GPU)/bin/python -m pip uninstall --quiet --yes onnxruntime
+	@$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check "onnxruntime-gpu[cuda,cudnn]"
 	@touch $@

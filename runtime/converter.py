@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +13,22 @@ from numpy.typing import NDArray
 from .audio import blocks, check_rate, mono
 from .bundle import open_bundle
 from .calls import Runnable, Work, run, run_together, timed
-from .errors import CancelledError, ComosvcError, OptionError
+from .device import Device
+from .device_arrays import DeviceArray, fetch, is_on_device
+from .engine_files import EngineRecord
+from .errors import CancelledError, ComosvcError, OptionError, ProviderError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
 from .files import FORMATS
 from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
-from .providers import BEST_BATCH, check_threads, choose_precision, choose_provider, open_graphs
+from .providers import BEST_BATCH, ON_GPU, check_threads, choose_precision, choose_provider, open_graphs
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
 from .spec import AudioSpec
 from .stream import SingerChoice, Stream, stream_key
+from .transfers import Transfers
 from .voices import singers_of
 
 Progress = Callable[[float], Any]
@@ -37,7 +41,8 @@ class Converter:
     `model` is a shipped name, a .comosvc file, or its unpacked folder. Safe to use from several threads at once;
     nothing is kept between calls but the graphs. Raises `BundleError`, `ProviderError` or `OptionError`.
 
-    `provider`: "cpu", or "auto" for the best that works here (see `Converter.provider`). `precision`: "fp32" or "auto".
+    `provider`: "cpu", "cuda", "tensorrt", or "auto" for the best that works here (see `Converter.provider`).
+    `precision`: "fp32", "fp16" where the voice has such graphs, or "auto".
     `threads`: of the engine, for each call; None leaves it to the engine. `cache_dir`: instead of $COMOSVC_HOME.
     """
 
@@ -56,6 +61,7 @@ class Converter:
         self.precision = choose_precision(precision, self._bundle, self.provider)
         self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
         self._graphs: Mapping[str, Runnable] | None = open_graphs(self.provider, self._bundle, self.precision, threads)
+        self._device: Device | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -92,9 +98,15 @@ class Converter:
         place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s for the first
         step. T is `frames(L, sample_rate)`.
 
+        With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__`, of torch, CuPy, Numba
+        or pycuda. The result's audio then does too, as a `DeviceArray`.
+
         Raises `AudioError`, `OptionError`, `ProviderError`, `CancelledError`.
         """
         request, rate = self._request(singer, key, seed, steps, latency), check_rate(sample_rate)
+        on_device = is_on_device(audio)
+        if on_device:
+            audio = fetch(self._gpu(), audio)
         samples = mono(audio)
         shape = self.frames(len(samples), rate), self.spec.n_mels
         request = with_tracks(request, f0_hz, noise, shape, self.spec.sample_rate)
@@ -110,8 +122,10 @@ class Converter:
         outcome, total_ms = run(timed(work), self._ready())
         assert outcome.mel is not None
         assert outcome.f0_hz is not None
+        converted = np.concatenate(pieces)
         return Conversion(
-            audio=np.concatenate(pieces),
+            # Who passes host samples gets host samples, and need not tell the types apart.
+            audio=cast(NDArray[np.float32], DeviceArray.of(self._gpu(), converted)) if on_device else converted,
             sample_rate=rate,
             f0_hz=outcome.f0_hz,
             mel=outcome.mel,
@@ -238,6 +252,28 @@ class Converter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def transfers(self) -> Mapping[str, Transfers]:
+        """What crossed between host and GPU for each graph since the voice was loaded; empty on the CPU."""
+        found = {name: getattr(graph, "transfers", None) for name, graph in self._ready().items()}
+        return {name: transfers for name, transfers in found.items() if transfers is not None}
+
+    @property
+    def engines(self) -> EngineRecord | None:
+        """What TensorRT's engines were built for, if it is them that run."""
+        records = (getattr(graph, "record", None) for graph in self._ready().values())
+        return next((record for record in records if record is not None), None)
+
+    def _gpu(self) -> Device:
+        """For arrays that lie there. Raises `ProviderError` where the provider computes elsewhere."""
+        if self.provider not in ON_GPU:
+            raise ProviderError(
+                f"audio lies on the GPU, and provider {self.provider!r} computes on the processor\n"
+                "hint: provider='cuda' or 'tensorrt', or a copy in host memory: .cpu().numpy(), .get()"
+            )
+        self._device = self._device or Device()
+        return self._device
 
     def _ready(self) -> Mapping[str, Runnable]:
         graphs = self._graphs

@@ -1,10 +1,15 @@
 """comosvc-doctor: what works on this machine, what does not, and why."""
 
+import contextlib
+import ctypes
 import importlib
 import importlib.metadata
 import os
 import platform
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +21,9 @@ from .bundle import comosvc_home, shipped_voices
 from .converter import Converter
 from .errors import ComosvcError
 from .files import READABLE
+from .gpu import find_gpu
 from .providers import PROVIDERS, choose_provider
+from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
 from .version import __version__
 
@@ -30,6 +37,20 @@ Examples:
   comosvc-doctor --provider cuda    exit code 1 if that provider would not run
   comosvc-doctor -m my.comosvc      test this voice instead of the shipped one
 """
+
+
+_CUDA = {
+    "CUDA": ("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_12.dll"),
+    "cuDNN": ("libcudnn.so.9", "cudnn64_9.dll"),
+}
+_PACKAGES = (
+    ("TensorRT", ("tensorrt",), "tensorrt", "tensorrt"),
+    ("TensorRT RTX", ("tensorrt-rtx",), "tensorrt_rtx", "tensorrt-rtx"),
+    ("TensorRT lean", ("tensorrt-lean",), "tensorrt_lean", ""),
+    ("cuda-bindings", ("cuda-bindings",), "cuda.bindings.driver", "tensorrt"),
+    ("OpenVINO", ("openvino",), "openvino", "openvino"),
+)
+"""What it is called, its distributions, its module, the extra that brings it (none: nothing here uses it)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,7 @@ def _doctor(
     others = [check_provider(name, model) for name in PROVIDERS if name not in ("auto", provider)]
     table = Table("", "what", "detail", show_header=False)
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
-    for finding in [*environment(), *extras(), asked, *others]:
+    for finding in [*environment(), *accelerators(), *extras(), asked, *others]:
         table.add_row(marks[finding.works], finding.what, escape(finding.detail))
     Console().print(table)
     if not asked.works:
@@ -85,13 +106,73 @@ def environment() -> list[Finding]:
         Finding("processor", None, f"{os.cpu_count()} logical cores, {platform.machine()}"),
         Finding("cache", None, f"{comosvc_home()} ({'there' if comosvc_home().is_dir() else 'not made yet'})"),
     ]
+    return [*findings, _onnx_runtime()]
+
+
+def accelerators() -> list[Finding]:
+    """The GPU with its driver and libraries, and other engines. Missing ones are no fault: not everybody needs them."""
+    findings = []
+    try:
+        gpu = find_gpu()
+        findings.append(Finding("GPU", True, str(gpu)))
+    except ComosvcError as error:
+        gpu = None
+        findings.append(Finding("GPU", None, str(error)))
+    findings += [Finding(name, *_loadable(libraries, needed=gpu is not None)) for name, libraries in _CUDA.items()]
+    findings += [_package(*package) for package in _PACKAGES]
+    return findings
+
+
+def _onnx_runtime() -> Finding:
     try:
         ort = onnx_runtime()
-        compiled = ", ".join(name.removesuffix("ExecutionProvider") for name in ort.get_available_providers())
-        findings.append(Finding("onnxruntime", True, f"{ort.__version__}, compiled for {compiled}"))
     except ComosvcError as error:
-        findings.append(Finding("onnxruntime", False, str(error)))
-    return findings
+        return Finding("onnxruntime", False, str(error))
+    compiled = ", ".join(name.removesuffix("ExecutionProvider") for name in ort.get_available_providers())
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        clash = "are all installed and overwrite each other\nhint: uninstall all of them, then install one"
+        return Finding("onnxruntime", False, f"{', '.join(wheels)} {clash}")
+    return Finding("onnxruntime", True, f"{' '.join(wheels) or ort.__version__}, compiled for {compiled}")
+
+
+def _loadable(libraries: tuple[str, ...], needed: bool) -> tuple[bool | None, str]:
+    """The first of these shared libraries that the system loads. pip's own are found by ONNX Runtime, not by this."""
+    for name in libraries:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return True, name
+    packaged = _in_packages(libraries)
+    if packaged is not None:
+        return True, packaged
+    return (False if needed else None), f"not found: {', '.join(libraries)}"
+
+
+def _in_packages(libraries: tuple[str, ...]) -> str | None:
+    """One of them where pip's nvidia packages put it."""
+    for root in map(Path, sys.path):
+        for name in libraries:
+            if found := next(root.glob(f"nvidia/*/lib/{name}"), None) or next(root.glob(f"nvidia/*/bin/{name}"), None):
+                return f"{name} in {found.parent.relative_to(root)}"
+    return None
+
+
+def _package(what: str, distributions: tuple[str, ...], module: str, extra: str) -> Finding:
+    """A Python package that is optional: its version if it is there, and whether it can be imported at all."""
+    versions = []
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    if not versions:
+        return Finding(
+            what, None, f'not installed: pip install "comosvc[{extra}]"' if extra else "not installed, nor used"
+        )
+    # In a process of its own: what a broken library does when it is loaded, it shall not do to this one.
+    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
+        return Finding(what, False, f"{', '.join(versions)} cannot be imported: {said[0]}")
+    return Finding(what, True, ", ".join(versions))
 
 
 def extras() -> list[Finding]:

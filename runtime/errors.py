@@ -27,3 +27,7 @@ class OutputError(ComosvcError):
 
 class CancelledError(ComosvcError):
     """The caller's progress function returned False."""
+
+
+class EngineError(ProviderError):
+    """A TensorRT engine cannot be built, or one that is there cannot be used; says which and why."""

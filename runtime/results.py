@@ -47,7 +47,7 @@ class Conversion:
     """A converted clip."""
 
     audio: NDArray[np.float32]
-    """(L,) at `sample_rate`, as long as the input, within ±1."""
+    """(L,) at `sample_rate`, as long as the input, within ±1. A `DeviceArray` if the input was on the GPU."""
     sample_rate: int
     f0_hz: NDArray[np.float32]
     """F0 of the output in Hz, (T,), 0 where unvoiced or silent."""

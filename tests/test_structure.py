@@ -141,7 +141,7 @@ def test_the_corpus_imports_without_torch():
         ),
         ("comosvc-doctor", ["--provider"]),
         ("comosvc-train", ["corpus", "prepare", "content", "vocoder", "teacher", "student"]),
-        ("comosvc-export", ["bundle", "verify", "inspect"]),
+        ("comosvc-export", ["bundle", "engines", "verify", "inspect"]),
         ("comosvc-bench", ["rtf", "latency", "quality", "train", "compare", "report"]),
     ],
 )

@@ -24,14 +24,16 @@ class Ceilings:
     fp32_onnx_gflop_s: float | None = None
     """ONNX Runtime's, on the CPU: its kernels and torch's are not equally fast on every processor (MKL on AMD's)."""
     bf16_torch_gflop_s: float
+    fp16_torch_gflop_s: float | None = None
+    """On a GPU; a processor has no such unit."""
     copy_gb_s: float
     fp32_matmul_precision: str = "highest"
     """torch's setting; anything else lets a GPU use TF32."""
 
     def gflop_s(self, precision: str) -> float | None:
         """The most of any engine in a precision; None where it was not measured."""
-        if precision == "bf16":
-            return self.bf16_torch_gflop_s
+        if precision in ("bf16", "fp16"):
+            return self.bf16_torch_gflop_s if precision == "bf16" else self.fp16_torch_gflop_s
         return max(self.fp32_torch_gflop_s, self.fp32_onnx_gflop_s or 0.0) if precision == "fp32" else None
 
     def or_better(self, other: "Ceilings") -> "Ceilings":
@@ -68,6 +70,7 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
             fp32_torch_gflop_s=gemm(torch.float32),
             fp32_onnx_gflop_s=_onnx_gemm(size, threads) if where.type == "cpu" else None,
             bf16_torch_gflop_s=gemm(torch.bfloat16),
+            fp16_torch_gflop_s=gemm(torch.float16) if where.type == "cuda" else None,
             copy_gb_s=2.0 * block.nbytes / _best_s(lambda: target.copy_(block), sync) / 1e9,
             fp32_matmul_precision=torch.get_float32_matmul_precision(),
         )

@@ -42,6 +42,9 @@ class Loaded:
     """Resident size of the process before the weights came: interpreter and libraries."""
     loaded_mb: float | None = None
     """And when all was loaded."""
+    engine_build_s: float | None = None
+    """Building TensorRT's engines, whenever that was done."""
+    engine_mb: float | None = None
 
 
 class Chain(Protocol):

@@ -11,8 +11,10 @@ from .timing import Rounds
 T = TypeVar("T")
 ALL = "all"
 DEVICES = ("cpu", "cuda")
-ENGINES = ("torch", "onnx", "openvino", "tensorrt")
-"""Baselines run in the first two; ours in whatever the runtime offers, which is never torch."""
+ENGINES = ("torch", "torch-compile", "onnx", "onnx-nograph", "openvino", "tensorrt")
+"""Baselines run in torch and onnx; ours in whatever the runtime offers, which is never torch. "onnx-nograph" is ONNX
+Runtime on a GPU without CUDA graphs.
+"""
 LENGTH_LIMIT_S = 3600.0
 ALL_LIMIT_S = 30.0
 """`--systems all` stops here unless `--full`: a step of a sampler of many is not cheap at three minutes."""
@@ -38,7 +40,13 @@ class RtfOptions:
 PRESETS = {
     "cpu": RtfOptions(lengths_s=(1.0, 5.0, 10.0, 30.0, 180.0), threads=(1, 2)),
     "gpu": RtfOptions(
-        lengths_s=(1.0, 5.0, 10.0, 30.0, 180.0), batches=(1, 4), device="cuda", precisions=("fp32", "bf16")
+        systems=("comosvc", "comosvc-authors"),
+        lengths_s=(0.1, 0.25, 1.0, 5.0, 10.0, 30.0, 180.0),  # the first two are a stream's blocks
+        batches=(1, 8, 32),
+        device="cuda",
+        engines=("torch", "torch-compile", "onnx", "onnx-nograph", "tensorrt"),
+        precisions=("fp32", "fp16"),
+        rounds=Rounds(most=100, least=5, limit_s=60.0),
     ),
 }
 

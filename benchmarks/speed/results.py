@@ -10,7 +10,7 @@ from ..report import ResultError, current_commit, installed_versions
 from .ceilings import Ceilings
 from .machine import machine_facts
 from .noise import Disturbance
-from .timing import NOISY_SPREAD, median, median_error, p95, spread
+from .timing import NOISY_SPREAD, median, median_error, p95, p99, spread
 from .variants import VariantKey
 
 FORMAT_VERSION = 1
@@ -115,6 +115,7 @@ class Timing:
             "repetitions": len(self.wall_s),
             "median_s": self.median_s,
             "p95_s": self.p95_s,
+            "p99_s": p99(self.wall_s),
             "min_s": min(self.wall_s),
             "cpu_median_s": median(self.cpu_s),
             "rtf": self.rtf,
@@ -148,6 +149,8 @@ class SystemFacts:
     libraries_mb: float | None = None
     """Resident size of the process before the weights came."""
     loaded_mb: float | None = None
+    engine_build_s: float | None = None
+    engine_mb: float | None = None
 
     @property
     def key(self) -> VariantKey:

@@ -23,9 +23,12 @@ _PROVIDERS = {
     ("onnx", "cpu"): "cpu",
     ("openvino", "cpu"): "openvino",
     ("onnx", "cuda"): "cuda",
+    ("onnx-nograph", "cuda"): "cuda",
     ("tensorrt", "cuda"): "tensorrt",
 }
 """The runtime's provider for an engine on a device."""
+_COMPILERS = {"torch": None, "torch-compile": "inductor"}
+"""torch's engines, with the backend of `torch.compile`."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,10 @@ def plan(subjects: Sequence[Subject], options: RtfOptions) -> tuple[list[Variant
 
 
 def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -> list[Variant]:
-    if key.engine == "torch":
+    if key.engine in _COMPILERS:
         if key.precision not in DTYPES:
             raise OptionError(f"torch has no {key.precision} here; known: {', '.join(DTYPES)}")
-        opener = partial(open_torch, subject.make, options.device, key.precision)
+        opener = partial(open_torch, subject.make, options.device, key.precision, _COMPILERS[key.engine])
         return [Variant(key, partial(measure_overhead, subject.make), opener)]
     if key.engine != "onnx":
         raise OptionError(f"baselines run in torch and onnx, not in {key.engine}")
@@ -120,7 +123,7 @@ def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -
 
 
 def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> list[Variant]:
-    if key.engine == "torch":
+    if key.engine in _COMPILERS:
         return []  # nobody converts with it: no row, and nothing to explain
     if (key.engine, options.device) not in _PROVIDERS:
         raise OptionError(f"the runtime has no {key.engine} on {options.device}")
@@ -129,7 +132,7 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
         choose_precision(key.precision, open_bundle(subject.model), provider)
     elif key.precision != "fp32":
         raise OptionError(f"the full-size voice is exported in fp32, not {key.precision}")
-    opener = partial(open_voice, provider, key.precision)
+    opener = partial(open_voice, provider, key.precision, key.engine != "onnx-nograph")
     own = Variant(key, subject.ready, opener, provider)
     casts = [
         Variant(replace(key, singers=n), partial(ready_cast, subject.ready, n), opener, provider)

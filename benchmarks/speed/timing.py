@@ -118,6 +118,11 @@ def p95(values: Sequence[float]) -> float:
     return float(np.percentile(values, 95))
 
 
+def p99(values: Sequence[float]) -> float:
+    """Of fewer than a hundred it lies between the two largest: read it with their number."""
+    return float(np.percentile(values, 99))
+
+
 def spread(values: Sequence[float]) -> float | None:
     """From the first to the third quartile, as a share of the median. None for fewer than three values."""
     if len(values) < 3:

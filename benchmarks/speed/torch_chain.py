@@ -1,4 +1,4 @@
-"""Systems in torch, eagerly."""
+"""Systems in torch: eagerly, or compiled."""
 
 import time
 from collections.abc import Callable
@@ -17,10 +17,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchChain:
-    """The networks as torch runs them eagerly, weights and floating inputs converted to `precision` once."""
+    """The networks as torch runs them, weights and floating inputs converted to `precision` once.
+
+    `compiler`: None runs them eagerly, else the backend of `torch.compile`, which compiles anew for each size.
+    """
 
     def __init__(
-        self, system: SpeedSystem, threads: int, device: str, precision: str, overhead_s: float | None = None
+        self,
+        system: SpeedSystem,
+        threads: int,
+        device: str,
+        precision: str,
+        overhead_s: float | None = None,
+        compiler: str | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self._system, self._device, self._dtype = system, torch.device(device), DTYPES[precision]
@@ -28,6 +37,10 @@ class TorchChain:
         modules = {stage.name: stage.build().eval() for stage in networks(system)}
         built = time.perf_counter()
         self._modules = {name: module.to(self._device, self._dtype) for name, module in modules.items()}
+        self._compiled = compiler is not None
+        if compiler is not None:
+            for module in self._modules.values():
+                module.compile(backend=compiler, dynamic=False)
         self._sync()
         self.loaded = describe(
             system,
@@ -38,6 +51,8 @@ class TorchChain:
         )
 
     def prepare(self, seconds: float, batch: int) -> Pass:
+        if self._compiled:  # what was compiled for other sizes, of which only so many are kept
+            torch.compiler.reset()
         steps = make_steps(self._system, seconds, batch, self._network)
 
         def once(most: int | None) -> Turn:
@@ -77,6 +92,11 @@ class TorchChain:
 
 
 def open_torch(
-    make: Callable[[], SpeedSystem], device: str, precision: str, overhead_s: float | None, threads: int
+    make: Callable[[], SpeedSystem],
+    device: str,
+    precision: str,
+    compiler: str | None,
+    overhead_s: float | None,
+    threads: int,
 ) -> Chain:
-    return TorchChain(make(), threads, device, precision, overhead_s)
+    return TorchChain(make(), threads, device, precision, overhead_s, compiler)

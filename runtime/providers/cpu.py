@@ -1,6 +1,7 @@
 """Provider `cpu`: ONNX Runtime on the processor."""
 
 from ..bundle import Bundle
+from ..manifest import GraphEntry
 from .onnx import Graph, onnx_runtime
 
 PRECISIONS = ("fp32",)
@@ -14,4 +15,9 @@ def probe() -> None:
 def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, Graph]:
     """Every graph of the bundle, ready to run."""
     entries = bundle.manifest.entries(precision)
-    return {name: Graph(name, entry, bundle.entry_bytes(name, entry), threads) for name, entry in entries.items()}
+    return {name: open_graph(bundle, name, entry, threads) for name, entry in entries.items()}
+
+
+def open_graph(bundle: Bundle, name: str, entry: GraphEntry, threads: int | None) -> Graph:
+    """One of them."""
+    return Graph(name, entry, bundle.entry_bytes(name, entry), threads)

@@ -34,8 +34,8 @@ class Graph:
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)
         self._outputs = [tensor[0] for tensor in entry.outputs]
         self._session = open_session(model, f"the {name} graph", threads)
-        _check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
-        _check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
+        check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
+        check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
 
     def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest. `inputs` may hold more than the graph takes."""
@@ -49,15 +49,8 @@ class Graph:
 def open_session(model: bytes, what: str, threads: int | None) -> Any:
     """An ONNX Runtime session that is certain to run where it says. Raises `BundleError` or `ProviderError`."""
     ort = onnx_runtime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.inter_op_num_threads = 1
-    # Threads that wait by spinning take the cores from whoever else is at work: twice as slow on two busy cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
     try:
-        session = ort.InferenceSession(model, options, providers=[CPU])
+        session = ort.InferenceSession(model, session_options(ort, threads), providers=[CPU])
     except Exception as error:
         raise BundleError(f"{what} cannot be loaded: {error}") from error
     if session.get_providers() != [CPU]:
@@ -65,7 +58,19 @@ def open_session(model: bytes, what: str, threads: int | None) -> Any:
     return session
 
 
-def _check_signature(graph: str, kind: str, found: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> None:
+def session_options(ort: Any, threads: int | None) -> Any:
+    """What sessions have in common."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    # Threads that wait by spinning take the cores from whoever else is at work: twice as slow on two busy cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def check_signature(graph: str, kind: str, found: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> None:
     """The file must have the tensors that the manifest says: same names, types, ranks and fixed sizes."""
     tensors = {tensor.name: tensor for tensor in found}
     wanted = {name: (dtype, dims) for name, dtype, dims in entry}

@@ -23,7 +23,7 @@ def bundle(files, tmp_path):
     return tmp_path / "tiny.comosvc"
 
 
-@pytest.mark.parametrize("command", [[], ["bundle"], ["verify"], ["inspect"], ["pack"], ["precision"]])
+@pytest.mark.parametrize("command", [[], ["bundle"], ["engines"], ["verify"], ["inspect"], ["pack"], ["precision"]])
 def test_help_explains(command):
     result = invoke(*command, "--help")
     assert result.exit_code == 0
@@ -94,3 +94,32 @@ def test_inspect_takes_shipped_names():
     shown = CliRunner().invoke(app, ["inspect", "demo"])
     assert shown.exit_code == 0, shown.output
     assert "soprano" in shown.output
+
+
+def test_engines_are_built_found_again_and_shown(bundle, tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX is not installed")
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path / "home"))
+    command = ("engines", bundle, "--flavour", "rtx", "--profile", "stream")
+    done = invoke(*command)
+    assert done.exit_code == 0, done.output
+    for word in ("vocoder", "FLOAT", "profiles stream", "TensorRT RTX"):
+        assert word in done.output
+    assert "they were there already" not in done.output
+    assert "they were there already" in invoke(*command).output
+    assert "they were there already" not in invoke(*command, "--rebuild").output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--precision", "fp16"), "has no graphs in fp16"),
+        (("--precision", "bf16"), "has no graphs in bf16"),
+        (("--profile", "live"), "unknown profile 'live'; known: stream, clip, batch"),
+        (("--into-bundle",), "is no unpacked folder"),
+    ],
+)
+def test_engines_that_cannot_be_built_are_one_clear_error(bundle, options, words):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX is not installed")
+    done = invoke("engines", bundle, "--flavour", "rtx", *options)
+    assert done.exit_code == 1
+    assert words in done.output

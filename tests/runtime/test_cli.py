@@ -190,7 +190,7 @@ def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypat
         (("lieder/b.flac", "-o", "a.mp3"), "written as .wav or .flac, or into a folder"),
         (("lieder/b.flac", "--format", "mp3"), "known: wav, flac"),
         (("lieder/b.flac", "--steps", "7"), "this voice can do 1, 2, 4"),
-        (("lieder/b.flac", "--provider", "cuda"), "provider 'cuda' is not available"),
+        (("lieder/b.flac", "--provider", "gpu"), "unknown provider 'gpu'"),
         (("lieder/b.flac", "--precision", "int8"), "no provider computes in int8 here"),
         (("lieder", "-o", "one.wav"), "cannot all become one.wav"),
         (("*.ogg",), "*.ogg: no file matches"),
@@ -221,11 +221,11 @@ def examine(*arguments):
 def test_doctor_says_what_works(bundle_path):
     result = examine("-m", str(bundle_path), "--provider", "cpu")
     assert result.exit_code == 0
-    for word in ("onnxruntime", "libsndfile", "provider cpu", "runs on cpu in fp32", "provider cuda", "not available"):
+    for word in ("onnxruntime", "libsndfile", "provider cpu", "runs on cpu in fp32", "provider cuda"):
         assert word in " ".join(result.stdout.split())
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "openvino", "nonsense"])
+@pytest.mark.parametrize("provider", ["openvino", "nonsense"])
 def test_doctor_fails_if_the_asked_provider_would_not_run(bundle_path, provider):
     result = examine("-m", str(bundle_path), "--provider", provider)
     assert result.exit_code == 1

@@ -365,9 +365,18 @@ def test_beyond_full_scale_is_cut_and_said(bundle_path):
 # --- Providers
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "openvino"])
-def test_another_provider_is_refused_never_replaced(bundle_path, provider):
-    with pytest.raises(ProviderError, match=f"provider '{provider}' is not available"):
+def test_another_provider_is_refused_never_replaced(bundle_path):
+    with pytest.raises(ProviderError, match="provider 'openvino' is not available"):
+        Converter(bundle_path, provider="openvino")
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_that_is_not_there_is_no_processor(bundle_path, provider, monkeypatch):
+    def no_gpu():
+        raise ProviderError("no GPU in this test")
+
+    monkeypatch.setattr(importlib.import_module(f"comosvc.runtime.providers.{provider}"), "find_gpu", no_gpu)
+    with pytest.raises(ProviderError, match="no GPU in this test"):
         Converter(bundle_path, provider=provider)
 
 

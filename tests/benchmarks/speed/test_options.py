@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from toy_systems import TOYS
@@ -53,6 +55,9 @@ def test_all_stops_at_30_seconds_unless_full():
 
 def test_presets():
     assert preset("gpu").device == "cuda"
+    assert {"torch", "torch-compile", "onnx", "onnx-nograph", "tensorrt"} == set(preset("gpu").engines)
+    assert (min(preset("gpu").lengths_s), max(preset("gpu").lengths_s)) == (0.1, 180.0)
+    assert (min(preset("gpu").batches), max(preset("gpu").batches)) == (1, 32)
     assert preset("cpu") is PRESETS["cpu"]
     with pytest.raises(OptionError, match="known: cpu, gpu"):
         preset("tpu")
@@ -90,6 +95,20 @@ def test_cuda_without_a_gpu_is_said_before_anything_is_built(monkeypatch):
         assert done.exit_code == 1
         assert "sees no CUDA GPU" in done.stderr
         assert "hint: --device cpu" in done.stderr
+
+
+def test_on_a_gpu_everything_has_a_row_or_a_reason(monkeypatch):
+    monkeypatch.setattr(resolution, "choose_provider", lambda name: name)
+    options = replace(preset("gpu"), systems=("toy", "comosvc:demo"))
+    variants, skipped = plan(find_subjects(options.systems, TOYS), options)
+    assert [str(variant.key) for variant in variants] == [
+        *(f"toy ({engine} {precision})" for engine in ("torch", "torch-compile") for precision in ("fp32", "fp16")),
+        *(f"comosvc:demo ({engine} fp32)" for engine in ("onnx", "onnx-nograph", "tensorrt")),
+    ]
+    assert [variant.provider for variant in variants[4:]] == ["cuda", "cuda", "tensorrt"]
+    why = {str(skip.key): skip.why for skip in skipped}
+    assert "run on the CPU only" in why["toy (onnx fp32)"]
+    assert "has no graphs in fp16" in why["comosvc:demo (tensorrt fp16)"]
 
 
 def test_all_is_ours_and_every_baseline():

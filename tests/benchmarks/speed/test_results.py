@@ -29,6 +29,7 @@ def test_figures_of_a_row():
     assert row.median_s == pytest.approx(20.0)
     assert row.rtf == pytest.approx(0.5)
     assert row.p95_s == pytest.approx(20.0 * 1.18)
+    assert row.p95_s < row.derived()["p99_s"] < max(row.wall_s)
     assert timing("a", 1.0, 1.0, n=2).is_noisy, "two repetitions do not tell"
 
 

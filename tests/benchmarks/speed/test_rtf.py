@@ -161,6 +161,19 @@ def test_torch_in_half_precision(precision):
     assert set(turn) == {"content", "f0", "acoustic"}
 
 
+def test_a_compiled_network_computes_the_same(monkeypatch):
+    """The backend that compiles nothing: what is tested is that torch.compile has the module, at each size anew."""
+    resets = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(True))
+    chain, eager = TorchChain(toy(), 1, "cpu", "fp32", compiler="eager"), TorchChain(toy(), 1, "cpu", "fp32")
+    for seconds in (0.5, 1.0):
+        assert chain.prepare(seconds, 1)(None).keys() == eager.prepare(seconds, 1)(None).keys()
+    assert len(resets) == 2
+    for name, module in chain._modules.items():
+        assert module._compiled_call_impl is not None
+        assert eager._modules[name]._compiled_call_impl is None
+
+
 def test_a_graph_is_kept_while_it_is_the_same(monkeypatch):
     first = export_system(toy_one)
     assert not any(graph.was_cached for graph in first.values())
@@ -200,7 +213,7 @@ def test_another_network_has_another_key():
 
 
 def test_a_process_of_its_own():
-    session = ProcessSession("toy", partial(open_torch, toy_one, "cpu", "fp32", None), 1)
+    session = ProcessSession("toy", partial(open_torch, toy_one, "cpu", "fp32", None, None), 1)
     try:
         session.prepare(0.5, 1)
         assert set(session.turn()) == {"content", "f0", "acoustic"}
@@ -213,7 +226,7 @@ def test_a_process_of_its_own():
 
 
 def test_what_breaks_in_another_process_is_told():
-    session = ProcessSession("toy-breaking", partial(open_torch, toy_breaking, "cpu", "fp32", None), 1)
+    session = ProcessSession("toy-breaking", partial(open_torch, toy_breaking, "cpu", "fp32", None, None), 1)
     with pytest.raises(MeasuringError, match="RuntimeError: out of cheese"):
         session.prepare(0.5, 1)
     session.close()
@@ -222,7 +235,7 @@ def test_what_breaks_in_another_process_is_told():
 
 
 def test_peak_memory_is_that_since_prepare():
-    session = LocalSession(partial(open_torch, toy_one, "cpu", "fp32", None), 1)
+    session = LocalSession(partial(open_torch, toy_one, "cpu", "fp32", None, None), 1)
     block = np.ones(60_000_000, np.float32)
     before = session.peak().resident_mb
     del block

@@ -44,7 +44,7 @@ def timed(benchmark, opener, group):
 
 
 def test_torch(benchmark, make, device):
-    timed(benchmark, lambda threads: open_torch(make, device, "fp32", None, threads), "networks")
+    timed(benchmark, lambda threads: open_torch(make, device, "fp32", None, None, threads), "networks")
 
 
 def test_onnx(benchmark, make, tmp_path, monkeypatch):

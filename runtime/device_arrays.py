@@ -1,0 +1,89 @@
+"""Arrays on the GPU, in and out, whoever made them: `__cuda_array_interface__` is what all libraries share.
+
+    import pycuda.autoprimaryctx              # not autoinit: it makes a context of its own, where our memory is not
+    from pycuda import gpuarray
+
+    audio = gpuarray.to_gpu(samples)          # float32 (L,)
+    out = Converter("demo", provider="cuda").convert(audio, 44_100)
+    back = gpuarray.GPUArray(out.audio.shape, out.audio.dtype, gpudata=out.audio.address, base=out.audio)
+
+`torch.as_tensor(out.audio, device="cuda")`, `cupy.asarray(out.audio)` and `numba.cuda.as_cuda_array(out.audio)` take
+it as it is. The samples cross to the host on the way, because resampling and loudness are computed there.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device import Device
+from .errors import AudioError
+
+
+class DeviceArray:
+    """Float32 samples (L,) on the GPU, in the primary context. Their memory lasts as long as this object."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, device: Device, address: int, length: int) -> None:
+        self.address, self.shape = address, (length,)
+        self._device = device
+        weakref.finalize(self, _free, device, address).atexit = False
+
+    @classmethod
+    def of(cls, device: Device, array: NDArray[np.float32]) -> "DeviceArray":
+        """A copy of host samples (L,)."""
+        array = np.ascontiguousarray(array, cls.dtype)
+        with device.lock, device.current():
+            address = device.allocate(max(1, array.nbytes))
+            device.upload(address, array)
+            device.synchronize()
+        return cls(device, address, len(array))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """Version 3. No stream: what is here is ready."""
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            "stream": None,
+            "version": 3,
+        }
+
+    def to_host(self) -> NDArray[np.float32]:
+        """The samples as a numpy array."""
+        return fetch(self._device, self)
+
+
+def is_on_device(audio: Any) -> bool:
+    """Whether `audio` says that it lies on a GPU."""
+    return hasattr(audio, "__cuda_array_interface__")
+
+
+def fetch(device: Device, audio: Any) -> NDArray[Any]:
+    """A copy of a device array in host memory. Raises `AudioError` for one whose elements do not lie in a row."""
+    interface = audio.__cuda_array_interface__
+    host = np.empty(interface["shape"], np.dtype(interface["typestr"]))
+    strides = interface.get("strides")
+    if strides is not None and tuple(strides) != host.strides and host.size > 1:
+        raise AudioError(
+            f"audio on the GPU has shape {host.shape} and strides {tuple(strides)}; its elements must lie in a row\n"
+            "hint: audio.contiguous() in torch, cupy.ascontiguousarray(audio)"
+        )
+    if host.size:
+        with device.lock, device.current():
+            device.wait_for_all()  # whichever stream of its owner still writes it
+            device.download(host, interface["data"][0])
+            device.synchronize()
+    return host
+
+
+def _free(device: Device, address: int) -> None:
+    with device.lock, device.current():
+        device.free(address)

@@ -1,0 +1,381 @@
+"""TensorRT engines of a voice's graphs: built, found again, and loaded only where they fit.
+
+One code for TensorRT from 10.12 on, for 11, and for TensorRT RTX. Networks are strongly typed: an engine computes in
+FP16 because its ONNX graph says FP16, and there is no flag to ask for it. TF32 is switched off, so that fp32 is fp32.
+Needs `tensorrt` or `tensorrt_rtx`, imported when asked for.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .bundle import Bundle
+from .engine_files import (
+    EngineRecord,
+    PlanEntry,
+    Plans,
+    engine_folders,
+    find_engines,
+    other_engines,
+    publish,
+    read_plans,
+    timing_cache,
+    write_whole,
+)
+from .errors import CancelledError, EngineError, ProviderError
+from .gpu import Gpu, find_gpu
+from .manifest import GraphEntry
+from .profiles import USES, Range, input_shapes, profile
+from .strict import encode
+
+log = logging.getLogger(__name__)
+
+FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+"""Name to Python module."""
+OPTIONAL_GRAPHS = ("pitch",)
+"""Where a flavour cannot build one of these, ONNX Runtime computes it; without any other there is no engine."""
+_OLDEST = {"tensorrt": (10, 12), "rtx": (1, 0)}
+_INSTALL = {
+    "tensorrt": 'pip install "comosvc[tensorrt]"; its library comes from NVIDIA\'s own package index, see the README',
+    "rtx": 'pip install "comosvc[tensorrt-rtx]"',
+}
+_NOT_AHEAD = ("SM75",)
+"""RTX refuses float32 matrix products for Turing: "FP32 GEMM is not supported"."""
+
+Progress = Callable[[str, float], Any]
+"""Told the graph and the share of its build that is done, 0 to 1; returning False cancels (`CancelledError`)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an engine runs on. Of the full TensorRT that is one GPU; an RTX engine has code for compute capabilities."""
+
+    flavour: str
+    version: str
+    gpu: str | None
+    compute_capabilities: tuple[str, ...]
+
+    def __str__(self) -> str:
+        name = "TensorRT" if self.flavour == "tensorrt" else "TensorRT RTX"
+        where = f"{self.gpu}, " if self.gpu else ""
+        return f"{name} {self.version} for {where}compute capability {', '.join(self.compute_capabilities)}"
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """All that decides whether an engine fits: its fingerprint is the hash of this."""
+
+    graphs: dict[str, str]
+    """SHA-256 of each ONNX file."""
+    target: Target
+    precision: str
+    profiles: dict[str, dict[str, dict[str, Range]]]
+    """Use, graph, letter."""
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(encode(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did. `notes`: where it departed from what was asked for."""
+
+    folder: Path
+    record: EngineRecord
+    was_there: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+def library(flavour: str) -> Any:
+    """The module of a flavour. Raises `ProviderError` where it is missing or too old."""
+    try:
+        trt = importlib.import_module(FLAVOURS[flavour])
+    except (ImportError, OSError, RuntimeError) as error:  # the wheels load their libraries while they are imported
+        raise ProviderError(f"{FLAVOURS[flavour]} cannot be imported: {error}\nhint: {_INSTALL[flavour]}") from error
+    found = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if found < _OLDEST[flavour]:
+        oldest = ".".join(map(str, _OLDEST[flavour]))
+        raise ProviderError(
+            f"{FLAVOURS[flavour]} is {trt.__version__}; {oldest} or later is needed, for strongly typed networks\n"
+            f"hint: {_INSTALL[flavour]}"
+        )
+    return trt
+
+
+def build_target(flavour: str) -> Target:
+    """What a build on this machine is for. The full TensorRT needs a GPU; RTX builds for all it knows without one."""
+    trt = library(flavour)
+    try:
+        gpu = find_gpu()
+    except ProviderError:
+        if flavour == "tensorrt":
+            raise
+        return _ahead_of_time(trt)
+    return _targets(trt, flavour, gpu)[0]
+
+
+def fitting_targets(flavour: str, gpu: Gpu) -> list[Target]:
+    """Whose engines run on this machine, the closest first. Raises `ProviderError` if none can."""
+    return _targets(library(flavour), flavour, gpu)
+
+
+def _targets(trt: Any, flavour: str, gpu: Gpu) -> list[Target]:
+    own = Target(flavour, trt.__version__, gpu.name, (gpu.compute_capability,))
+    if flavour == "tensorrt":
+        return [own]
+    general = _ahead_of_time(trt)
+    known = _compute_capabilities(trt)
+    if gpu.compute_capability not in known:
+        raise ProviderError(
+            f"TensorRT RTX {trt.__version__} has no code for {gpu.name}, compute capability {gpu.compute_capability}; "
+            f"it knows {', '.join(known)}\nhint: --flavour tensorrt, or provider='cuda'"
+        )
+    found = [Target(flavour, trt.__version__, None, (gpu.compute_capability,))]
+    return [*found, *([general] if gpu.compute_capability in general.compute_capabilities else [])]
+
+
+def _ahead_of_time(trt: Any) -> Target:
+    capabilities = _compute_capabilities(trt)
+    chosen = tuple(name for name, member in capabilities.items() if member not in _NOT_AHEAD)
+    return Target("rtx", trt.__version__, None, chosen)
+
+
+def _compute_capabilities(trt: Any) -> dict[str, str]:
+    """ "8.9" to "SM89" of all that RTX knows."""
+    members = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
+    return {f"{name[2:-1]}.{name[-1]}": name for name in members}
+
+
+def engine_spec(bundle: Bundle, target: Target, precision: str, uses: tuple[str, ...] = tuple(USES)) -> EngineSpec:
+    """What the engines of a voice have to be here."""
+    entries = bundle.manifest.entries(precision)
+    profiles = {use: {graph: profile(bundle.manifest, graph, use) for graph in entries} for use in uses}
+    return EngineSpec({graph: entry.sha256 for graph, entry in entries.items()}, target, precision, profiles)
+
+
+def build_engines(
+    bundle: Bundle,
+    spec: EngineSpec,
+    *,
+    into_bundle: bool = False,
+    rebuild: bool = False,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Build what `spec` says unless it is there and sound. Raises `EngineError` or `CancelledError`."""
+    folders = engine_folders(bundle, into_bundle)
+    if not rebuild and (there := find_engines(folders[:1], spec.fingerprint)) is not None:
+        return BuildReport(there, read_plans(there, spec.fingerprint).record, was_there=True)
+    trt, start = library(spec.target.flavour), time.perf_counter()
+    with publish(folders, spec.fingerprint, rebuild) as made:
+        plans: dict[str, PlanEntry] = {}
+        not_built: dict[str, str] = {}
+        cache = timing_cache(made.home, spec.target.version, spec.target.gpu)
+        for name, entry in bundle.manifest.entries(spec.precision).items():
+            try:
+                new = _build(trt, name, entry, bundle.entry_bytes(name, entry), spec, cache, progress)
+            except EngineError as error:
+                if name not in OPTIONAL_GRAPHS:
+                    raise
+                not_built[name] = str(error)
+                log.warning("%s", error)
+                continue
+            plans[name] = made.write(f"{name}.plan", new.data, new.entry)
+        record = EngineRecord(
+            fingerprint=spec.fingerprint,
+            voice=bundle.manifest.name,
+            **{name: getattr(spec.target, name) for name in ("flavour", "version", "gpu", "compute_capabilities")},
+            precision=spec.precision,
+            profiles=spec.profiles,
+            plans=plans,
+            not_built=not_built,
+            seconds=round(time.perf_counter() - start, 3),
+        )
+        made.finish(record)
+    return BuildReport(made.folder, record, notes=tuple(made.notes))
+
+
+def load_engines(bundle: Bundle, specs: list[EngineSpec], build: bool) -> Plans:
+    """The engines that fit one of `specs`, their hashes compared; the first is built where none is there and `build`.
+
+    Raises `EngineError` for engines that are damaged, and, without `build`, where there are none that fit.
+    """
+    folders = engine_folders(bundle, into_bundle=True)
+    for spec in specs:
+        if (folder := find_engines(folders, spec.fingerprint)) is not None:
+            return read_plans(folder, spec.fingerprint)
+    why = _why_none(bundle, specs[0], folders)
+    if not build:
+        raise EngineError(f"{why}\nhint: comosvc-export engines {bundle.origin} --flavour {specs[0].target.flavour}")
+    log.warning("%s; building them now, once", why)
+    report = build_engines(bundle, specs[0], progress=_log_progress())
+    return read_plans(report.folder, specs[0].fingerprint)
+
+
+def _why_none(bundle: Bundle, spec: EngineSpec, folders: list[Path]) -> str:
+    """That there are no engines, and what those of the same voice are for."""
+    wanted = f"{spec.target}, {spec.precision}, profiles {', '.join(spec.profiles)}"
+    others = [record for record in other_engines(folders) if record.voice == bundle.manifest.name]
+    if not others:
+        return f"{bundle.origin} has no engines for {wanted}"
+    lines = [f"those of {bundle.origin} are not for {wanted}:"]
+    for record in others:
+        had = Target(record.flavour, record.version, record.gpu, record.compute_capabilities)
+        same = all(record.plans[name].onnx_sha256 == sha for name, sha in spec.graphs.items() if name in record.plans)
+        graphs = "" if same else ", from other graphs"
+        lines.append(
+            f"  {record.fingerprint}: {had}, {record.precision}, profiles {', '.join(record.profiles)}{graphs}"
+        )
+    return "\n".join(lines)
+
+
+def _log_progress() -> Progress:
+    told: set[str] = set()
+
+    def tell(graph: str, share: float) -> None:
+        if graph not in told:
+            told.add(graph)
+            log.warning("building the engine of %s", graph)
+
+    return tell
+
+
+# --- One graph
+
+
+@dataclass(frozen=True)
+class _Plan:
+    data: Any
+    """The serialized engine, a buffer."""
+    entry: PlanEntry
+
+
+def _build(
+    trt: Any,
+    name: str,
+    entry: GraphEntry,
+    model: bytes,
+    spec: EngineSpec,
+    timing: Path | None,
+    progress: Progress | None,
+) -> _Plan:
+    start, said = time.perf_counter(), make_logger(trt)
+    builder = trt.Builder(said)
+    if not builder:
+        raise EngineError(f"no builder for the {name} graph: {said.errors()}")
+    network, parser = parse(trt, builder, name, model, said)
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if spec.target.flavour == "rtx":
+        members = _compute_capabilities(trt)
+        config.num_compute_capabilities = len(spec.target.compute_capabilities)
+        for index, capability in enumerate(spec.target.compute_capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, members[capability]), index)
+    for use, graphs in spec.profiles.items():
+        limits = builder.create_optimization_profile()
+        for tensor, sizes in input_shapes(entry, graphs[name]).items():
+            limits.set_shape(tensor, *sizes)
+        if config.add_optimization_profile(limits) < 0:
+            raise EngineError(f"the {name} graph does not take profile {use}: {said.errors()}")
+    monitor = _monitor(trt, name, progress)
+    config.progress_monitor = monitor
+    if timing is not None:
+        cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
+        config.set_timing_cache(cache, False)
+    plan = builder.build_serialized_network(network, config)
+    del parser  # it owns weights that the network points to, so it has to live until here
+    if monitor.cancelled:
+        raise CancelledError(f"cancelled while the engine of {name} was built")
+    if progress is not None:
+        progress(name, 1.0)
+    if plan is None:
+        raise EngineError(f"{spec.target.flavour} cannot build the {name} graph: {said.errors()}")
+    if timing is not None:
+        write_whole(timing, bytes(config.get_timing_cache().serialize()))
+    data = memoryview(plan)
+    built = PlanEntry(
+        file=f"{name}.plan",
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=plan.nbytes,
+        onnx_sha256=entry.sha256,
+        seconds=round(time.perf_counter() - start, 3),
+        layers=network.num_layers,
+        layer_types=layer_types(network),
+    )
+    return _Plan(plan, built)
+
+
+def parse(trt: Any, builder: Any, name: str, model: bytes, said: Any) -> tuple[Any, Any]:
+    """The graph as a network. Raises `EngineError` with what the parser says of each node it cannot take."""
+    # Required before TensorRT 11, where it is the only way and the flag is ignored.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, said)
+    if not parser.parse(model):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        found = "; ".join(f"{e.node_operator() or 'graph'} {e.node_name()}: {e.desc()}" for e in errors)
+        raise EngineError(f"the {name} graph cannot be parsed: {found or said.errors()}")
+    return network, parser
+
+
+def layer_types(network: Any) -> dict[str, int]:
+    """How many layers give each element type: an FP16 engine that has none in HALF is none."""
+    outputs = (network.get_layer(index).get_output(0) for index in range(network.num_layers))
+    return dict(Counter(output.dtype.name for output in outputs if output is not None))
+
+
+def make_logger(trt: Any) -> Any:
+    """What the library says goes to `logging`; errors are kept, for exceptions tell nothing and None less."""
+
+    class Said(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self._errors.append(message)
+            log.debug("%s", message)
+
+        def errors(self) -> str:
+            return "; ".join(self._errors) or "it does not say why"
+
+    return Said()
+
+
+def _monitor(trt: Any, graph: str, progress: Progress | None) -> Any:
+    """Tells `progress` the share of the outermost phase, to which nested ones add their part of one step."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.cancelled, self._share = False, 0.0
+            self._phases: dict[str | None, tuple[str | None, int]] = {}
+            self._done: dict[str | None, float] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._phases[phase_name] = parent_phase, max(1, num_steps)
+            self._done[phase_name] = 0.0
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._phases.pop(phase_name, None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._done[phase_name] = step + 1.0
+            share: float = 0.0
+            name: str | None = phase_name
+            while name in self._phases:
+                parent, steps = self._phases[name]
+                share, name = min(1.0, (self._done[name] + share) / steps), parent
+            self._share = max(self._share, share)
+            if progress is not None and progress(graph, self._share) is False:
+                self.cancelled = True
+            return not self.cancelled
+
+    return Monitor()

@@ -1,0 +1,221 @@
+"""Runs TensorRT engines: one stream, buffers allocated once, lengths padded to buckets, a captured graph for each.
+
+A bucket is a batch and a length. It has an execution context of its own, since a captured graph must not outlive the
+shapes of the context it came from; all contexts share one scratch memory, which one stream makes safe.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device import Device
+from .engine_files import EngineRecord
+from .errors import ProviderError
+from .manifest import GraphEntry
+from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
+from .transfers import Transfers, fill
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Device memory that the contexts of all engines compute in, one after the other."""
+
+    address: int
+    n_bytes: int
+
+
+@dataclass
+class _Buffers:
+    """Memory of one profile for its largest shapes: addresses on the device, and host memory to copy through."""
+
+    addresses: dict[str, int] = field(default_factory=dict)
+    host: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    context: Any
+    buffers: _Buffers
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+    graph: Any
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """An engine in memory.
+
+    `open_context` makes an execution context whose scratch memory is the caller's. `captures`: a graph of each bucket
+    is to be captured, which RTX does by itself. `prepared` is called when a bucket has been warmed up.
+    """
+
+    profiles: Mapping[str, Mapping[str, Range]]
+    open_context: Callable[[], Any]
+    captures: bool
+    prepared: Callable[[], object] = lambda: None
+    record: EngineRecord | None = None
+    """Of the build."""
+
+
+class EngineGraph:
+    """One graph of a voice as a TensorRT engine. May be called from several threads; they take turns."""
+
+    def __init__(
+        self, name: str, entry: GraphEntry, grid: Grid, loaded: LoadedEngine, device: Device, scratch: Scratch
+    ) -> None:
+        self.name, self.transfers = name, Transfers()
+        self._entry, self._grid, self._loaded, self._device, self._scratch = entry, grid, loaded, device, scratch
+        self.record = loaded.record
+        self._profiles = {use: loaded.profiles[use] for use in USES if use in loaded.profiles}
+        self._index = {use: index for index, use in enumerate(loaded.profiles)}
+        self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in (*entry.inputs, *entry.outputs)}
+        self._buffers: dict[str, _Buffers] = {}
+        self._buckets: dict[tuple[str, int, int], _Bucket] = {}
+        self._last: tuple[tuple[str, int, int], _Bucket] | None = None
+        with device.current():
+            self._events = [device.event() for _ in range(4)]
+
+    def run(self, inputs: dict[str, NDArray], /) -> tuple[NDArray, ...]:
+        """Outputs in the order of the manifest, as long as the bucket. `inputs` may hold more than the graph takes."""
+        arrays = {name: inputs[name] for name, _, _ in self._entry.inputs}
+        batch = max(len(array) for array in arrays.values() if array.ndim)
+        most = max(ranges["B"].most for ranges in self._profiles.values())
+        with self._device.lock, self._device.current():
+            parts = [self._run_part(_rows(arrays, first, most)) for first in range(0, batch, most)]
+        if len(parts) == 1:
+            return parts[0]
+        return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+
+    def _run_part(self, arrays: dict[str, NDArray]) -> tuple[NDArray, ...]:
+        batch = max(len(array) for array in arrays.values() if array.ndim)
+        place = self._bucket_for(arrays, batch)
+        buffers, device, (start, copied, computed, end) = place.buffers, self._device, self._events
+        sent, outputs = [], []
+        device.record(start)
+        for name, array in arrays.items():
+            staged = _view(buffers.host[name], place.inputs[name], self._dtypes[name])
+            fill(staged, array)
+            device.upload(buffers.addresses[name], staged)
+            sent.append(staged)
+        device.record(copied)
+        if place.graph is None:
+            self._execute(place.context)
+        else:
+            device.launch(place.graph)
+        device.record(computed)
+        for name, shape in place.outputs.items():
+            staged = _view(buffers.host[name], shape, self._dtypes[name])
+            device.download(staged, buffers.addresses[name])
+            outputs.append(staged)
+        device.record(end)
+        device.synchronize()
+        copying_ms = device.elapsed_ms(start, copied) + device.elapsed_ms(computed, end)
+        self.transfers.add(sent, outputs, 1e-3 * copying_ms)
+        return tuple(staged[:batch].copy() for staged in outputs)
+
+    def _bucket_for(self, arrays: dict[str, NDArray], batch: int) -> _Bucket:
+        """The bucket that holds these inputs, made ready if it is new."""
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if self._grid.sees_all:
+            length, sizes = shapes["audio"][1], {"B": batch, "N": shapes["audio"][1]}
+        else:
+            length = bucket(self._grid.frames_for(shapes))
+            sizes = self._grid.sizes(bucket(batch), length)
+        use = self._use_for(sizes)
+        key = use, sizes["B"], length
+        if self._grid.sees_all:  # any length may come: one context takes the shapes of each
+            if self._last is None or self._last[0] != key:
+                context = self._last[1].context if self._last and self._last[0][0] == use else self._context(use)
+                self._last = key, self._bind(context, use, sizes)
+            return self._last[1]
+        if key not in self._buckets:
+            self._buckets[key] = self._warm_up(self._bind(self._context(use), use, sizes))
+        return self._buckets[key]
+
+    def _use_for(self, sizes: Mapping[str, int]) -> str:
+        for use, ranges in self._profiles.items():
+            if all(ranges[letter].least <= sizes[letter] <= ranges[letter].most for letter in ranges):
+                return use
+        built = "; ".join(
+            f"{use}: " + ", ".join(f"{letter} {r.least}-{r.most}" for letter, r in ranges.items())
+            for use, ranges in self._profiles.items()
+        )
+        raise ProviderError(
+            f"the engine of {self.name} was not built for {', '.join(f'{k} {v}' for k, v in sizes.items())} ({built})\n"
+            "hint: comosvc-export engines with --profile stream,clip,batch"
+        )
+
+    def _bind(self, context: Any, use: str, sizes: Mapping[str, int]) -> _Bucket:
+        """`context` at these sizes, with its memory."""
+        if use not in self._buffers:
+            self._buffers[use] = self._allocate(use, context)
+        buffers = self._buffers[use]
+        shapes = {
+            name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
+            for name, _, dims in self._entry.inputs
+        }
+        outputs = self._set_shapes(context, shapes)
+        for name, address in buffers.addresses.items():
+            self._expect(context.set_tensor_address(name, address), f"take an address for {name}")
+        return _Bucket(context, buffers, shapes, outputs, None)
+
+    def _warm_up(self, made: _Bucket) -> _Bucket:
+        """`made`, run once and then captured: what new shapes cost is paid in that run, and cannot be captured."""
+        for name, shape in made.inputs.items():
+            staged = _view(made.buffers.host[name], shape, self._dtypes[name])
+            staged.fill(0)  # not what the memory held: an index would point anywhere
+            self._device.upload(made.buffers.addresses[name], staged)
+        self._execute(made.context)
+        self._device.synchronize()
+        self._loaded.prepared()
+        if not self._loaded.captures:
+            return made
+        return replace(made, graph=self._device.capture(lambda: self._execute(made.context)))
+
+    def _context(self, use: str) -> Any:
+        context = self._loaded.open_context()
+        if context is None:
+            raise ProviderError(f"TensorRT gives no execution context for {self.name}: is the GPU's memory full?")
+        index = self._index[use]
+        self._expect(context.set_optimization_profile_async(index, self._device.stream), f"take profile {use}")
+        context.set_device_memory(self._scratch.address, self._scratch.n_bytes)
+        return context
+
+    def _set_shapes(self, context: Any, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Set the inputs' shapes; returns the outputs'."""
+        for name, shape in shapes.items():
+            self._expect(context.set_input_shape(name, shape), f"take {name} {shape}")
+        if missing := context.infer_shapes():
+            raise ProviderError(f"TensorRT knows too little of {', '.join(missing)} of the {self.name} graph")
+        return {name: tuple(context.get_tensor_shape(name)) for name, _, _ in self._entry.outputs}
+
+    def _allocate(self, use: str, context: Any) -> _Buffers:
+        """Memory for the largest shapes of a profile, which all its buckets share."""
+        largest = {name: most for name, (_, _, most) in input_shapes(self._entry, self._profiles[use]).items()}
+        largest |= {name: () for name, _, dims in self._entry.inputs if not dims}
+        largest |= self._set_shapes(context, largest)
+        buffers = _Buffers()
+        for name, shape in largest.items():
+            n_bytes = max(1, int(np.prod(shape))) * self._dtypes[name].itemsize
+            buffers.addresses[name] = self._device.allocate(n_bytes)
+            buffers.host[name] = self._device.pinned(n_bytes)
+        return buffers
+
+    def _execute(self, context: Any) -> None:
+        self._expect(context.execute_async_v3(self._device.stream), "run")
+
+    def _expect(self, done: bool, what: str) -> None:
+        if not done:
+            raise ProviderError(f"the engine of {self.name} does not {what}\nhint: comosvc-doctor --provider tensorrt")
+
+
+def _rows(arrays: Mapping[str, NDArray], first: int, count: int) -> dict[str, NDArray]:
+    return {name: array[first : first + count] if array.ndim else array for name, array in arrays.items()}
+
+
+def _view(memory: NDArray[np.uint8], shape: Shape, dtype: np.dtype) -> NDArray[Any]:
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    return memory[:n_bytes].view(dtype).reshape(shape)

@@ -1,0 +1,291 @@
+"""Provider `cuda`: ONNX Runtime on an NVIDIA GPU.
+
+Inputs and outputs are bound on the device. Short calls of one clip, as a stream makes, are padded to buckets with
+buffers of their own, and each bucket becomes a CUDA graph; longer ones gain nothing from that.
+"""
+
+import contextlib
+import ctypes
+import functools
+import importlib.metadata
+import io
+import logging
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import BundleError, ProviderError
+from ..gpu import find_gpu
+from ..manifest import GraphEntry
+from ..profiles import Grid, Shape, bucket, grid_of, length_of
+from ..transfers import Transfers, padded
+from .onnx import CPU, check_signature, onnx_runtime, session_options
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp16", "fp32")
+CUDA, _DEVICE = "CUDAExecutionProvider", "cuda"
+_OPTIONS = {
+    "device_id": "0",
+    # Else every new length of a clip is a search of seconds (onnxruntime#12120).
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "use_tf32": "0",  # fp32 is fp32
+}
+_PLAIN_RUN = "-1"  # gpu_graph_id: neither captured nor replayed
+TINY = (  # y = x + x for four floats; opset 20
+    b'\x08\n:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04B\x04\n\x00\x10\x14"
+)
+
+
+def probe() -> None:
+    """Raise `ProviderError` unless a graph really runs on the GPU: being listed means only being compiled in."""
+    find_gpu()
+    _probe_runtime()
+
+
+@functools.cache
+def _probe_runtime() -> None:
+    ort = onnx_runtime()
+    if CUDA not in ort.get_available_providers():
+        raise ProviderError(f"onnxruntime {ort.__version__} is compiled without CUDA{_wheels_in_words()}")
+    _preload(ort)
+    try:
+        session = ort.InferenceSession(TINY, _quiet(session_options(ort, 1)), providers=[(CUDA, _OPTIONS)])
+        if session.get_providers()[0] == CUDA:
+            x = np.arange(4, dtype=np.float32)
+            y = _run_bound(ort, session, {"x": x}, ["y"], _PLAIN_RUN)[0]
+            if not np.array_equal(y, 2.0 * x):
+                raise ProviderError(f"the GPU computes wrongly with onnxruntime {ort.__version__}: {x} + {x} gave {y}")
+            return
+        why = "it runs on the CPU instead"
+    except ProviderError:
+        raise
+    except Exception as error:  # ONNX Runtime's own exceptions share no base but this
+        why = str(error)
+    raise ProviderError(
+        f"onnxruntime {ort.__version__} does not run on the GPU: {why}; {_libraries_in_words(ort)}\n"
+        'hint: pip install "onnxruntime-gpu[cuda,cudnn]" brings CUDA and cuDNN; the driver must know that CUDA'
+    )
+
+
+def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, "CudaGraph"]:
+    """Every graph of the bundle, ready to run."""
+    _probe_runtime()
+    return {
+        name: open_graph(bundle, name, entry, threads) for name, entry in bundle.manifest.entries(precision).items()
+    }
+
+
+def open_graph(bundle: Bundle, name: str, entry: GraphEntry, threads: int | None) -> "CudaGraph":
+    """One of them."""
+    manifest = bundle.manifest
+    captured = 0 if grid_of(manifest, name).sees_all else length_of(manifest, name, "stream").most
+    return CudaGraph(name, entry, bundle.entry_bytes(name, entry), grid_of(manifest, name), captured, threads)
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Device memory at fixed addresses, bound. `number` is the CUDA graph's."""
+
+    binding: Any
+    inputs: dict[str, Any]
+    shapes: dict[str, Shape]
+    number: int
+
+
+class CudaGraph:
+    """One graph of a bundle. May be called from several threads; they take turns.
+
+    `captured_frames`: calls of one clip up to that length run as CUDA graphs. `on_cpu`: operators that ONNX Runtime
+    keeps on the processor, as it does for those that compute shapes.
+    """
+
+    def __init__(
+        self, name: str, entry: GraphEntry, model: bytes, grid: Grid, captured_frames: int, threads: int | None
+    ) -> None:
+        self.name, self.transfers = name, Transfers()
+        self._inputs = [tensor[0] for tensor in entry.inputs]
+        self._outputs = [tensor[0] for tensor in entry.outputs]
+        self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in entry.inputs}
+        self._entry, self._grid, self.captured_frames = entry, grid, captured_frames
+        self._lock, self._buckets = threading.Lock(), dict[int, _Bucket]()
+        self._ort = onnx_runtime()
+        try:
+            self._session = self._open(model, threads, with_graphs=captured_frames > 0)
+        except Exception as error:
+            if not captured_frames:
+                raise BundleError(f"the {name} graph cannot be loaded on the GPU: {error}") from error
+            log.info("the %s graph runs without CUDA graphs: %s", name, error)
+            self.captured_frames = 0
+            self._session = self._open(model, threads, with_graphs=False)
+        if self._session.get_providers()[0] != CUDA:
+            raise ProviderError(f"the {name} graph was asked to run on {CUDA} but runs on {CPU}")
+        check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
+        check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
+        parts = self._session.get_provider_graph_assignment_info()
+        self.on_cpu = [node.op_type for part in parts if part.ep_name != CUDA for node in part.get_nodes()]
+
+    def _open(self, model: bytes, threads: int | None, with_graphs: bool) -> Any:
+        options = session_options(self._ort, threads)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        provider = {**_OPTIONS, "enable_cuda_graph": str(int(with_graphs))}
+        return self._ort.InferenceSession(model, options, providers=[(CUDA, provider), CPU])
+
+    def run(self, inputs: dict[str, NDArray], /) -> tuple[NDArray, ...]:
+        """Outputs in the order of the manifest, as long as the inputs or longer."""
+        arrays = {name: inputs[name] for name in self._inputs}
+        try:
+            with self._lock:
+                return self._run(arrays)
+        except Exception as error:
+            raise _failure(self.name, arrays, error) from error
+
+    def _run(self, arrays: dict[str, NDArray]) -> tuple[NDArray, ...]:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        batch = max(shape[0] for shape in shapes.values() if shape)
+        if not self._grid.sees_all:
+            frames = bucket(self._grid.frames_for(shapes))
+            sizes = self._grid.sizes(batch, frames)
+            shapes = {
+                name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
+                for name, _, dims in self._entry.inputs
+            }
+            arrays = {name: padded(array, shapes[name], self._dtypes[name]) for name, array in arrays.items()}
+            if batch == 1 and frames <= self.captured_frames:
+                return self._run_captured(arrays, shapes, frames)
+        return tuple(_run_bound(self._ort, self._session, arrays, self._outputs, _PLAIN_RUN, self.transfers))
+
+    def _run_captured(self, arrays: dict[str, NDArray], shapes: dict[str, Shape], frames: int) -> tuple[NDArray, ...]:
+        if frames not in self._buckets:
+            self._buckets[frames] = self._make_bucket(shapes)
+        place, start = self._buckets[frames], time.perf_counter()
+        for name, array in arrays.items():
+            place.inputs[name].update_inplace(array)
+        place.binding.synchronize_inputs()
+        copied_s = time.perf_counter() - start
+        self._session.run_with_iobinding(place.binding, _run_options(self._ort, str(place.number)))
+        place.binding.synchronize_outputs()
+        start = time.perf_counter()
+        outputs = tuple(value.numpy() for value in place.binding.get_outputs())
+        self.transfers.add(arrays.values(), outputs, copied_s + time.perf_counter() - start)
+        return outputs
+
+    def _make_bucket(self, shapes: dict[str, Shape]) -> _Bucket:
+        """Buffers, the outputs' as ONNX Runtime allocates them in a first run."""
+        value = self._ort.OrtValue
+        inputs = {
+            name: value.ortvalue_from_numpy(np.zeros(shape, self._dtypes[name]), _DEVICE, 0)
+            for name, shape in shapes.items()
+        }
+        first, binding = self._session.io_binding(), self._session.io_binding()
+        for name, tensor in inputs.items():
+            first.bind_ortvalue_input(name, tensor)
+            binding.bind_ortvalue_input(name, tensor)
+        for name in self._outputs:
+            first.bind_output(name, _DEVICE, 0)
+        self._session.run_with_iobinding(first, _run_options(self._ort, _PLAIN_RUN))
+        for name, tensor in zip(self._outputs, first.get_outputs(), strict=True):
+            binding.bind_ortvalue_output(name, tensor)
+        return _Bucket(binding, inputs, shapes, number=1 + len(self._buckets))
+
+
+def _run_bound(
+    ort: Any,
+    session: Any,
+    arrays: dict[str, NDArray],
+    outputs: list[str],
+    graph_id: str,
+    transfers: Transfers | None = None,
+) -> list[NDArray]:
+    """A run on arrays that are copied to the device before and from it afterwards."""
+    start, binding = time.perf_counter(), session.io_binding()
+    for name, array in arrays.items():
+        value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), _DEVICE, 0)
+        binding.bind_ortvalue_input(name, value)
+    for name in outputs:
+        binding.bind_output(name, _DEVICE, 0)
+    binding.synchronize_inputs()
+    copied_s = time.perf_counter() - start
+    session.run_with_iobinding(binding, _run_options(ort, graph_id))
+    binding.synchronize_outputs()
+    start = time.perf_counter()
+    found = [value.numpy() for value in binding.get_outputs()]
+    if transfers is not None:
+        transfers.add(arrays.values(), found, copied_s + time.perf_counter() - start)
+    return found
+
+
+def _run_options(ort: Any, graph_id: str) -> Any:
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph_id)
+    return options
+
+
+def _failure(name: str, arrays: dict[str, NDArray], error: Exception) -> ProviderError:
+    shapes = ", ".join(f"{tensor} {array.shape}" for tensor, array in arrays.items())
+    words = str(error).lower()
+    if "out of memory" in words or "failed to allocate memory" in words:
+        return ProviderError(
+            f"the GPU is out of memory: the {name} graph with {shapes}: {error}\n"
+            "hint: close what else uses it, convert fewer files at once, or use provider='cpu'"
+        )
+    return ProviderError(f"the {name} graph failed on the GPU with {shapes}: {error}")
+
+
+# --- Why it does not work
+
+
+def installed_wheels() -> list[str]:
+    """The distributions that put an `onnxruntime` module there; they overwrite each other's files."""
+    names = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+    found = []
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return found
+
+
+def _wheels_in_words() -> str:
+    found = installed_wheels()
+    if len(found) > 1:
+        names = ", ".join(found)
+        return f": {names} are installed, and overwrite each other\nhint: uninstall all of them, then install one"
+    return ': the wheel for the processor is installed\nhint: pip uninstall onnxruntime; pip install "comosvc[cuda]"'
+
+
+def missing_libraries(ort: Any) -> list[str]:
+    """Shared libraries that this ONNX Runtime's CUDA part needs and the system cannot load."""
+    major = ort.cuda_version.partition(".")[0] or "13"
+    windows = [f"cudart64_{major}.dll", f"cublasLt64_{major}.dll", "cudnn64_9.dll"]
+    linux = [f"libcudart.so.{major}", f"libcublasLt.so.{major}", "libcudnn.so.9"]
+    missing = []
+    for name in windows if sys.platform == "win32" else linux:
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            missing.append(name)
+    return missing
+
+
+def _libraries_in_words(ort: Any) -> str:
+    needs = f"it is built for CUDA {ort.cuda_version or 13} and cuDNN 9"
+    missing = missing_libraries(ort)
+    return f"{needs}, and {', '.join(missing)} cannot be loaded" if missing else f"{needs}, and finds them"
+
+
+def _preload(ort: Any) -> None:
+    """Load CUDA and cuDNN from the packages that pip installs; what it prints is said again, better, if it fails."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+
+
+def _quiet(options: Any) -> Any:
+    options.log_severity_level = 4
+    return options

@@ -1,0 +1,159 @@
+"""Provider `tensorrt`: engines of the full TensorRT or of TensorRT RTX, run by `engine_runner`.
+
+Engines that are not there yet are built when a voice is opened, once, which takes minutes;
+`comosvc-export engines` does it beforehand. A graph that TensorRT cannot build is computed by ONNX Runtime.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..calls import Runnable
+from ..device import Device
+from ..engine import FLAVOURS, Target, engine_spec, fitting_targets, library, load_engines, make_logger, parse
+from ..engine_files import Plans, write_whole
+from ..engine_runner import EngineGraph, LoadedEngine, Scratch
+from ..errors import EngineError, ProviderError
+from ..gpu import find_gpu
+from ..profiles import grid_of
+from . import cpu, cuda
+
+log = logging.getLogger(__name__)
+
+PRECISIONS = ("fp16", "fp32")
+
+
+def probe() -> None:
+    """Raise `ProviderError` unless an engine is really built and run on the GPU."""
+    find_gpu()  # nothing of TensorRT before this: without a driver it may end the process
+    _probe_library()
+
+
+@functools.cache
+def _probe_library() -> list[Target]:
+    """What engines that run here are for, of the first flavour that works."""
+    gpu, reasons = find_gpu(), []
+    for flavour in FLAVOURS:
+        try:
+            targets = fitting_targets(flavour, gpu)
+            _run_tiny(library(flavour), flavour)
+            return targets
+        except ProviderError as error:
+            reasons.append(str(error))
+    raise ProviderError("\n".join(reasons))
+
+
+def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, Runnable]:
+    """Every graph of the bundle, ready to run."""
+    find_gpu()
+    targets = _probe_library()
+    flavour = targets[0].flavour
+    plans = load_engines(bundle, [engine_spec(bundle, target, precision) for target in targets], build=True)
+    trt, device = library(flavour), Device()
+    entries = bundle.manifest.entries(precision)
+    graphs: dict[str, Runnable] = {}
+    with device.lock, device.current():
+        said = make_logger(trt)
+        runtime = trt.Runtime(said)
+        engines = {name: _deserialize(runtime, said, name, plan) for name, plan in plans.plans.items()}
+        scratch = _scratch(device, engines.values())
+        for name, engine in engines.items():
+            loaded = _loaded(trt, flavour, name, engine, plans)
+            graphs[name] = EngineGraph(name, entries[name], grid_of(bundle.manifest, name), loaded, device, scratch)
+    for name, why in plans.record.not_built.items():
+        graphs[name] = _by_onnx_runtime(bundle, name, precision, threads, why)
+    return graphs
+
+
+def _deserialize(runtime: Any, said: Any, name: str, plan: Any) -> Any:
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(
+            f"TensorRT does not take the engine of {name}: {said.errors()}\n"
+            "hint: comosvc-export engines BUNDLE --rebuild"
+        )
+    return engine
+
+
+def _scratch(device: Device, engines: Any) -> Scratch:
+    """What the hungriest profile of all engines needs."""
+    n_bytes = max(
+        engine.get_device_memory_size_for_profile_v2(index)
+        for engine in engines
+        for index in range(engine.num_optimization_profiles)
+    )
+    return Scratch(device.allocate(max(1, n_bytes)), n_bytes)
+
+
+def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans) -> LoadedEngine:
+    profiles = {use: graphs[name] for use, graphs in plans.record.profiles.items()}
+    own_memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    if flavour == "tensorrt":
+        return LoadedEngine(profiles, lambda: engine.create_execution_context(own_memory), True, record=plans.record)
+    config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(own_memory)
+    # RTX compiles kernels for the shapes that it meets: it knows best when there is something worth capturing.
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    keep = _kept_kernels(config, plans.folder, name)
+    return LoadedEngine(profiles, lambda: engine.create_execution_context(config), False, keep, plans.record)
+
+
+def _kept_kernels(config: Any, folder: Path, name: str) -> Callable[[], None]:
+    """Let RTX find the kernels that it compiled before; returns what keeps new ones. They are code, as plans are."""
+    cache, path = config.create_runtime_cache(), folder / f"{name}.kernels"
+    if path.is_file():
+        cache.deserialize(path.read_bytes())  # False for another GPU or driver: it compiles them again
+    config.set_runtime_cache(cache)
+
+    def keep() -> None:
+        try:
+            write_whole(path, bytes(cache.serialize()))
+        except OSError as error:
+            log.info("compiled kernels are not kept: %s", error)
+
+    return keep
+
+
+def _by_onnx_runtime(bundle: Bundle, name: str, precision: str, threads: int | None, why: str) -> Runnable:
+    entry = bundle.manifest.entries(precision)[name]
+    try:
+        cuda.probe()
+        graph, where = cuda.open_graph(bundle, name, entry, threads), "the GPU"
+    except ProviderError:
+        graph, where = cpu.open_graph(bundle, name, bundle.manifest.graphs[name], threads), "the CPU"
+    log.warning("the %s graph has no engine and runs in ONNX Runtime on %s: %s", name, where, why)
+    return graph
+
+
+def _run_tiny(trt: Any, flavour: str) -> None:
+    """Build an engine of one addition and run it."""
+    said = make_logger(trt)
+    builder = trt.Builder(said)
+    if not builder:
+        raise ProviderError(f"{FLAVOURS[flavour]} {trt.__version__} gives no builder: {said.errors()}")
+    network, parser = parse(trt, builder, "test", cuda.TINY, said)
+    plan = builder.build_serialized_network(network, builder.create_builder_config())
+    del parser
+    if plan is None:
+        raise ProviderError(f"{FLAVOURS[flavour]} {trt.__version__} builds nothing here: {said.errors()}")
+    device = Device()
+    x, y = np.arange(4, dtype=np.float32), np.zeros(4, np.float32)
+    with device.current():
+        engine = _deserialize(trt.Runtime(said), said, "test", plan)
+        context = engine.create_execution_context()
+        addresses = {name: device.allocate(x.nbytes) for name in "xy"}
+        for name, address in addresses.items():
+            context.set_tensor_address(name, address)
+        device.upload(addresses["x"], x)
+        ran = context.execute_async_v3(device.stream)
+        device.download(y, addresses["y"])
+        device.synchronize()
+        del context, engine
+    device.close()
+    if not ran or not np.array_equal(y, 2.0 * x):
+        raise ProviderError(f"{FLAVOURS[flavour]} {trt.__version__} computes wrongly: {x} + {x} gave {y}")

@@ -1,0 +1,129 @@
+"""What is said of a machine whose GPU cannot be used: each reason its own words, and no process that dies."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from comosvc.runtime import ProviderError
+from comosvc.runtime.gpu import Gpu, find_gpu
+
+
+def has_gpu():
+    try:
+        find_gpu()
+    except ProviderError:
+        return False
+    return True
+
+
+DRIVER = """
+typedef int Result;
+static Result status = {init};
+Result cuInit(unsigned flags) {{ return status; }}
+Result cuDeviceGetCount(int *n) {{ *n = {count}; return 0; }}
+Result cuDeviceGet(int *device, int index) {{ *device = index; return 0; }}
+Result cuDriverGetVersion(int *version) {{ *version = 13020; return 0; }}
+Result cuDeviceGetName(char *name, int length, int device) {{ __builtin_strncpy(name, "Test GPU", length); return 0; }}
+Result cuDeviceTotalMem_v2(unsigned long *bytes, int device) {{ *bytes = 3ul << 30; return 0; }}
+Result cuDeviceGetAttribute(int *value, int attribute, int device) {{ *value = attribute == 75 ? 8 : 9; return 0; }}
+Result cuGetErrorName(int error, const char **name) {{ *name = "CUDA_ERROR_OF_THE_TEST"; return 0; }}
+"""
+
+
+def driver(folder, source):
+    """A shared library that stands where NVIDIA's driver would."""
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler on Linux")
+    (folder / "driver.c").write_text(source)
+    command = ["cc", "-shared", "-fPIC", "-fno-builtin", "-o", folder / "libcuda.so.1", folder / "driver.c"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def in_process(code, libraries=None):
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": "/nonexistent"}
+    if libraries is not None:
+        environment["LD_LIBRARY_PATH"] = str(libraries)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+
+FIND = (
+    "from comosvc.runtime.gpu import find_gpu\ntry:\n print(repr(find_gpu()))\nexcept Exception as e:\n print(repr(e))"
+)
+
+
+DOCTOR = "from comosvc.runtime.doctor import main\nmain()"
+
+
+@pytest.mark.parametrize(
+    ("init", "count", "words"),
+    [
+        (100, 0, "there is an NVIDIA driver but no GPU"),
+        (0, 0, "there is an NVIDIA driver but no GPU"),
+        (804, 1, "the NVIDIA driver does not work: cuInit gave CUDA_ERROR_OF_THE_TEST"),
+    ],
+)
+def test_what_a_driver_says_is_told(tmp_path, init, count, words):
+    done = in_process(FIND, driver(tmp_path, DRIVER.format(init=init, count=count)))
+    assert words in done.stdout, done.stderr
+    assert done.stdout.startswith("ProviderError(")
+
+
+def test_a_driver_that_works(tmp_path):
+    done = in_process(FIND, driver(tmp_path, DRIVER.format(init=0, count=1)))
+    assert done.stdout.strip() == repr(Gpu("Test GPU", "8.9", 3 << 30, (13, 2))), done.stderr
+
+
+def test_an_old_driver(tmp_path):
+    source = DRIVER.format(init=0, count=1).replace("cuDeviceTotalMem_v2", "cuDeviceTotalMem")
+    assert "is too old: libcuda.so.1 has no cuDeviceTotalMem_v2" in in_process(FIND, driver(tmp_path, source)).stdout
+
+
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+class TestWithoutADriver:
+    """In a process of its own, since a library that meets no driver may end it."""
+
+    @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+    def test_a_provider_says_so_before_it_loads_anything(self, provider):
+        code = (
+            "import sys\nfrom comosvc.runtime import Converter, ProviderError\n"
+            f"try:\n Converter(provider={provider!r})\nexcept ProviderError as e:\n print(e)\n"
+            "print([name for name in ('tensorrt', 'tensorrt_rtx', 'cuda.bindings.driver') if name in sys.modules])\n"
+        )
+        done = in_process(code)
+        assert done.returncode == 0, done.stderr
+        assert "no NVIDIA driver" in done.stdout
+        assert done.stdout.strip().endswith("[]")
+        assert done.stderr == ""
+
+    def test_auto_goes_on_to_the_processor_in_silence(self):
+        done = in_process("from comosvc.runtime import Converter\nprint(Converter(threads=1).provider)")
+        assert (done.stdout, done.stderr, done.returncode) == ("cpu\n", "", 0)
+
+    def test_the_doctor_goes_through_everything(self):
+        done = in_process(DOCTOR)
+        assert done.returncode == 0, done.stderr
+        for word in ("no NVIDIA driver", "TensorRT RTX", "OpenVINO", "cuDNN", "provider tensorrt", "onnxruntime"):
+            assert word in done.stdout
+
+    @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+    def test_the_doctor_fails_where_the_asked_provider_would_not_run(self, provider):
+        done = in_process(f"import sys\nsys.argv[1:] = ['--provider', {provider!r}]\n" + DOCTOR)
+        assert done.returncode == 1
+        assert f"provider {provider} does not run here: no NVIDIA driver" in done.stderr
+
+    def test_the_device_is_refused_before_cuda_bindings_is(self):
+        from comosvc.runtime.device import Device
+
+        with pytest.raises(ProviderError, match="no NVIDIA driver"):
+            Device()
+
+
+def test_a_driver_that_lies_does_not_end_the_process(tmp_path):
+    """It counts a GPU and can do nothing else: whatever the engines then raise is told, and `auto` goes on."""
+    libraries = driver(tmp_path, DRIVER.format(init=0, count=1))
+    done = in_process("from comosvc.runtime import Converter\nprint(Converter(threads=1).provider)", libraries)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("cpu\n")
