@@ -8,13 +8,14 @@ import onnx
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.errors import BundleError
 from ..runtime.graph import GRAPHS
+from ..runtime.probes import PROBES_FILE, decode_probes
 from .archive import sha256
 from .assemble import TorchGraphs, measure_parity
 from .describe import PARITY_FILE
 from .errors import ParityError
 from .graphs import check_contract
 from .parity import ParityRow, Runner, onnx_runner, require
-from .probes import PROBES_FILE, check_probes, decode_probes
+from .probes import check_probes
 from .voice import Voice
 
 

@@ -15,9 +15,9 @@ from ..errors import OptionError, ProviderError
 
 PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
-BEST_BATCH = {"cpu": 1}
+BEST_BATCH = {"cpu": 1, "openvino": 1}
 """Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight."""
-_BUILT = ("cpu",)
+_BUILT = ("cpu", "openvino")
 """The best first: `auto` takes the first that works here in the precision that was asked for."""
 
 

@@ -3,7 +3,7 @@
 from ..bundle import Bundle
 from .onnx import Graph, onnx_runtime
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
 
 
 def probe() -> None:

@@ -34,8 +34,8 @@ class Graph:
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)
         self._outputs = [tensor[0] for tensor in entry.outputs]
         self._session = open_session(model, f"the {name} graph", threads)
-        _check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
-        _check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
+        check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
+        check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
 
     def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest. `inputs` may hold more than the graph takes."""
@@ -65,7 +65,7 @@ def open_session(model: bytes, what: str, threads: int | None) -> Any:
     return session
 
 
-def _check_signature(graph: str, kind: str, found: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> None:
+def check_signature(graph: str, kind: str, found: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> None:
     """The file must have the tensors that the manifest says: same names, types, ranks and fixed sizes."""
     tensors = {tensor.name: tensor for tensor in found}
     wanted = {name: (dtype, dims) for name, dtype, dims in entry}

@@ -213,7 +213,7 @@ def test_doctor_says_what_works(bundle_path):
         assert word in " ".join(result.stdout.split())
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "openvino", "nonsense"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "nonsense"])
 def test_doctor_fails_if_the_asked_provider_would_not_run(bundle_path, provider):
     result = examine("-m", str(bundle_path), "--provider", provider)
     assert result.exit_code == 1
