@@ -179,7 +179,7 @@ def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypat
         (("lieder/b.flac", "--format", "mp3"), "known: wav, flac"),
         (("lieder/b.flac", "--steps", "7"), "this voice can do 1, 2, 4"),
         (("lieder/b.flac", "--provider", "cuda"), "provider 'cuda' is not available"),
-        (("lieder/b.flac", "--precision", "int8"), "no provider computes in int8 here"),
+        (("lieder/b.flac", "--precision", "int8"), "tiny.comosvc has no graphs in int8"),
         (("lieder", "-o", "one.wav"), "cannot all become one.wav"),
         (("*.ogg",), "*.ogg: no file matches"),
         ((".",), "no audio files in this folder"),
