@@ -18,13 +18,14 @@ from ..runtime import graph as contracts
 from ..runtime.converter import Converter
 from ..runtime.graph import GRAPHS
 from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from ..runtime.probes import PROBES_FILE
 from .archive import sha256, write_zip
 from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PARITY_FILE, PREVIEW_FILE, make_manifest
 from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, spec_of, trace
 from .inputs import InputMaker
 from .parity import ParityRow, Runner, check_end_to_end, check_graph, onnx_runner, require, torch_runner
 from .precision import add_precisions, files_reader
-from .probes import PROBES_FILE, encode_probes, make_probes
+from .probes import encode_probes, make_probes
 from .voice import Voice
 
 logger = logging.getLogger(__name__)

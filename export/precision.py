@@ -19,6 +19,7 @@ from .describe import PARITY_FILE, graph_entry, versions
 from .errors import ExportError
 from .fp16 import FP16
 from .inputs import InputMaker
+from .int8 import INT8
 from .parity import Runner, onnx_runner
 from .variants import (
     Precision,
@@ -30,7 +31,7 @@ from .variants import (
 )
 
 logger = logging.getLogger(__name__)
-PRECISIONS: dict[str, Precision] = {"fp16": FP16}
+PRECISIONS: dict[str, Precision] = {"fp16": FP16, "int8": INT8}
 """What can be added to a bundle; it always holds fp32."""
 
 Files = dict[str, bytes]

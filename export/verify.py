@@ -8,6 +8,7 @@ import onnx
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.errors import BundleError
 from ..runtime.graph import GRAPHS
+from ..runtime.probes import PROBES_FILE, decode_probes
 from .archive import sha256
 from .assemble import TorchGraphs, measure_parity
 from .describe import PARITY_FILE
@@ -15,7 +16,7 @@ from .errors import ParityError
 from .graphs import check_contract
 from .parity import ParityRow, Runner, onnx_runner, require
 from .precision import find_precisions
-from .probes import PROBES_FILE, Probe, check_probes, decode_probes
+from .probes import Probe, check_probes
 from .variants import VariantRow, figures, require_budgets
 from .voice import Voice
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from .files import FORMATS
 from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
+from .probes import probe_errors
 from .providers import BEST_BATCH, ON_GPU, check_threads, choose_precision, choose_provider, open_graphs
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
@@ -41,8 +43,8 @@ class Converter:
     `model` is a shipped name, a .comosvc file, or its unpacked folder. Safe to use from several threads at once;
     nothing is kept between calls but the graphs. Raises `BundleError`, `ProviderError` or `OptionError`.
 
-    `provider`: "cpu", "cuda", "tensorrt", or "auto" for the best that works here (see `Converter.provider`).
-    `precision`: "fp32", "fp16" where the voice has such graphs, or "auto".
+    `provider`: "cpu", "openvino", "cuda", "tensorrt", or "auto" for the best that works here (see
+    `Converter.provider`). `precision`: "fp32", "bf16" (openvino), what else the voice has graphs in, or "auto".
     `threads`: of the engine, for each call; None leaves it to the engine. `cache_dir`: instead of $COMOSVC_HOME.
     """
 
@@ -239,9 +241,13 @@ class Converter:
         return run(work, self._ready())
 
     def self_test(self) -> SelfTest:
-        """Compare all hashes and convert a built-in vowel of known pitch. Raises `ComosvcError` if all is not well."""
+        """Compare all hashes, each graph with what torch gave at export, and convert a built-in vowel of known pitch.
+
+        Raises `ComosvcError` if all is not well.
+        """
         self._bundle.verify()
-        return run_self_test(self.convert, self.spec)
+        errors = probe_errors(self._bundle, self._ready(), self.precision)
+        return replace(run_self_test(self.convert, self.spec), probe_errors=errors)
 
     def close(self) -> None:
         """Free the graphs. Conversions that are running end normally; new ones raise `ComosvcError`."""

@@ -96,6 +96,8 @@ def check_provider(provider: str, model: str) -> Finding:
     except ComosvcError as error:
         return Finding(what, False, str(error))
     seen = f"{test.seconds:.1f} s of song at RTF {test.rtf:.3f}, pitch {test.f0_error_cents:.1f} cents off"
+    if test.probe_errors:
+        seen += f", graphs within {max(test.probe_errors.values()):.1e} of torch"
     return Finding(what, True, f"runs on {test.provider} in {test.precision}: {seen}")
 
 

@@ -21,7 +21,8 @@ MANIFEST_FILE = "bundle.json"
 REQUIRED_GRAPHS = ("content", "pitch", "acoustic", "vocoder")
 OPTIONAL_INPUTS = {"vocoder": ("f0_hz", "source", "noise")}
 """Inputs of the contract that a design may do without."""
-_FROM_FP32 = ("fp32", "bf16")
+FROM_FP32 = ("fp32", "bf16")
+"""Precisions that engines compute in from fp32 graphs."""
 _VARIANTS = ("fp16", "int8")
 SOURCE_KINDS = ("pulse", "sine", "none")
 
@@ -177,7 +178,7 @@ class Manifest:
 
     def has(self, precision: str) -> bool:
         """Whether it holds what an engine needs to compute in `precision`; bf16 is computed from fp32 graphs."""
-        return precision in (*_FROM_FP32, *self.variants)
+        return precision in (*FROM_FP32, *self.variants)
 
     def entries(self, precision: str) -> dict[str, GraphEntry]:
         """The files by graph name that `precision` is computed from."""

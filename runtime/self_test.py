@@ -1,7 +1,7 @@
 """Does a voice work on this machine? A synthetic vowel with known pitch goes through the whole chain."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ class SelfTest:
     provider: str
     precision: str
     timings_ms: Mapping[str, float]
+    probe_errors: Mapping[str, float] = field(default_factory=dict)
+    """By graph, the relative error against what torch gave at export; empty if the voice holds nothing of that."""
 
 
 def run_self_test(convert: Callable[[NDArray[np.float32], int], Conversion], spec: AudioSpec) -> SelfTest:

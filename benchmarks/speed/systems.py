@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ...runtime.bundle import SUFFIX, open_bundle
 from ...runtime.errors import ComosvcError, OptionError
+from ...runtime.manifest import FROM_FP32
 from ...runtime.providers import choose_precision, choose_provider
+from ...runtime.providers import engine as runtime_engine
 from .chain import measure_overhead
 from .exported import export_system
 from .full_size import full_size_voice, ready_cast
@@ -130,8 +132,10 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
     provider = choose_provider(_PROVIDERS[key.engine, options.device])
     if subject.model is not None:
         choose_precision(key.precision, open_bundle(subject.model), provider)
-    elif key.precision != "fp32":
+    elif key.precision not in FROM_FP32:
         raise OptionError(f"the full-size voice is exported in fp32, not {key.precision}")
+    elif key.precision not in runtime_engine(provider).PRECISIONS:
+        raise OptionError(f"provider {provider!r} does not compute in {key.precision}")
     opener = partial(open_voice, provider, key.precision, key.engine != "onnx-nograph")
     own = Variant(key, subject.ready, opener, provider)
     casts = [

@@ -16,12 +16,12 @@ from ..errors import OptionError, ProviderError
 PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 ON_GPU = ("cuda", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
-BEST_BATCH = {"cpu": 1, "cuda": 8, "tensorrt": 8}
+BEST_BATCH = {"cpu": 1, "openvino": 1, "cuda": 8, "tensorrt": 8}
 """Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight.
 
 On a GPU it is what engines are built for (`profiles.USES`), not what was measured.
 """
-_BUILT = ("tensorrt", "cuda", "cpu")
+_BUILT = ("tensorrt", "cuda", "cpu", "openvino")
 """The best first: `auto` takes the first that works here in the precision that was asked for."""
 
 

@@ -4,7 +4,7 @@ from ..bundle import Bundle
 from ..manifest import GraphEntry
 from .onnx import Graph, onnx_runtime
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
 
 
 def probe() -> None:

@@ -75,8 +75,8 @@ def test_presets():
         (["--precision", "fp64"], "unknown precision 'fp64'"),
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["-m", "demo", "--engines", "torch"], "nothing of what was asked for"),
-        (["-m", "demo", "--precision", "int8"], "does not compute in int8"),
-        (["-m", "demo", "--engines", "openvino"], "provider 'openvino' is not available"),
+        (["-m", "demo", "--precision", "int8"], "demo has no graphs in int8"),
+        (["-m", "demo", "--engines", "openvino", "--precision", "fp16"], "does not compute in fp16"),
     ],
 )
 def test_what_cannot_be_measured_is_one_readable_message(options, message):
@@ -148,3 +148,18 @@ def test_every_system_in_every_engine_and_precision():
     ]
     assert {str(skip.key) for skip in skipped} == {"toy (onnx bf16)", "comosvc:demo (onnx bf16)"}
     assert all(skip.why for skip in skipped)
+
+
+def test_the_full_size_voice_runs_in_what_is_computed_from_its_fp32_graphs():
+    options = RtfOptions(engines=("onnx", "openvino"), precisions=("fp32", "bf16", "fp16"))
+    variants, skipped = plan(find_subjects(["comosvc"]), options)
+    assert [str(variant.key) for variant in variants] == [
+        "comosvc (onnx fp32)",
+        "comosvc (openvino fp32)",
+        "comosvc (openvino bf16)",
+    ]
+    assert {str(skip.key): skip.why for skip in skipped} == {
+        "comosvc (onnx bf16)": "provider 'cpu' does not compute in bf16",
+        "comosvc (onnx fp16)": "the full-size voice is exported in fp32, not fp16",
+        "comosvc (openvino fp16)": "the full-size voice is exported in fp32, not fp16",
+    }

@@ -1,0 +1,150 @@
+"""Provider `openvino`: Intel's engine on the processor, which computes in bf16 where the processor can."""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from ..bundle import Bundle
+from ..errors import BundleError, ProviderError
+from ..manifest import GraphEntry
+from .onnx import check_signature
+
+PRECISIONS = ("fp32", "bf16")
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_ALWAYS_FP32 = ("pitch",)
+"""In bf16 its F0 is up to 33 cents off, and the phase of the source adds that up; it is a hundredth of the work."""
+_DEVICE, _TELEMETRY = "CPU", "openvino_telemetry"
+_ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Limits below the first instruction set with bf16; bf16 then takes 13 times as long, or ends the process."""
+
+
+def probe() -> None:
+    """Raise `ProviderError` unless OpenVINO is installed and finds its CPU plugin."""
+    _core()
+
+
+def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, "Graph"]:
+    """Every graph of the bundle, ready to run. What compiling gave is kept below the bundle's home.
+
+    Raises `ProviderError` for bf16 on a processor that would only imitate it.
+    """
+    core = _core()
+    if precision == "bf16":
+        _require_bf16(core)
+    options = {
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads or 0,  # 0: as many as there are cores
+        "ENABLE_CPU_PINNING": False,  # an app has other threads, and so may other apps
+        # What it keeps for each length that it has seen grows without end; made anew it costs 3 % of a piece at most.
+        "CPU_RUNTIME_CACHE_CAPACITY": 0,
+        "CACHE_DIR": os.fspath(bundle.home / "openvino"),
+    }
+    entries = bundle.manifest.entries(precision)
+    graphs = {}
+    for name, entry in entries.items():
+        hint = {"INFERENCE_PRECISION_HINT": _HINTS["fp32" if name in _ALWAYS_FP32 else precision]}
+        graphs[name] = Graph(name, entry, core, bundle.entry_bytes(name, entry), {**options, **hint})
+    return graphs
+
+
+class Graph:
+    """One graph of a bundle, ready to run. May be called from several threads: their calls take turns."""
+
+    def __init__(self, name: str, entry: GraphEntry, core: Any, model: bytes, options: dict[str, Any]) -> None:
+        self.name = name
+        self.inputs = tuple(tensor[0] for tensor in entry.inputs)
+        self._outputs = [tensor[0] for tensor in entry.outputs]
+        try:
+            self._compiled = core.compile_model(core.read_model(model), _DEVICE, options)
+        except Exception as error:  # OpenVINO's own exceptions share no base but this
+            raise BundleError(f"the {name} graph cannot be loaded by OpenVINO: {error}") from error
+        check_signature(name, "inputs", _tensors(self._compiled.inputs, entry.inputs), entry.inputs)
+        check_signature(name, "outputs", _tensors(self._compiled.outputs, entry.outputs), entry.outputs)
+        self._idle: list[Any] = []
+
+    def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
+        """Outputs in the order of the manifest. `inputs` may hold more than the graph takes."""
+        try:
+            with self._request() as request:
+                found = request.infer({name: inputs[name] for name in self.inputs}, share_inputs=True)
+                return tuple(found[name] for name in self._outputs)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {inputs[name].shape}" for name in self.inputs)
+            raise ProviderError(f"the {self.name} graph failed in OpenVINO with {shapes}: {error}") from error
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        """An inference request that nobody else uses meanwhile: there are as many as there were calls at once."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        yield request
+        self._idle.append(request)  # not after an error
+
+
+class _Tensor(NamedTuple):
+    """As ONNX Runtime describes one."""
+
+    name: str
+    shape: list[int | None]
+    type: str
+
+
+def _tensors(ports: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> list[_Tensor]:
+    """Where a node that does nothing was removed, its tensor's name and the port's stand for the same."""
+    wanted = {name for name, _, _ in entry}
+    return [
+        _Tensor(
+            next(iter(wanted & port.names), port.any_name),
+            [dim.get_length() if dim.is_static else None for dim in port.partial_shape],
+            port.element_type.to_dtype().name,
+        )
+        for port in ports
+    ]
+
+
+def _core() -> Any:
+    try:
+        core = _openvino().Core()
+    except ImportError as error:
+        raise ProviderError(f'OpenVINO is not installed ({error})\nhint: pip install "comosvc[openvino]"') from error
+    if _DEVICE not in core.available_devices:
+        raise ProviderError(
+            f"OpenVINO finds {', '.join(core.available_devices) or 'no device'} here, not its CPU plugin\n"
+            'hint: pip install --force-reinstall openvino, or provider="cpu"'
+        )
+    return core
+
+
+def _openvino() -> Any:
+    """The `openvino` module. Importing it tells Intel so, and keeps an id in the home folder, unless its reporting
+    package cannot be found; then it does without.
+    """
+    if "openvino" in sys.modules or _TELEMETRY in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python is told not to find it
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[_TELEMETRY]
+
+
+def _require_bf16(core: Any) -> None:
+    if "BF16" not in core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES"):
+        name = core.get_property(_DEVICE, "FULL_DEVICE_NAME")
+        raise ProviderError(
+            f"bf16 needs a processor with AVX512-BF16 or AMX; {name} has neither\nhint: precision='fp32'"
+        )
+    for variable in _ISA_LIMITS:  # OpenVINO's answer leaves these out
+        if os.environ.get(variable, "").upper() in _WITHOUT_BF16:
+            raise ProviderError(
+                f"{variable}={os.environ[variable]} takes bf16 away from OpenVINO\n"
+                "hint: precision='fp32', or unset the variable"
+            )

@@ -1,0 +1,12 @@
+from comosvc.benchmarks.speed.machine import in_words, is_same_machine, machine_facts
+
+
+def test_masked_instructions_are_told_and_make_another_machine(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    whole = machine_facts()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
+    masked = machine_facts()
+    assert "ONEDNN_MAX_CPU_ISA=avx2" in in_words(masked)
+    assert "ONEDNN" not in in_words(whole)
+    assert is_same_machine(whole, machine_facts() | {"isa_limit": None})
+    assert not is_same_machine(whole, masked)

@@ -1,0 +1,168 @@
+"""Provider `openvino`, on the shipped voice."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from comosvc.runtime import Converter
+from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.errors import BundleError, ComosvcError, ProviderError
+from comosvc.runtime.probes import BUDGETS, PROBES_FILE, decode_probes
+from comosvc.runtime.providers import choose_provider, open_graphs
+from comosvc.runtime.providers.openvino import PRECISIONS, _core
+from comosvc.runtime.self_test import vowel
+
+pytest.importorskip("openvino")
+TOLERANCE = 1e-5
+"""Relative to the largest: float32 sums in another order, through four networks; 2e-6 seen."""
+F0_CENTS = 0.1
+"""The largest difference of fp32 pitch graphs: 0.03 seen on a glide; in bf16 it is 33."""
+MEL_NEPERS = 0.05
+"""Mean difference of bf16's mel from fp32's on a song, content and mel in bf16; 0.018 seen, a student errs by 0.3."""
+HAS_BF16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this processor has neither AVX512-BF16 nor AMX")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Converter("demo", provider="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def converter(home):
+    return Converter("demo", provider="openvino", threads=1, cache_dir=home)
+
+
+@pytest.fixture(scope="module")
+def song(reference):
+    glide, _ = vowel(reference.spec)
+    return np.concatenate((glide, np.zeros(12_000), 0.3 * glide[::-1])).astype(np.float32)
+
+
+def cents_apart(got, wanted):
+    """The largest difference of F0 tracks, which must be voiced alike."""
+    voiced = wanted > 0
+    assert np.array_equal(got > 0, voiced)
+    return np.abs(1_200 * np.log2(got[voiced] / wanted[voiced])).max()
+
+
+def test_auto_precision_is_fp32_and_gives_what_onnx_runtime_gives(converter, reference, song):
+    assert converter.precision == "fp32"
+    theirs = reference.convert(song, 24_000, steps=2)
+    ours = converter.convert(song, 24_000, steps=2, f0_hz=theirs.f0_hz)
+    for got, wanted in ((ours.mel, theirs.mel), (ours.audio, theirs.audio)):
+        assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+    assert cents_apart(converter.track_f0(song, 24_000), theirs.f0_hz) <= F0_CENTS
+
+
+@needs_bf16
+def test_bf16_is_near_fp32_and_not_the_same(home, reference, song):
+    with Converter("demo", provider="openvino", precision="bf16", threads=1, cache_dir=home) as converter:
+        ours, theirs = (one.convert(song, 24_000) for one in (converter, reference))
+        errors = converter.self_test().probe_errors
+    assert cents_apart(ours.f0_hz, theirs.f0_hz) <= F0_CENTS  # the pitch graph stays in fp32
+    nepers = np.log(reference.spec.mel_log_base) * np.abs(ours.mel - theirs.mel).mean()
+    assert 1e-4 < nepers < MEL_NEPERS
+    assert errors.keys() == reference.manifest.graphs.keys()
+    assert 1e-3 < errors["acoustic"] < BUDGETS["bf16"][0]
+    assert errors["pitch"] < 1e-5
+
+
+@needs_bf16
+def test_a_precision_beyond_its_budget_fails_the_self_test(home, monkeypatch):
+    monkeypatch.setitem(BUDGETS, "bf16", (1e-3, "tighter than bf16 can be"))
+    with (
+        Converter("demo", provider="openvino", precision="bf16", cache_dir=home) as converter,
+        pytest.raises(ComosvcError, match=r"of the \w+ graph in bf16 is .* from what torch gave"),
+    ):
+        converter.self_test()
+
+
+def test_auto_takes_openvino_only_where_its_precision_is_asked_for():
+    assert choose_provider("auto") == "cpu"
+    assert choose_provider("auto", "bf16") == "openvino"
+
+
+def test_bf16_is_refused_where_instructions_are_masked_off(home, monkeypatch):
+    """OpenVINO would compute without them: 13 times slower with AVX512 VNNI, with a crash below."""
+    if not HAS_BF16:
+        pytest.skip("refused anyway")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx512_core_vnni")
+    with pytest.raises(ProviderError, match="ONEDNN_MAX_CPU_ISA=avx512_core_vnni takes bf16 away"):
+        Converter("demo", provider="openvino", precision="bf16", cache_dir=home)
+
+
+def test_threads_share_a_graph(converter, song):
+    """Each call has a request of its own: with one for all, OpenVINO refuses a busy one."""
+    alone = converter.convert(song, 24_000).audio
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda _: converter.convert(song, 24_000).audio, range(4)))
+    assert all(np.array_equal(one, alone) for one in together)
+
+
+def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_anew(bundle_path, tmp_path, song):
+    def load():
+        with Converter(bundle_path, provider="openvino", threads=1, cache_dir=tmp_path) as converter:
+            return converter.convert(song, 24_000).audio
+
+    first, kept = load(), sorted((tmp_path / "openvino").iterdir())
+    assert len(kept) == len(open_bundle(bundle_path).manifest.graphs)
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    assert np.array_equal(load(), first)
+    assert [path.stat().st_mtime_ns for path in kept] == stamps
+    for path in kept:
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:1000])
+    assert np.array_equal(load(), first)
+
+
+def test_a_graph_that_contradicts_the_manifest_is_refused(bundle_path, tmp_path):
+    bundle = open_bundle(bundle_path, tmp_path)
+    vocoder = replace(bundle.manifest.graphs["vocoder"], outputs=(("speech", "float32", ("B", "L")),))
+    bundle.manifest.graphs["vocoder"] = vocoder
+    with pytest.raises(BundleError, match=r"vocoder graph has outputs \['audio'\], the manifest says \['speech'\]"):
+        open_graphs("openvino", bundle, "fp32", 1)
+
+
+def test_a_failed_call_names_graph_and_shapes(converter):
+    inputs = dict(decode_probes(open_bundle("demo").read(PROBES_FILE))[0].inputs)
+    with pytest.raises(ProviderError, match=r"content graph failed in OpenVINO with audio \(2, 3, 4\)"):
+        converter._graphs["content"].run({**inputs, "audio": np.zeros((2, 3, 4), np.float32)})
+
+
+def test_importing_it_neither_reports_nor_writes_into_the_home_folder(tmp_path):
+    code = (
+        "import sys; from comosvc.runtime.providers import engine; engine('openvino').probe(); import openvino; "
+        "assert openvino.convert_model; assert 'openvino_telemetry' not in sys.modules"
+    )
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **home}, check=True, capture_output=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_without_openvino_the_error_names_the_extra(tmp_path):
+    code = (
+        "import sys; sys.modules['openvino'] = None\n"
+        "from comosvc.runtime import Converter\n"
+        "try: Converter('demo', provider='openvino')\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("ProviderError OpenVINO is not installed")
+    assert 'hint: pip install "comosvc[openvino]"' in done.stdout
+
+
+def test_it_computes_in_what_it_says():
+    assert PRECISIONS == ("fp32", "bf16")
+    with pytest.raises(ProviderError, match="does not compute in fp16; it can do fp32, bf16"):
+        Converter("demo", provider="openvino", precision="fp16")
