@@ -66,7 +66,7 @@ demo-voice: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(VENV)/bin/comosvc-bench quality $(if $(wildcard $(RUN)/student),--run $(RUN))
 
-# About three quarters of an hour on one free core. Stopped and run again, it goes on where it stopped; only the judging at
+# 36 minutes of processor time on one core. Stopped and run again, it goes on where it stopped; only the judging at
 # the end, ten minutes, starts over. The recorded voices would serve nothing but a content encoder of its own.
 bench-quality: $(VENV)/.installed
 	$(VENV)/bin/comosvc-train corpus -c $(RECIPE) -o $(SYSTEMS_RUN) --synthetic-only

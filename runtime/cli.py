@@ -18,6 +18,7 @@ from .files import FORMATS, READABLE, read_audio
 from .live import LiveOptions, run_live
 from .live import list_devices as sound_device_list
 from .plot import PICTURES, Panel, draw, require_matplotlib
+from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
 from .version import __version__
 from .voices import AUTO_KEY
@@ -81,8 +82,8 @@ def _convert(
     key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps; --info says which there are.")] = 1,
-    provider: Annotated[str, typer.Option("--provider", help="auto or cpu.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto or fp32.")] = "auto",
+    provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine.", min=1)] = None,
     file_format: Annotated[str, typer.Option("--format", help="wav or flac, for results in a folder.")] = "wav",
     plot: Annotated[
