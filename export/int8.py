@@ -8,6 +8,7 @@ everything in OpenVINO, which is slower with such graphs.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def _in_8_bits(node: NodeProto, kernel: NDArray, constant: Callable[[str, NDArra
     eight_bits = np.rint(matrix / scales).astype(np.int8)
     nodes: list[NodeProto] = []
 
-    def add(op: str, inputs: list[str], tag: str, **attributes: object) -> str:
+    def add(op: str, inputs: list[str], tag: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, inputs, [f"{result}_{tag}"], f"{node.name}_{tag}", **attributes))
         return f"{result}_{tag}"
 
