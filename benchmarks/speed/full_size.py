@@ -1,10 +1,11 @@
 """Our system at the authors' size with random weights, exported as any voice is: what `comosvc` means in a benchmark.
 
 Speed does not depend on what weights say, and nobody publishes trained ones of this size. The parity matrix and the
-stored probes are left out: tests hold them, and they take minutes.
+stored probes are left out: tests hold them, and they take minutes. Its student is there in 8 bits too.
 """
 
 import dataclasses
+import inspect
 import json
 import os
 import shutil
@@ -16,14 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx
 import torch
 from safetensors.numpy import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...export.archive import sha256
+from ...export import int8
+from ...export.archive import graph_file, sha256
 from ...export.assemble import TorchGraphs
-from ...export.describe import EMBEDDING_FILE, make_manifest
+from ...export.describe import EMBEDDING_FILE, graph_entry, make_manifest
 from ...export.statements import PITCH_LICENCE
 from ...export.voice import Voice
 from ...runtime import graph as contracts
@@ -88,7 +91,8 @@ def full_size_voice() -> ReadyVoice:
 def ready_voice(voice: Voice, name: str, title: str) -> ReadyVoice:
     """`voice` as an unpacked bundle in the cache, with the work and the parameters of its networks."""
     parts = nn.ModuleList([voice.content, voice.acoustic, voice.vocoder])
-    folder = cache_folder() / "voices" / f"{name}-{content_key(parts, voice.audio, voice.front_end, voice.source)}"
+    facts = voice.audio, voice.front_end, voice.source, inspect.getsource(int8)
+    folder = cache_folder() / "voices" / f"{name}-{content_key(parts, *facts)}"
     about = folder.with_name(f"{folder.name}.json")
     if not about.is_file():
         start = time.perf_counter()
@@ -112,6 +116,13 @@ def _files(voice: Voice, name: str, torch_graphs: TorchGraphs) -> dict[str, byte
     files = {f"{graph}.onnx": data for graph, data in graphs.items()}
     files[EMBEDDING_FILE] = save({"embedding": voice.embeddings})
     manifest = make_manifest(voice, name, files, torch_graphs.schedules, torch_graphs.sigmas)
+    variants = {}
+    for graph, data in graphs.items():
+        if (made := int8.int8_graph(graph, onnx.load_from_string(data))) is not None:
+            file = graph_file(graph, "int8")
+            files[file] = made.SerializeToString(deterministic=True)
+            variants[graph] = graph_entry(graph, files[file], "int8")
+    manifest = dataclasses.replace(manifest, variants={"int8": variants} if variants else {})
     return {**files, MANIFEST_FILE: to_json(manifest).encode()}
 
 
@@ -149,7 +160,8 @@ def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
     folder = cache_folder() / "voices" / f"{manifest.name}-{n}-singers-{sha256(text)[:16]}"
     if not folder.is_dir():
         with _all_or_nothing(folder) as made:
-            for file in filter(None, (entry.file for entry in manifest.graphs.values())):
+            every = (manifest.graphs, *manifest.variants.values())
+            for file in filter(None, (entry.file for entries in every for entry in entries.values())):
                 if model.is_relative_to(cache_folder()):
                     os.link(model / file, made / file)  # half a gigabyte that need not be there once more
                 else:

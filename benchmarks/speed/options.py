@@ -38,7 +38,12 @@ class RtfOptions:
 
 
 PRESETS = {
-    "cpu": RtfOptions(lengths_s=(1.0, 5.0, 10.0, 30.0, 180.0), threads=(1, 2)),
+    "cpu": RtfOptions(
+        lengths_s=(1.0, 5.0, 10.0, 30.0, 180.0),
+        threads=(1, 2),
+        engines=("torch", "onnx", "openvino"),
+        precisions=("fp32", "bf16", "int8"),
+    ),
     "gpu": RtfOptions(
         systems=("comosvc", "comosvc-authors"),
         lengths_s=(0.1, 0.25, 1.0, 5.0, 10.0, 30.0, 180.0),  # the first two are a stream's blocks

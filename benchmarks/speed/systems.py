@@ -132,8 +132,8 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
     provider = choose_provider(_PROVIDERS[key.engine, options.device])
     if subject.model is not None:
         choose_precision(key.precision, open_bundle(subject.model), provider)
-    elif key.precision not in FROM_FP32:
-        raise OptionError(f"the full-size voice is exported in fp32, not {key.precision}")
+    elif key.precision not in (*FROM_FP32, "int8"):
+        raise OptionError(f"the full-size voice is exported in fp32 and int8, not {key.precision}")
     elif key.precision not in runtime_engine(provider).PRECISIONS:
         raise OptionError(f"provider {provider!r} does not compute in {key.precision}")
     opener = partial(open_voice, provider, key.precision, key.engine != "onnx-nograph")
