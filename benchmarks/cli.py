@@ -107,6 +107,36 @@ def train(
         save_json(report, json)
 
 
+@app.command()
+def vocoders(
+    run: Annotated[
+        Path, typer.Option("-o", "--run", help="A run folder with the demo corpus' features: comosvc-train prepare.")
+    ],
+    cpu_minutes: Annotated[
+        float, typer.Option("--cpu-minutes", help="Processor time that each vocoder is trained for.", min=0.01)
+    ] = 7.0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write the results there.")] = None,
+) -> None:
+    """The light vocoder and the HiFi-GAN shape trained for the same time on the same clips, and the shipped one beside.
+
+    Trains into RUN/vocoders; stopped and run again, it goes on where it stopped. Takes about two and a half times
+    --cpu-minutes on a core of its own, and two minutes to measure.
+    """
+    import torch
+
+    from .vocoders import default_options, measure_vocoders
+
+    command = shlex.join(["comosvc-bench", *sys.argv[1:]])
+    with errors_in_words():
+        check_writable(json)
+        torch.set_num_threads(1)
+        console = Console(stderr=True)
+        report = measure_vocoders(default_options(run, cpu_minutes), command, console.print, console)
+    show(as_table(report))
+    if json is not None:
+        save_json(report, json)
+
+
 register_speed(app)
 register_trained(app)
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch import PITCH_SAMPLE_RATE
 from ..runtime.providers.onnx import Graph
-from ..runtime.source import noise_samples, pulse_source
+from ..runtime.source import make_excitation, noise_samples
 from ..runtime.spec import AudioSpec
 from ..training.corpus import PHONES, CorpusConfig, Labels
 from ..training.corpus.recorded import speak_plan, spoken_clips
@@ -35,17 +35,47 @@ def open_graph(bundle: Bundle, name: str) -> Graph:
 def copy_synthesis(bundle: Bundle, songs: Iterable[HeldOutSong], meter: PitchMeter) -> MelScore:
     """True mels through the vocoder, with the F0 that the pitch graph finds; means over all singers of all songs."""
     vocoder, spec = open_graph(bundle, "vocoder"), bundle.manifest.audio
-    scores = []
-    for seed, audio in enumerate(a for song in songs for a in (song.sources | song.targets).values()):
-        audio = soxr.resample(audio, SAMPLE_RATE, spec.sample_rate)
-        mel = mel_spectrogram(audio, spec)
-        f0_hz = meter(audio, spec.sample_rate, spec)
-        source, _ = pulse_source(f0_hz, spec)
-        noise = noise_samples(seed, 0, spec.samples(len(mel)))
-        inputs = {"mel": mel, "f0_hz": f0_hz, "source": source, "noise": noise}
-        (copied,) = vocoder.run({name: array[None] for name, array in inputs.items()})
-        scores.append(score_mel(mel_spectrogram(copied[0], spec), mel, spec.mel_log_base))
-    return mean_of(scores)
+    return mean_of([copy_of(vocoder.run, clip, spec, meter)[1] for clip in held_out_clips(songs, spec)])
+
+
+@dataclass(frozen=True)
+class HeldOutClip:
+    """audio (L,) at the rate of a voice, and the true F0 at its frames, (T,) in Hz. `seed` is its number."""
+
+    seed: int
+    audio: NDArray[np.float32]
+    f0_hz: NDArray[np.float32]
+
+
+def held_out_clips(songs: Iterable[HeldOutSong], spec: AudioSpec) -> Iterable[HeldOutClip]:
+    """All singers of all songs."""
+    every = ((song, audio) for song in songs for audio in (song.sources | song.targets).values())
+    for seed, (song, audio) in enumerate(every):
+        yield HeldOutClip(seed, soxr.resample(audio, SAMPLE_RATE, spec.sample_rate), song.f0_at_frames(spec))
+
+
+def copy_of(
+    run: Callable[[dict[str, NDArray]], Sequence[NDArray]],
+    clip: HeldOutClip,
+    spec: AudioSpec,
+    meter: PitchMeter,
+    source_kind: str = "pulse",
+) -> tuple[NDArray[np.float32], MelScore]:
+    """The clip's own mel through the vocoder graph that `run` runs, with the F0 that the pitch graph finds: the audio
+    (L,) and its distance to the clip.
+    """
+    inputs = copy_inputs(clip, spec, meter, source_kind)
+    (copied,) = run({name: array[None] for name, array in inputs.items()})
+    return copied[0], score_mel(mel_spectrogram(copied[0], spec), inputs["mel"], spec.mel_log_base)
+
+
+def copy_inputs(clip: HeldOutClip, spec: AudioSpec, meter: PitchMeter, source_kind: str) -> dict[str, NDArray]:
+    """mel (T, M), f0_hz (T,), source (L, H) and noise (L,)."""
+    mel, f0_hz = mel_spectrogram(clip.audio, spec), meter(clip.audio, spec.sample_rate, spec)
+    excitation = make_excitation(source_kind, spec, clip.seed)
+    assert excitation is not None
+    noise = noise_samples(clip.seed, 0, spec.samples(len(mel)))
+    return {"mel": mel, "f0_hz": f0_hz, "source": excitation.extend(f0_hz), "noise": noise}
 
 
 @dataclass(frozen=True)

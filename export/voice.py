@@ -20,11 +20,10 @@ from ..training.content_stage import CONTENT, CONTENT_LOW
 from ..training.contentvec import ContentVec
 from ..training.corpus import PHONES
 from ..training.features import FeatureIndex
-from ..training.hifigan import NsfHifiGan
 from ..training.rendering import load_vocoder
 from ..training.student import StudentConfig
 from ..training.teacher import TeacherConfig
-from ..training.vocoder import Vocoder
+from ..training.vocoder_kinds import AnyVocoder
 from ..training.vocoder_stage import VOCODER
 from .errors import ExportError
 from .graphs import SAMPLER_STEPS
@@ -42,7 +41,7 @@ class Voice:
     content_low: ContentEncoder | None
     """A second encoder with a shorter look-ahead; None: the first one is live use's too."""
     acoustic: AcousticModel
-    vocoder: Vocoder | NsfHifiGan
+    vocoder: AnyVocoder
     noise_scale: float
     content_labels: tuple[str, ...]
     embeddings: NDArray[np.float32]

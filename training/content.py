@@ -146,7 +146,9 @@ class ContentEncoder(nn.Module):
         self.stem = nn.Linear(n_taps * config.n_mels, config.channels)
         self.blocks = nn.ModuleList(
             CausalBlock(config.channels, dilation, config.dropout, future)
-            for dilation, future in zip(config.dilations, _futures(config), strict=True)
+            for dilation, future in zip(
+                config.dilations, futures_of(config.dilations, config.lookahead_frames), strict=True
+            )
         )
         self.norm = nn.LayerNorm(config.channels)
         self.head = nn.Linear(config.channels, config.n_phones)
@@ -169,7 +171,7 @@ class ContentEncoder(nn.Module):
     @property
     def context_frames(self) -> tuple[int, int]:
         """Hops of audio before and after a frame's own that reach it, the window's halves included: (past, future)."""
-        future = sum(_futures(self.config))
+        future = sum(futures_of(self.config.dilations, self.config.lookahead_frames))
         blocks = (_TAPS - 1) * sum(self.config.dilations) - future
         return blocks + max(1, self.config.mean_frames - 1) + 1, future + 2
 
@@ -206,10 +208,10 @@ class ContentEncoder(nn.Module):
         return self.logits(audio).softmax(dim=-1)
 
 
-def _futures(config: ContentConfig) -> list[int]:
-    """Future frames of each block: its dilation, as long as the budget lasts."""
-    left, futures = config.lookahead_frames, []
-    for dilation in config.dilations:
+def futures_of(dilations: tuple[int, ...], lookahead_frames: int) -> list[int]:
+    """Future frames of each `CausalBlock`: its dilation, as long as the budget lasts."""
+    left, futures = lookahead_frames, []
+    for dilation in dilations:
         futures.append(dilation if dilation <= left else 0)
         left -= futures[-1]
     return futures

@@ -66,6 +66,12 @@ class FrameSpectra(nn.Module):
         n_frames = blocks.shape[1] - n_blocks + 1
         return torch.cat([blocks[:, k : k + n_frames] for k in range(n_blocks)], dim=-1) @ dft
 
+    def log_magnitude(self, spectra: Tensor, floor: float) -> Tensor:
+        """Natural logarithm of the magnitude of each bin (B, T', F)."""
+        real, imaginary = spectra.chunk(2, dim=-1)
+        # Not added to the power: the exporter takes a number so small for 0.
+        return torch.log((real.square() + imaginary.square()).clamp(min=floor**2)) / 2.0
+
     def log_mel(self, spectra: Tensor, floor: float) -> Tensor:
         """Natural logarithm of the mel (B, T', M)."""
         real, imaginary = spectra.chunk(2, dim=-1)

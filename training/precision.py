@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -59,6 +59,13 @@ class MixedPrecision:
         if self.scaler.is_enabled() and state:
             whole = {**self.scaler.state_dict(), "scale": float(state["scale"])}
             self.scaler.load_state_dict({**whole, "_growth_tracker": int(state["_growth_tracker"])})
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Matrix products in float32 whatever autocast stands around; nothing where there is none, as in a trace."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -23,15 +23,11 @@ from .encoders import load_content_encoders
 from .errors import DataError
 from .features import FeatureIndex
 from .fine_tune import load_acoustic
-from .hifigan import HifiGanConfig, NsfHifiGan
 from .prepare import analyse
 from .student import StudentConfig, denoise_with
-from .vocoder import Vocoder, VocoderConfig
+from .vocoder_kinds import MATCHING, AnyVocoder, build_vocoder, vocoder_config
 from .vocoder_stage import VOCODER
 from .windows import windowed_content
-
-NSF_HIFIGAN = "nsf-hifigan"
-"""`kind` in the configuration of a checkpoint that holds an `NsfHifiGan`; a `Vocoder`'s names none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +80,15 @@ def load_stage(checkpoint: Path) -> Stage:
     )
 
 
-def load_vocoder(run: Path) -> tuple[Vocoder | NsfHifiGan, AudioSpec]:
-    """The averaged vocoder of a run, trained there or taken from elsewhere, and the audio settings that it is for."""
+def load_vocoder(run: Path) -> tuple[AnyVocoder, AudioSpec]:
+    """The averaged vocoder of a run, trained there or taken from elsewhere, and the audio settings that it is for.
+
+    Raises `ConfigError` for a kind or size that this version does not know.
+    """
     path = require_checkpoint(run / VOCODER)
     _, config = read_metadata(path)
     spec = from_mapping(AudioSpec, config["audio"], str(path))
-    if config.get("kind") == NSF_HIFIGAN:
-        vocoder = NsfHifiGan(from_mapping(HifiGanConfig, config["network"], str(path))).eval()
-    else:
-        vocoder = Vocoder(from_mapping(VocoderConfig, config["network"], str(path)), spec).eval()
+    vocoder = build_vocoder(vocoder_config(config.get("kind", MATCHING), config["network"], str(path)), spec).eval()
     load_module(path, "ema", vocoder)
     return vocoder, spec
 
@@ -107,7 +103,7 @@ class Renderer:
         self.encoder, _ = load_content_encoders(run)[CONTENT]
 
     @cached_property
-    def vocoder(self) -> Vocoder | NsfHifiGan:
+    def vocoder(self) -> AnyVocoder:
         """Loaded when first needed. Raises `TrainingError` where none is trained yet."""
         return load_vocoder(self.run)[0]
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from ..runtime.mel import mel_centres_hz
 from ..runtime.spec import AudioSpec
-from .content import CausalBlock
+from .content import CausalBlock, futures_of
 from .frame_spectra import HOPS_PER_WINDOW, FrameSpectra, dispersed_dft
+from .precision import full_precision
 
 _ABSENT = 1e-4
 """Mel of an excitation that is not there; pulses and noise of unit power lie near 0.2."""
@@ -37,7 +38,15 @@ class VocoderConfig:
 
     channels: int = 128
     dilations: tuple[int, ...] = (1, 2, 4, 1, 2)
-    """Distance in frames between the three taps of each block of the network, all of them now or earlier."""
+    """Distance in frames between the three taps of each block of the network."""
+    lookahead_frames: int = 0
+    """Frames of future that the network sees: each block takes one dilation of them while they last, the others are
+    causal.
+    """
+    per_bin: bool = False
+    """The network also filters pulses and noise in every DFT bin, the pulses' phases included; else the noise alone, in
+    mel bands.
+    """
     refinements: int = 2
     """How often the frames are overlapped and analysed again."""
     voiced_noise_nepers: tuple[float, float] = (-4.0, 0.0)
@@ -49,6 +58,10 @@ class VocoderConfig:
     """Delay of the pulses' low frequencies, which makes them as peaked as a voice's."""
     dispersion_hz: float = 1_000.0
     """The delay falls by 1 / e over this."""
+
+
+LIGHT_24K = VocoderConfig(channels=512, dilations=(1, 2, 4) * 3, lookahead_frames=6, per_bin=True)
+"""Full size: 10.4 M parameters and 4.5 GFLOP per second of audio, a fifteenth of the authors' vocoder."""
 
 
 class Vocoder(nn.Module):
@@ -69,9 +82,13 @@ class Vocoder(nn.Module):
         pulse_dft = dispersed_dft(spec, config.dispersion_ms, config.dispersion_hz)
         self.register_buffer("pulse_dft", torch.from_numpy(pulse_dft), persistent=False)
         self.noise_prior = nn.Parameter(torch.from_numpy(voiced_noise(spec, config)))
-        self.stem = nn.Linear(3 * M + 2, C)
-        self.blocks = nn.ModuleList(CausalBlock(C, dilation, 0.0) for dilation in config.dilations)
-        self.head = nn.Linear(C, (2 + K) * M)
+        F = spec.n_fft // 2 + 1
+        self.n_filter = 3 * F if config.per_bin else M
+        self.stem = nn.Linear(3 * M + 2 + (2 * F if config.per_bin else 0), C)
+        futures = futures_of(config.dilations, config.lookahead_frames)
+        blocks = zip(config.dilations, futures, strict=True)
+        self.blocks = nn.ModuleList(CausalBlock(C, dilation, 0.0, future) for dilation, future in blocks)
+        self.head = nn.Linear(C, self.n_filter + (1 + K) * M)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         # Beyond 1, corrections and steps overshoot: fewer refinements do (Perraudin et al. 2013 for the momentum).
@@ -82,8 +99,8 @@ class Vocoder(nn.Module):
     def mel_context_frames(self) -> tuple[int, int]:
         """Mel and F0 frames before and after a hop of audio that reach it: (past, future)."""
         refinements = self.config.refinements
-        past = 1 + 2 * refinements + sum(cast(CausalBlock, block).past for block in self.blocks)
-        return past, 2 if refinements else 1
+        past, future = (sum(getattr(block, side) for block in self.blocks) for side in ("past", "future"))
+        return 1 + 2 * refinements + past, (2 if refinements else 1) + future
 
     @property
     def context_frames(self) -> tuple[int, int]:
@@ -109,33 +126,52 @@ class Vocoder(nn.Module):
         C, K = self.config.channels, self.config.refinements
         transforms = ((2 + K) * HOPS_PER_WINDOW + 1 + (1 + K) * HOPS_PER_WINDOW // 2) * hop * F2
         to_and_from_mel = 2 * (3 + K) * M * F2 // 2
-        network = (3 * M + 2) * C + len(self.blocks) * 4 * C * C + C * (2 + K) * M
+        network = self.stem.in_features * C + len(self.blocks) * 4 * C * C + C * self.head.out_features
         return 2.0 * self.spec.frame_rate_hz * (transforms + to_and_from_mel + network)
 
     def forward(self, mel: Tensor, f0_hz: Tensor, source: Tensor, noise: Tensor) -> Tensor:
-        target = _with_edges(mel * math.log(self.spec.mel_log_base))  # nepers, frames -1 .. T
-        pulses = self.spectra.analyse(source[..., 0], cast(Tensor, self.pulse_dft))
-        hiss = self.spectra.analyse(noise)
-        noise_log_gain, *corrections = self.estimate(target, _with_edges(f0_hz[..., None]), pulses, hiss)
-        excitation = self.mix(target, pulses, hiss, noise_log_gain)
-        return self.spectra.overlap_add(self.match(target, excitation, corrections))
+        with full_precision(mel.device):  # bf16 is a noise floor of -50 dB in a Fourier transform
+            target = _with_edges(mel * math.log(self.spec.mel_log_base))  # nepers, frames -1 .. T
+            pulses = self.spectra.analyse(source[..., 0], cast(Tensor, self.pulse_dft))
+            hiss = self.spectra.analyse(noise)
+            voiced, features = self.describe(target, _with_edges(f0_hz[..., None]), pulses, hiss)
+        estimate = self.estimate(features).float()
+        with full_precision(mel.device):
+            filters, *corrections = estimate.split(
+                [self.n_filter, *[self.spec.n_mels] * (1 + self.config.refinements)], -1
+            )
+            excitation = self.mix(target, voiced, pulses, hiss, filters)
+            return self.spectra.overlap_add(self.match(target, excitation, corrections))
 
-    def estimate(self, target: Tensor, f0_hz: Tensor, pulses: Tensor, hiss: Tensor) -> tuple[Tensor, ...]:
-        """Log gain of the noise against the pulses, then a correction of the log gains of each pass; (B, T', M)
-        each, causal.
-        """
+    def describe(self, target: Tensor, f0_hz: Tensor, pulses: Tensor, hiss: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether each frame is voiced, (B, T', 1), and what the network sees of it, (B, T', stem)."""
         voiced = (f0_hz > 0.0).to(target.dtype)
         pitch = torch.log(f0_hz.clamp(min=1.0) / 220.0) * voiced
-        levels = [self.spectra.log_mel(x, _ABSENT) for x in (pulses, hiss)]
-        x = self.stem(torch.cat([*((level + 5.0) / 3.0 for level in (target, *levels)), voiced, pitch], dim=-1))
+        seen = [target, *(self.spectra.log_mel(x, _ABSENT) for x in (pulses, hiss))]
+        if self.config.per_bin:
+            seen += [self.spectra.log_magnitude(x, _ABSENT) for x in (pulses, hiss)]
+        return voiced, torch.cat([*((level + 5.0) / 3.0 for level in seen), voiced, pitch], dim=-1)
+
+    def estimate(self, features: Tensor) -> Tensor:
+        """Filters, then a correction of the log gains of each pass: (B, T', head)."""
+        x = self.stem(features)
         for block in self.blocks:
             x = block(x)
-        ratio, *corrections = self.head(x).split(self.spec.n_mels, dim=-1)
-        return voiced * self.noise_prior + ratio, *corrections
+        return self.head(x)
 
-    def mix(self, target: Tensor, pulses: Tensor, hiss: Tensor, noise_log_gain: Tensor) -> Tensor:
+    def mix(self, target: Tensor, voiced: Tensor, pulses: Tensor, hiss: Tensor, filters: Tensor) -> Tensor:
         """Spectra (B, T', 2 F) of pulses plus noise, silent where the target is."""
-        noise_gain = torch.exp(noise_log_gain.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN) @ self.spectra.spread)
+        noise_log_gain = voiced * self.noise_prior
+        if self.config.per_bin:
+            pulse_log_gain, pulse_phase, ratio = filters.chunk(3, dim=-1)
+            pulses = turned(
+                pulses * _twice(torch.exp(pulse_log_gain.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN))), pulse_phase
+            )
+            noise_log_gain = noise_log_gain @ self.spectra.spread + ratio
+            noise_gain = torch.exp(noise_log_gain.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN))
+        else:
+            noise_log_gain = noise_log_gain + filters
+            noise_gain = torch.exp(noise_log_gain.clamp(-_MAX_LOG_GAIN, _MAX_LOG_GAIN) @ self.spectra.spread)
         above_floor = torch.exp(target) / self.spec.mel_floor - 1.0
         audible = (above_floor / _SILENCE_RAMP).clamp(0.0, 1.0) @ self.spectra.spread
         return (pulses + hiss * _twice(noise_gain)) * _twice(audible)
@@ -162,6 +198,13 @@ def voiced_noise(spec: AudioSpec, config: VocoderConfig) -> NDArray[np.float32]:
     low, high = config.voiced_noise_nepers
     share = np.log(mel_centres_hz(spec) / 1000.0) / np.log(config.noise_from_hz / 1000.0)
     return (low + (high - low) * share.clip(0.0, 1.0)).astype(np.float32)
+
+
+def turned(spectra: Tensor, phase: Tensor) -> Tensor:
+    """Spectra (B, T', 2 F) with `phase` (B, T', F) in radians added."""
+    real, imaginary = spectra.chunk(2, dim=-1)
+    cosine, sine = torch.cos(phase), torch.sin(phase)
+    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
 
 
 def _twice(x: Tensor) -> Tensor:

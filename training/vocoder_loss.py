@@ -18,14 +18,18 @@ _EDGE_FRAMES = 4
 def vocoder_loss(draws: Tensor, target: Tensor, spectra: FrameSpectra) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Mel distance plus energy distance to `target` (B, L) of two outputs (2, B, L) that differ in noise and phase.
 
-    Also gives the two parts, in nepers.
+    Of a single output (1, B, L) the second is the plain distance of log spectra. Also gives the two parts, in nepers.
     """
-    mel = mel_distance(draws.flatten(0, 1), target.repeat(2, 1), spectra)
-    edge = _EDGE_FRAMES * spectra.hop
-    first, second = draws[..., edge:-edge]
-    target = target[..., edge:-edge]
+    mel = mel_distance(draws.flatten(0, 1), target.repeat(len(draws), 1), spectra)
+    first, second, target = (without_edges(audio, spectra) for audio in (draws[0], draws[-1], target))
     energy = torch.stack([energy_distance(first, second, target, n_fft) for n_fft in _RESOLUTIONS]).mean()
     return mel + energy, {"mel_l1": mel.detach(), "energy": energy.detach()}
+
+
+def without_edges(audio: Tensor, spectra: FrameSpectra) -> Tensor:
+    """(..., L) without what lacks its neighbours in a crop."""
+    edge = _EDGE_FRAMES * spectra.hop
+    return audio[..., edge:-edge]
 
 
 def mel_distance(audio: Tensor, target: Tensor, spectra: FrameSpectra) -> Tensor:

@@ -114,7 +114,10 @@ def _measure(grid: "RtfOptions", json: Path | None) -> None:
 
 def latency(
     model: Annotated[
-        str, typer.Option("-m", "--model", help="A shipped voice, a .comosvc file or its folder, or full-size.")
+        str,
+        typer.Option(
+            "-m", "--model", help="A shipped voice, a .comosvc file its folder, full-size or full-size-light."
+        ),
     ] = "demo",
     blocks: Annotated[
         str, typer.Option("--blocks", help="Sizes of a stream's blocks, ms; none: none.")
@@ -137,7 +140,7 @@ def latency(
 ) -> None:
     """How long a caller waits: for each block of a stream, and for a short clip.
 
-    full-size is a voice of the published sizes with random weights, exported at the first time.
+    full-size and full-size-light are voices of the published sizes with random weights, exported at the first time.
     """
     from .latency import LatencyOptions, latency_grids, latency_provenance, measure_latency, save_latency
     from .options import parse_lengths

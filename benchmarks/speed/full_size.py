@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,22 +36,41 @@ from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_jso
 from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
 from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ...training.contentvec import ContentVec, ContentVecConfig
-from ...training.hifigan import M4SINGER_24K, HifiGanConfig, NsfHifiGan
+from ...training.hifigan import M4SINGER_24K, HifiGanConfig
+from ...training.vocoder import LIGHT_24K, VocoderConfig
+from ...training.vocoder_kinds import build_vocoder
 from .chain import Loaded
 from .exported import cache_folder, content_key, mark_used, remove_unused
 from .voices import ReadyVoice
 
-NAME, N_SINGERS = "full-size", 20
-TITLE = "CoMoSVC, this SDK: ContentVec, 20 x 512 student in one step, NSF-HiFi-GAN 24 kHz"
+N_SINGERS = 20
 _COUNTED_S = 10
 """Attention grows with the clip; FLOP per second are those of a clip this long."""
 _STAGES = ("content", "acoustic", "vocoder")
 
 
+@dataclass(frozen=True)
+class FullSize:
+    """A voice of the authors' sizes by the name of its bundle, with this vocoder."""
+
+    name: str
+    title: str
+    vocoder: HifiGanConfig | VocoderConfig
+
+    def ready(self) -> ReadyVoice:
+        """Its unpacked bundle, exported unless it is there."""
+        return ready_voice(random_voice(vocoder_config=self.vocoder), self.name, self.title)
+
+
+_TITLE = "CoMoSVC, this SDK: ContentVec, 20 x 512 student in one step, "
+AUTHORS_SIZE = FullSize("full-size", f"{_TITLE}NSF-HiFi-GAN 24 kHz", M4SINGER_24K)
+LIGHT_SIZE = FullSize("full-size-light", f"{_TITLE}light vocoder 24 kHz", LIGHT_24K)
+
+
 def random_voice(
     content_config: ContentVecConfig | None = None,
     acoustic_config: AcousticConfig = AUTHORS_ACOUSTIC,
-    vocoder_config: HifiGanConfig = M4SINGER_24K,
+    vocoder_config: HifiGanConfig | VocoderConfig = M4SINGER_24K,
 ) -> Voice:
     """Of the authors' sizes unless told; the same random weights at each call. `ConfigError` without `transformers`."""
     torch.manual_seed(0)
@@ -67,7 +87,7 @@ def random_voice(
         content=content,
         content_low=None,
         acoustic=acoustic,
-        vocoder=NsfHifiGan(vocoder_config),
+        vocoder=build_vocoder(vocoder_config, COMOSVC_24K),
         noise_scale=1.0,
         content_labels=(),
         embeddings=np.ascontiguousarray(acoustic.singer_embed.weight.detach().numpy(), np.float32),
@@ -81,11 +101,6 @@ def random_voice(
         provenance={},
         front_end=AUTHORS_FRONT_END,
     )
-
-
-def full_size_voice() -> ReadyVoice:
-    """The unpacked bundle of `random_voice`, exported unless it is there."""
-    return ready_voice(random_voice(), NAME, TITLE)
 
 
 def ready_voice(voice: Voice, name: str, title: str) -> ReadyVoice:

@@ -23,8 +23,8 @@ from .results import FORMAT_VERSION, ResultError, read_results
 from .streaming import STREAM_RATE, BlockLatency, Soak, measure_blocks, measure_soak
 from .voices import CLIP_RATE
 
-FULL_SIZE = "full-size"
-"""Stands for a voice of the published sizes with random weights."""
+FULL_SIZE = ("full-size", "full-size-light")
+"""Stand for voices of the published sizes with random weights, the second with the light vocoder."""
 _WARM_UP, _SOAK_BLOCK_MS = 2, 20.0
 
 
@@ -99,11 +99,12 @@ class LatencyReport:
 def measure_latency(options: LatencyOptions, command: str, say: Callable[[str], None]) -> LatencyReport:
     """Raises `ComosvcError` where the voice cannot be loaded as asked."""
     model = options.model
-    if model == FULL_SIZE:
-        from .full_size import full_size_voice
+    if model in FULL_SIZE:
+        from .full_size import AUTHORS_SIZE, LIGHT_SIZE
 
-        say("exporting the full-size voice, unless it is there")
-        model = os.fspath(full_size_voice().model)
+        say(f"exporting the {model} voice, unless it is there")
+        wanted = next(voice for voice in (AUTHORS_SIZE, LIGHT_SIZE) if voice.name == model)
+        model = os.fspath(wanted.ready().model)
     loading = {"provider": options.provider, "precision": options.precision, "threads": options.threads}
     fresh = {"model": model, **loading}
     start_up = long_files = None

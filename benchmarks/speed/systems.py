@@ -12,7 +12,7 @@ from ...runtime.providers import choose_precision, choose_provider
 from ...runtime.providers import engine as runtime_engine
 from .chain import measure_overhead
 from .exported import export_system
-from .full_size import full_size_voice, ready_cast
+from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast
 from .known import Make, baselines
 from .onnx_chain import open_onnx
 from .options import ALL, RtfOptions
@@ -20,7 +20,7 @@ from .torch_chain import DTYPES, open_torch
 from .variants import Skipped, Variant, VariantKey
 from .voices import ReadyVoice, open_voice
 
-OURS = "comosvc"
+OURS, OURS_LIGHT = "comosvc", "comosvc-light"
 _PROVIDERS = {
     ("onnx", "cpu"): "cpu",
     ("openvino", "cpu"): "openvino",
@@ -31,6 +31,7 @@ _PROVIDERS = {
 """The runtime's provider for an engine on a device."""
 _COMPILERS = {"torch": None, "torch-compile": "inductor"}
 """torch's engines, with the backend of `torch.compile`."""
+_FULL_SIZE = {OURS: AUTHORS_SIZE, OURS_LIGHT: LIGHT_SIZE}
 
 
 @dataclass(frozen=True)
@@ -43,27 +44,28 @@ class NetworkSubject:
 
 @dataclass(frozen=True)
 class VoiceSubject:
-    """A voice of ours: `model` as `Converter` takes it; None is the full-size one, exported where it has to be."""
+    """A voice of ours: `model` as `Converter` takes it; None is `full_size`, exported where it has to be."""
 
     id: str
     model: str | None = None
+    full_size: FullSize = AUTHORS_SIZE
 
     @property
     def ready(self) -> Callable[[], ReadyVoice]:
-        return full_size_voice if self.model is None else partial(ReadyVoice, self.model)
+        return self.full_size.ready if self.model is None else partial(ReadyVoice, self.model)
 
 
 Subject = NetworkSubject | VoiceSubject
 
 
 def find_subjects(names: Sequence[str], known: Mapping[str, Make] | None = None) -> list[Subject]:
-    """The systems of these names, each once: baselines, "comosvc" (full size), "comosvc:VOICE", or "all" of the first
-    two kinds. Raises `OptionError` for others and `BundleError` for a voice that cannot be opened.
+    """The systems of these names, each once: baselines, "comosvc" and "comosvc-light" (full size), "comosvc:VOICE", or
+    "all" of the first two kinds. Raises `OptionError` for others and `BundleError` for a voice that cannot be opened.
     """
     known = baselines() if known is None else known
     found: dict[str, Subject] = {}
     for name in names:
-        for one in (OURS, *known) if name == ALL else (name,):
+        for one in (*_FULL_SIZE, *known) if name == ALL else (name,):
             subject = _subject(one, known)
             if found.setdefault(subject.id, subject) != subject:
                 raise OptionError(f"two voices are called {subject.id}; rename a file, the results would mix them")
@@ -71,8 +73,8 @@ def find_subjects(names: Sequence[str], known: Mapping[str, Make] | None = None)
 
 
 def _subject(name: str, known: Mapping[str, Make]) -> Subject:
-    if name == OURS:
-        return VoiceSubject(OURS)
+    if name in _FULL_SIZE:
+        return VoiceSubject(name, full_size=_FULL_SIZE[name])
     kind, colon, model = name.partition(":")
     if kind == OURS and colon:
         open_bundle(model)  # or say at once why not
@@ -80,7 +82,7 @@ def _subject(name: str, known: Mapping[str, Make]) -> Subject:
         return VoiceSubject(f"{OURS}:{Path(model).name.removesuffix(SUFFIX)}", model)
     if name not in known:
         raise OptionError(
-            f"unknown system {name!r}; known: {', '.join((ALL, OURS, *known))}\n"
+            f"unknown system {name!r}; known: {', '.join((ALL, *_FULL_SIZE, *known))}\n"
             f"hint: {OURS}:VOICE measures a voice, a {SUFFIX} file or a shipped name such as {OURS}:demo"
         )
     return NetworkSubject(name, known[name])

@@ -16,7 +16,7 @@ from ...training.adopt import adopt_content
 from ...training.checkpoint import latest_checkpoint, require_checkpoint
 from ...training.config import to_mapping
 from ...training.content_stage import CONTENT, encode_with
-from ...training.draws import Draws
+from ...training.draws import Batch, Draws
 from ...training.encoders import load_content_encoders
 from ...training.errors import ConfigError
 from ...training.features import FeatureIndex
@@ -83,7 +83,7 @@ class Stage:
 
     objective: Objective[Any]
     loop: LoopConfig
-    crop_frames: int
+    make_batch: Callable[[Draws], Batch]
     config: Mapping[str, Any]
     """What its checkpoints carry beside the common facts."""
     validate: Callable[[nn.Module], Mapping[str, float]]
@@ -178,9 +178,8 @@ def _stage(
         "content_encoder": material.encoder_hash,
         "seed": recipe.seed,
     }
-    return Stage(
-        objective, config.loop, config.crop_frames, {**common, **facts}, _validation(objective, config, material)
-    )
+    data = AcousticData(material.train, config.crop_frames)
+    return Stage(objective, config.loop, data.batch, {**common, **facts}, _validation(objective, config, material))
 
 
 def _validation(

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,6 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from torch import nn
 
-from ...training.acoustic_data import AcousticData
 from ...training.checkpoint import latest_checkpoint, read_figures, read_metadata, require_checkpoint
 from ...training.errors import ConfigError, TrainingError
 from ...training.loop import fit
@@ -80,32 +80,44 @@ def make_plan(
     run: Path, recipe: Recipe, material: Material, budget_cpu_s: float, console: Console | None = None
 ) -> Plan:
     """The plan in `run`, or a new one that is kept there. Raises `ConfigError` where that has another budget."""
-    path = run / _PLAN
+
+    @cache
+    def cost(name: str) -> float:
+        return step_cost(build_stage(name, recipe, material, None), console)
+
+    # A student's teacher is the teacher's network.
+    return kept_plan(run, BUDGET_SHARES, budget_cpu_s, lambda name: cost(TEACHER if name == STUDENTS_TEACHER else name))
+
+
+def kept_plan(
+    folder: Path, shares: Mapping[str, float], budget_cpu_s: float, step_cpu_s: Callable[[str], float]
+) -> Plan:
+    """The plan in `folder`, or a new one that is kept there, by what a step of each stage costs. Raises `ConfigError`
+    where that has another budget.
+    """
+    path = folder / _PLAN
     if path.is_file():
-        plan = read_plan(run)
+        plan = Plan(**json.loads(path.read_text("utf-8")))
         if plan.system_cpu_s != budget_cpu_s:
             raise ConfigError(
-                f"{run} was begun with {plan.system_cpu_s:g} processor seconds for each system, now {budget_cpu_s:g}\n"
+                f"{folder} was begun with {plan.system_cpu_s:g} processor seconds for each system, "
+                f"now {budget_cpu_s:g}\n"
                 f"hint: give the same --cpu-minutes, or delete {path} and the stages' folders"
             )
         return plan
-    cost = {
-        name: _step_cost(build_stage(name, recipe, material, None), material, console)
-        for name in BUDGET_SHARES
-        if name != STUDENTS_TEACHER
-    }
-    cost[STUDENTS_TEACHER] = cost[TEACHER]  # the same network
-    steps = {name: max(1, round(share * budget_cpu_s / cost[name])) for name, share in BUDGET_SHARES.items()}
+    cost = {name: step_cpu_s(name) for name in shares}
+    steps = {name: max(1, round(share * budget_cpu_s / cost[name])) for name, share in shares.items()}
     plan = Plan(budget_cpu_s, cost, steps)
+    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(plan), indent=1), "utf-8")
     return plan
 
 
-def _step_cost(stage: Stage, material: Material, console: Console | None) -> float:
+def step_cost(stage: Stage, console: Console | None = None) -> float:
     """Processor seconds of a step: the least over a few stretches, since other work on the machine only adds to it."""
     stage = replace(stage, validate=lambda average: {})
     with TemporaryDirectory() as folder:
-        _fit(stage, material, Path(folder), _PILOT_STRETCHES * _PILOT_STEPS, _PILOT_STEPS, console)
+        fit_stage(stage, Path(folder), _PILOT_STRETCHES * _PILOT_STEPS, _PILOT_STEPS, console)
         spent = [read_figures(path)[CPU_S] for path in sorted(Path(folder).glob("step_*.safetensors"))]
     # The first stretch warms up.
     return min(later - earlier for earlier, later in pairwise(spent)) / _PILOT_STEPS
@@ -119,7 +131,7 @@ def train_stage(
     if name == STUDENT:
         require_finished(run, STUDENTS_TEACHER, plan)
     stage = build_stage(name, recipe, material, run)
-    path = _fit(stage, material, run / name, steps, max(1, steps // _CHECKPOINTS), console)
+    path = fit_stage(stage, run / name, steps, console=console)
     logger.info("%s: %d steps, %.0f processor seconds", name, steps, spent_cpu_s(run, name))
     return path
 
@@ -134,17 +146,16 @@ def require_finished(run: Path, name: str, plan: Plan) -> None:
         )
 
 
-def _fit(
-    stage: Stage, material: Material, folder: Path, steps: int, checkpoint_every: int, console: Console | None
+def fit_stage(
+    stage: Stage, folder: Path, steps: int, checkpoint_every: int | None = None, console: Console | None = None
 ) -> Path:
+    """Train `stage` in `folder` for `steps`, going on where it stopped; returns its last checkpoint."""
     warmup = min(stage.loop.warmup_steps, max(1, round(_WARMUP_SHARE * steps)))
-    loop = replace(
-        stage.loop, steps=steps, warmup_steps=warmup, checkpoint_every=checkpoint_every, keep=_PILOT_STRETCHES
-    )
-    data = AcousticData(material.train, stage.crop_frames)
+    every = checkpoint_every or max(1, steps // _CHECKPOINTS)
+    loop = replace(stage.loop, steps=steps, warmup_steps=warmup, checkpoint_every=every, keep=_PILOT_STRETCHES)
     return fit(
         stage.objective,
-        data.batch,
+        stage.make_batch,
         loop,
         folder,
         seed=int(stage.config["seed"]),

@@ -69,7 +69,10 @@ def write_features(folder: Path, kind: str = "synthetic") -> FeatureIndex:
     return index
 
 
-def write_run(run: Path, kind: str = "synthetic") -> Path:
+MATCHING = VocoderConfig(channels=16, dilations=(1,), refinements=1)
+
+
+def write_run(run: Path, kind: str = "synthetic", vocoder: VocoderConfig = MATCHING) -> Path:
     torch.manual_seed(0)
     features = write_features(run / "features", kind)
     audio = {"audio": to_mapping(SPEC)}
@@ -77,8 +80,8 @@ def write_run(run: Path, kind: str = "synthetic") -> Path:
     low = replace(content, channels=12, lookahead_frames=0)
     for name, network in (("content", content), ("content-low", low)):
         write_stage(run / name, ContentEncoder(network, SPEC), {**audio, "network": to_mapping(network)})
-    vocoder = VocoderConfig(channels=16, dilations=(1,), refinements=1)
-    write_stage(run / "vocoder", shaken(Vocoder(vocoder, SPEC)), {**audio, "network": to_mapping(vocoder)})
+    named = {"kind": "light"} if vocoder.per_bin else {}
+    write_stage(run / "vocoder", shaken(Vocoder(vocoder, SPEC)), {**audio, **named, "network": to_mapping(vocoder)})
     model = AcousticModel(ACOUSTIC, SPEC, len(PHONES), 3)
     model.mel_mean.fill_(-2.5)
     model.mel_scale.fill_(1.5)
@@ -102,7 +105,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def make_run():
-    """`make_run(folder, kind="synthetic")` fills a run folder; target singers are of that kind."""
+    """`make_run(folder, kind="synthetic", vocoder=MATCHING)` fills a run folder; target singers are of that kind."""
     return write_run
 
 

@@ -10,19 +10,23 @@ import pytest
 from onnx import numpy_helper
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from comosvc.export.archive import pack, sha256, write_zip
 from comosvc.export.assemble import TorchGraphs
+from comosvc.export.cli import app
 from comosvc.export.errors import ExportError, ParityError
 from comosvc.export.parity import LENGTHS, onnx_runner
 from comosvc.export.probes import encode_probes, make_probes
 from comosvc.export.statements import Statements
 from comosvc.export.verify import verify
 from comosvc.export.voice import Voice, load_voice
+from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError
 from comosvc.runtime.graph import GRAPHS
 from comosvc.training.errors import DataError, TrainingError
+from comosvc.training.vocoder import VocoderConfig
 
 Files = dict[str, bytes]
 
@@ -221,3 +225,18 @@ def test_a_failed_write_leaves_nothing(files, tmp_path):
     with pytest.raises(ExportError, match="cannot be written"):
         written(files, tmp_path)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_voice_with_the_light_vocoder_agrees_with_torch(make_run, tmp_path):
+    light = VocoderConfig(channels=16, dilations=(1, 2), lookahead_frames=1, per_bin=True)
+    done = CliRunner().invoke(
+        app, ["bundle", str(make_run(tmp_path / "run", vocoder=light)), "-o", str(tmp_path / "light.comosvc")]
+    )
+    assert done.exit_code == 0, done.output
+    rows = [row for row in verify(tmp_path / "light.comosvc") if row.graph == "vocoder"]
+    assert rows
+    assert all(row.ok for row in rows)
+    with Converter(tmp_path / "light.comosvc", threads=1) as converter:
+        out = converter.convert(0.1 * np.sin(np.arange(24_000) / 20.0), 24_000, singer="bass")
+    assert np.isfinite(out.audio).all()
+    assert np.abs(out.audio).max() > 0.0

@@ -15,11 +15,12 @@ from comosvc.training.cli import app
 from comosvc.training.draws import Draws
 from comosvc.training.errors import ConfigError
 from comosvc.training.frame_spectra import FrameSpectra
-from comosvc.training.vocoder import Vocoder, VocoderConfig
+from comosvc.training.vocoder import LIGHT_24K, Vocoder, VocoderConfig
 from comosvc.training.vocoder_loss import energy_distance, mel_distance, vocoder_loss
 from comosvc.training.vocoder_stage import VocoderClip, VocoderData, VocoderObjective
 
 SMALL = VocoderConfig(channels=24, dilations=(1, 2))
+LIGHT = VocoderConfig(channels=24, dilations=(1, 2), lookahead_frames=2, per_bin=True)
 FLOPS_ALLOWED = 5e9  # per second of audio
 LOOKAHEAD_MS_ALLOWED = 13.4
 VOICED_NEPERS, UNVOICED_NEPERS = 0.12, 0.3  # noise in bands of one DFT bin each is not the target's noise
@@ -70,10 +71,11 @@ def random_inputs(batch: int, n_frames: int) -> dict[str, torch.Tensor]:
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
+@pytest.mark.parametrize("config", [SMALL, LIGHT])
 @pytest.mark.parametrize("n_frames", [1, 2, 30])
-def test_audio_is_as_long_as_its_frames(n_frames):
+def test_audio_is_as_long_as_its_frames(config, n_frames):
     with torch.no_grad():
-        audio = make_vocoder()(**random_inputs(2, n_frames))
+        audio = make_vocoder(config)(**random_inputs(2, n_frames))
     assert audio.shape == (2, SPEC.samples(n_frames))
     assert torch.isfinite(audio).all()
 
@@ -83,13 +85,12 @@ def copied(truth: np.ndarray, f0_hz: np.ndarray, config: VocoderConfig) -> np.nd
         return Vocoder(config, SPEC)(**inputs_of(truth, f0_hz))[0].numpy()
 
 
+@pytest.mark.parametrize("config", [VocoderConfig(), LIGHT])
 @pytest.mark.parametrize("centre_hz", [110.0, 220.0, 330.0])
-def test_copy_synthesis_before_training(centre_hz):
+def test_copy_synthesis_before_training(config, centre_hz):
     f0_hz = vibrato(300, centre_hz)
     truth = sung(f0_hz)
-    heard, wanted = (
-        mel_spectrogram(x, SPEC)[4:-4] * np.log(10.0) for x in (copied(truth, f0_hz, VocoderConfig()), truth)
-    )
+    heard, wanted = (mel_spectrogram(x, SPEC)[4:-4] * np.log(10.0) for x in (copied(truth, f0_hz, config), truth))
     voiced = f0_hz[4:-4] > 0.0
     assert np.abs(heard - wanted)[voiced].mean() <= VOICED_NEPERS
     assert np.abs(heard - wanted)[~voiced].mean() <= UNVOICED_NEPERS
@@ -115,15 +116,16 @@ def test_harmonics_lie_where_the_source_has_them():
         assert abs(hz[near][spectrum[near].argmax()] - 250.0 * harmonic) < 1.0
 
 
-def test_silence_stays_silence():
+@pytest.mark.parametrize("config", [VocoderConfig(), LIGHT])
+def test_silence_stays_silence(config):
     frames = torch.full((1, 40, SPEC.n_mels), float(np.log10(SPEC.mel_floor)))
     noise = torch.from_numpy(noise_samples(0, 0, SPEC.samples(40)))[None]
     with torch.no_grad():
-        audio = Vocoder(VocoderConfig(), SPEC)(frames, torch.zeros(1, 40), torch.zeros(1, SPEC.samples(40), 1), noise)
+        audio = make_vocoder(config)(frames, torch.zeros(1, 40), torch.zeros(1, SPEC.samples(40), 1), noise)
     assert audio.abs().max() == 0.0
 
 
-@pytest.mark.parametrize("config", [SMALL, VocoderConfig(channels=24, dilations=(3,), refinements=0)])
+@pytest.mark.parametrize("config", [SMALL, LIGHT, VocoderConfig(channels=24, dilations=(3,), refinements=0)])
 def test_context_is_exact(config):
     vocoder = make_vocoder(config)
     n_frames, changed = 60, 30
@@ -142,8 +144,9 @@ def test_context_is_exact(config):
     assert max(reach["source"], reach["noise"]) == vocoder.context_frames
 
 
-def test_chunk_with_context_equals_whole():
-    vocoder = make_vocoder()
+@pytest.mark.parametrize("config", [SMALL, LIGHT])
+def test_chunk_with_context_equals_whole(config):
+    vocoder = make_vocoder(config)
     past, future = vocoder.context_frames
     whole = random_inputs(1, 80)
     start, stop = 30, 40
@@ -157,10 +160,12 @@ def test_chunk_with_context_equals_whole():
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_costs():
-    vocoder = Vocoder(VocoderConfig(), SPEC)
+@pytest.mark.parametrize("config", [VocoderConfig(), LIGHT_24K])
+def test_costs(config):
+    vocoder = Vocoder(config, SPEC)
     assert vocoder.flops_per_second <= FLOPS_ALLOWED
-    assert vocoder.lookahead_ms <= LOOKAHEAD_MS_ALLOWED
+    if not config.lookahead_frames:
+        assert vocoder.lookahead_ms <= LOOKAHEAD_MS_ALLOWED
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         vocoder(**random_inputs(1, 375))
     assert vocoder.flops_per_second == pytest.approx(counter.get_total_flops() / 2.0, rel=0.02)  # two seconds
@@ -208,12 +213,13 @@ def test_loss_is_small_for_the_recording_itself():
     assert mel_distance(audio * np.e, audio, spectra) == pytest.approx(1.0, abs=0.01)
 
 
-def test_training_improves_every_part():
+@pytest.mark.parametrize("config", [SMALL, LIGHT])
+def test_training_improves_every_part(config):
     f0_hz = vibrato(120, 200.0)
     audio = sung(f0_hz)
     clip = VocoderClip(mel_spectrogram(audio, SPEC), f0_hz, (audio * 32767).astype(np.int16))
     data = VocoderData([clip], SPEC, 60)
-    objective = VocoderObjective(make_vocoder())
+    objective = VocoderObjective(make_vocoder(config), SPEC)
     optimizer = torch.optim.Adam(objective.parameters(), lr=3e-3)
     losses = []
     for step in range(12):
@@ -228,8 +234,9 @@ def test_training_improves_every_part():
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.01
 
 
-def test_exports_with_free_batch_and_length():
-    vocoder = make_vocoder()
+@pytest.mark.parametrize("config", [SMALL, LIGHT])
+def test_exports_with_free_batch_and_length(config):
+    vocoder = make_vocoder(config)
     example = random_inputs(2, 9)
     free = {"mel": {0: "B", 1: "T"}, "f0_hz": {0: "B", 1: "T"}, "source": {0: "B", 1: "L"}, "noise": {0: "B", 1: "L"}}
     program = torch.onnx.export(

@@ -14,7 +14,7 @@ from ..config import to_mapping
 from ..content_stage import CONTENT, CONTENT_LOW
 from ..encoders import CONTENTVEC
 from ..errors import ConfigError, DataError
-from ..rendering import NSF_HIFIGAN
+from ..vocoder_kinds import NSF_HIFIGAN
 from ..vocoder_stage import VOCODER
 from ..windows import require_windows
 from .parts import content_at, vocoder_at

@@ -21,6 +21,8 @@ from comosvc.benchmarks.speed.paper import TABLE_3
 from comosvc.benchmarks.speed.systems import find_subjects, plan
 from comosvc.benchmarks.speed.variants import VariantKey
 from comosvc.runtime.errors import BundleError, OptionError
+from comosvc.training.hifigan import M4SINGER_24K
+from comosvc.training.vocoder import LIGHT_24K
 
 
 def test_numbers_with_commas():
@@ -112,8 +114,15 @@ def test_on_a_gpu_everything_has_a_row_or_a_reason(monkeypatch):
 
 
 def test_all_is_ours_and_every_baseline():
-    assert [subject.id for subject in find_subjects(("all",), TOYS)] == ["comosvc", "toy", "toy-many"]
-    assert [subject.id for subject in find_subjects(("toy", "all"), TOYS)] == ["toy", "comosvc", "toy-many"]
+    assert [subject.id for subject in find_subjects(("all",), TOYS)] == ["comosvc", "comosvc-light", "toy", "toy-many"]
+    ours = ["comosvc", "comosvc-light"]
+    assert [subject.id for subject in find_subjects(("toy", "all"), TOYS)] == ["toy", *ours, "toy-many"]
+
+
+def test_the_light_system_is_the_full_one_but_for_its_vocoder():
+    authors, light = find_subjects(("comosvc", "comosvc-light"), TOYS)
+    assert (authors.full_size.vocoder, light.full_size.vocoder) == (M4SINGER_24K, LIGHT_24K)
+    assert authors.full_size.name != light.full_size.name
 
 
 def test_the_papers_table_names_systems_that_exist():
@@ -160,6 +169,6 @@ def test_the_full_size_voice_runs_in_what_is_computed_from_its_fp32_graphs():
     ]
     assert {str(skip.key): skip.why for skip in skipped} == {
         "comosvc (onnx bf16)": "provider 'cpu' does not compute in bf16",
-        "comosvc (onnx fp16)": "the full-size voice is exported in fp32, not fp16",
-        "comosvc (openvino fp16)": "the full-size voice is exported in fp32, not fp16",
+        "comosvc (onnx fp16)": "the full-size voice is exported in fp32 and int8, not fp16",
+        "comosvc (openvino fp16)": "the full-size voice is exported in fp32 and int8, not fp16",
     }

@@ -34,6 +34,7 @@ from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.contentvec import ContentVecConfig
 from comosvc.training.denoiser import DenoiserConfig
 from comosvc.training.hifigan import M4SINGER_24K, NsfHifiGan
+from comosvc.training.vocoder import Vocoder, VocoderConfig
 
 
 @pytest.fixture(autouse=True)
@@ -256,14 +257,25 @@ def test_our_voice_runs_as_a_user_runs_it(tiny_path, batch):
     assert chain.loaded.load_s > 0.0
 
 
-def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch):
-    """What `comosvc` is in full size, small."""
+def small_voice(vocoder):
     content = ContentVecConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7
     )
     acoustic = replace(AUTHORS_ACOUSTIC, denoiser=DenoiserConfig(channels=24, hidden=12, layers=2))
+    return random_voice(content, acoustic, vocoder)
+
+
+def test_our_system_may_have_the_light_vocoder():
+    light = VocoderConfig(channels=16, dilations=(1,), per_bin=True)
+    vocoder = small_voice(light).vocoder
+    assert isinstance(vocoder, Vocoder)
+    assert vocoder.config == light
+
+
+def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch):
+    """What `comosvc` is in full size, small."""
     blocks = {"resblock_kernel_sizes": (3,), "resblock_dilation_sizes": ((1,),)}
-    voice = random_voice(content, acoustic, replace(M4SINGER_24K, upsample_initial_channel=32, **blocks))
+    voice = small_voice(replace(M4SINGER_24K, upsample_initial_channel=32, **blocks))
     ready = ready_voice(voice, "small", "a small one")
     assert ready.facts.title == "a small one"
     assert ready.facts.export_s > 0.0

@@ -58,7 +58,7 @@ def material(run):
 def trained_run(run, recipe, material):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "build_stage", lambda name, *arguments: name)
-        patch.setattr(training, "_step_cost", lambda name, *arguments: PILOT_CPU_S.get(name, 2.0))
+        patch.setattr(training, "step_cost", lambda name, *arguments: PILOT_CPU_S.get(name, 2.0))
         plan = make_plan(run, recipe, material, BUDGET_CPU_S)
     for name in BUDGET_SHARES:
         train_stage(name, run, recipe, material, plan)

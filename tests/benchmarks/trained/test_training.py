@@ -60,7 +60,7 @@ def test_a_student_waits_for_its_teacher(run, recipe, material, tmp_path):
 
 
 def test_a_pilot_measures_a_step(recipe, material):
-    cost = training._step_cost(build_stage(TEACHER, recipe, material, None), material, None)
+    cost = training.step_cost(build_stage(TEACHER, recipe, material, None))
     assert 1e-4 < cost < 1.0
 
 
