@@ -56,7 +56,10 @@ def choose_provider(requested: str, precision: str = "auto") -> str:
     """The provider that will run: `auto` takes the best that works here. Raises `ProviderError`, never falls back."""
     _check_precision(precision)
     if requested != "auto":
-        engine(requested).probe()
+        try:
+            engine(requested).probe()
+        except ProviderError as error:
+            raise ProviderError(f"provider {requested!r} does not run here: {error}") from error
         return requested
     reasons = []
     for name in _BUILT:

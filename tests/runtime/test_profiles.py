@@ -9,6 +9,7 @@ from comosvc.runtime import Converter, OptionError
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.graph import GRAPHS
 from comosvc.runtime.profiles import USES, bucket, grid_of, input_shapes, length_of, parse_uses, profile
+from comosvc.runtime.request import PIECE_S
 from comosvc.runtime.spec import AUTHORS_FRONT_END
 
 
@@ -50,7 +51,7 @@ def test_the_longest_call_is_not_far_below_the_largest_shape():
         length, grid = length_of(manifest, name, "clip"), grid_of(manifest, name)
         piece = length.usual - grid.context
         rate = 16_000 if grid.takes_audio else manifest.audio.sample_rate
-        assert piece == round(8.0 * rate / grid.hop)
+        assert piece == round(PIECE_S * rate / grid.hop)
         assert length.most <= 1.125 * length.usual
 
 
