@@ -111,7 +111,7 @@ class VocoderObjective(Objective[AnyVocoder]):
         self.inputs = tuple(signature(model.forward).parameters)
         self.spectra = FrameSpectra(spec)
         self.adversary = Adversary(adversary) if adversary else None
-        # Only the light kind has a large part that is not signal processing.
+        # The light kind keeps its signal processing out of it; HiFi-GAN's samples in bf16 would hiss.
         self.autocast = isinstance(model, Vocoder) and model.config.per_bin
 
     def extra_modules(self) -> dict[str, nn.Module]:
