@@ -113,7 +113,9 @@ def test_the_table_is_the_measured_one():
 
 
 def test_the_speed_tables_are_the_measured_ones(tmp_path):
-    results = [ROOT / "benchmarks" / "results" / name for name in ("rtf-engines.json", "rtf-cpu.json", "quality-systems.json")]
+    results = [
+        ROOT / "benchmarks" / "results" / name for name in ("rtf-engines.json", "rtf-cpu.json", "quality-systems.json")
+    ]
     copy = tmp_path / "README.md"
     copy.write_text(README, "utf-8")
     into_readme([read_document(path) for path in results], copy)
