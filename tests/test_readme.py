@@ -113,9 +113,8 @@ def test_the_table_is_the_measured_one():
 
 
 def test_the_speed_tables_are_the_measured_ones(tmp_path):
-    results = [
-        ROOT / "benchmarks" / "results" / name for name in ("rtf-engines.json", "rtf-cpu.json", "quality-systems.json")
-    ]
+    names = ("rtf-engines", "rtf-cpu", "quality-systems", *(f"quality-demo-{p}" for p in ("fp32", "bf16", "int8")))
+    results = [ROOT / "benchmarks" / "results" / f"{name}.json" for name in names]
     copy = tmp_path / "README.md"
     copy.write_text(README, "utf-8")
     into_readme([read_document(path) for path in results], copy)
