@@ -15,9 +15,9 @@ from dataset_trees import tone, write
 from foreign_files import TINY, write_comosvc, write_contentvec, write_m4singer_vocoder
 from typer.testing import CliRunner
 
+from comosvc.benchmarks.cli import app as bench_app
 from comosvc.benchmarks.demo_clips import read_clips, shipped_folder
 from comosvc.benchmarks.report import as_markdown, load_json
-from comosvc.benchmarks.speed.documents import into_readme, read_document
 from comosvc.export.cli import app as export_app
 from comosvc.training.checkpoint import save_checkpoint
 from comosvc.training.cli import app as train_app
@@ -117,7 +117,8 @@ def test_the_speed_tables_are_the_measured_ones(tmp_path):
     results = [ROOT / "benchmarks" / "results" / f"{name}.json" for name in names]
     copy = tmp_path / "README.md"
     copy.write_text(README, "utf-8")
-    into_readme([read_document(path) for path in results], copy)
+    done = CliRunner().invoke(bench_app, ["report", *map(str, results), "--readme", str(copy)])
+    assert done.exit_code == 0, done.output
     assert copy.read_text("utf-8") == README
 
 
