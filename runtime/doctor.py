@@ -80,7 +80,7 @@ def _doctor(
         table.add_row(marks[finding.works], finding.what, escape(finding.detail))
     Console().print(table)
     if not asked.works:
-        Console(stderr=True).print(f"error: {asked.what} does not run here: {asked.detail}", style="red", markup=False)
+        Console(stderr=True).print(f"error: {asked.detail}", style="red", markup=False)
         raise typer.Exit(1)
 
 

@@ -112,7 +112,7 @@ class TestWithoutADriver:
     def test_the_doctor_fails_where_the_asked_provider_would_not_run(self, provider):
         done = in_process(f"import sys\nsys.argv[1:] = ['--provider', {provider!r}]\n" + DOCTOR)
         assert done.returncode == 1
-        assert f"provider {provider} does not run here: no NVIDIA driver" in done.stderr
+        assert f"provider {provider!r} does not run here: no NVIDIA driver" in done.stderr
 
     def test_the_device_is_refused_before_cuda_bindings_is(self):
         from comosvc.runtime.device import Device

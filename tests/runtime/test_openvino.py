@@ -158,7 +158,7 @@ def test_without_openvino_the_error_names_the_extra(tmp_path):
         "except Exception as error: print(type(error).__name__, error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("ProviderError OpenVINO is not installed")
+    assert done.stdout.startswith("ProviderError provider 'openvino' does not run here: OpenVINO is not installed")
     assert 'hint: pip install "comosvc[openvino]"' in done.stdout
 
 
