@@ -1,7 +1,8 @@
 """Engines at the authors' sizes, really built by TensorRT RTX without a GPU: time, memory, sizes, layers by type.
 
-`python tests/full_size_engines.py RESULT.json BUNDLE`. BUNDLE is an unpacked voice of full size, for instance the one
-that `comosvc-bench rtf --systems comosvc` leaves in the cache. Needs some 3 GB of disk, 4 GB of memory and minutes.
+`python tests/full_size_engines.py RESULT.json`. The voice is the one that `comosvc-bench rtf --preset gpu` times, fp16
+graphs that passed the gate besides, and is exported first where that has not been done. Needs some 3 GB of disk, 4 GB
+of memory and a quarter of an hour.
 """
 
 import json
@@ -12,43 +13,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx
-from onnxruntime.transformers.float16 import convert_float_to_float16
-
 from comosvc.benchmarks.report import this_machine
+from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, ready_fp16
 from comosvc.export.describe import commit
-from comosvc.runtime.bundle import Bundle, open_bundle
-from comosvc.runtime.manifest import to_json
-
-HALVED = ("content", "acoustic", "acoustic_n", "vocoder")
-
-
-def half_size(bundle: Bundle, folder: Path) -> Path:
-    """The voice with graphs that say FP16 throughout. They passed no gate: they are to be built, not to be heard."""
-    folder.mkdir()
-    variants = {}
-    for name, entry in bundle.manifest.graphs.items():
-        data = bundle.entry_bytes(name, entry)
-        (folder / str(entry.file)).write_bytes(data)
-        if name in HALVED:
-            model = convert_float_to_float16(onnx.load_from_string(data), keep_io_types=True)
-            data = model.SerializeToString()
-            file = f"{name}.fp16.onnx"
-            variants[name] = replace(entry, precision="fp16", sha256=sha256(data).hexdigest(), file=file)
-            (folder / file).write_bytes(data)
-    singers = bundle.manifest.singer_embedding_file
-    (folder / singers).write_bytes(bundle.read(singers))
-    (folder / "bundle.json").write_text(to_json(replace(bundle.manifest, variants={"fp16": variants})))
-    return folder
+from comosvc.export.precision import kept_fp32
+from comosvc.runtime.bundle import open_bundle
 
 
 def build(folder: Path, home: Path, precision: str) -> dict:
-    """Run the command in a process of its own, whose memory is then known."""
+    """Run the command in a process of its own, whose memory is then known where no earlier one took more."""
     command = ["engines", str(folder), "--flavour", "rtx", "--precision", precision]
     start = time.perf_counter()
     subprocess.run(
@@ -68,28 +44,28 @@ def build(folder: Path, home: Path, precision: str) -> dict:
     }
 
 
-def main(result: Path, voice: Path) -> None:
-    bundle = open_bundle(voice)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder, home = half_size(bundle, Path(temporary) / "voice"), Path(temporary) / "home"
-        found = {precision: build(folder, home, precision) for precision in ("fp32", "fp16")}
-        onnx_bytes = {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))}
+def main(result: Path) -> None:
+    folder = Path(ready_fp16(AUTHORS_SIZE.ready).model)
+    bundle = open_bundle(folder)
+    with tempfile.TemporaryDirectory() as home:
+        found = {precision: build(folder, Path(home), precision) for precision in ("fp32", "fp16")}
     report = {
         "what": "engines of a voice of the authors' sizes with random weights, built ahead of time without a GPU; none "
-        "of them has been run. The fp16 graphs are plain conversions that passed no gate. One core; the machine did "
+        "of them has been run. The fp16 graphs passed the gate of comosvc-export precision. One core; the machine did "
         "other work",
-        "command": f"python tests/full_size_engines.py benchmarks/results/{result.name} BUNDLE",
+        "command": f"python tests/full_size_engines.py benchmarks/results/{result.name}",
         "hardware": this_machine(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("tensorrt-rtx", "onnx", "onnxruntime")},
         },
         "commit": commit(),
-        "onnx_bytes": onnx_bytes,
+        "kept_fp32": {graph: why for precision, graph, why in kept_fp32(bundle) if precision == "fp16"},
+        "onnx_bytes": {path.name: path.stat().st_size for path in sorted(folder.glob("*.onnx"))},
         **found,
     }
     result.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -19,7 +19,7 @@ import onnx
 from onnx import numpy_helper
 
 from comosvc.benchmarks.report import this_machine
-from comosvc.benchmarks.speed.full_size import full_size_voice
+from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE
 from comosvc.export.describe import PARITY_FILE, commit
 from comosvc.export.memory import peak_memory_bytes
 from comosvc.export.precision import add_precisions
@@ -48,7 +48,7 @@ def shaken(graph: bytes) -> bytes:
 
 
 def main(result: Path) -> None:
-    bundle = open_bundle(full_size_voice().model)
+    bundle = open_bundle(AUTHORS_SIZE.ready().model)
     start = time.perf_counter()
     parity = {PARITY_FILE: json.dumps({"graphs": {}, "rows": []}).encode()}
     manifest, files = add_precisions(

@@ -45,6 +45,8 @@ class Loaded:
     engine_build_s: float | None = None
     """Building TensorRT's engines, whenever that was done."""
     engine_mb: float | None = None
+    fp32_graphs: tuple[str, ...] = ()
+    """Graphs of a voice that are fp32 in this precision too: they missed their budget, or gain nothing."""
 
 
 class Chain(Protocol):
@@ -78,7 +80,7 @@ def measure_overhead(make: Callable[[], SpeedSystem]) -> float | None:
     return min(seconds)
 
 
-def describe(system: SpeedSystem, **found: float | None) -> Loaded:
+def describe(system: SpeedSystem, **found: Any) -> Loaded:
     """What a system says of itself, with what was `found` when it was loaded."""
     return Loaded(
         title=system.title,

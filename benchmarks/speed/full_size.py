@@ -1,7 +1,8 @@
 """Our system at the authors' size with random weights, exported as any voice is: what `comosvc` means in a benchmark.
 
 Speed does not depend on what weights say, and nobody publishes trained ones of this size. The parity matrix and the
-stored probes are left out: tests hold them, and they take minutes. Its student is there in 8 bits too.
+stored probes are left out: tests hold them, and they take minutes. Its student is there in 8 bits too, and all of it in
+fp16 where a GPU asks for that, each graph that passes the gate of `comosvc-export precision`.
 """
 
 import dataclasses
@@ -24,10 +25,10 @@ from safetensors.numpy import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...export import int8
+from ...export import fp16, half, inputs, int8, parity, precision, ranges, rounding, variants
 from ...export.archive import graph_file, sha256
 from ...export.assemble import TorchGraphs
-from ...export.describe import EMBEDDING_FILE, graph_entry, make_manifest
+from ...export.describe import EMBEDDING_FILE, PARITY_FILE, graph_entry, make_manifest
 from ...export.statements import PITCH_LICENCE
 from ...export.voice import Voice
 from ...runtime import graph as contracts
@@ -47,6 +48,8 @@ N_SINGERS = 20
 _COUNTED_S = 10
 """Attention grows with the clip; FLOP per second are those of a clip this long."""
 _STAGES = ("content", "acoustic", "vocoder")
+_GATE = (fp16, half, inputs, parity, precision, ranges, rounding, variants)
+"""What decides about a graph in another precision."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +134,13 @@ def _files(voice: Voice, name: str, torch_graphs: TorchGraphs) -> dict[str, byte
     files = {f"{graph}.onnx": data for graph, data in graphs.items()}
     files[EMBEDDING_FILE] = save({"embedding": voice.embeddings})
     manifest = make_manifest(voice, name, files, torch_graphs.schedules, torch_graphs.sigmas)
-    variants = {}
+    in_int8 = {}
     for graph, data in graphs.items():
         if (made := int8.int8_graph(graph, onnx.load_from_string(data))) is not None:
             file = graph_file(graph, "int8")
             files[file] = made.SerializeToString(deterministic=True)
-            variants[graph] = graph_entry(graph, files[file], "int8")
-    manifest = dataclasses.replace(manifest, variants={"int8": variants} if variants else {})
+            in_int8[graph] = graph_entry(graph, files[file], "int8")
+    manifest = dataclasses.replace(manifest, variants={"int8": in_int8} if in_int8 else {})
     return {**files, MANIFEST_FILE: to_json(manifest).encode()}
 
 
@@ -148,14 +151,39 @@ def _count(torch_graphs: TorchGraphs) -> dict[str, dict[str, float]]:
     for name in _STAGES:
         module, contract = torch_graphs.modules[name], contracts.GRAPHS[name]
         n = _COUNTED_S * audio.content_sample_rate if name == "content" else round(_COUNTED_S * audio.frame_rate_hz)
-        inputs = torch_graphs.maker.make(contract, 1, n, seed=0)
-        forward = {key: torch.from_numpy(inputs[key]) for key in signature(module.forward).parameters}
+        arrays = torch_graphs.maker.make(contract, 1, n, seed=0)
+        forward = {key: torch.from_numpy(arrays[key]) for key in signature(module.forward).parameters}
         counter = FlopCounterMode(display=False)
         with torch.inference_mode(), counter:
             module.eval()(**forward)
         gflop[name] = counter.get_total_flops() / _COUNTED_S / 1e9
         parameters[name] = sum(weight.numel() for weight in module.parameters())
     return {"gflop_per_s": gflop, "parameters": parameters}
+
+
+def with_fp16(voice: ReadyVoice) -> ReadyVoice:
+    """An unpacked voice of the cache with those fp16 graphs besides that pass the gate. Minutes the first time."""
+    source = Path(voice.model)
+    key = sha256("".join(map(inspect.getsource, _GATE)).encode())[:16]
+    folder = source.with_name(f"{source.name}-fp16-{key}")
+    if not folder.is_dir():
+        bundle = open_bundle(source)
+        no_parity = {PARITY_FILE: json.dumps({"graphs": {}, "rows": []}).encode()}
+        _, files = precision.add_precisions(bundle.manifest, no_parity, ["fp16"], bundle.graph_bytes, bundle.embeddings)
+        with _all_or_nothing(folder) as made:
+            for path in source.iterdir():
+                if path.name not in files:
+                    os.link(path, made / path.name)  # half a gigabyte that need not be there once more
+            for file, data in files.items():
+                (made / file).write_bytes(data)
+        remove_unused()
+    mark_used(folder)
+    return dataclasses.replace(voice, model=folder)
+
+
+def ready_fp16(ready: Callable[[], ReadyVoice]) -> ReadyVoice:
+    """What `ready` gives, with fp16: importable, so that another process can make it."""
+    return with_fp16(ready())
 
 
 def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:

@@ -45,7 +45,7 @@ PRESETS = {
         precisions=("fp32", "bf16", "int8"),
     ),
     "gpu": RtfOptions(
-        systems=("comosvc", "comosvc-authors"),
+        systems=("comosvc", "comosvc-light", "comosvc-authors"),
         lengths_s=(0.1, 0.25, 1.0, 5.0, 10.0, 30.0, 180.0),  # the first two are a stream's blocks
         batches=(1, 8, 32),
         device="cuda",

@@ -151,6 +151,7 @@ class SystemFacts:
     loaded_mb: float | None = None
     engine_build_s: float | None = None
     engine_mb: float | None = None
+    fp32_graphs: tuple[str, ...] = ()
 
     @property
     def key(self) -> VariantKey:

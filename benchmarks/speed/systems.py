@@ -7,12 +7,11 @@ from pathlib import Path
 
 from ...runtime.bundle import SUFFIX, open_bundle
 from ...runtime.errors import ComosvcError, OptionError
-from ...runtime.manifest import FROM_FP32
 from ...runtime.providers import choose_precision, choose_provider
 from ...runtime.providers import engine as runtime_engine
 from .chain import measure_overhead
 from .exported import export_system
-from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast
+from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_fp16
 from .known import Make, baselines
 from .onnx_chain import open_onnx
 from .options import ALL, RtfOptions
@@ -50,9 +49,11 @@ class VoiceSubject:
     model: str | None = None
     full_size: FullSize = AUTHORS_SIZE
 
-    @property
-    def ready(self) -> Callable[[], ReadyVoice]:
-        return self.full_size.ready if self.model is None else partial(ReadyVoice, self.model)
+    def ready(self, precision: str) -> Callable[[], ReadyVoice]:
+        """What makes it, with graphs in `precision` where that is not computed from fp32."""
+        if self.model is not None:
+            return partial(ReadyVoice, self.model)
+        return partial(ready_fp16, self.full_size.ready) if precision == "fp16" else self.full_size.ready
 
 
 Subject = NetworkSubject | VoiceSubject
@@ -134,14 +135,10 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
     provider = choose_provider(_PROVIDERS[key.engine, options.device])
     if subject.model is not None:
         choose_precision(key.precision, open_bundle(subject.model), provider)
-    elif key.precision not in (*FROM_FP32, "int8"):
-        raise OptionError(f"the full-size voice is exported in fp32 and int8, not {key.precision}")
     elif key.precision not in runtime_engine(provider).PRECISIONS:
         raise OptionError(f"provider {provider!r} does not compute in {key.precision}")
     opener = partial(open_voice, provider, key.precision, key.engine != "onnx-nograph")
-    own = Variant(key, subject.ready, opener, provider)
-    casts = [
-        Variant(replace(key, singers=n), partial(ready_cast, subject.ready, n), opener, provider)
-        for n in options.singers
-    ]
+    ready = subject.ready(key.precision)
+    own = Variant(key, ready, opener, provider)
+    casts = [Variant(replace(key, singers=n), partial(ready_cast, ready, n), opener, provider) for n in options.singers]
     return [own, *casts]

@@ -115,7 +115,8 @@ def loading_grid(report: SpeedReport) -> Grid:
         times = (_figure(seconds) for seconds in (facts.build_s, facts.export_s, facts.load_s))
         gflop = sum(facts.gflop_per_s.values()) if facts.gflop_per_s else None
         sizes = (_figure(weights), _figure(gflop), *times, _whole(peak), _whole(own))
-        rows.append((str(facts.key), str(facts.threads), *sizes, facts.title))
+        in_fp32 = f"; in fp32: {', '.join(facts.fp32_graphs)}" if facts.fp32_graphs else ""
+        rows.append((str(facts.key), str(facts.threads), *sizes, f"{facts.title}{in_fp32}"))
     return Grid(
         title="before the first pass, and memory",
         heads=(

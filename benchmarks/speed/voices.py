@@ -12,6 +12,7 @@ import soundfile
 
 from ...runtime import Converter
 from ...runtime.device import Device
+from ...runtime.manifest import FROM_FP32, Manifest
 from ...runtime.providers import ON_GPU
 from ...runtime.providers.cuda import CudaGraph
 from .chain import Chain, Loaded, Pass
@@ -52,7 +53,8 @@ class VoiceChain:
         load_s = time.perf_counter() - start
         manifest = self._converter.manifest
         known = facts or Loaded(title=f"voice {manifest.name}", sample_rate=manifest.audio.sample_rate)
-        self.loaded = replace(known, load_s=load_s, libraries_mb=libraries, **self._engines())
+        own = {"load_s": load_s, "libraries_mb": libraries, "fp32_graphs": fp32_graphs(manifest, precision)}
+        self.loaded = replace(known, **own, **self._engines())
         self._gpu = Device() if provider in ON_GPU else None
         if not cuda_graphs:
             for graph in (self._converter._graphs or {}).values():  # nobody but a benchmark wants that
@@ -93,6 +95,13 @@ class VoiceChain:
             if result.error is not None:
                 raise result.error
         return _turn(wall, cpu, [result.timings_ms for result in results])
+
+
+def fp32_graphs(manifest: Manifest, precision: str) -> tuple[str, ...]:
+    """Those that a voice has no file of its own for in this precision: they are computed in fp32."""
+    if precision in FROM_FP32:
+        return ()
+    return tuple(name for name, entry in manifest.entries(precision).items() if entry.precision != precision)
 
 
 def open_voice(provider: str, precision: str, cuda_graphs: bool, ready: ReadyVoice, threads: int) -> Chain:

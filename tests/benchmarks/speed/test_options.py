@@ -1,4 +1,6 @@
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import systems as resolution
+from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, LIGHT_SIZE, ready_fp16
 from comosvc.benchmarks.speed.known import baselines
 from comosvc.benchmarks.speed.options import (
     PRESETS,
@@ -159,7 +162,7 @@ def test_every_system_in_every_engine_and_precision():
     assert all(skip.why for skip in skipped)
 
 
-def test_the_full_size_voice_runs_in_what_is_computed_from_its_fp32_graphs():
+def test_the_full_size_voice_runs_in_what_an_engine_computes():
     options = RtfOptions(engines=("onnx", "openvino"), precisions=("fp32", "bf16", "fp16"))
     variants, skipped = plan(find_subjects(["comosvc"]), options)
     assert [str(variant.key) for variant in variants] == [
@@ -169,6 +172,22 @@ def test_the_full_size_voice_runs_in_what_is_computed_from_its_fp32_graphs():
     ]
     assert {str(skip.key): skip.why for skip in skipped} == {
         "comosvc (onnx bf16)": "provider 'cpu' does not compute in bf16",
-        "comosvc (onnx fp16)": "the full-size voice is exported in fp32 and int8, not fp16",
-        "comosvc (openvino fp16)": "the full-size voice is exported in fp32 and int8, not fp16",
+        "comosvc (onnx fp16)": "provider 'cpu' does not compute in fp16",
+        "comosvc (openvino fp16)": "provider 'openvino' does not compute in fp16",
     }
+
+
+def test_fp16_graphs_are_made_where_a_row_asks_for_them(monkeypatch):
+    monkeypatch.setattr(resolution, "choose_provider", lambda name: name)
+    options = replace(preset("gpu"), systems=("comosvc", "comosvc-light"), singers=(5,))
+    variants, skipped = plan(find_subjects(options.systems), options)
+    assert not skipped
+    engines, precisions = ("onnx", "onnx-nograph", "tensorrt"), ("fp32", "fp16")
+    assert [(v.key.system, v.key.engine, v.key.precision) for v in variants[::2]] == [
+        *product(options.systems, engines, precisions)
+    ]
+    for variant, with_cast in zip(variants[::2], variants[1::2], strict=True):
+        size = AUTHORS_SIZE if variant.key.system == "comosvc" else LIGHT_SIZE
+        ready = partial(ready_fp16, size.ready) if variant.key.precision == "fp16" else size.ready
+        assert repr(variant.make_ready) == repr(ready)
+        assert with_cast.make_ready.args[1] == 5

@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from speed_reports import CEILINGS
+from speed_reports import CEILINGS, facts, report
+from tiny_bundle import tiny_files, write_folder
 from toy_systems import TOYS, Denoiser, seeded, toy, toy_breaking, toy_many, toy_one
 from typer.testing import CliRunner
 
@@ -19,17 +20,22 @@ from comosvc.benchmarks.speed import full_size, rtf, systems
 from comosvc.benchmarks.speed.chain import Loaded
 from comosvc.benchmarks.speed.clips import sung_clip
 from comosvc.benchmarks.speed.exported import content_key, export_system
-from comosvc.benchmarks.speed.full_size import random_voice, ready_voice, with_singers
+from comosvc.benchmarks.speed.full_size import random_voice, ready_fp16, ready_voice, with_singers
 from comosvc.benchmarks.speed.onnx_chain import OnnxChain
 from comosvc.benchmarks.speed.options import RtfOptions
 from comosvc.benchmarks.speed.results import TOTAL, load_speed
 from comosvc.benchmarks.speed.rtf import measure_rtf
 from comosvc.benchmarks.speed.systems import find_subjects, plan
+from comosvc.benchmarks.speed.tables import loading_grid
 from comosvc.benchmarks.speed.timing import Rounds, Sample
 from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
-from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain
+from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, fp32_graphs
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
+from comosvc.export.precision import kept_fp32, recorded
+from comosvc.export.variants import BUDGETS, Budget
 from comosvc.runtime import Converter
+from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.manifest import MANIFEST_FILE, from_json, to_json
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.contentvec import ContentVecConfig
 from comosvc.training.denoiser import DenoiserConfig
@@ -272,11 +278,24 @@ def test_our_system_may_have_the_light_vocoder():
     assert vocoder.config == light
 
 
-def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch):
-    """What `comosvc` is in full size, small."""
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """What `comosvc` is in full size, small: a function that makes it ready, as often as it is called."""
+    home = str(tmp_path_factory.mktemp("small"))
     blocks = {"resblock_kernel_sizes": (3,), "resblock_dilation_sizes": ((1,),)}
     voice = small_voice(replace(M4SINGER_24K, upsample_initial_channel=32, **blocks))
-    ready = ready_voice(voice, "small", "a small one")
+
+    def ready():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COMOSVC_HOME", home)
+            return ready_voice(voice, "small", "a small one")
+
+    ready.voice = voice
+    return ready
+
+
+def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch, small):
+    voice, ready = small.voice, small()
     assert ready.facts.title == "a small one"
     assert ready.facts.export_s > 0.0
     # a dilated convolution over 3 frames and the projections to 2 x 24: what is certain to be in it, per mel frame
@@ -286,7 +305,38 @@ def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch):
     turn = VoiceChain(ready.model, 1, "cpu", "fp32", ready.facts).prepare(0.5, 1)(None)
     assert turn["content"].wall_s > 0.0
     monkeypatch.setattr(full_size, "_files", lambda *_: pytest.fail("exported again"))
-    assert ready_voice(voice, "small", "a small one") == ready
+    assert small() == ready
+
+
+def test_our_system_in_fp16_passes_the_gate_of_the_product(monkeypatch, small):
+    """Each graph or none: what misses its budget stays in fp32, and the row says so."""
+    monkeypatch.setitem(BUDGETS, "vocoder", (Budget("snr_db", 1e3, "nothing is that good"),))
+    voice = ready_fp16(small)
+    bundle = open_bundle(voice.model)
+    bundle.verify()
+    made = set(bundle.manifest.variants["fp16"])
+    assert {"content", "acoustic"} <= made
+    assert "vocoder" not in made
+    assert fp32_graphs(bundle.manifest, "fp16") == tuple(name for name in bundle.manifest.graphs if name not in made)
+    assert {row.graph for row in recorded(bundle)} == {*made, "end_to_end"}
+    assert "snr_db" in {graph: why for _, graph, why in kept_fp32(bundle)}["vocoder"]
+    shared = voice.model / "acoustic.onnx"
+    assert shared.stat().st_nlink == 2, "half a gigabyte is there once"
+    monkeypatch.setattr(full_size.precision, "add_precisions", lambda *_: pytest.fail("made again"))
+    assert ready_fp16(small) == voice
+
+
+def test_graphs_that_stay_in_fp32_are_said(tmp_path):
+    files = tiny_files()
+    manifest = from_json(files[MANIFEST_FILE], "tiny")
+    one = {"acoustic": replace(manifest.graphs["acoustic"], precision="int8")}  # in name only: nobody looks inside
+    files[MANIFEST_FILE] = to_json(replace(manifest, variants={"int8": one})).encode()
+    model = write_folder(tmp_path / "tiny", files)
+    others = tuple(name for name in manifest.graphs if name != "acoustic")
+    assert VoiceChain(model, 1, "cpu", "int8").loaded.fp32_graphs == others
+    assert VoiceChain(model, 1, "cpu", "fp32").loaded.fp32_graphs == ()
+    rows = loading_grid(report([], systems=(facts("demo", fp32_graphs=("content", "vocoder")), facts("other")))).rows
+    assert [row[-1] for row in rows] == ["the demo; in fp32: content, vocoder", "the other"]
 
 
 @pytest.mark.parametrize("n", [1, 7])
