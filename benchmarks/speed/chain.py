@@ -30,6 +30,9 @@ class Loaded:
     parameters: Mapping[str, int] = field(default_factory=dict)
     gflop_per_s: Mapping[str, float] = field(default_factory=dict)
     """Of the stages for which it is known."""
+    weights_mb: Mapping[str, float] = field(default_factory=dict)
+    ends_mb_per_s: Mapping[str, float] = field(default_factory=dict)
+    """`traffic.Traffic`."""
     build_s: float | None = None
     """Making the networks with random weights."""
     export_s: float | None = None

@@ -42,7 +42,8 @@ from ...training.vocoder import LIGHT_24K, VocoderConfig
 from ...training.vocoder_kinds import build_vocoder
 from .chain import Loaded
 from .exported import cache_folder, content_key, mark_used, remove_unused
-from .voices import ReadyVoice
+from .traffic import of_voice
+from .voices import STAGE_OF, ReadyVoice
 
 N_SINGERS = 20
 _COUNTED_S = 10
@@ -184,6 +185,14 @@ def with_fp16(voice: ReadyVoice) -> ReadyVoice:
 def ready_fp16(ready: Callable[[], ReadyVoice]) -> ReadyVoice:
     """What `ready` gives, with fp16: importable, so that another process can make it."""
     return with_fp16(ready())
+
+
+def ready_counted(ready: Callable[[], ReadyVoice], precision: str) -> ReadyVoice:
+    """What `ready` gives, with the bytes that it moves in `precision`: importable too."""
+    voice = ready()
+    bundle = open_bundle(voice.model)
+    facts = voice.facts or Loaded(title=f"voice {bundle.manifest.name}", sample_rate=bundle.manifest.audio.sample_rate)
+    return dataclasses.replace(voice, facts=dataclasses.replace(facts, **of_voice(bundle, precision, STAGE_OF)))
 
 
 def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:

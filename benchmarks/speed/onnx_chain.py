@@ -12,6 +12,7 @@ from .chain import Call, Chain, Pass, Place, describe, make_steps
 from .memory import resident_mb
 from .stage import SpeedSystem, Stage
 from .timing import Clock, time_steps
+from .traffic import of_system
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class OnnxChain:
             load_s=time.perf_counter() - start,
             export_s=sum(graph.seconds for graph in exported.values()),
             libraries_mb=libraries,
+            **of_system(system, "fp32"),
         )
 
     def prepare(self, seconds: float, batch: int) -> Pass:

@@ -47,6 +47,10 @@ class Timing:
     """Work of all clips."""
     ceiling_gflop_s: float | None = None
     """What this machine does at most in this precision."""
+    gbyte: float | None = None
+    """What all clips move at the least: `traffic`."""
+    ceiling_gb_s: float | None = None
+    """What this machine copies at most."""
     sitting: int = 0
     """Systems that did not fit into memory together were measured one sitting after another; turns were taken within
     each.
@@ -71,6 +75,10 @@ class Timing:
     @property
     def p95_s(self) -> float:
         return p95(self.wall_s)
+
+    @property
+    def p99_s(self) -> float:
+        return p99(self.wall_s)
 
     @property
     def rtf(self) -> float:
@@ -109,13 +117,23 @@ class Timing:
         found = self.gflop_s
         return None if found is None or self.ceiling_gflop_s is None else found / self.ceiling_gflop_s
 
+    @property
+    def gb_s(self) -> float | None:
+        """At least; see `gbyte`."""
+        return None if self.gbyte is None else self.gbyte / self.median_s
+
+    @property
+    def bandwidth_share(self) -> float | None:
+        found = self.gb_s
+        return None if found is None or self.ceiling_gb_s is None else found / self.ceiling_gb_s
+
     def derived(self) -> dict[str, Any]:
         """What readers of the JSON need not compute; `wall_s` and `cpu_s` decide."""
         return {
             "repetitions": len(self.wall_s),
             "median_s": self.median_s,
             "p95_s": self.p95_s,
-            "p99_s": p99(self.wall_s),
+            "p99_s": self.p99_s,
             "min_s": min(self.wall_s),
             "cpu_median_s": median(self.cpu_s),
             "rtf": self.rtf,
@@ -124,6 +142,8 @@ class Timing:
             "extrapolated": self.extrapolated,
             "gflop_s": self.gflop_s,
             "ceiling_share": self.ceiling_share,
+            "gb_s": self.gb_s,
+            "bandwidth_share": self.bandwidth_share,
         }
 
 
@@ -141,6 +161,8 @@ class SystemFacts:
     sample_rate: int
     parameters: dict[str, int] = field(default_factory=dict)
     gflop_per_s: dict[str, float] = field(default_factory=dict)
+    weights_mb: dict[str, float] = field(default_factory=dict)
+    ends_mb_per_s: dict[str, float] = field(default_factory=dict)
     build_s: float | None = None
     export_s: float | None = None
     load_s: float | None = None
@@ -199,10 +221,11 @@ class FullCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class NotMeasured:
-    """A combination that was asked for, and why it has no row."""
+    """A combination that was asked for, why it has no row, and what gives it one, if anything does."""
 
     what: str
     why: str
+    command: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

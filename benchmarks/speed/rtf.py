@@ -1,5 +1,6 @@
 """`comosvc-bench rtf`: every system in every engine at every size, in turns."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
@@ -46,9 +47,9 @@ class _Bench:
     checks: list[FullCheck] = field(default_factory=list)
     failed: list[NotMeasured] = field(default_factory=list)
 
-    def fail(self, what: object, error: ComosvcError) -> None:
-        self.failed.append(NotMeasured(what=str(what), why=str(error)))
-        self.say(f"{what}: {error}")
+    def fail(self, key: VariantKey, error: ComosvcError, cell: Cell | None = None) -> None:
+        self.failed.append(_not_measured(key, str(error), self.options, self.options.device, cell))
+        self.say(f"{self.failed[-1].what}: {error}")
 
 
 def measure_rtf(
@@ -75,7 +76,7 @@ def measure_rtf(
         rows=tuple(bench.rows),
         noise=tuple(bench.noise),
         full_checks=tuple(bench.checks),
-        not_measured=(*(NotMeasured(what=str(s.key), why=s.why) for s in skipped), *bench.failed),
+        not_measured=(*(_not_measured(s.key, s.why, options, s.device) for s in skipped), *bench.failed),
     )
 
 
@@ -96,7 +97,8 @@ def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], thread
     ceilings = ceilings.or_better(in_process(measure_ceilings, threads, options.device))
     bench.ceilings.append(ceilings)
     bench.rows[first_row:] = [
-        replace(row, ceiling_gflop_s=ceilings.gflop_s(row.precision)) for row in bench.rows[first_row:]
+        replace(row, ceiling_gflop_s=ceilings.gflop_s(row.precision), ceiling_gb_s=ceilings.copy_gb_s)
+        for row in bench.rows[first_row:]
     ]
 
 
@@ -135,18 +137,20 @@ def _seat(
 
 
 def _facts(variant: Variant, threads: int, loaded: Loaded) -> SystemFacts:
-    own = {**vars(loaded), "parameters": dict(loaded.parameters), "gflop_per_s": dict(loaded.gflop_per_s)}
+    own: dict[str, Any] = {
+        name: dict(found) if isinstance(found, Mapping) else found for name, found in vars(loaded).items()
+    }
     return SystemFacts(**asdict(variant.key), provider=variant.provider, threads=threads, **own)
 
 
 def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], cell: Cell) -> None:
     """All systems at one size. One that fails loses its session."""
     threads, batch, seconds = cell
-    where = f"{seconds:g} s, batch {batch}, {threads} thread(s)"
+    where = _in_words(cell)
     takers = {}
 
     def failed(key: VariantKey, error: ComosvcError) -> None:
-        bench.fail(f"{key} at {where}", error)
+        bench.fail(key, error, cell)
         del sessions[key]
 
     for key, session in list(sessions.items()):
@@ -177,8 +181,13 @@ def _rows(bench: _Bench, key: VariantKey, session: Session, turns: list[Turn], c
     """The whole, which is the sum of its stages in each repetition, and each stage."""
     threads, batch, seconds = cell
     gflop, peak = session.loaded.gflop_per_s, session.peak()
+    gbyte = {
+        stage: 1e-3 * turns[0][stage].evaluations * (mb + session.loaded.ends_mb_per_s[stage] * seconds * batch)
+        for stage, mb in session.loaded.weights_mb.items()
+        if stage in turns[0]
+    }
 
-    def row(stage: str, work: float | None, evaluations: int, timed: int) -> Timing:
+    def row(stage: str, work: float | None, moved: float | None, evaluations: int, timed: int) -> Timing:
         samples = [[turn[stage]] if stage != TOTAL else list(turn.values()) for turn in turns]
         return Timing(
             **asdict(key),
@@ -191,14 +200,16 @@ def _rows(bench: _Bench, key: VariantKey, session: Session, turns: list[Turn], c
             evaluations=evaluations,
             timed=timed,
             gflop=None if work is None else work * seconds * batch,
+            gbyte=moved,
             sitting=bench.sitting,
         )
 
     sampler = max(turns[0].values(), key=lambda sample: sample.evaluations)
-    whole = row(TOTAL, sum(gflop.values()) if gflop else None, sampler.evaluations, sampler.timed)
+    work, moved = (sum(found.values()) if found else None for found in (gflop, gbyte))
+    whole = row(TOTAL, work, moved, sampler.evaluations, sampler.timed)
     rows = [replace(whole, peak_mb=peak.resident_mb, peak_device_mb=peak.device_mb)]
     for stage, sample in turns[0].items():
-        rows.append(row(stage, gflop.get(stage), sample.evaluations, sample.timed))
+        rows.append(row(stage, gflop.get(stage), gbyte.get(stage), sample.evaluations, sample.timed))
     return rows
 
 
@@ -212,7 +223,27 @@ def _check_extrapolation(bench: _Bench, sessions: Mapping[VariantKey, Session], 
         try:
             bench.checks.append(_check(key, session, threads))
         except ComosvcError as error:
-            bench.fail(f"the full run of {key}", error)
+            bench.fail(key, error, (threads, 1, CHECK_SECONDS))
+
+
+def _in_words(cell: Cell) -> str:
+    threads, batch, seconds = cell
+    return f"{seconds:g} s, batch {batch}, {threads} thread(s)"
+
+
+def _not_measured(
+    key: VariantKey, why: str, options: RtfOptions, device: str | None, cell: Cell | None = None
+) -> NotMeasured:
+    """At one size, or at all of them; `device` None: no command measures it."""
+    what = f"{key} at {_in_words(cell)}" if cell else str(key)
+    if device is None:
+        return NotMeasured(what=what, why=why)
+    words = ["comosvc-bench", "rtf", "--systems", key.system, "--engines", key.engine, "--precision", key.precision]
+    sizes = [(value,) for value in cell] if cell else [options.threads, options.batches, options.lengths_s]
+    for option, values in zip(("--threads", "--batch", "--lengths"), sizes, strict=True):
+        words += [option, ",".join(f"{value:g}" for value in values)]
+    words += [] if key.singers is None else ["--singers", str(key.singers)]
+    return NotMeasured(what=what, why=why, command=shlex.join([*words, "--device", device]))
 
 
 def _check(key: VariantKey, session: Session, threads: int) -> FullCheck:

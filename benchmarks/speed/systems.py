@@ -11,10 +11,10 @@ from ...runtime.providers import choose_precision, choose_provider
 from ...runtime.providers import engine as runtime_engine
 from .chain import measure_overhead
 from .exported import export_system
-from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_fp16
+from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_counted, ready_fp16
 from .known import Make, baselines
 from .onnx_chain import open_onnx
-from .options import ALL, RtfOptions
+from .options import ALL, DEVICES, RtfOptions
 from .torch_chain import DTYPES, open_torch
 from .variants import Skipped, Variant, VariantKey
 from .voices import ReadyVoice, open_voice
@@ -104,11 +104,26 @@ def plan(subjects: Sequence[Subject], options: RtfOptions) -> tuple[list[Variant
                         else _of_voice(subject, key, options)
                     )
                 except ComosvcError as error:
-                    skipped.append(Skipped(key, str(error)))
+                    skipped.append(Skipped(key, str(error), _device_for(subject, key, options.device)))
     if not variants:
         reasons = "\n".join(f"{skip.key}: {skip.why}" for skip in skipped) or "our voices do not run in torch"
         raise OptionError(f"nothing of what was asked for can be measured here\n{reasons}")
     return variants, skipped
+
+
+def _device_for(subject: Subject, key: VariantKey, asked: str) -> str | None:
+    """Where there is such a row: on the device that was asked for, or on another, or nowhere."""
+    if isinstance(subject, VoiceSubject):
+        found = [
+            device
+            for (engine, device), provider in _PROVIDERS.items()
+            if engine == key.engine and key.precision in runtime_engine(provider).PRECISIONS
+        ]
+    elif key.engine in _COMPILERS:
+        found = [*DEVICES] if key.precision in DTYPES else []
+    else:
+        found = ["cpu"] if (key.engine, key.precision) == ("onnx", "fp32") else []
+    return asked if asked in found else next(iter(found), None)
 
 
 def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -> list[Variant]:
@@ -138,7 +153,7 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
     elif key.precision not in runtime_engine(provider).PRECISIONS:
         raise OptionError(f"provider {provider!r} does not compute in {key.precision}")
     opener = partial(open_voice, provider, key.precision, key.engine != "onnx-nograph")
-    ready = subject.ready(key.precision)
+    ready = partial(ready_counted, subject.ready(key.precision), key.precision)
     own = Variant(key, ready, opener, provider)
     casts = [Variant(replace(key, singers=n), partial(ready_cast, ready, n), opener, provider) for n in options.singers]
     return [own, *casts]

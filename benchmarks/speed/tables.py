@@ -25,9 +25,12 @@ def all_grids(report: SpeedReport) -> list[Grid]:
     lengths = {(threads, batch): shown_length(report, threads, batch) for threads, batch in pairs}
     grids = [
         *(length_grid(report, threads, batch) for threads, batch in pairs),
+        *(percentile_grid(report, threads, batch) for threads, batch in pairs),
         *(stage_grid(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
+        *(rate_grid(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
         *paper_grids(report),
         loading_grid(report),
+        engine_grid(report),
         scaling_grid(report),
         ceilings_grid(report),
         checks_grid(report),
@@ -70,6 +73,25 @@ def length_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
     )
 
 
+def percentile_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
+    """How long the whole chain takes when it takes long, and the GPU's memory."""
+    rows = [
+        (
+            *(str(row.key), f"{row.seconds:g}", str(len(row.wall_s))),
+            *(f"{1e3 * seconds:.4g}" for seconds in (row.median_s, row.p95_s, row.p99_s)),
+            _whole(row.peak_device_mb),
+        )
+        for row in report.totals(threads, batch)
+    ]
+    return Grid(
+        title=f"whole chain, ms: {_device(report)}, batch {batch}, {threads} thread(s)",
+        heads=("system", "clip s", "n", "p50", "p95", "p99", "GPU MB"),
+        rows=tuple(rows),
+        note="Percentiles of n repetitions; p99 of fewer than a hundred lies between the two largest. GPU MB: torch's "
+        "own peak; of a voice, what is in use of the whole GPU. Empty on a CPU: comosvc-bench rtf --preset gpu.",
+    )
+
+
 def report_overhead(report: SpeedReport, key: VariantKey, threads: int) -> float | None:
     """What the original does on each call besides computing, in seconds."""
     return next((f.overhead_s for f in report.systems if f.key == key and f.threads == threads), None)
@@ -91,6 +113,26 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
         heads=("system", *stages, "processor s per s", "GFLOP/s", "of the ceiling"),
         rows=tuple(table),
         note=f"In brackets the share of the ceiling; more than 100 %: the ceiling itself was disturbed. {_LEGEND}",
+    )
+
+
+def rate_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
+    """How near each stage comes to what this machine computes and copies at most."""
+    threads, batch, seconds = cell
+    rows = [row for row in report.rows if row.cell == cell and (row.gflop is not None or row.gbyte is not None)]
+    return Grid(
+        title=f"rates by stage: {_device(report)}, {seconds:g} s, batch {batch}, {threads} thread(s)",
+        heads=("system", "stage", "ms", "TFLOP/s", "of most", "GB/s", "of most"),
+        rows=tuple(
+            (
+                *(str(row.key), row.stage, f"{1e3 * row.median_s:.4g}"),
+                *(_figure(None if row.gflop_s is None else 1e-3 * row.gflop_s), _share(row.ceiling_share)),
+                *(_figure(row.gb_s), _share(row.bandwidth_share)),
+            )
+            for row in rows
+        ),
+        note="Of most: of the matrix products and of the copy under what this machine does at most. GB/s at least: "
+        "weights once in each evaluation, inputs and outputs; what the layers hand on is not counted.",
     )
 
 
@@ -138,6 +180,17 @@ def loading_grid(report: SpeedReport) -> Grid:
     )
 
 
+def engine_grid(report: SpeedReport) -> Grid:
+    """TensorRT's engines."""
+    built = [facts for facts in report.systems if facts.engine == "tensorrt"]
+    return Grid(
+        title="TensorRT engines",
+        heads=("system", "threads", "build s", "MB"),
+        rows=tuple((str(f.key), str(f.threads), _figure(f.engine_build_s), _whole(f.engine_mb)) for f in built),
+        note="Built once for a GPU and kept; build s is what that took.",
+    )
+
+
 def scaling_grid(report: SpeedReport) -> Grid:
     """Fitted exponents."""
     rows = []
@@ -159,12 +212,19 @@ def ceilings_grid(report: SpeedReport) -> Grid:
     """The machine's own limits."""
     return Grid(
         title="what this machine does at most",
-        heads=("threads", "fp32 GEMM, torch, GFLOP/s", "fp32 GEMM, ONNX Runtime", "bf16 GEMM, torch", "copy GB/s"),
+        heads=(
+            "threads",
+            "fp32 GEMM, torch, GFLOP/s",
+            "fp32 GEMM, ONNX Runtime",
+            "bf16 GEMM, torch",
+            "fp16 GEMM, torch",
+            "copy GB/s",
+        ),
         rows=tuple(
             (
                 f"{found.threads} on {found.device}",
                 *map(_whole, (found.fp32_torch_gflop_s, found.fp32_onnx_gflop_s)),
-                *map(_whole, (found.bf16_torch_gflop_s, found.copy_gb_s)),
+                *map(_whole, (found.bf16_torch_gflop_s, found.fp16_torch_gflop_s, found.copy_gb_s)),
             )
             for found in report.ceilings
         ),
@@ -210,8 +270,8 @@ def not_measured_grid(report: SpeedReport) -> Grid:
     """What was asked for and has no row."""
     return Grid(
         title="not measured",
-        heads=("what", "why"),
-        rows=tuple((entry.what, entry.why.replace("\n", "; ")) for entry in report.not_measured),
+        heads=("what", "why", "what measures it"),
+        rows=tuple((entry.what, entry.why.replace("\n", "; "), entry.command) for entry in report.not_measured),
     )
 
 

@@ -12,6 +12,7 @@ from .chain import Call, Chain, Pass, Place, describe, make_steps, networks
 from .memory import resident_mb
 from .stage import SpeedSystem, Stage
 from .timing import Clock, Turn, time_steps
+from .traffic import of_system
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -48,6 +49,7 @@ class TorchChain:
             load_s=time.perf_counter() - built,
             overhead_s=overhead_s,
             libraries_mb=libraries,
+            **of_system(system, precision),
         )
 
     def prepare(self, seconds: float, batch: int) -> Pass:

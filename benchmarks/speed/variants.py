@@ -36,7 +36,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A combination that was asked for and cannot be run here."""
+    """A combination that was asked for and cannot be run here. `device`: where it can; None: nowhere."""
 
     key: VariantKey
     why: str
+    device: str | None

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import systems as resolution
-from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, LIGHT_SIZE, ready_fp16
+from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, LIGHT_SIZE, ready_counted, ready_fp16
 from comosvc.benchmarks.speed.known import baselines
 from comosvc.benchmarks.speed.options import (
     PRESETS,
@@ -112,6 +112,9 @@ def test_on_a_gpu_everything_has_a_row_or_a_reason(monkeypatch):
     ]
     assert [variant.provider for variant in variants[4:]] == ["cuda", "cuda", "tensorrt"]
     why = {str(skip.key): skip.why for skip in skipped}
+    where = {str(skip.key): skip.device for skip in skipped}
+    assert (where["toy (onnx fp32)"], where["comosvc:demo (onnx fp16)"]) == ("cpu", "cuda")
+    assert (where["toy (onnx fp16)"], where["toy (tensorrt fp32)"]) == (None, None)
     assert "run on the CPU only" in why["toy (onnx fp32)"]
     assert "has no graphs in fp16" in why["comosvc:demo (tensorrt fp16)"]
 
@@ -189,5 +192,5 @@ def test_fp16_graphs_are_made_where_a_row_asks_for_them(monkeypatch):
     for variant, with_cast in zip(variants[::2], variants[1::2], strict=True):
         size = AUTHORS_SIZE if variant.key.system == "comosvc" else LIGHT_SIZE
         ready = partial(ready_fp16, size.ready) if variant.key.precision == "fp16" else size.ready
-        assert repr(variant.make_ready) == repr(ready)
+        assert repr(variant.make_ready) == repr(partial(ready_counted, ready, variant.key.precision))
         assert with_cast.make_ready.args[1] == 5

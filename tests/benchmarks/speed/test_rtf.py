@@ -7,10 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from speed_reports import CEILINGS, facts, report
-from tiny_bundle import tiny_files, write_folder
+from tiny_bundle import CONTENT, SINGER, SPEC, tiny_files, write_folder
 from toy_systems import TOYS, Denoiser, seeded, toy, toy_breaking, toy_many, toy_one
 from typer.testing import CliRunner
 
@@ -20,13 +22,20 @@ from comosvc.benchmarks.speed import full_size, rtf, systems
 from comosvc.benchmarks.speed.chain import Loaded
 from comosvc.benchmarks.speed.clips import sung_clip
 from comosvc.benchmarks.speed.exported import content_key, export_system
-from comosvc.benchmarks.speed.full_size import random_voice, ready_fp16, ready_voice, with_singers
+from comosvc.benchmarks.speed.full_size import (
+    random_voice,
+    ready_counted,
+    ready_fp16,
+    ready_voice,
+    with_fp16,
+    with_singers,
+)
 from comosvc.benchmarks.speed.onnx_chain import OnnxChain
 from comosvc.benchmarks.speed.options import RtfOptions
 from comosvc.benchmarks.speed.results import TOTAL, load_speed
 from comosvc.benchmarks.speed.rtf import measure_rtf
 from comosvc.benchmarks.speed.systems import find_subjects, plan
-from comosvc.benchmarks.speed.tables import loading_grid
+from comosvc.benchmarks.speed.tables import all_grids, loading_grid
 from comosvc.benchmarks.speed.timing import Rounds, Sample
 from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
 from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, fp32_graphs
@@ -52,10 +61,18 @@ def home(tmp_path, monkeypatch):
 def test_the_command_from_end_to_end(tmp_path, monkeypatch, tiny_path):
     monkeypatch.setattr(systems, "baselines", lambda: TOYS)
     options = ["--systems", "toy-many", "-m", str(tiny_path), "--lengths", "0.5,1", "--rounds", "3", "--full"]
+    options += ["--engines", "torch,onnx,tensorrt"]
     done = CliRunner().invoke(app, ["rtf", *options, "--json", str(tmp_path / "a.json")], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     report = load_speed(tmp_path / "a.json")
-    assert not report.not_measured
+    assert [(entry.what, entry.command) for entry in report.not_measured] == [
+        ("toy-many (tensorrt fp32)", ""),
+        (
+            "comosvc:tiny (tensorrt fp32)",
+            "comosvc-bench rtf --systems comosvc:tiny --engines tensorrt --precision fp32 --threads 1 --batch 1 "
+            "--lengths 0.5,1 --device cuda",
+        ),
+    ]
     keys = ["toy-many (torch fp32)", "toy-many (onnx fp32)", "comosvc:tiny (onnx fp32)"]
     assert [str(row.key) for row in report.totals() if row.seconds == 1.0] == keys
     for row in report.totals():
@@ -66,9 +83,53 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, tiny_path):
         assert row.extrapolated == (row.system == "toy-many")
     assert [check.system for check in report.full_checks] == ["toy-many", "toy-many"]
     assert report.ceilings[0].gflop_s("fp32") > 0
-    for word in ("toy-many (onnx fp32)", "whole chain, RTF", "GEMM", "comosvc-bench"):
+    for word in ("toy-many (onnx fp32)", "whole chain, RTF", "GEMM", "comosvc-bench", "--device cuda"):
         assert word in done.output
+    _percentiles_and_rates_are_those_of_the_run(report)
     assert str(tmp_path) not in json.dumps(json.loads((tmp_path / "a.json").read_text())["rows"])
+
+
+def _percentiles_and_rates_are_those_of_the_run(report):
+    grids = {grid.title: grid for grid in all_grids(report)}
+    assert "TensorRT engines" not in grids, "none was built"
+    rows = {row[:2]: row[2:] for row in grids["whole chain, ms: cpu, batch 1, 1 thread(s)"].rows}
+    for total in report.totals():
+        _, middle, high = sorted(total.wall_s)
+        n, p50, p95, p99, gpu = rows[str(total.key), f"{total.seconds:g}"]
+        assert (n, p50, gpu) == ("3", f"{1e3 * middle:.4g}", ""), "no GPU was there: an empty cell"
+        assert float(p95) == pytest.approx(1e3 * (middle + 0.9 * (high - middle)), rel=1e-3)
+        assert float(p99) == pytest.approx(1e3 * (middle + 0.98 * (high - middle)), rel=1e-3)
+    rates = {row[:2]: row[2:] for row in grids["rates by stage: cpu, 1 s, batch 1, 1 thread(s)"].rows}
+    measured = {(str(row.key), row.stage): row for row in report.rows if row.seconds == 1.0}
+    copy_gb_s = report.ceilings[0].copy_gb_s
+    # 200 evaluations of 72 weights, 100 frames of 8 bins in and out, and a number once in the ten seconds counted.
+    sampler = 200 * (72 * 4 + 2 * 100 * 8 * 4 + 0.1 * 8) / 1e9
+    for system in ("toy-many (torch fp32)", "toy-many (onnx fp32)"):
+        row = measured[system, "acoustic"]
+        assert row.gbyte == pytest.approx(sampler)
+        ms, tera, of_flop, giga, of_copy = rates[system, "acoustic"]
+        assert ms == f"{1e3 * row.median_s:.4g}"
+        assert (tera, of_flop) == (f"{1e-3 * row.gflop_s:.3g}", f"{row.ceiling_share:.0%}")
+        assert (giga, of_copy) == (f"{sampler / row.median_s:.3g}", f"{sampler / row.median_s / copy_gb_s:.0%}")
+        assert (system, "f0") not in rates, "what runs no network has none"
+    ours = rates["comosvc:tiny (onnx fp32)", "acoustic"]
+    assert (ours[1:3], ours[3] != "") == (("", ""), True), "nobody counted its work, but its bytes"
+
+
+def test_bytes_of_a_voice_are_those_of_its_files(tiny_path):
+    bundle = open_bundle(tiny_path)
+    model = onnx.load_from_string(bundle.graph_bytes("acoustic"))
+    weights = sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer) / 1e6
+    frames, content = SPEC.frame_rate_hz, 16_000 / SPEC.content_hop_length
+    # Content, its index, F0, loudness, noise and mel; the singer once in the ten seconds that are counted.
+    ends = 4 * (content * CONTENT + frames * (3 + 2 * SPEC.n_mels) + 0.1 * SINGER) / 1e6
+    facts = {p: ready_counted(partial(ReadyVoice, tiny_path), p).facts for p in ("fp32", "bf16")}
+    assert facts["fp32"].title == "voice tiny"
+    assert set(facts["fp32"].weights_mb) == {"content", "f0", "acoustic", "vocoder"}
+    assert facts["fp32"].weights_mb["acoustic"] == pytest.approx(weights)
+    assert facts["fp32"].ends_mb_per_s["acoustic"] == pytest.approx(ends)
+    assert 0.49 * weights < facts["bf16"].weights_mb["acoustic"] < 0.6 * weights, "but for integers"
+    assert facts["bf16"].ends_mb_per_s == facts["fp32"].ends_mb_per_s
 
 
 class FakeSession:
@@ -320,6 +381,9 @@ def test_our_system_in_fp16_passes_the_gate_of_the_product(monkeypatch, small):
     assert fp32_graphs(bundle.manifest, "fp16") == tuple(name for name in bundle.manifest.graphs if name not in made)
     assert {row.graph for row in recorded(bundle)} == {*made, "end_to_end"}
     assert "snr_db" in {graph: why for _, graph, why in kept_fp32(bundle)}["vocoder"]
+    counted = {p: ready_counted(partial(with_fp16, small()), p).facts.weights_mb for p in ("fp32", "fp16")}
+    assert 0.49 < counted["fp16"]["acoustic"] / counted["fp32"]["acoustic"] < 0.6
+    assert counted["fp16"]["vocoder"] == counted["fp32"]["vocoder"]
     shared = voice.model / "acoustic.onnx"
     assert shared.stat().st_nlink == 2, "half a gigabyte is there once"
     monkeypatch.setattr(full_size.precision, "add_precisions", lambda *_: pytest.fail("made again"))
