@@ -13,7 +13,7 @@ from .inputs import InputMaker
 from .parity import Runner, onnx_runner
 from .ranges import extreme_inputs, largest
 from .rounding import rounded
-from .variants import Made, Precision, StaysFloat32Error
+from .variants import Made, OpenFp32, Precision, StaysFloat32Error
 
 logger = logging.getLogger(__name__)
 FLOAT16_MAX = 65_504.0
@@ -21,7 +21,7 @@ SHARE = 0.25
 """What comes beyond this share of `FLOAT16_MAX` stays in float32: a factor of four for inputs nobody thought of."""
 
 
-def make_fp16(graph: str, model: ModelProto, maker: InputMaker) -> Made:
+def make_fp16(graph: str, model: ModelProto, maker: InputMaker, _: OpenFp32) -> Made:
     """The graph in float16, nodes whose numbers come near its end left in float32.
 
     Raises `StaysFloat32Error` for one that gives what is no number, in float32 or in float16, or has nothing to gain.

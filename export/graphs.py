@@ -18,6 +18,7 @@ from ..training.diffusion import edm_scalings, renoise, sampling_sigmas
 from .errors import ExportError
 from .fold import fold_constants
 from .metadata import stamp
+from .transposed import unroll_transposed
 
 OPSET = 20  # the first with GELU as one operator
 DYNAMIC_LETTERS = frozenset("BNSPTL")
@@ -129,6 +130,7 @@ def trace(spec: GraphSpec, module: nn.Module, example: Mapping[str, Tensor]) -> 
     model = program.model_proto
     _anonymise(model)
     fold_constants(model)
+    unroll_transposed(model)
     check_contract(spec, model)
     _name_dims(spec, model)
     stamp(model, spec)

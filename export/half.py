@@ -65,9 +65,9 @@ def to_float16(model: ModelProto, graph: str, more: Collection[str] = ()) -> Mod
     return made
 
 
-def island_of(node: NodeProto, graph: str) -> Island | None:
-    """The entry of `ISLANDS` that keeps `node` in float32."""
-    for island in ISLANDS:
+def island_of(node: NodeProto, graph: str, more: Iterable[Island] = ()) -> Island | None:
+    """The entry of `ISLANDS` or of `more` that keeps `node` in float32."""
+    for island in chain(ISLANDS, more):
         read = any(fnmatchcase(name, pattern) for name in node.input for pattern in island.constants)
         if graph in island.graphs and (read or node.op_type in island.ops):
             return island

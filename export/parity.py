@@ -146,12 +146,12 @@ def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner]
     return rows
 
 
-def chain_inputs(maker: InputMaker, batch: int, length: int) -> tuple[NDArray, dict[str, Arrays]]:
+def chain_inputs(maker: InputMaker, batch: int, length: int, seed: int = 2) -> tuple[NDArray, dict[str, Arrays]]:
     """Audio at 16 kHz of `length` mel frames, and what else each later graph is fed."""
     n_samples = maker.audio.samples(length) * maker.audio.content_sample_rate // maker.audio.sample_rate
-    audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.min_samples), seed=2)["audio"]
+    audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.min_samples), seed=seed)["audio"]
     later = ("acoustic", "acoustic_n", "vocoder")
-    return audio, {name: maker.make(GRAPHS[name], batch, length, seed=2) for name in later}
+    return audio, {name: maker.make(GRAPHS[name], batch, length, seed=seed) for name in later}
 
 
 def chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
@@ -162,20 +162,27 @@ def chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Array
     return {"audio": state["audio"]}
 
 
-def chain_step(graph: str, runner: Runner, state: Arrays, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
-    """What a graph of `CHAIN` adds to the `state` that those before it have left."""
+def chain_feed(graph: str, state: Arrays, inputs: Mapping[str, Arrays]) -> Arrays:
+    """Inputs of a graph of `CHAIN`, from the `state` that those before it have left and its own of `chain_inputs`."""
     if graph == "content":
-        content = runner({"audio": state["audio"]})["content"]
-        batch, length = inputs["acoustic"]["f0_hz"].shape
-        index = np.tile(clipped_content_index(length, content.shape[1], spec), (batch, 1))
-        return {"content": content, "content_index": index}
+        return {"audio": state["audio"]}
     condition = {**inputs["acoustic"], **{name: state[name] for name in ("content", "content_index")}}
     if graph == "acoustic":
-        return {"mel": runner(condition)["mel"]}
+        return condition
     if graph == "acoustic_n":
         del condition["noise"]
-        return {"mel": runner({**inputs["acoustic_n"], **condition, "mel": state["mel"]})["mel_out"]}
-    return runner({**inputs["vocoder"], "mel": state["mel"], "f0_hz": condition["f0_hz"]})
+        return {**inputs["acoustic_n"], **condition, "mel": state["mel"]}
+    return {**inputs["vocoder"], "mel": state["mel"], "f0_hz": condition["f0_hz"]}
+
+
+def chain_step(graph: str, runner: Runner, state: Arrays, inputs: Mapping[str, Arrays], spec: AudioSpec) -> Arrays:
+    """What a graph of `CHAIN` adds to the `state` that those before it have left."""
+    found = runner(chain_feed(graph, state, inputs))
+    if graph == "content":
+        batch, length = inputs["acoustic"]["f0_hz"].shape
+        index = np.tile(clipped_content_index(length, found["content"].shape[1], spec), (batch, 1))
+        return {**found, "content_index": index}
+    return {"mel": found["mel_out"]} if graph == "acoustic_n" else found
 
 
 def require(rows: list[ParityRow]) -> None:

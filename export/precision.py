@@ -22,6 +22,7 @@ from .inputs import InputMaker
 from .int8 import INT8
 from .parity import Runner, onnx_runner
 from .variants import (
+    OpenFp32,
     Precision,
     StaysFloat32Error,
     VariantRow,
@@ -105,10 +106,14 @@ def _add(
     facts: dict[str, Any] = {}
     kept: dict[str, str] = {}
     rows: list[VariantRow] = []
+
+    def open_fp32(name: str) -> Runner:
+        return onnx_runner(graph_bytes(name))
+
     for name in manifest.graphs:
         data = graph_bytes(name)
         try:
-            variant = precision.make(name, onnx.load_from_string(data), maker)
+            variant = precision.make(name, onnx.load_from_string(data), maker, open_fp32)
             logger.info("comparing %s in %s with fp32", name, precision.name)
             found = check_variant(name, precision, precision.runner(variant.data), onnx_runner(data), maker)
             _within_budget(found)
@@ -119,7 +124,7 @@ def _add(
         made[name], facts[name] = variant.data, dict(variant.facts)
         rows += found
     try:
-        chain_rows = _check_chain(precision, made, graph_bytes, maker) if made else []
+        chain_rows = _check_chain(precision, made, open_fp32, maker) if made else []
         _within_budget(chain_rows)
         rows += chain_rows
     except StaysFloat32Error as error:  # nobody knows which of them it was
@@ -141,13 +146,8 @@ def _within_budget(rows: list[VariantRow]) -> None:
         raise StaysFloat32Error(f"{misses[0]}" + (f", and {len(misses) - 1} more" if misses[1:] else ""))
 
 
-def _check_chain(
-    precision: Precision, made: Files, graph_bytes: Callable[[str], bytes], maker: InputMaker
-) -> list[VariantRow]:
+def _check_chain(precision: Precision, made: Files, open_fp32: OpenFp32, maker: InputMaker) -> list[VariantRow]:
     logger.info("comparing the whole chain in %s with fp32", precision.name)
-
-    def open_fp32(name: str) -> Runner:
-        return onnx_runner(graph_bytes(name))
 
     def open_variant(name: str) -> Runner:
         return precision.runner(made[name]) if name in made else open_fp32(name)

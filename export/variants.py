@@ -23,6 +23,8 @@ from .parity import BATCHES, CHAIN, LENGTHS, Runner, chain_inputs, chain_step, l
 
 Measure = Callable[[Arrays, Arrays, AudioSpec], float | None]
 """From what was measured and the float32 graph's outputs; None where there is nothing to measure."""
+OpenFp32 = Callable[[str], Runner]
+"""Opens a float32 graph of a voice by its name."""
 
 
 class StaysFloat32Error(ExportError):
@@ -99,8 +101,8 @@ class Precision:
     """How graphs come to be in a precision, and how to see what they compute."""
 
     name: str
-    make: Callable[[str, ModelProto, InputMaker], "Made"]
-    """Graph's name, its float32 model, inputs for it. Raises `StaysFloat32Error`."""
+    make: Callable[[str, ModelProto, InputMaker, OpenFp32], "Made"]
+    """Graph's name, its float32 model, inputs for it, every float32 graph. Raises `StaysFloat32Error`."""
     runner: Callable[[bytes], Runner]
     budgets: Mapping[str, tuple[Budget, ...]] = field(default_factory=lambda: BUDGETS)
 
@@ -181,7 +183,7 @@ def check_variant(
 
 
 def check_chain(
-    precision: Precision, open_variant: Callable[[str], Runner], open_fp32: Callable[[str], Runner], maker: InputMaker
+    precision: Precision, open_variant: Callable[[str], Runner], open_fp32: OpenFp32, maker: InputMaker
 ) -> list[VariantRow]:
     """Audio to audio, and the F0 that the float32 pitch graph finds in both results. One graph is open at a time."""
     sizes = [(batch, length) for batch in BATCHES for length in LENGTHS["end_to_end"]]

@@ -18,7 +18,7 @@ BUDGETS = {
     "fp32": (1e-3, "the same arithmetic in another order gives 2e-6, TF32 on a GPU 5e-4"),
     "bf16": (0.05, "8 bits of mantissa: 1.5e-2 was seen; wrong weights or a wrong layout give 0.5 and more"),
     "fp16": (0.05, "as bf16, for the graphs that pass the export's own, narrower budgets"),
-    "int8": (0.05, "as bf16, for the graphs that pass the export's own, narrower budgets"),
+    "int8": (0.05, "as fp16; what is not in 8 bits may be in bf16 then"),
 }
 """By precision: the largest ||measured - torch|| / ||torch|| of any output, and why."""
 

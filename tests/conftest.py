@@ -1,5 +1,7 @@
 """A smoke run: the commands that make the demo voice, on the smoke recipe, for all tests that need a whole voice."""
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -41,3 +43,13 @@ def smoke_bundle(smoke_run, tmp_path_factory):
     bundle = tmp_path_factory.mktemp("smoke-bundle") / "smoke.comosvc"
     invoke(app, "bundle", smoke_run, "-o", bundle)
     return bundle
+
+
+@pytest.fixture(scope="session")
+def int8_demo(tmp_path_factory):
+    """The shipped voice with graphs in 8 bits besides, as a file."""
+    from comosvc.export.precision import add_to_bundle
+
+    path = tmp_path_factory.mktemp("int8") / "demo.comosvc"
+    add_to_bundle(Path("demo"), path, ["int8"])
+    return path

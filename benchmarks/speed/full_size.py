@@ -1,8 +1,8 @@
 """Our system at the authors' size with random weights, exported as any voice is: what `comosvc` means in a benchmark.
 
 Speed does not depend on what weights say, and nobody publishes trained ones of this size. The parity matrix and the
-stored probes are left out: tests hold them, and they take minutes. Its student is there in 8 bits too, and all of it in
-fp16 where a GPU asks for that, each graph that passes the gate of `comosvc-export precision`.
+stored probes are left out: tests hold them, and they take minutes. Where a row asks for fp16 or int8 there are such
+graphs too, each one that passes the gate of `comosvc-export precision`.
 """
 
 import dataclasses
@@ -19,16 +19,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
 import torch
 from safetensors.numpy import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...export import fp16, half, inputs, int8, parity, precision, ranges, rounding, variants
-from ...export.archive import graph_file, sha256
+from ...export.archive import sha256
 from ...export.assemble import TorchGraphs
-from ...export.describe import EMBEDDING_FILE, PARITY_FILE, graph_entry, make_manifest
+from ...export.describe import EMBEDDING_FILE, PARITY_FILE, make_manifest
 from ...export.statements import PITCH_LICENCE
 from ...export.voice import Voice
 from ...runtime import graph as contracts
@@ -49,7 +48,7 @@ N_SINGERS = 20
 _COUNTED_S = 10
 """Attention grows with the clip; FLOP per second are those of a clip this long."""
 _STAGES = ("content", "acoustic", "vocoder")
-_GATE = (fp16, half, inputs, parity, precision, ranges, rounding, variants)
+_GATE = (fp16, half, inputs, int8, parity, precision, ranges, rounding, variants)
 """What decides about a graph in another precision."""
 
 
@@ -110,7 +109,7 @@ def random_voice(
 def ready_voice(voice: Voice, name: str, title: str) -> ReadyVoice:
     """`voice` as an unpacked bundle in the cache, with the work and the parameters of its networks."""
     parts = nn.ModuleList([voice.content, voice.acoustic, voice.vocoder])
-    facts = voice.audio, voice.front_end, voice.source, inspect.getsource(int8)
+    facts = voice.audio, voice.front_end, voice.source
     folder = cache_folder() / "voices" / f"{name}-{content_key(parts, *facts)}"
     about = folder.with_name(f"{folder.name}.json")
     if not about.is_file():
@@ -135,13 +134,6 @@ def _files(voice: Voice, name: str, torch_graphs: TorchGraphs) -> dict[str, byte
     files = {f"{graph}.onnx": data for graph, data in graphs.items()}
     files[EMBEDDING_FILE] = save({"embedding": voice.embeddings})
     manifest = make_manifest(voice, name, files, torch_graphs.schedules, torch_graphs.sigmas)
-    in_int8 = {}
-    for graph, data in graphs.items():
-        if (made := int8.int8_graph(graph, onnx.load_from_string(data))) is not None:
-            file = graph_file(graph, "int8")
-            files[file] = made.SerializeToString(deterministic=True)
-            in_int8[graph] = graph_entry(graph, files[file], "int8")
-    manifest = dataclasses.replace(manifest, variants={"int8": in_int8} if in_int8 else {})
     return {**files, MANIFEST_FILE: to_json(manifest).encode()}
 
 
@@ -162,15 +154,15 @@ def _count(torch_graphs: TorchGraphs) -> dict[str, dict[str, float]]:
     return {"gflop_per_s": gflop, "parameters": parameters}
 
 
-def with_fp16(voice: ReadyVoice) -> ReadyVoice:
-    """An unpacked voice of the cache with those fp16 graphs besides that pass the gate. Minutes the first time."""
+def with_precision(voice: ReadyVoice, name: str) -> ReadyVoice:
+    """An unpacked voice of the cache with those graphs in fp16 or int8 besides that pass the gate; minutes at first."""
     source = Path(voice.model)
     key = sha256("".join(map(inspect.getsource, _GATE)).encode())[:16]
-    folder = source.with_name(f"{source.name}-fp16-{key}")
+    folder = source.with_name(f"{source.name}-{name}-{key}")
     if not folder.is_dir():
         bundle = open_bundle(source)
         no_parity = {PARITY_FILE: json.dumps({"graphs": {}, "rows": []}).encode()}
-        _, files = precision.add_precisions(bundle.manifest, no_parity, ["fp16"], bundle.graph_bytes, bundle.embeddings)
+        _, files = precision.add_precisions(bundle.manifest, no_parity, [name], bundle.graph_bytes, bundle.embeddings)
         with _all_or_nothing(folder) as made:
             for path in source.iterdir():
                 if path.name not in files:
@@ -182,9 +174,9 @@ def with_fp16(voice: ReadyVoice) -> ReadyVoice:
     return dataclasses.replace(voice, model=folder)
 
 
-def ready_fp16(ready: Callable[[], ReadyVoice]) -> ReadyVoice:
-    """What `ready` gives, with fp16: importable, so that another process can make it."""
-    return with_fp16(ready())
+def ready_precision(ready: Callable[[], ReadyVoice], name: str) -> ReadyVoice:
+    """What `ready` gives, with such graphs: importable, so that another process can make it."""
+    return with_precision(ready(), name)
 
 
 def ready_counted(ready: Callable[[], ReadyVoice], precision: str) -> ReadyVoice:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from ...runtime.bundle import SUFFIX, open_bundle
 from ...runtime.errors import ComosvcError, OptionError
+from ...runtime.manifest import FROM_FP32
 from ...runtime.providers import choose_precision, choose_provider
 from ...runtime.providers import engine as runtime_engine
 from .chain import measure_overhead
 from .exported import export_system
-from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_counted, ready_fp16
+from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_counted, ready_precision
 from .known import Make, baselines
 from .onnx_chain import open_onnx
 from .options import ALL, DEVICES, RtfOptions
@@ -53,7 +54,9 @@ class VoiceSubject:
         """What makes it, with graphs in `precision` where that is not computed from fp32."""
         if self.model is not None:
             return partial(ReadyVoice, self.model)
-        return partial(ready_fp16, self.full_size.ready) if precision == "fp16" else self.full_size.ready
+        if precision in FROM_FP32:
+            return self.full_size.ready
+        return partial(ready_precision, self.full_size.ready, precision)
 
 
 Subject = NetworkSubject | VoiceSubject

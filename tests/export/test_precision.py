@@ -32,6 +32,10 @@ from comosvc.runtime.graph import GRAPHS
 runner = CliRunner()
 
 
+def unused(graph):
+    raise AssertionError(f"fp16 needs no float32 {graph}")
+
+
 @pytest.fixture(scope="module")
 def plain(files, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("fp32") / "tiny.comosvc"
@@ -155,7 +159,7 @@ def test_an_infinite_sum_is_found_before_it_happens(files, maker):
     loud = _scaled(model, "model.denoiser.input_projection.weight", 1e4)
     peaks = largest(loud, extreme_inputs(GRAPHS["acoustic"], maker))
     assert max(peaks.values()) > fp16.FLOAT16_MAX
-    made = make_fp16("acoustic", loud, maker)
+    made = make_fp16("acoustic", loud, maker, unused)
     kept = made.facts["kept_for_their_range"]
     assert isinstance(kept, dict)
     assert max(kept.values()) > fp16.FLOAT16_MAX
@@ -169,14 +173,14 @@ def test_an_overflow_that_the_search_passed_over_keeps_the_graph_in_fp32(files, 
     loud = _scaled(model, "model.denoiser.input_projection.weight", 1e6)
     monkeypatch.setattr(fp16, "SHARE", np.inf)
     with pytest.raises(StaysFloat32Error, match="mel is not finite in float16 with extreme input"):
-        make_fp16("acoustic", loud, maker)
+        make_fp16("acoustic", loud, maker, unused)
 
 
 def test_a_weight_that_is_no_number_is_found(files, maker):
     model = onnx.load_from_string(files["acoustic.onnx"])
     broken = _scaled(model, "model.denoiser.input_projection.weight", np.nan)
     with pytest.raises(StaysFloat32Error, match=r"model\.denoiser\.input_projection\.weight and \d+ more are not numb"):
-        make_fp16("acoustic", broken, maker)
+        make_fp16("acoustic", broken, maker, unused)
 
 
 def _scaled(model: onnx.ModelProto, name: str, factor: float) -> onnx.ModelProto:
@@ -269,8 +273,8 @@ def test_shared_graphs_are_shared_in_every_precision(both, shared, tmp_path):
 def test_a_graph_beyond_its_budget_stays_in_fp32_and_the_bundle_says_so(shared, tmp_path, monkeypatch):
     """A vocoder whose inverse transform is rounded to two digits, added in the place of a good one by the command."""
 
-    def careless(graph, model, maker):
-        made = make_fp16(graph, model, maker)
+    def careless(graph, model, maker, open_fp32):
+        made = make_fp16(graph, model, maker, open_fp32)
         if graph != "vocoder":
             return made
         worse = onnx.load_from_string(made.data)

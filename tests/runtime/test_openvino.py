@@ -78,6 +78,26 @@ def test_bf16_is_near_fp32_and_not_the_same(home, reference, song):
     assert errors["pitch"] < 1e-5
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_int8_onnx_runtime_computes_what_is_in_8_bits(int8_demo, home, song, monkeypatch, masked):
+    """And OpenVINO the rest: in bf16, or in fp32 where that would only be imitated."""
+    if masked:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx512_core_vnni")
+    options = {"precision": "int8", "threads": 1, "cache_dir": home}
+    with (
+        Converter(int8_demo, provider="openvino", **options) as converter,
+        Converter(int8_demo, provider="cpu", **options) as all_onnx,
+    ):
+        errors, theirs = (one.self_test().probe_errors for one in (converter, all_onnx))
+        audio = converter.convert(song, 24_000).audio
+    in_8_bits = {"acoustic", "acoustic_n", "vocoder"}
+    assert {name: errors[name] for name in in_8_bits} == {name: theirs[name] for name in in_8_bits}
+    assert min(theirs[name] for name in in_8_bits) > 1e-4
+    assert (errors["content"] > 1e-3) == (HAS_BF16 and not masked)
+    assert np.isfinite(audio).all()
+    assert np.abs(audio).max() > 0.01
+
+
 @needs_bf16
 def test_a_precision_beyond_its_budget_fails_the_self_test(home, monkeypatch):
     monkeypatch.setitem(BUDGETS, "bf16", (1e-3, "tighter than bf16 can be"))
@@ -163,6 +183,6 @@ def test_without_openvino_the_error_names_the_extra(tmp_path):
 
 
 def test_it_computes_in_what_it_says():
-    assert PRECISIONS == ("fp32", "bf16")
-    with pytest.raises(ProviderError, match="does not compute in fp16; it can do fp32, bf16"):
+    assert PRECISIONS == ("fp32", "bf16", "int8")
+    with pytest.raises(ProviderError, match="does not compute in fp16; it can do fp32, bf16, int8"):
         Converter("demo", provider="openvino", precision="fp16")

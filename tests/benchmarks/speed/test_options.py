@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import systems as resolution
-from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, LIGHT_SIZE, ready_counted, ready_fp16
+from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, LIGHT_SIZE, ready_counted, ready_precision
 from comosvc.benchmarks.speed.known import baselines
 from comosvc.benchmarks.speed.options import (
     PRESETS,
@@ -191,6 +191,6 @@ def test_fp16_graphs_are_made_where_a_row_asks_for_them(monkeypatch):
     ]
     for variant, with_cast in zip(variants[::2], variants[1::2], strict=True):
         size = AUTHORS_SIZE if variant.key.system == "comosvc" else LIGHT_SIZE
-        ready = partial(ready_fp16, size.ready) if variant.key.precision == "fp16" else size.ready
+        ready = partial(ready_precision, size.ready, "fp16") if variant.key.precision == "fp16" else size.ready
         assert repr(variant.make_ready) == repr(partial(ready_counted, ready, variant.key.precision))
         assert with_cast.make_ready.args[1] == 5

@@ -25,9 +25,9 @@ from comosvc.benchmarks.speed.exported import content_key, export_system
 from comosvc.benchmarks.speed.full_size import (
     random_voice,
     ready_counted,
-    ready_fp16,
+    ready_precision,
     ready_voice,
-    with_fp16,
+    with_precision,
     with_singers,
 )
 from comosvc.benchmarks.speed.onnx_chain import OnnxChain
@@ -372,7 +372,7 @@ def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch, sm
 def test_our_system_in_fp16_passes_the_gate_of_the_product(monkeypatch, small):
     """Each graph or none: what misses its budget stays in fp32, and the row says so."""
     monkeypatch.setitem(BUDGETS, "vocoder", (Budget("snr_db", 1e3, "nothing is that good"),))
-    voice = ready_fp16(small)
+    voice = ready_precision(small, "fp16")
     bundle = open_bundle(voice.model)
     bundle.verify()
     made = set(bundle.manifest.variants["fp16"])
@@ -381,13 +381,13 @@ def test_our_system_in_fp16_passes_the_gate_of_the_product(monkeypatch, small):
     assert fp32_graphs(bundle.manifest, "fp16") == tuple(name for name in bundle.manifest.graphs if name not in made)
     assert {row.graph for row in recorded(bundle)} == {*made, "end_to_end"}
     assert "snr_db" in {graph: why for _, graph, why in kept_fp32(bundle)}["vocoder"]
-    counted = {p: ready_counted(partial(with_fp16, small()), p).facts.weights_mb for p in ("fp32", "fp16")}
+    counted = {p: ready_counted(partial(with_precision, small(), "fp16"), p).facts.weights_mb for p in ("fp32", "fp16")}
     assert 0.49 < counted["fp16"]["acoustic"] / counted["fp32"]["acoustic"] < 0.6
     assert counted["fp16"]["vocoder"] == counted["fp32"]["vocoder"]
     shared = voice.model / "acoustic.onnx"
     assert shared.stat().st_nlink == 2, "half a gigabyte is there once"
     monkeypatch.setattr(full_size.precision, "add_precisions", lambda *_: pytest.fail("made again"))
-    assert ready_fp16(small) == voice
+    assert ready_precision(small, "fp16") == voice
 
 
 def test_graphs_that_stay_in_fp32_are_said(tmp_path):
