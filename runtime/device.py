@@ -8,7 +8,7 @@ import ctypes
 import importlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from .errors import ProviderError
 from .gpu import find_gpu
+from .nvrtc import compile_cuda
 
+_BLOCK_THREADS = 256
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
@@ -25,7 +27,7 @@ class Device:
     """The first GPU. Not thread-safe: whoever uses it holds `lock`. Raises `ProviderError`."""
 
     def __init__(self) -> None:
-        find_gpu()  # cuda-bindings gives other errors for each of its reasons
+        self._capability = find_gpu().compute_capability  # cuda-bindings gives other errors for each of its reasons
         try:
             self._cuda = importlib.import_module("cuda.bindings.driver")
         except ImportError as error:
@@ -116,6 +118,18 @@ class Device:
     def launch(self, graph: Any) -> None:
         """Queue a captured graph."""
         self._call("cuGraphLaunch", graph, self._stream)
+
+    def load_kernels(self, source: bytes, name: str, kernels: Sequence[str]) -> dict[str, Any]:
+        """CUDA C, compiled for this GPU; its kernels by name. They last as long as the process."""
+        module = self._call("cuModuleLoadData", compile_cuda(source, name, self._capability))
+        return {kernel: self._call("cuModuleGetFunction", module, kernel.encode()) for kernel in kernels}
+
+    def launch_kernel(self, kernel: Any, n_threads: int, arguments: Sequence[Any]) -> None:
+        """Queue a kernel with that many threads or a few more; its arguments are ctypes objects."""
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        blocks = -(-n_threads // _BLOCK_THREADS)
+        places = blocks, 1, 1, _BLOCK_THREADS, 1, 1, 0, self._stream
+        self._call("cuLaunchKernel", kernel, *places, ctypes.addressof(pointers), 0)
 
     def event(self) -> Any:
         """A mark in the stream, for `record` and `elapsed_ms`."""

@@ -3,8 +3,6 @@
 import importlib
 from typing import Any
 
-import numpy as np
-
 from .errors import ProviderError
 
 _HINT = "hint: pip install cuda-bindings nvidia-cuda-nvrtc, or the CUDA toolkit"
