@@ -1,4 +1,4 @@
-"""Makes `Drawn` inputs in GPU memory with the kernels of `source.cu`, compiled when a voice is opened.
+"""Makes `Drawn` inputs in GPU memory with the kernels of `data/source.cu`, compiled when a voice is opened.
 
 Only what fixes them is sent: 16 bytes a frame.
 """
@@ -7,7 +7,7 @@ import ctypes
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class SourceMaker:
     """
 
     def __init__(self, device: Device) -> None:
-        source = resources.files(__package__).joinpath("source.cu").read_bytes()
+        source = Path(__file__).with_name("data").joinpath("source.cu").read_bytes()
         self.device = device
         with device.lock, device.current():
             self._kernels = device.load_kernels(source, "source.cu", _KERNELS)

@@ -1,7 +1,7 @@
 """What excites the vocoder and seeds the student: pulses or sines, and noise, all fixed by absolute position.
 
 Made outside of the graphs: a phase summed in float32 drifts by a percent between backends, and random numbers inside a
-graph cannot be reproduced. Here on the host; `source.cu` computes the same on a GPU, from what `sine_frames`,
+graph cannot be reproduced. Here on the host; `data/source.cu` computes the same on a GPU, from what `sine_frames`,
 `pulse_frames` and `NormalStream` fix.
 """
 
