@@ -44,9 +44,9 @@ class Device:
             self._stream = self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._memory: list[int] = []
         self._pinned: list[int] = []
-        self._close = weakref.finalize(
-            self, _release, self._cuda, self._gpu, self._context, self._stream, self._memory, self._pinned
-        )
+        self._modules: list[Any] = []
+        owned = self._memory, self._pinned, self._modules
+        self._close = weakref.finalize(self, _release, self._cuda, self._gpu, self._context, self._stream, *owned)
         self._close.atexit = False  # the driver itself is gone by then, or frees all there is
 
     @property
@@ -120,8 +120,9 @@ class Device:
         self._call("cuGraphLaunch", graph, self._stream)
 
     def load_kernels(self, source: bytes, name: str, kernels: Sequence[str]) -> dict[str, Any]:
-        """CUDA C, compiled for this GPU; its kernels by name. They last as long as the process."""
+        """CUDA C, compiled for this GPU; its kernels by name, which last as long as this object."""
         module = self._call("cuModuleLoadData", compile_cuda(source, name, self._capability))
+        self._modules.append(module)
         return {kernel: self._call("cuModuleGetFunction", module, kernel.encode()) for kernel in kernels}
 
     def launch_kernel(self, kernel: Any, n_threads: int, arguments: Sequence[Any]) -> None:
@@ -167,13 +168,17 @@ class Device:
         )
 
 
-def _release(cuda: Any, gpu: Any, context: Any, stream: Any, memory: list[int], pinned: list[int]) -> None:
+def _release(
+    cuda: Any, gpu: Any, context: Any, stream: Any, memory: list[int], pinned: list[int], modules: list[Any]
+) -> None:
     cuda.cuCtxPushCurrent(context)
     cuda.cuStreamSynchronize(stream)
     for address in memory:
         cuda.cuMemFree(address)
     for address in pinned:
         cuda.cuMemFreeHost(address)
+    for module in modules:
+        cuda.cuModuleUnload(module)
     cuda.cuStreamDestroy(stream)
     cuda.cuCtxPopCurrent()
     cuda.cuDevicePrimaryCtxRelease(gpu)

@@ -20,6 +20,7 @@ from .source import NormalStream, pulse_band_hz, sine_phases
 
 log = logging.getLogger(__name__)
 
+SOURCE = Path(__file__).with_name("data") / "source.cu"
 _KERNELS = ("normals", "sines", "pulses")
 
 
@@ -50,10 +51,9 @@ class SourceMaker:
     """
 
     def __init__(self, device: Device) -> None:
-        source = Path(__file__).with_name("data").joinpath("source.cu").read_bytes()
         self.device = device
         with device.lock, device.current():
-            self._kernels = device.load_kernels(source, "source.cu", _KERNELS)
+            self._kernels = device.load_kernels(SOURCE.read_bytes(), SOURCE.name, _KERNELS)
         self._address, self._host = 0, np.zeros(0, np.uint8)
 
     def make(self, wanted: Sequence[Wanted]) -> tuple[dict[str, int], dict[str, int]]:

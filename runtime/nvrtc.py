@@ -1,5 +1,6 @@
 """CUDA C to machine code of one GPU, with CUDA's own compiler. Needs no GPU."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -8,8 +9,9 @@ from .errors import ProviderError
 _HINT = "hint: pip install cuda-bindings nvidia-cuda-nvrtc, or the CUDA toolkit"
 
 
+@functools.cache
 def compile_cuda(source: bytes, name: str, compute_capability: str) -> bytes:
-    """A cubin of `source` for a capability such as "8.9". Raises `ProviderError`: no compiler, or it refuses."""
+    """A cubin of `source` for a capability such as "8.9", kept for the process. Raises `ProviderError`: no compiler, or it refuses."""
     try:
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         program = _call(nvrtc, "nvrtcCreateProgram", source, name.encode(), 0, [], [])

@@ -41,8 +41,8 @@ class Transfers:
         sent: Mapping[str, int],
         received: Mapping[str, int],
         copying_s: float,
-        made: Mapping[str, int],
-        making_s: float,
+        made: Mapping[str, int] | None = None,
+        making_s: float = 0.0,
     ) -> None:
         """Count one more call: bytes of each tensor."""
         self.calls += 1
