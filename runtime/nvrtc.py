@@ -11,7 +11,10 @@ _HINT = "hint: pip install cuda-bindings nvidia-cuda-nvrtc, or the CUDA toolkit"
 
 @functools.cache
 def compile_cuda(source: bytes, name: str, compute_capability: str) -> bytes:
-    """A cubin of `source` for a capability such as "8.9", kept for the process. Raises `ProviderError`: no compiler, or it refuses."""
+    """A cubin of `source` for a capability such as "8.9", kept for the process.
+
+    Raises `ProviderError`: no compiler, or it refuses.
+    """
     try:
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         program = _call(nvrtc, "nvrtcCreateProgram", source, name.encode(), 0, [], [])

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from gpu_double import HostDevice, engine_graph
 
-from comosvc.runtime import Converter, ProviderError, nvrtc
+from comosvc.runtime import Converter, ProviderError, doctor, nvrtc
 from comosvc.runtime import device_source as module
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.device_source import SourceMaker, Wanted
 from comosvc.runtime.drawn import Drawn, Normals, make_source_track
+from comosvc.runtime.gpu import Gpu
 from comosvc.runtime.nvrtc import compile_cuda
 from comosvc.runtime.source import frame_noise, noise_frames, noise_samples, pulse_source, sample_noise, sine_source
 from comosvc.runtime.spec import COMOSVC_24K
@@ -164,6 +165,21 @@ def test_without_a_compiler_the_host_makes_them_and_it_is_said(device, monkeypat
     assert "source and all noise are made on the host, and sent: CUDA's run-time compiler" in caplog.text
 
 
+def test_the_doctor_says_who_makes_them(monkeypatch):
+    def no_compiler(*_):
+        raise ProviderError("CUDA's run-time compiler cannot be loaded")
+
+    gpu, asked = Gpu("Test GPU", "8.9", 8 << 30, (13, 0)), []
+    monkeypatch.setattr(doctor, "compile_cuda", lambda *arguments: asked.append(arguments))
+    found = doctor._source_compiler(gpu)
+    assert (found.works, found.detail) == (True, "source and noise are made on the GPU")
+    assert asked == [(module.SOURCE.read_bytes(), "source.cu", "8.9")]
+    monkeypatch.setattr(doctor, "compile_cuda", no_compiler)
+    assert doctor._source_compiler(None).works is None  # no fault where there is no GPU
+    assert doctor._source_compiler(gpu).works is False
+    assert "made on the host and sent: CUDA's run-time" in doctor._source_compiler(gpu).detail
+
+
 def test_what_the_host_makes_is_counted_as_sent(bundle_path, device, song):
     bundle = open_bundle(bundle_path)
     with Converter(bundle_path, provider="cpu", threads=1) as converter:
@@ -195,7 +211,10 @@ def nvrtc_missing():
     return None
 
 
-@pytest.mark.skipif(nvrtc_missing() is not None, reason=f"{nvrtc_missing()}")
+needs_nvrtc = pytest.mark.skipif((why_not := nvrtc_missing()) is not None, reason=f"{why_not}")
+
+
+@needs_nvrtc
 @pytest.mark.parametrize("capability", ["7.5", "8.0", "8.9", "9.0", "10.0", "12.0"])
 def test_the_kernels_compile_for_every_gpu(capability):
     """CUDA's own compiler needs no GPU."""
@@ -204,7 +223,7 @@ def test_the_kernels_compile_for_every_gpu(capability):
     assert all(kernel.encode() in cubin for kernel in module._KERNELS)
 
 
-@pytest.mark.skipif(nvrtc_missing() is not None, reason=f"{nvrtc_missing()}")
+@needs_nvrtc
 def test_what_the_compiler_says_is_told():
     with pytest.raises(ProviderError, match=r'(?s)COMPILATION for bad.cu on compute capability 8.0: .*"x" is und'):
         compile_cuda(b"x y", "bad.cu", "8.0")

@@ -24,7 +24,7 @@ def why_not():
     return None
 
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(why_not() is not None, reason=f"{why_not()}")]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif((reason := why_not()) is not None, reason=f"{reason}")]
 
 
 def drawn(kind, seed):
