@@ -8,10 +8,12 @@ lengths, from different files, go into one padded batch. Where a graph's context
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .drawn import Drawn, Input
 
 T = TypeVar("T")
 
@@ -24,7 +26,7 @@ class Call:
     """One run of a graph for one clip: arrays (1, length, ...) or (1, channels) or scalars, by the contract's names."""
 
     graph: str
-    inputs: dict[str, NDArray]
+    inputs: dict[str, Input]
     whole: bool = False
     """The graph sees all of its input at once, and padding would change the result: only equal lengths go together."""
 
@@ -41,9 +43,12 @@ Work = Generator[Call, Reply, T]
 
 
 class Runnable(Protocol):
-    """A graph that runs: `providers.onnx.Graph`, or a stand-in for it."""
+    """A graph that runs: `providers.onnx.Graph`, or a stand-in for it.
 
-    def run(self, inputs: dict[str, NDArray], /) -> tuple[NDArray, ...]: ...
+    One with a true `takes_drawn` is given inputs of a formula as `Drawn`; others get them made.
+    """
+
+    def run(self, inputs: dict[str, Any], /) -> tuple[NDArray, ...]: ...
 
 
 def timed(work: Work[T]) -> Work[tuple[T, float]]:
@@ -139,7 +144,7 @@ def _largest_group(active: list[tuple[Work[T], Call]]) -> list[tuple[Work[T], Ca
 
 
 def _kind(call: Call) -> tuple:
-    scalars = sorted((name, value.item()) for name, value in call.inputs.items() if value.ndim == 0)
+    scalars = sorted((name, np.asarray(value).item()) for name, value in call.inputs.items() if value.ndim == 0)
     return call.graph, tuple(scalars), _length(call) if call.whole else None
 
 
@@ -161,17 +166,23 @@ def _replies(
 def _run_batch(calls: list[Call], graphs: Mapping[str, Runnable]) -> list[Reply]:
     start = time.perf_counter()
     inputs = {name: _stack([call.inputs[name] for call in calls]) for name in calls[0].inputs}
-    outputs = graphs[calls[0].graph].run(inputs)
+    graph = graphs[calls[0].graph]
+    if not getattr(graph, "takes_drawn", False):
+        inputs = {name: np.asarray(value) for name, value in inputs.items()}
+    outputs = graph.run(inputs)
     ms = 1e3 * (time.perf_counter() - start) / len(calls)
     return [Reply(tuple(output[i : i + 1] for output in outputs), ms) for i in range(len(calls))]
 
 
-def _stack(arrays: list[NDArray]) -> NDArray:
-    """(1, length, ...) arrays as one (B, longest, ...), zeros appended. A scalar stays what it is."""
-    if len(arrays) == 1 or arrays[0].ndim == 0:
-        return arrays[0]
-    longest = max(array.shape[1] for array in arrays)
-    stacked = np.zeros((len(arrays), longest, *arrays[0].shape[2:]), arrays[0].dtype)
-    for row, array in zip(stacked, arrays, strict=True):
-        row[: array.shape[1]] = array[0]
+def _stack(inputs: list[Input]) -> Input:
+    """(1, length, ...) inputs as one (B, longest, ...), zeros appended. A scalar stays what it is."""
+    if len(inputs) == 1 or inputs[0].ndim == 0:
+        return inputs[0]
+    drawn = [value for value in inputs if isinstance(value, Drawn)]
+    if len(drawn) == len(inputs):
+        return Drawn([row for value in drawn for row in value.rows])
+    longest = max(value.shape[1] for value in inputs)
+    stacked = np.zeros((len(inputs), longest, *inputs[0].shape[2:]), inputs[0].dtype)
+    for row, value in zip(stacked, inputs, strict=True):
+        row[: value.shape[1]] = np.asarray(value)[0]
     return stacked

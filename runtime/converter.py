@@ -1,6 +1,7 @@
 """The public face: load a voice once, convert as often as you like."""
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -64,6 +65,7 @@ class Converter:
         self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
         self._graphs: Mapping[str, Runnable] | None = open_graphs(self.provider, self._bundle, self.precision, threads)
         self._device: Device | None = None
+        self._audio_crossed = Transfers()
 
     @property
     def manifest(self) -> Manifest:
@@ -100,15 +102,15 @@ class Converter:
         place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s for the first
         step. T is `frames(L, sample_rate)`.
 
-        With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__`, of torch, CuPy, Numba
-        or pycuda. The result's audio then does too, as a `DeviceArray`.
+        With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__` or DLPack, of torch,
+        CuPy, Numba or pycuda. The result's audio then does too, as a `DeviceArray`.
 
         Raises `AudioError`, `OptionError`, `ProviderError`, `CancelledError`.
         """
         request, rate = self._request(singer, key, seed, steps, latency), check_rate(sample_rate)
         on_device = is_on_device(audio)
         if on_device:
-            audio = fetch(self._gpu(), audio)
+            audio = self._fetched(audio)
         samples = mono(audio)
         shape = self.frames(len(samples), rate), self.spec.n_mels
         request = with_tracks(request, f0_hz, noise, shape, self.spec.sample_rate)
@@ -127,7 +129,7 @@ class Converter:
         converted = np.concatenate(pieces)
         return Conversion(
             # Who passes host samples gets host samples, and need not tell the types apart.
-            audio=cast(NDArray[np.float32], DeviceArray.of(self._gpu(), converted)) if on_device else converted,
+            audio=cast(NDArray[np.float32], self._on_device(converted)) if on_device else converted,
             sample_rate=rate,
             f0_hz=outcome.f0_hz,
             mel=outcome.mel,
@@ -261,15 +263,31 @@ class Converter:
 
     @property
     def transfers(self) -> Mapping[str, Transfers]:
-        """What crossed between host and GPU for each graph since the voice was loaded; empty on the CPU."""
+        """What crossed between host and GPU for each graph since the voice was loaded; empty on the CPU.
+
+        "audio" is what callers had on the GPU, and got there. Resampling, loudness and gate are computed on the host.
+        """
         found = {name: getattr(graph, "transfers", None) for name, graph in self._ready().items()}
-        return {name: transfers for name, transfers in found.items() if transfers is not None}
+        crossed = {name: transfers for name, transfers in found.items() if transfers is not None}
+        return {**crossed, "audio": self._audio_crossed} if self._audio_crossed.calls else crossed
 
     @property
     def engines(self) -> EngineRecord | None:
         """What TensorRT's engines were built for, if it is them that run."""
         records = (getattr(graph, "record", None) for graph in self._ready().values())
         return next((record for record in records if record is not None), None)
+
+    def _fetched(self, audio: Any) -> NDArray[Any]:
+        start = time.perf_counter()
+        host = fetch(self._gpu(), audio)
+        self._audio_crossed.add({}, {"audio": host.nbytes}, time.perf_counter() - start)
+        return host
+
+    def _on_device(self, audio: NDArray[np.float32]) -> DeviceArray:
+        start = time.perf_counter()
+        array = DeviceArray.of(self._gpu(), audio)
+        self._audio_crossed.add({"audio": audio.nbytes}, {}, time.perf_counter() - start)
+        return array
 
     def _gpu(self) -> Device:
         """For arrays that lie there. Raises `ProviderError` where the provider computes elsewhere."""

@@ -8,7 +8,7 @@ import ctypes
 import importlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from .errors import ProviderError
 from .gpu import find_gpu
+from .nvrtc import compile_cuda
 
+_BLOCK_THREADS = 256
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
@@ -25,7 +27,7 @@ class Device:
     """The first GPU. Not thread-safe: whoever uses it holds `lock`. Raises `ProviderError`."""
 
     def __init__(self) -> None:
-        find_gpu()  # cuda-bindings gives other errors for each of its reasons
+        self._capability = find_gpu().compute_capability  # cuda-bindings gives other errors for each of its reasons
         try:
             self._cuda = importlib.import_module("cuda.bindings.driver")
         except ImportError as error:
@@ -42,9 +44,9 @@ class Device:
             self._stream = self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._memory: list[int] = []
         self._pinned: list[int] = []
-        self._close = weakref.finalize(
-            self, _release, self._cuda, self._gpu, self._context, self._stream, self._memory, self._pinned
-        )
+        self._modules: list[Any] = []
+        owned = self._memory, self._pinned, self._modules
+        self._close = weakref.finalize(self, _release, self._cuda, self._gpu, self._context, self._stream, *owned)
         self._close.atexit = False  # the driver itself is gone by then, or frees all there is
 
     @property
@@ -117,6 +119,19 @@ class Device:
         """Queue a captured graph."""
         self._call("cuGraphLaunch", graph, self._stream)
 
+    def load_kernels(self, source: bytes, name: str, kernels: Sequence[str]) -> dict[str, Any]:
+        """CUDA C, compiled for this GPU; its kernels by name, which last as long as this object."""
+        module = self._call("cuModuleLoadData", compile_cuda(source, name, self._capability))
+        self._modules.append(module)
+        return {kernel: self._call("cuModuleGetFunction", module, kernel.encode()) for kernel in kernels}
+
+    def launch_kernel(self, kernel: Any, n_threads: int, arguments: Sequence[Any]) -> None:
+        """Queue a kernel with that many threads or a few more; its arguments are ctypes objects."""
+        pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        blocks = -(-n_threads // _BLOCK_THREADS)
+        places = blocks, 1, 1, _BLOCK_THREADS, 1, 1, 0, self._stream
+        self._call("cuLaunchKernel", kernel, *places, ctypes.addressof(pointers), 0)
+
     def event(self) -> Any:
         """A mark in the stream, for `record` and `elapsed_ms`."""
         return self._call("cuEventCreate", 0)
@@ -153,13 +168,17 @@ class Device:
         )
 
 
-def _release(cuda: Any, gpu: Any, context: Any, stream: Any, memory: list[int], pinned: list[int]) -> None:
+def _release(
+    cuda: Any, gpu: Any, context: Any, stream: Any, memory: list[int], pinned: list[int], modules: list[Any]
+) -> None:
     cuda.cuCtxPushCurrent(context)
     cuda.cuStreamSynchronize(stream)
     for address in memory:
         cuda.cuMemFree(address)
     for address in pinned:
         cuda.cuMemFreeHost(address)
+    for module in modules:
+        cuda.cuModuleUnload(module)
     cuda.cuStreamDestroy(stream)
     cuda.cuCtxPopCurrent()
     cuda.cuDevicePrimaryCtxRelease(gpu)

@@ -1,4 +1,4 @@
-"""Arrays on the GPU, in and out, whoever made them: `__cuda_array_interface__` is what all libraries share.
+"""Arrays on the GPU, in and out, whoever made them, by `__cuda_array_interface__` or by DLPack.
 
     import pycuda.autoprimaryctx              # not autoinit: it makes a context of its own, where our memory is not
     from pycuda import gpuarray
@@ -7,8 +7,9 @@
     out = Converter("demo", provider="cuda").convert(audio, 44_100)
     back = gpuarray.GPUArray(out.audio.shape, out.audio.dtype, gpudata=out.audio.address, base=out.audio)
 
-`torch.as_tensor(out.audio, device="cuda")`, `cupy.asarray(out.audio)` and `numba.cuda.as_cuda_array(out.audio)` take
-it as it is. The samples cross to the host on the way, because resampling and loudness are computed there.
+`torch.as_tensor(out.audio, device="cuda")`, `cupy.asarray(out.audio)`, `numba.cuda.as_cuda_array(out.audio)` and every
+`from_dlpack(out.audio)` take it as it is. The samples cross to the host on the way, because resampling and loudness are
+computed there.
 """
 
 import weakref
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import dlpack
 from .device import Device
 from .errors import AudioError
 
@@ -56,6 +58,13 @@ class DeviceArray:
             "version": 3,
         }
 
+    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
+        """A capsule. `stream` need not wait: what is here is ready."""
+        return dlpack.export(self, self.address, len(self), self.__dlpack_device__())
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, 0
+
     def to_host(self) -> NDArray[np.float32]:
         """The samples as a numpy array."""
         return fetch(self._device, self)
@@ -63,12 +72,15 @@ class DeviceArray:
 
 def is_on_device(audio: Any) -> bool:
     """Whether `audio` says that it lies on a GPU."""
-    return hasattr(audio, "__cuda_array_interface__")
+    if hasattr(audio, "__cuda_array_interface__"):
+        return True
+    return hasattr(audio, "__dlpack_device__") and audio.__dlpack_device__()[0] == dlpack.CUDA
 
 
 def fetch(device: Device, audio: Any) -> NDArray[Any]:
     """A copy of a device array in host memory. Raises `AudioError` for one whose elements do not lie in a row."""
-    interface = audio.__cuda_array_interface__
+    capsule = None if hasattr(audio, "__cuda_array_interface__") else audio.__dlpack__()
+    interface = audio.__cuda_array_interface__ if capsule is None else dlpack.read(capsule)
     host = np.empty(interface["shape"], np.dtype(interface["typestr"]))
     strides = interface.get("strides")
     if strides is not None and tuple(strides) != host.strides and host.size > 1:

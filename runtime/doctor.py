@@ -19,9 +19,11 @@ from rich.table import Table
 
 from .bundle import comosvc_home, shipped_voices
 from .converter import Converter
+from .device_source import SOURCE
 from .errors import ComosvcError
 from .files import READABLE
-from .gpu import find_gpu
+from .gpu import Gpu, find_gpu
+from .nvrtc import compile_cuda
 from .providers import PROVIDERS, choose_provider
 from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
@@ -122,7 +124,17 @@ def accelerators() -> list[Finding]:
         findings.append(Finding("GPU", None, str(error)))
     findings += [Finding(name, *_loadable(libraries, needed=gpu is not None)) for name, libraries in _CUDA.items()]
     findings += [_package(*package) for package in _PACKAGES]
-    return findings
+    return [*findings, _source_compiler(gpu)]
+
+
+def _source_compiler(gpu: Gpu | None) -> Finding:
+    """Whether the GPU can make source and noise where they are needed: its kernels are really compiled."""
+    try:
+        compile_cuda(SOURCE.read_bytes(), SOURCE.name, gpu.compute_capability if gpu else "8.0")
+    except ComosvcError as error:
+        host = "on GPU providers, source and noise are made on the host and sent"
+        return Finding("NVRTC", False if gpu else None, f"{host}: {error}")
+    return Finding("NVRTC", True, "source and noise are made on the GPU")
 
 
 def _onnx_runtime() -> Finding:

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .device import Device
+from .device_source import SourceMaker, Wanted
+from .drawn import Input
 from .engine_files import EngineRecord
 from .errors import ProviderError
 from .manifest import GraphEntry
 from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
-from .transfers import Transfers, fill
+from .transfers import Transfers, fill, n_bytes, split_drawn
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,24 @@ class LoadedEngine:
 
 
 class EngineGraph:
-    """One graph of a voice as a TensorRT engine. May be called from several threads; they take turns."""
+    """One graph of a voice as a TensorRT engine. May be called from several threads; they take turns.
+
+    `maker` makes what a formula gives where the engine reads it; without one the host does, and sends it.
+    """
+
+    takes_drawn = True
 
     def __init__(
-        self, name: str, entry: GraphEntry, grid: Grid, loaded: LoadedEngine, device: Device, scratch: Scratch
+        self,
+        name: str,
+        entry: GraphEntry,
+        grid: Grid,
+        loaded: LoadedEngine,
+        device: Device,
+        scratch: Scratch,
+        maker: SourceMaker | None = None,
     ) -> None:
-        self.name, self.transfers = name, Transfers()
+        self.name, self.transfers, self._maker = name, Transfers(), maker
         self._entry, self._grid, self._loaded, self._device, self._scratch = entry, grid, loaded, device, scratch
         self.record = loaded.record
         self._profiles = {use: loaded.profiles[use] for use in USES if use in loaded.profiles}
@@ -76,49 +90,54 @@ class EngineGraph:
         self._buckets: dict[tuple[str, int, int], _Bucket] = {}
         self._last: tuple[tuple[str, int, int], _Bucket] | None = None
         with device.current():
-            self._events = [device.event() for _ in range(4)]
+            self._events = [device.event() for _ in range(5)]
 
-    def run(self, inputs: dict[str, NDArray], /) -> tuple[NDArray, ...]:
+    def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest, as long as the bucket. `inputs` may hold more than the graph takes."""
-        arrays = {name: inputs[name] for name, _, _ in self._entry.inputs}
-        batch = max(len(array) for array in arrays.values() if array.ndim)
+        taken = {name: inputs[name] for name, _, _ in self._entry.inputs}
+        batch = max(len(value) for value in taken.values() if value.ndim)
         most = max(ranges["B"].most for ranges in self._profiles.values())
         with self._device.lock, self._device.current():
-            parts = [self._run_part(_rows(arrays, first, most)) for first in range(0, batch, most)]
+            parts = [self._run_part(_rows(taken, first, most)) for first in range(0, batch, most)]
         if len(parts) == 1:
             return parts[0]
         return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 
-    def _run_part(self, arrays: dict[str, NDArray]) -> tuple[NDArray, ...]:
-        batch = max(len(array) for array in arrays.values() if array.ndim)
-        place = self._bucket_for(arrays, batch)
-        buffers, device, (start, copied, computed, end) = place.buffers, self._device, self._events
-        sent, outputs = [], []
+    def _run_part(self, inputs: dict[str, Input]) -> tuple[NDArray, ...]:
+        batch = max(len(value) for value in inputs.values() if value.ndim)
+        place = self._bucket_for(inputs, batch)
+        buffers, device, (start, copied, made, computed, end) = place.buffers, self._device, self._events
+        drawn, arrays, host_s = split_drawn(inputs, keep=self._maker is not None)
+        sent, outputs = dict[str, NDArray](), dict[str, NDArray]()
         device.record(start)
         for name, array in arrays.items():
-            staged = _view(buffers.host[name], place.inputs[name], self._dtypes[name])
-            fill(staged, array)
-            device.upload(buffers.addresses[name], staged)
-            sent.append(staged)
+            sent[name] = _view(buffers.host[name], place.inputs[name], self._dtypes[name])
+            fill(sent[name], array)
+            device.upload(buffers.addresses[name], sent[name])
         device.record(copied)
+        fixing, making = dict[str, int](), dict[str, int]()
+        if self._maker is not None:
+            wanted = [Wanted(name, value, buffers.addresses[name], place.inputs[name]) for name, value in drawn.items()]
+            fixing, making = self._maker.make(wanted)
+        device.record(made)
         if place.graph is None:
             self._execute(place.context)
         else:
             device.launch(place.graph)
         device.record(computed)
         for name, shape in place.outputs.items():
-            staged = _view(buffers.host[name], shape, self._dtypes[name])
-            device.download(staged, buffers.addresses[name])
-            outputs.append(staged)
+            outputs[name] = _view(buffers.host[name], shape, self._dtypes[name])
+            device.download(outputs[name], buffers.addresses[name])
         device.record(end)
         device.synchronize()
         copying_ms = device.elapsed_ms(start, copied) + device.elapsed_ms(computed, end)
-        self.transfers.add(sent, outputs, 1e-3 * copying_ms)
-        return tuple(staged[:batch].copy() for staged in outputs)
+        making_s = host_s + 1e-3 * device.elapsed_ms(copied, made)
+        self.transfers.add(n_bytes(sent) | fixing, n_bytes(outputs), 1e-3 * copying_ms, making, making_s)
+        return tuple(staged[:batch].copy() for staged in outputs.values())
 
-    def _bucket_for(self, arrays: dict[str, NDArray], batch: int) -> _Bucket:
+    def _bucket_for(self, inputs: Mapping[str, Input], batch: int) -> _Bucket:
         """The bucket that holds these inputs, made ready if it is new."""
-        shapes = {name: array.shape for name, array in arrays.items()}
+        shapes = {name: value.shape for name, value in inputs.items()}
         if self._grid.sees_all:
             length, sizes = shapes["audio"][1], {"B": batch, "N": shapes["audio"][1]}
         else:
@@ -212,8 +231,8 @@ class EngineGraph:
             raise ProviderError(f"the engine of {self.name} does not {what}\nhint: comosvc-doctor --provider tensorrt")
 
 
-def _rows(arrays: Mapping[str, NDArray], first: int, count: int) -> dict[str, NDArray]:
-    return {name: array[first : first + count] if array.ndim else array for name, array in arrays.items()}
+def _rows(inputs: Mapping[str, Input], first: int, count: int) -> dict[str, Input]:
+    return {name: value[first : first + count] if value.ndim else value for name, value in inputs.items()}
 
 
 def _view(memory: NDArray[np.uint8], shape: Shape, dtype: np.dtype) -> NDArray[Any]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calls import Call, Work
+from .drawn import make_source_track
 from .framing import ceil_div, content_index, frames_to_cover, frames_within_content
 from .gate import Gate, gains
 from .loudness import condition_loudness, loudness
@@ -37,7 +38,6 @@ from .pitch import (
 )
 from .pitch_statistics import PitchStatistics
 from .short_resampler import ShortResampler, half_length
-from .source import make_excitation
 from .spec import AudioSpec
 from .synthesis import Networks, Target
 from .tracks import Track
@@ -135,7 +135,8 @@ class LowLatency:
         self._front_end, self._rate, self._timings_ms = manifest.front_end, sample_rate, timings_ms
         self._needs, self._given_f0_hz = _needs(manifest, target.steps), f0_hz
         self._networks = Networks(manifest, target, timings_ms)
-        self._excitation = make_excitation(manifest.model.source.kind, spec, target.seed)
+        source = manifest.model.source
+        self._source = make_source_track(source.kind, source.channels, spec, target.seed)
         self._piece = max(1, round(piece_s * spec.frame_rate_hz))
         self._to_model = ShortResampler(sample_rate, spec.sample_rate)
         self._to_16k = ShortResampler(sample_rate, PITCH_SAMPLE_RATE)
@@ -144,7 +145,6 @@ class LowLatency:
         self._at_model, self._at_16k, self._pitch_hz = Track(), Track(), Track()
         self._loudness, self._singing, self.is_open = Track(), Track(dtype=np.bool_), Track(dtype=np.bool_)
         self.f0_hz, self._sung_f0_hz, self._last_f0_hz = Track(), Track(), 0.0
-        self._source = Track((manifest.model.source.channels,))
         self._content, self.mel = Track((manifest.model.content_channels,)), Track((spec.n_mels,))
         self._frames_made, self.n_samples, self.n_given = 0, 0, 0
         self.n_frames: int | None = None
@@ -250,9 +250,8 @@ class LowLatency:
         self.pitch_statistics.add(values)
         sung = (self._without_gaps(values) if self._front_end.unvoiced_f0 == "interpolated" else values) * self._ratio
         self._sung_f0_hz.append(sung)
-        if self._excitation is not None:
-            source = self._excitation.extend(sung)
-            self._source.append(np.broadcast_to(source, (len(source), self._networks.source_channels)))
+        if self._source is not None:
+            self._source.extend(sung)
 
     def _without_gaps(self, f0_hz: NDArray[np.float32]) -> NDArray[np.float32]:
         """The last voiced value where there is none; 0 before the first."""
@@ -298,7 +297,7 @@ class LowLatency:
         yield from self._make_mel(from_frame, last + needs.mel_future)
         # Mel reaches less far ahead than source and F0: beyond it, what is written there changes nothing.
         mel = self.mel.read_padded(from_frame, to_frame)
-        source = None if self._excitation is None else self._source.read(from_frame * hop, to_frame * hop)
+        source = None if self._source is None else self._source.read(from_frame, to_frame)
         audio = yield from self._networks.audio(from_frame, mel, self._sung_f0_hz.read(from_frame, to_frame), source)
         return audio[(first - from_frame) * hop : (last - from_frame) * hop]
 
@@ -340,7 +339,8 @@ class LowLatency:
         sung_from = made - needs.vocoder_past
         told_from = max(0, sung_from - needs.acoustic_past)
         self.mel.forget(sung_from)
-        self._source.forget(sung_from * hop)
+        if self._source is not None:
+            self._source.forget(sung_from)
         for track in (self._sung_f0_hz, self._loudness):
             track.forget(told_from)
         self.is_open.forget(made - 1)

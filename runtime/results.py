@@ -54,7 +54,7 @@ class Conversion:
     mel: NDArray[np.float32]
     """Mel spectrogram given to the vocoder, (T, M), on the bundle's own scale (`Converter.spec`)."""
     timings_ms: Mapping[str, float]
-    """resample, content, pitch, acoustic, vocoder, and total, which has everything."""
+    """resample, content, pitch, acoustic and vocoder with their noise and source, and total, which has everything."""
     options: Options
     warnings: tuple[str, ...]
 

@@ -6,17 +6,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .drawn import Input
 from .manifest import ModelEntry
 
-Draw = Callable[[int], NDArray[np.float32]]
-"""Standard normal noise (T, M) of a step."""
+Draw = Callable[[int], Input]
+"""Standard normal noise (1, T, M) of a step."""
 
 
 class StepNoise(Protocol):
     """Noise of the steps after the first, which are asked for in order."""
 
-    def next(self, step: int, mel: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What step `step`, 1 or later, adds to `mel` (T, M), the one before's result, scaled by its own level."""
+    def next(self, step: int, mel: NDArray[np.float32]) -> Input:
+        """What step `step`, 1 or later, adds to `mel` (1, T, M), the one before's result, scaled by its own level."""
         ...
 
 
@@ -26,7 +27,7 @@ class FreshNoise:
     def __init__(self, draw: Draw) -> None:
         self._draw = draw
 
-    def next(self, step: int, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    def next(self, step: int, mel: NDArray[np.float32]) -> Input:
         return self._draw(step)
 
 
@@ -37,11 +38,11 @@ class OdeNoise:
     x: (x - D) / s, in the model's units.
     """
 
-    def __init__(self, model: ModelEntry, schedule: tuple[int, ...], first_noise: NDArray[np.float32]) -> None:
+    def __init__(self, model: ModelEntry, schedule: tuple[int, ...], first_noise: Input) -> None:
         assert model.ode is not None
         self._levels = [model.sigma_max, *(model.ode.sigmas[index] for index in schedule)]
         self._mean, self._scale = np.array(model.ode.mel_mean, np.float64), model.ode.mel_scale
-        self._noise = model.initial_noise_scale * first_noise.astype(np.float64)
+        self._noise = model.initial_noise_scale * np.asarray(first_noise).astype(np.float64)
         self._before: NDArray[np.float64] | None = None
 
     def next(self, step: int, mel: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -53,8 +54,6 @@ class OdeNoise:
         return self._noise.astype(np.float32)
 
 
-def make_step_noise(
-    model: ModelEntry, schedule: tuple[int, ...], first_noise: NDArray[np.float32], draw: Draw
-) -> StepNoise:
-    """The noise of a conversion's further steps. `first_noise` (T, M) is that of its first."""
+def make_step_noise(model: ModelEntry, schedule: tuple[int, ...], first_noise: Input, draw: Draw) -> StepNoise:
+    """The noise of a conversion's further steps. `first_noise` (1, T, M) is that of its first."""
     return FreshNoise(draw) if model.ode is None else OdeNoise(model, schedule, first_noise)

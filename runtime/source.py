@@ -1,9 +1,11 @@
 """What excites the vocoder and seeds the student: pulses or sines, and noise, all fixed by absolute position.
 
-Made on the host: a phase summed in float32 drifts by a percent between backends, and random numbers inside a graph
-cannot be reproduced. Both are arguments of the graphs.
+Made outside of the graphs: a phase summed in float32 drifts by a percent between backends, and random numbers inside a
+graph cannot be reproduced. Here on the host; `data/source.cu` computes the same on a GPU, from what `sine_frames`,
+`pulse_frames` and `NormalStream` fix.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -30,15 +32,32 @@ def pulse_source(
     F0 is held within a frame. Phases are counted in cycles, in float64; passing the returned phase on as `start_phase`
     of the next piece gives exactly the train of the whole.
     """
+    frames, end = pulse_frames(f0_hz, spec, start_phase)
+    return pulses(frames, spec), end
+
+
+def pulse_frames(f0_hz: NDArray[np.float32], spec: AudioSpec, start_phase: float) -> tuple[NDArray[np.float64], float]:
+    """What fixes the pulses of each frame, its first phase in cycles and F0 in Hz, (T, 2), and the phase at the end."""
     f0 = f0_hz.astype(np.float64)
     cycles = f0 * spec.hop_length / spec.sample_rate
     starts = start_phase + np.concatenate(([0.0], np.cumsum(cycles)))
+    return np.stack((starts[:-1] % 1.0, f0), axis=1), float(starts[-1] % 1.0)
+
+
+def pulses(frames: NDArray[np.float64], spec: AudioSpec) -> NDArray[np.float32]:
+    """The pulses (L, 1) of `pulse_frames` (T, 2)."""
+    starts, f0 = frames.T
     within = np.arange(spec.hop_length) / spec.sample_rate
     voiced = f0 > 0.0
-    phase = (starts[:-1, None] % 1.0 + f0[:, None] * within)[voiced]
+    phase = (starts[:, None] + f0[:, None] * within)[voiced]
     source = np.zeros((len(f0), spec.hop_length), np.float32)
-    source[voiced] = _pulses(phase, _TOP_OF_BAND * spec.sample_rate / 2 / f0[voiced, None])
-    return source.reshape(-1, 1), float(starts[-1] % 1.0)
+    source[voiced] = _pulses(phase, pulse_band_hz(spec) / f0[voiced, None])
+    return source.reshape(-1, 1)
+
+
+def pulse_band_hz(spec: AudioSpec) -> float:
+    """Where the harmonics of pulses end."""
+    return _TOP_OF_BAND * spec.sample_rate / 2
 
 
 def _pulses(phase: NDArray[np.float64], n_harmonics: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -64,16 +83,30 @@ def sine_source(
 
     Passing the returned phase on gives the source of the whole to the last bit, however long it is.
     """
-    hop = spec.hop_length
-    increment = np.round(f0_hz.astype(np.float64) / spec.sample_rate * _TURN).astype(np.uint64)
-    starts = np.concatenate(([np.uint64(start_phase)], np.cumsum(increment * np.uint64(hop)) + np.uint64(start_phase)))
-    phase = starts[:-1, None] + increment[:, None] * np.arange(1, hop + 1, dtype=np.uint64)
+    frames, end = sine_frames(f0_hz, spec, start_phase)
+    return sines(frames, spec, seed, first_frame), end
+
+
+def sine_frames(f0_hz: NDArray[np.float32], spec: AudioSpec, start_phase: int) -> tuple[NDArray[np.uint64], int]:
+    """What fixes the sines of each frame, (T, 2): the phase that its first sample follows, and its step from sample to
+    sample, in 2^-64 cycles; and the phase at the end. The step is 0 where unvoiced.
+    """
+    step = np.round(f0_hz.astype(np.float64) / spec.sample_rate * _TURN).astype(np.uint64)
+    ends = np.cumsum(step * np.uint64(spec.hop_length)) + np.uint64(start_phase)
+    starts = np.concatenate(([np.uint64(start_phase)], ends))
+    return np.stack((starts[:-1], step), axis=1), int(starts[-1])
+
+
+def sines(frames: NDArray[np.uint64], spec: AudioSpec, seed: int, first_frame: int) -> NDArray[np.float32]:
+    """The sines and noise (L, 9) of `sine_frames` (T, 2), the first of which is `first_frame` of the clip."""
+    hop, (starts, step) = spec.hop_length, frames.T
+    phase = starts[:, None] + step[:, None] * np.arange(1, hop + 1, dtype=np.uint64)
     harmonics = np.arange(1, SINE_HARMONICS + 1, dtype=np.uint64)
     cycles = (phase.reshape(-1, 1) * harmonics).astype(np.float64) / _TURN + sine_phases(seed)
-    voiced = np.repeat(f0_hz > 0.0, hop)[:, None]
-    noise = _normals_from((seed, _SINE_NOISE), first_frame * hop * SINE_HARMONICS, cycles.size).reshape(cycles.shape)
-    sines = _SINE_AMPLITUDE * np.sin(2.0 * np.pi * cycles) * voiced
-    return (sines + noise * np.where(voiced, _VOICED_NOISE, _UNVOICED_NOISE)).astype(np.float32), int(starts[-1])
+    voiced = np.repeat(step > 0, hop)[:, None]
+    noise = sine_noise(seed, first_frame, spec).numbers(cycles.size).reshape(cycles.shape)
+    sung = _SINE_AMPLITUDE * np.sin(2.0 * np.pi * cycles) * voiced
+    return (sung + noise * np.where(voiced, _VOICED_NOISE, _UNVOICED_NOISE)).astype(np.float32)
 
 
 def sine_phases(seed: int) -> NDArray[np.float64]:
@@ -122,26 +155,51 @@ def make_excitation(kind: str, spec: AudioSpec, seed: int) -> Excitation | None:
     return SineExcitation(spec, seed) if kind == "sine" else PulseExcitation(spec)
 
 
+@dataclass(frozen=True)
+class NormalStream:
+    """Standard normal numbers from Philox 4x64 (key, counter), the first `skip` of them left out: fewer than four."""
+
+    key: tuple[int, int]
+    counter: tuple[int, int]
+    skip: int = 0
+
+    def numbers(self, count: int) -> NDArray[np.float32]:
+        """The first `count`."""
+        return _normal(self.key, self.counter, self.skip + count)[self.skip :]
+
+
+def frame_noise(seed: int, first_frame: int, n_mels: int, step: int = 0) -> NormalStream:
+    """Noise of mel frames `first_frame` on."""
+    if n_mels % 4:
+        raise ValueError(f"n_mels must be a multiple of 4 (one Philox block), got {n_mels}")
+    return NormalStream((seed, _MEL_NOISE), (first_frame * n_mels // 4, step))
+
+
+def sample_noise(seed: int, first_sample: int) -> NormalStream:
+    """Noise of samples `first_sample` on."""
+    return _from((seed, _AUDIO_NOISE), first_sample)
+
+
+def sine_noise(seed: int, first_frame: int, spec: AudioSpec) -> NormalStream:
+    """Noise of the sines from frame `first_frame` on."""
+    return _from((seed, _SINE_NOISE), first_frame * spec.hop_length * SINE_HARMONICS)
+
+
+def _from(key: tuple[int, int], first: int) -> NormalStream:
+    return NormalStream(key, (first // 4, 0), first % 4)
+
+
 def noise_frames(seed: int, first_frame: int, n_frames: int, n_mels: int, step: int = 0) -> NDArray[np.float32]:
     """Standard normal noise for mel frames `first_frame` on, (T, M). `step` counts the sampler's draws.
 
     Frame n is the same numbers whatever else is asked for, so pieces of a clip equal the whole.
     """
-    if n_mels % 4:
-        raise ValueError(f"n_mels must be a multiple of 4 (one Philox block), got {n_mels}")
-    flat = _normal((seed, _MEL_NOISE), (first_frame * n_mels // 4, step), n_frames * n_mels)
-    return flat.reshape(n_frames, n_mels)
+    return frame_noise(seed, first_frame, n_mels, step).numbers(n_frames * n_mels).reshape(n_frames, n_mels)
 
 
 def noise_samples(seed: int, first_sample: int, n_samples: int) -> NDArray[np.float32]:
     """Standard normal noise for samples `first_sample` on, (L,), fixed by absolute position."""
-    return _normals_from((seed, _AUDIO_NOISE), first_sample, n_samples)
-
-
-def _normals_from(key: tuple[int, int], first: int, count: int) -> NDArray[np.float32]:
-    """Normals `first` to `first + count` of the stream `key`."""
-    skip = first % 4
-    return _normal(key, (first // 4, 0), skip + count)[skip:]
+    return sample_noise(seed, first_sample).numbers(n_samples)
 
 
 def _normal(key: tuple[int, int], counter: tuple[int, int], count: int) -> NDArray[np.float32]:

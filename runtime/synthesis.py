@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from .analysis import Analysis
 from .audio import Resampler
 from .calls import Call, Work
+from .drawn import Drawn, Input, Normals, make_source_track
 from .errors import BundleError
 from .framing import mel_range, next_piece, samples_before
 from .gate import gains
 from .manifest import Manifest
 from .sampler import make_step_noise
-from .source import make_excitation, noise_frames, noise_samples
+from .source import frame_noise, sample_noise
 from .tracks import Track
 
 
@@ -45,7 +46,7 @@ class Networks:
     """The acoustic model and the vocoder, run for stretches of mel frames with one target."""
 
     def __init__(self, manifest: Manifest, target: Target, timings_ms: defaultdict[str, float]) -> None:
-        self.target, self.source_channels = target, manifest.model.source.channels
+        self.target = target
         self._spec, self._model, self._timings_ms = manifest.audio, manifest.model, timings_ms
 
     def mel(
@@ -69,38 +70,34 @@ class Networks:
             "singer": self.target.embedding[None],
         }
         noise = self._noise(first, n_frames, step=0)
-        reply = yield Call("acoustic", {**condition, "noise": noise[None]})
+        reply = yield Call("acoustic", {**condition, "noise": noise})
         self._timings_ms["acoustic"] += reply.ms
         further = make_step_noise(self._model, self.target.schedule, noise, partial(self._noise, first, n_frames))
         for step, level in enumerate(self.target.schedule, start=1):
             mel = reply.outputs[0][:, :n_frames]
-            again = {
-                "mel": mel,
-                "noise": further.next(step, mel[0])[None],
-                "step_index": np.array(level, np.int32),
-            }
+            again = {"mel": mel, "noise": further.next(step, mel), "step_index": np.array(level, np.int32)}
             reply = yield Call("acoustic_n", {**condition, **again})
             self._timings_ms["acoustic"] += reply.ms
         return reply.outputs[0][0, :n_frames]
 
-    def _noise(self, first: int, n_frames: int, step: int) -> NDArray[np.float32]:
-        given = self.target.noise
+    def _noise(self, first: int, n_frames: int, step: int) -> Input:
+        given, n_mels = self.target.noise, self._spec.n_mels
         if step or given is None:
-            return noise_frames(self.target.seed, first, n_frames, self._spec.n_mels, step)
-        noise = np.zeros((n_frames, self._spec.n_mels), np.float32)
+            return Drawn([Normals(frame_noise(self.target.seed, first, n_mels, step), (n_frames, n_mels))])
+        noise = np.zeros((1, n_frames, n_mels), np.float32)
         inside = given[first : first + n_frames]
-        noise[: len(inside)] = inside
+        noise[0, : len(inside)] = inside
         return noise
 
     def audio(
-        self, first: int, mel: NDArray[np.float32], f0_hz: NDArray[np.float32], source: NDArray[np.float32] | None
+        self, first: int, mel: NDArray[np.float32], f0_hz: NDArray[np.float32], source: Drawn | None
     ) -> Work[NDArray[np.float32]]:
         """Samples (L,) at the model's rate of mel frames `first` on."""
         hop = self._spec.hop_length
-        inputs = {"mel": mel[None], "f0_hz": f0_hz[None]}
+        inputs: dict[str, Input] = {"mel": mel[None], "f0_hz": f0_hz[None]}
         if source is not None:
-            inputs["source"] = source[None]
-        inputs["noise"] = noise_samples(self.target.seed, first * hop, len(mel) * hop)[None]
+            inputs["source"] = source
+        inputs["noise"] = Drawn([Normals(sample_noise(self.target.seed, first * hop), (len(mel) * hop,))])
         reply = yield Call("vocoder", inputs)
         self._timings_ms["vocoder"] += reply.ms
         audio = reply.outputs[0][0, : len(mel) * hop]
@@ -117,11 +114,11 @@ class Synthesis:
         self._timings_ms = analysis.timings_ms
         self._networks, self._steps = Networks(manifest, target, analysis.timings_ms), target.steps
         self._acoustic_context, self._vocoder_context = manifest.context.acoustic, manifest.context.vocoder
-        self._excitation = make_excitation(manifest.model.source.kind, self._spec, target.seed)
+        source = manifest.model.source
+        self._source = make_source_track(source.kind, source.channels, self._spec, target.seed)
         self._piece = max(1, round(piece_s * self._spec.frame_rate_hz))
         self._ratio = np.float32(2.0 ** (target.semitones / 12.0))
         self.mel = Track((self._spec.n_mels,))
-        self._source = Track((manifest.model.source.channels,))
         self._frames_sung = 0
         self._from_model = Resampler(self._spec.sample_rate, analysis.sample_rate)
         self._sung = Track()  # at the caller's rate, before the gate
@@ -143,7 +140,8 @@ class Synthesis:
         """Drop what no later piece reads."""
         frame = self.position - self._vocoder_context.past
         self.mel.forget(frame)
-        self._source.forget(frame * self._spec.hop_length)
+        if self._source is not None:
+            self._source.forget(frame)
 
     def _make_mel(self) -> Work[None]:
         analysis, steps = self._analysis, self._steps
@@ -187,14 +185,11 @@ class Synthesis:
 
     def _extend_source(self, to_frame: int) -> None:
         """The source up to `to_frame`, its phase carried on from the clip's start."""
-        first = self._source.end // self._spec.hop_length
-        if self._excitation is not None and to_frame > first:
-            source = self._excitation.extend(self._f0_hz(first, to_frame))
-            self._source.append(np.broadcast_to(source, (len(source), self._networks.source_channels)))
+        if self._source is not None and to_frame > self._source.end:
+            self._source.extend(self._f0_hz(self._source.end, to_frame))
 
     def _vocode(self, first: int, last: int) -> Work[NDArray[np.float32]]:
-        hop = self._spec.hop_length
-        source = None if self._excitation is None else self._source.read(first * hop, last * hop)
+        source = None if self._source is None else self._source.read(first, last)
         return self._networks.audio(first, self.mel.read(first, last), self._f0_hz(first, last), source)
 
     def _emit(self) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import ctypes
 import threading
 import time
 
+import host_kernels
 import numpy as np
 import onnxruntime
 
@@ -22,7 +23,7 @@ class HostDevice:
 
     def __init__(self):
         self.lock = threading.RLock()
-        self.allocations, self.launches = 0, 0
+        self.allocations, self.launches, self.kernel_launches = 0, 0, 0
         self._memory, self._queue = {}, []
         self._current = False
 
@@ -75,6 +76,14 @@ class HostDevice:
     def launch(self, graph):
         self.launches += 1
         self._queue += graph
+
+    def load_kernels(self, source, name, kernels):
+        assert self._current
+        return host_kernels.load(source, tuple(kernels))
+
+    def launch_kernel(self, kernel, n_threads, arguments):
+        self.kernel_launches += 1
+        self.enqueue(lambda: kernel(ctypes.c_uint64(n_threads), *arguments))
 
     def event(self):
         return [0.0]
@@ -166,7 +175,7 @@ def _at(address, shape, dtype):
     return np.frombuffer(memory, np.uint8).view(dtype).reshape(shape)
 
 
-def engine_graph(bundle, name, device, uses=tuple(USES), captures=True):
+def engine_graph(bundle, name, device, uses=tuple(USES), captures=True, maker=None):
     """A graph of a bundle on the double, and the list that its contexts will be in."""
     entry = bundle.manifest.graphs[name]
     session = onnxruntime.InferenceSession(bundle.graph_bytes(name), providers=["CPUExecutionProvider"])
@@ -181,4 +190,4 @@ def engine_graph(bundle, name, device, uses=tuple(USES), captures=True):
     with device.current():
         scratch = Scratch(device.allocate(1 << 10), 1 << 10)
     loaded = LoadedEngine(profiles, open_context, captures)
-    return EngineGraph(name, entry, grid_of(bundle.manifest, name), loaded, device, scratch), contexts
+    return EngineGraph(name, entry, grid_of(bundle.manifest, name), loaded, device, scratch, maker), contexts

@@ -13,6 +13,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
+from ..device import Device
+from ..device_source import SourceMaker, Wanted, make_source_maker
+from ..drawn import Drawn, Input
 from ..errors import BundleError, ProviderError
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
 from ..profiles import Grid, Shape, bucket, grid_of, length_of
-from ..transfers import Transfers, padded
+from ..transfers import Transfers, n_bytes, padded, split_drawn
 from .onnx import CPU, check_signature, onnx_runtime, session_options
 
 log = logging.getLogger(__name__)
@@ -60,7 +64,7 @@ def _probe_runtime() -> None:
         session = ort.InferenceSession(TINY, _quiet(session_options(ort, 1)), providers=[(CUDA, _OPTIONS)])
         if session.get_providers()[0] == CUDA:
             x = np.arange(4, dtype=np.float32)
-            y = _run_bound(ort, session, {"x": x}, ["y"], _PLAIN_RUN)[0]
+            y = _run_bound(ort, session, {"x": x}, ["y"])[0]
             if not np.array_equal(y, 2.0 * x):
                 raise ProviderError(f"the GPU computes wrongly with onnxruntime {ort.__version__}: {x} + {x} gave {y}")
             return
@@ -78,39 +82,61 @@ def _probe_runtime() -> None:
 def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, "CudaGraph"]:
     """Every graph of the bundle, ready to run."""
     _probe_runtime()
-    return {
-        name: open_graph(bundle, name, entry, threads) for name, entry in bundle.manifest.entries(precision).items()
-    }
+    maker = _source_maker()
+    entries = bundle.manifest.entries(precision)
+    return {name: open_graph(bundle, name, entry, threads, maker) for name, entry in entries.items()}
 
 
-def open_graph(bundle: Bundle, name: str, entry: GraphEntry, threads: int | None) -> "CudaGraph":
+def _source_maker() -> SourceMaker | None:
+    """None, and why in the log, where cuda-bindings or CUDA's compiler is missing."""
+    try:
+        return make_source_maker(Device())
+    except ProviderError as error:
+        log.warning("the vocoder's source and all noise are made on the host, and sent: %s", error)
+        return None
+
+
+def open_graph(
+    bundle: Bundle, name: str, entry: GraphEntry, threads: int | None, maker: SourceMaker | None = None
+) -> "CudaGraph":
     """One of them."""
     manifest = bundle.manifest
     captured = 0 if grid_of(manifest, name).sees_all else length_of(manifest, name, "stream").most
-    return CudaGraph(name, entry, bundle.entry_bytes(name, entry), grid_of(manifest, name), captured, threads)
+    model = bundle.entry_bytes(name, entry)
+    return CudaGraph(name, entry, model, grid_of(manifest, name), captured, threads, maker)
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Device memory at fixed addresses, bound. `number` is the CUDA graph's."""
+    """Device memory, bound. `number` is the CUDA graph's, as ONNX Runtime takes it."""
 
     binding: Any
     inputs: dict[str, Any]
     shapes: dict[str, Shape]
-    number: int
+    number: str
 
 
 class CudaGraph:
     """One graph of a bundle. May be called from several threads; they take turns.
 
     `captured_frames`: calls of one clip up to that length run as CUDA graphs. `on_cpu`: operators that ONNX Runtime
-    keeps on the processor, as it does for those that compute shapes.
+    keeps on the processor, as it does for those that compute shapes. `maker` makes what a formula gives on the GPU;
+    without one the host does, and sends it.
     """
 
+    takes_drawn = True
+
     def __init__(
-        self, name: str, entry: GraphEntry, model: bytes, grid: Grid, captured_frames: int, threads: int | None
+        self,
+        name: str,
+        entry: GraphEntry,
+        model: bytes,
+        grid: Grid,
+        captured_frames: int,
+        threads: int | None,
+        maker: SourceMaker | None = None,
     ) -> None:
-        self.name, self.transfers = name, Transfers()
+        self.name, self.transfers, self._maker = name, Transfers(), maker
         self._inputs = [tensor[0] for tensor in entry.inputs]
         self._outputs = [tensor[0] for tensor in entry.outputs]
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in entry.inputs}
@@ -138,18 +164,20 @@ class CudaGraph:
         provider = {**_OPTIONS, "enable_cuda_graph": str(int(with_graphs))}
         return self._ort.InferenceSession(model, options, providers=[(CUDA, provider), CPU])
 
-    def run(self, inputs: dict[str, NDArray], /) -> tuple[NDArray, ...]:
+    def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest, as long as the inputs or longer."""
-        arrays = {name: inputs[name] for name in self._inputs}
+        taken = {name: inputs[name] for name in self._inputs}
         try:
             with self._lock:
-                return self._run(arrays)
+                return self._run(taken)
         except Exception as error:
-            raise _failure(self.name, arrays, error) from error
+            raise _failure(self.name, taken, error) from error
 
-    def _run(self, arrays: dict[str, NDArray]) -> tuple[NDArray, ...]:
-        shapes = {name: array.shape for name, array in arrays.items()}
+    def _run(self, inputs: dict[str, Input]) -> tuple[NDArray, ...]:
+        shapes = {name: value.shape for name, value in inputs.items()}
         batch = max(shape[0] for shape in shapes.values() if shape)
+        drawn, arrays, host_s = split_drawn(inputs, keep=self._maker is not None)
+        captured, frames = False, 0
         if not self._grid.sees_all:
             frames = bucket(self._grid.frames_for(shapes))
             sizes = self._grid.sizes(batch, frames)
@@ -157,28 +185,49 @@ class CudaGraph:
                 name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
                 for name, _, dims in self._entry.inputs
             }
-            arrays = {name: padded(array, shapes[name], self._dtypes[name]) for name, array in arrays.items()}
-            if batch == 1 and frames <= self.captured_frames:
-                return self._run_captured(arrays, shapes, frames)
-        return tuple(_run_bound(self._ort, self._session, arrays, self._outputs, _PLAIN_RUN, self.transfers))
-
-    def _run_captured(self, arrays: dict[str, NDArray], shapes: dict[str, Shape], frames: int) -> tuple[NDArray, ...]:
-        if frames not in self._buckets:
+            captured = batch == 1 and frames <= self.captured_frames
+        arrays = {name: padded(array, shapes[name], self._dtypes[name]) for name, array in arrays.items()}
+        if captured and frames not in self._buckets:
             self._buckets[frames] = self._make_bucket(shapes)
-        place, start = self._buckets[frames], time.perf_counter()
+        place = self._buckets[frames] if captured else self._once(shapes)
+        start = time.perf_counter()
         for name, array in arrays.items():
             place.inputs[name].update_inplace(array)
         place.binding.synchronize_inputs()
         copied_s = time.perf_counter() - start
-        self._session.run_with_iobinding(place.binding, _run_options(self._ort, str(place.number)))
+        fixing, making = self._make(drawn, place)
+        making_s = host_s + time.perf_counter() - start - copied_s
+        self._session.run_with_iobinding(place.binding, _run_options(self._ort, place.number))
         place.binding.synchronize_outputs()
         start = time.perf_counter()
-        outputs = tuple(value.numpy() for value in place.binding.get_outputs())
-        self.transfers.add(arrays.values(), outputs, copied_s + time.perf_counter() - start)
-        return outputs
+        outputs = dict(zip(self._outputs, (value.numpy() for value in place.binding.get_outputs()), strict=True))
+        copied_s += time.perf_counter() - start
+        self.transfers.add(n_bytes(arrays) | fixing, n_bytes(outputs), copied_s, making, making_s)
+        return tuple(outputs.values())
+
+    def _make(self, drawn: dict[str, Drawn], place: _Bucket) -> tuple[dict[str, int], dict[str, int]]:
+        """Have these inputs in their places: the bytes sent for it and those made."""
+        if self._maker is None or not drawn:
+            return {}, {}
+        device = self._maker.device
+        inputs = {name: (place.inputs[name].data_ptr(), place.shapes[name]) for name in drawn}
+        with device.lock, device.current():
+            made = self._maker.make([Wanted(name, value, *inputs[name]) for name, value in drawn.items()])
+            device.synchronize()  # ONNX Runtime computes on a stream of its own
+        return made
+
+    def _once(self, shapes: dict[str, Shape]) -> _Bucket:
+        """Buffers for one run."""
+        inputs, binding = {}, self._session.io_binding()
+        for name, shape in shapes.items():
+            inputs[name] = self._ort.OrtValue.ortvalue_from_shape_and_type(shape, self._dtypes[name].type, _DEVICE, 0)
+            binding.bind_ortvalue_input(name, inputs[name])
+        for name in self._outputs:
+            binding.bind_output(name, _DEVICE, 0)
+        return _Bucket(binding, inputs, shapes, _PLAIN_RUN)
 
     def _make_bucket(self, shapes: dict[str, Shape]) -> _Bucket:
-        """Buffers, the outputs' as ONNX Runtime allocates them in a first run."""
+        """Buffers that stay, the outputs' as ONNX Runtime allocates them in a first run."""
         value = self._ort.OrtValue
         inputs = {
             name: value.ortvalue_from_numpy(np.zeros(shape, self._dtypes[name]), _DEVICE, 0)
@@ -193,33 +242,21 @@ class CudaGraph:
         self._session.run_with_iobinding(first, _run_options(self._ort, _PLAIN_RUN))
         for name, tensor in zip(self._outputs, first.get_outputs(), strict=True):
             binding.bind_ortvalue_output(name, tensor)
-        return _Bucket(binding, inputs, shapes, number=1 + len(self._buckets))
+        return _Bucket(binding, inputs, shapes, str(1 + len(self._buckets)))
 
 
-def _run_bound(
-    ort: Any,
-    session: Any,
-    arrays: dict[str, NDArray],
-    outputs: list[str],
-    graph_id: str,
-    transfers: Transfers | None = None,
-) -> list[NDArray]:
+def _run_bound(ort: Any, session: Any, arrays: dict[str, NDArray], outputs: list[str]) -> list[NDArray]:
     """A run on arrays that are copied to the device before and from it afterwards."""
-    start, binding = time.perf_counter(), session.io_binding()
+    binding = session.io_binding()
     for name, array in arrays.items():
         value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), _DEVICE, 0)
         binding.bind_ortvalue_input(name, value)
     for name in outputs:
         binding.bind_output(name, _DEVICE, 0)
     binding.synchronize_inputs()
-    copied_s = time.perf_counter() - start
-    session.run_with_iobinding(binding, _run_options(ort, graph_id))
+    session.run_with_iobinding(binding, _run_options(ort, _PLAIN_RUN))
     binding.synchronize_outputs()
-    start = time.perf_counter()
-    found = [value.numpy() for value in binding.get_outputs()]
-    if transfers is not None:
-        transfers.add(arrays.values(), found, copied_s + time.perf_counter() - start)
-    return found
+    return [value.numpy() for value in binding.get_outputs()]
 
 
 def _run_options(ort: Any, graph_id: str) -> Any:
@@ -228,7 +265,7 @@ def _run_options(ort: Any, graph_id: str) -> Any:
     return options
 
 
-def _failure(name: str, arrays: dict[str, NDArray], error: Exception) -> ProviderError:
+def _failure(name: str, arrays: Mapping[str, Input], error: Exception) -> ProviderError:
     shapes = ", ".join(f"{tensor} {array.shape}" for tensor, array in arrays.items())
     words = str(error).lower()
     if "out of memory" in words or "failed to allocate memory" in words:

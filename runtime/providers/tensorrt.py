@@ -15,6 +15,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..calls import Runnable
 from ..device import Device
+from ..device_source import SourceMaker, make_source_maker
 from ..engine import FLAVOURS, Target, engine_spec, fitting_targets, library, load_engines, make_logger, parse
 from ..engine_files import Plans, write_whole
 from ..engine_runner import EngineGraph, LoadedEngine, Scratch
@@ -55,6 +56,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
     flavour = targets[0].flavour
     plans = load_engines(bundle, [engine_spec(bundle, target, precision) for target in targets], build=True)
     trt, device = library(flavour), Device()
+    maker = make_source_maker(device)
     entries = bundle.manifest.entries(precision)
     graphs: dict[str, Runnable] = {}
     with device.lock, device.current():
@@ -64,9 +66,10 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
         scratch = _scratch(device, engines.values())
         for name, engine in engines.items():
             loaded = _loaded(trt, flavour, name, engine, plans)
-            graphs[name] = EngineGraph(name, entries[name], grid_of(bundle.manifest, name), loaded, device, scratch)
+            grid = grid_of(bundle.manifest, name)
+            graphs[name] = EngineGraph(name, entries[name], grid, loaded, device, scratch, maker)
     for name, why in plans.record.not_built.items():
-        graphs[name] = _by_onnx_runtime(bundle, name, precision, threads, why)
+        graphs[name] = _by_onnx_runtime(bundle, name, precision, threads, maker, why)
     return graphs
 
 
@@ -119,11 +122,13 @@ def _kept_kernels(config: Any, folder: Path, name: str) -> Callable[[], None]:
     return keep
 
 
-def _by_onnx_runtime(bundle: Bundle, name: str, precision: str, threads: int | None, why: str) -> Runnable:
+def _by_onnx_runtime(
+    bundle: Bundle, name: str, precision: str, threads: int | None, maker: SourceMaker | None, why: str
+) -> Runnable:
     entry = bundle.manifest.entries(precision)[name]
     try:
         cuda.probe()
-        graph, where = cuda.open_graph(bundle, name, entry, threads), "the GPU"
+        graph, where = cuda.open_graph(bundle, name, entry, threads, maker), "the GPU"
     except ProviderError:
         graph, where = cpu.open_graph(bundle, name, bundle.manifest.graphs[name], threads), "the CPU"
     log.warning("the %s graph has no engine and runs in ONNX Runtime on %s: %s", name, where, why)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from gpu_double import HostDevice, engine_graph
 from onnx import TensorProto, helper, numpy_helper
 from reference import authors
 from tiny_bundle import CONTENT, SPEC, _sha256, edited, tiny_files, write_zip
@@ -12,6 +13,8 @@ from tiny_bundle import CONTENT, SPEC, _sha256, edited, tiny_files, write_zip
 from comosvc.runtime import BundleError, Converter
 from comosvc.runtime.audio import blocks, resample
 from comosvc.runtime.calls import run
+from comosvc.runtime.device_source import SourceMaker
+from comosvc.runtime.drawn import Drawn
 from comosvc.runtime.framing import content_index, stretched_index
 from comosvc.runtime.gate import Gate, gains
 from comosvc.runtime.loudness import hop_loudness, loudness
@@ -169,6 +172,20 @@ def test_the_chain_is_the_graphs_one_after_the_other(voice, song):
     np.testing.assert_allclose(found.mel, mel[:n_frames], atol=2e-5 * np.abs(mel).max())
     np.testing.assert_allclose(found.audio, audio, atol=2e-5 * np.abs(audio).max())
     np.testing.assert_allclose(found.f0_hz, f0_hz[:n_frames] * 2 ** (3 / 12), rtol=1e-6)
+
+
+@pytest.mark.parametrize("latency", ["default", "low"])
+def test_sines_of_a_conversion_are_made_on_the_device(voice, song, monkeypatch, latency):
+    device = HostDevice()
+    wanted = voice.convert(song, 24_000, latency=latency).audio
+    maker = SourceMaker(device)
+    made = {name: engine_graph(voice._bundle, name, device, maker=maker)[0] for name in ("acoustic", "vocoder")}
+    monkeypatch.setattr(voice, "_graphs", {**voice._graphs, **made})
+    monkeypatch.setattr(Drawn, "__array__", lambda *_, **__: pytest.fail("the host made it"))
+    found = voice.convert(song, 24_000, latency=latency).audio
+    assert np.abs(found).max() > 0.05
+    np.testing.assert_allclose(found, wanted, atol=1e-4)  # padded: sums in another order
+    assert set(voice.transfers["vocoder"].made_bytes) == {"source", "noise"}
 
 
 def test_a_clip_within_a_window_is_one_piece(voice, song):

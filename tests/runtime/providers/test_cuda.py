@@ -5,9 +5,11 @@ import importlib.metadata
 import numpy as np
 import onnxruntime
 import pytest
+from gpu_double import HostDevice
 
 from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.drawn import Drawn
 from comosvc.runtime.gpu import Gpu
 from comosvc.runtime.providers import cuda
 
@@ -69,6 +71,31 @@ def test_short_calls_of_one_clip_have_buckets_of_their_own(on_the_cpu, bundle_pa
     graph.run({name: np.repeat(array, 2, axis=0) for name, array in inputs.items()})
     assert len(graph._buckets) == 2  # a batch is none of a stream's calls
     assert not plain._buckets
+
+
+def test_source_and_noise_are_made_where_they_are_bound(on_the_cpu, bundle_path, song, monkeypatch):
+    """Calls of buckets and others; the host makes nothing then. Without CUDA's compiler it does."""
+    monkeypatch.setattr(cuda, "Device", HostDevice)
+    clips = song[:6_000], np.tile(song, 4)
+    with Converter(bundle_path, provider="cpu", threads=1) as converter:
+        wanted = [converter.convert(clip, 24_000, steps=2).audio for clip in clips]
+    with Converter(bundle_path, provider="cuda", threads=1) as converter:
+        with monkeypatch.context() as patch:
+            patch.setattr(Drawn, "__array__", lambda *_, **__: pytest.fail("the host made it"))
+            for clip, audio in zip(clips, wanted, strict=True):
+                np.testing.assert_allclose(converter.convert(clip, 24_000, steps=2).audio, audio, atol=1e-4)
+        crossed, vocoder = converter.transfers, converter._graphs["vocoder"]
+    assert vocoder._buckets
+    assert crossed["vocoder"].calls > 1
+    assert set(crossed["vocoder"].sent_bytes) == {"mel", "f0_hz", "frames of source"}
+    assert set(crossed["vocoder"].made_bytes) == {"source", "noise"}
+    assert set(crossed["acoustic"].made_bytes) == {"noise"}
+    assert crossed["content"].received_bytes.keys() == {"content"}
+    monkeypatch.setattr(HostDevice, "load_kernels", lambda *_: (_ for _ in ()).throw(ProviderError("no NVRTC")))
+    with Converter(bundle_path, provider="cuda", threads=1) as converter:
+        converter.convert(clips[0], 24_000)
+        assert set(converter.transfers["vocoder"].sent_bytes) == {"mel", "f0_hz", "source", "noise"}
+        assert not converter.transfers["vocoder"].made_bytes
 
 
 def test_a_graph_that_cannot_be_captured_runs_without(on_the_cpu, bundle_path, monkeypatch):

@@ -1,0 +1,146 @@
+"""Inputs of graphs that a formula gives: passed on as what fixes them, and made where they are needed.
+
+A GPU makes them in its own memory (`device_source`); everywhere else `numpy.asarray` gives the array.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .source import (
+    NormalStream,
+    pulse_frames,
+    pulses,
+    sine_frames,
+    sine_noise,
+    sines,
+)
+from .spec import AudioSpec
+from .tracks import Track
+
+Shape = tuple[int, ...]
+_Host = Callable[[], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Normals:
+    """The first numbers of a stream."""
+
+    stream: NormalStream
+    shape: Shape
+
+    def host(self) -> NDArray[np.float32]:
+        return self.stream.numbers(int(np.prod(self.shape))).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Sines:
+    """`source.sines` of `frames` (T, 2), (L, 9)."""
+
+    frames: NDArray[np.uint64]
+    seed: int
+    noise: NormalStream
+    spec: AudioSpec
+    shape: Shape
+    host: _Host = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Pulses:
+    """`source.pulses` of `frames` (T, 2), the same in every channel: (L, H)."""
+
+    frames: NDArray[np.float64]
+    spec: AudioSpec
+    shape: Shape
+    host: _Host = field(repr=False)
+
+
+Row = Normals | Sines | Pulses
+"""What fixes the input of one clip. `shape`: its length first."""
+
+
+class Drawn:
+    """An input (B, length, ...) of which each clip's part is fixed by a `Row`; zeros follow those that are shorter."""
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = tuple(rows)
+        longest = max(row.shape[0] for row in self.rows)
+        self.shape: Shape = (len(self.rows), longest, *self.rows[0].shape[1:])
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, clips: slice) -> "Drawn":
+        return Drawn(self.rows[clips])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if len(self.rows) == 1:
+            return self.rows[0].host()[None].astype(dtype or self.dtype, copy=False)
+        made = np.zeros(self.shape, dtype or self.dtype)
+        for row, target in zip(self.rows, made, strict=True):
+            target[: row.shape[0]] = row.host()
+        return made
+
+
+Input = NDArray[Any] | Drawn
+
+
+class SourceTrack:
+    """The source of one clip's vocoder. Frames are fixed one after the other, and forgotten; samples are made later."""
+
+    def __init__(self, kind: str, channels: int, spec: AudioSpec, seed: int) -> None:
+        self._spec, self._seed, self._channels, self._sine = spec, seed, channels, kind == "sine"
+        self._frames = Track((2,), np.uint64 if self._sine else np.float64)
+        self._made = Track((channels,))
+        """Samples that the host had to make; the next piece begins with some of them."""
+        self._phase: Any = 0 if self._sine else 0.0
+
+    @property
+    def end(self) -> int:
+        """Frame up to which the source is fixed."""
+        return self._frames.end
+
+    def extend(self, f0_hz: NDArray[np.float32]) -> None:
+        """Fix the next frames, whose F0 is (T,)."""
+        fix = sine_frames if self._sine else pulse_frames
+        frames, self._phase = fix(f0_hz, self._spec, self._phase)
+        self._frames.append(frames)
+
+    def forget(self, frame: int) -> None:
+        """Drop what lies before `frame`."""
+        self._frames.forget(frame)
+        self._made.forget(frame * self._spec.hop_length)
+
+    def read(self, first: int, last: int) -> Drawn:
+        """The source of frames `first` to `last`, (1, L, H). To be made before the next `forget`."""
+        frames, shape = self._frames.read(first, last), ((last - first) * self._spec.hop_length, self._channels)
+
+        def host() -> NDArray[np.float32]:
+            return self._on_the_host(first, last)
+
+        if self._sine:
+            noise = sine_noise(self._seed, first, self._spec)
+            return Drawn([Sines(frames, self._seed, noise, self._spec, shape, host)])
+        return Drawn([Pulses(frames, self._spec, shape, host)])
+
+    def _on_the_host(self, first: int, last: int) -> NDArray[np.float32]:
+        made, hop = self._made, self._spec.hop_length
+        if not made.start <= first * hop <= made.end:
+            made.restart(first * hop)
+        start = made.end // hop
+        if start < last:
+            frames = self._frames.read(start, last)
+            new = sines(frames, self._spec, self._seed, start) if self._sine else pulses(frames, self._spec)
+            made.append(np.broadcast_to(new, (len(new), self._channels)))
+        return made.read(first * hop, last * hop)
+
+
+def make_source_track(kind: str, channels: int, spec: AudioSpec, seed: int) -> SourceTrack | None:
+    """The source that a manifest's `source.kind` names; None for "none"."""
+    return None if kind == "none" else SourceTrack(kind, channels, spec, seed)
