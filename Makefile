@@ -96,5 +96,5 @@ $(GPU)/.installed: pyproject.toml constraints.txt
 	@test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
 	@$(GPU)/bin/python $(PIP_INSTALL) "torch==$(TORCH)" --editable ".[dev]"
 	@$(GPU)/bin/python -m pip uninstall --quiet --yes onnxruntime
-	@$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check "onnxruntime-gpu[cuda,cudnn]"
+	@$(GPU)/bin/python $(PIP_INSTALL) "onnxruntime-gpu[cuda,cudnn]"
 	@touch $@

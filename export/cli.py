@@ -296,7 +296,8 @@ def engines(
     it. An engine is code: use none that somebody built whose programs you would not run.
     """
     from ..runtime.bundle import open_bundle
-    from ..runtime.engine import build_engines, build_target, engine_spec
+    from ..runtime.engine import build_engines
+    from ..runtime.engine_target import build_target, engine_spec
     from ..runtime.profiles import parse_uses
     from .errors import ExportError
 

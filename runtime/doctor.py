@@ -63,6 +63,12 @@ class Finding:
     works: bool | None
     detail: str
 
+    @property
+    def beside_what(self) -> str:
+        """The detail where `what` stands before it: an error that says which provider it is about need not."""
+        kind, _, name = self.what.partition(" ")
+        return self.detail.removeprefix(f"{kind} {name!r} ")
+
 
 def main() -> None:
     """Entry point of `comosvc-doctor`."""
@@ -79,7 +85,7 @@ def _doctor(
     table = Table("", "what", "detail", show_header=False)
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
     for finding in [*environment(), *accelerators(), *extras(), asked, *others]:
-        table.add_row(marks[finding.works], finding.what, escape(finding.detail))
+        table.add_row(marks[finding.works], finding.what, escape(finding.beside_what))
     Console().print(table)
     if not asked.works:
         Console(stderr=True).print(f"error: {asked.detail}", style="red", markup=False)

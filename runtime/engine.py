@@ -1,13 +1,10 @@
 """TensorRT engines of a voice's graphs: built, found again, and loaded only where they fit.
 
-One code for TensorRT from 10.12 on, for 11, and for TensorRT RTX. Networks are strongly typed: an engine computes in
-FP16 because its ONNX graph says FP16, and there is no flag to ask for it. TF32 is switched off, so that fp32 is fp32.
-Needs `tensorrt` or `tensorrt_rtx`, imported when asked for.
+Networks are strongly typed: an engine computes in FP16 because its ONNX graph says FP16, and there is no flag to ask
+for it. TF32 is switched off, so that fp32 is fp32. Needs `tensorrt` or `tensorrt_rtx`: `engine_target`.
 """
 
 import hashlib
-import importlib
-import json
 import logging
 import time
 from collections import Counter
@@ -29,59 +26,17 @@ from .engine_files import (
     timing_cache,
     write_whole,
 )
-from .errors import CancelledError, EngineError, ProviderError
-from .gpu import Gpu, find_gpu
+from .engine_target import EngineSpec, Target, compute_capabilities, library
+from .errors import CancelledError, EngineError
 from .manifest import GraphEntry
-from .profiles import USES, Range, input_shapes, profile
-from .strict import encode
+from .profiles import input_shapes
 
 log = logging.getLogger(__name__)
 
-FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
-"""Name to Python module."""
 OPTIONAL_GRAPHS = ("pitch",)
 """Where a flavour cannot build one of these, ONNX Runtime computes it; without any other there is no engine."""
-_OLDEST = {"tensorrt": (10, 12), "rtx": (1, 0)}
-_INSTALL = {
-    "tensorrt": 'pip install "comosvc[tensorrt]"; its library comes from NVIDIA\'s own package index, see the README',
-    "rtx": 'pip install "comosvc[tensorrt-rtx]"',
-}
-_NOT_AHEAD = ("SM75",)
-"""RTX refuses float32 matrix products for Turing: "FP32 GEMM is not supported"."""
-
 Progress = Callable[[str, float], Any]
 """Told the graph and the share of its build that is done, 0 to 1; returning False cancels (`CancelledError`)."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an engine runs on. Of the full TensorRT that is one GPU; an RTX engine has code for compute capabilities."""
-
-    flavour: str
-    version: str
-    gpu: str | None
-    compute_capabilities: tuple[str, ...]
-
-    def __str__(self) -> str:
-        name = "TensorRT" if self.flavour == "tensorrt" else "TensorRT RTX"
-        where = f"{self.gpu}, " if self.gpu else ""
-        return f"{name} {self.version} for {where}compute capability {', '.join(self.compute_capabilities)}"
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """All that decides whether an engine fits: its fingerprint is the hash of this."""
-
-    graphs: dict[str, str]
-    """SHA-256 of each ONNX file."""
-    target: Target
-    precision: str
-    profiles: dict[str, dict[str, dict[str, Range]]]
-    """Use, graph, letter."""
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(encode(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -92,73 +47,6 @@ class BuildReport:
     record: EngineRecord
     was_there: bool = False
     notes: tuple[str, ...] = field(default=())
-
-
-def library(flavour: str) -> Any:
-    """The module of a flavour. Raises `ProviderError` where it is missing or too old."""
-    try:
-        trt = importlib.import_module(FLAVOURS[flavour])
-    except (ImportError, OSError, RuntimeError) as error:  # the wheels load their libraries while they are imported
-        raise ProviderError(f"{FLAVOURS[flavour]} cannot be imported: {error}\nhint: {_INSTALL[flavour]}") from error
-    found = tuple(int(part) for part in trt.__version__.split(".")[:2])
-    if found < _OLDEST[flavour]:
-        oldest = ".".join(map(str, _OLDEST[flavour]))
-        raise ProviderError(
-            f"{FLAVOURS[flavour]} is {trt.__version__}; {oldest} or later is needed, for strongly typed networks\n"
-            f"hint: {_INSTALL[flavour]}"
-        )
-    return trt
-
-
-def build_target(flavour: str) -> Target:
-    """What a build on this machine is for. The full TensorRT needs a GPU; RTX builds for all it knows without one."""
-    trt = library(flavour)
-    try:
-        gpu = find_gpu()
-    except ProviderError:
-        if flavour == "tensorrt":
-            raise
-        return _ahead_of_time(trt)
-    return _targets(trt, flavour, gpu)[0]
-
-
-def fitting_targets(flavour: str, gpu: Gpu) -> list[Target]:
-    """Whose engines run on this machine, the closest first. Raises `ProviderError` if none can."""
-    return _targets(library(flavour), flavour, gpu)
-
-
-def _targets(trt: Any, flavour: str, gpu: Gpu) -> list[Target]:
-    own = Target(flavour, trt.__version__, gpu.name, (gpu.compute_capability,))
-    if flavour == "tensorrt":
-        return [own]
-    general = _ahead_of_time(trt)
-    known = _compute_capabilities(trt)
-    if gpu.compute_capability not in known:
-        raise ProviderError(
-            f"TensorRT RTX {trt.__version__} has no code for {gpu.name}, compute capability {gpu.compute_capability}; "
-            f"it knows {', '.join(known)}\nhint: --flavour tensorrt, or provider='cuda'"
-        )
-    found = [Target(flavour, trt.__version__, None, (gpu.compute_capability,))]
-    return [*found, *([general] if gpu.compute_capability in general.compute_capabilities else [])]
-
-
-def _ahead_of_time(trt: Any) -> Target:
-    capabilities = _compute_capabilities(trt)
-    chosen = tuple(name for name, member in capabilities.items() if member not in _NOT_AHEAD)
-    return Target("rtx", trt.__version__, None, chosen)
-
-
-def _compute_capabilities(trt: Any) -> dict[str, str]:
-    """ "8.9" to "SM89" of all that RTX knows."""
-    members = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
-    return {f"{name[2:-1]}.{name[-1]}": name for name in members}
-
-
-def engine_spec(bundle: Bundle, target: Target, precision: str, uses: tuple[str, ...] = tuple(USES)) -> EngineSpec:
-    """What the engines of a voice have to be here."""
-    entries = bundle.manifest.entries(precision)
-    profiles = {use: {graph: profile(bundle.manifest, graph, use) for graph in entries} for use in uses}
-    return EngineSpec({graph: entry.sha256 for graph, entry in entries.items()}, target, precision, profiles)
 
 
 def build_engines(
@@ -274,7 +162,7 @@ def _build(
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     if spec.target.flavour == "rtx":
-        members = _compute_capabilities(trt)
+        members = compute_capabilities(trt)
         config.num_compute_capabilities = len(spec.target.compute_capabilities)
         for index, capability in enumerate(spec.target.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, members[capability]), index)

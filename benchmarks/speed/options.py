@@ -22,7 +22,7 @@ ALL_LIMIT_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class RtfOptions:
-    """The grid to measure, in the order it is measured in."""
+    """The grid to measure: systems in this order, of the sizes those of least audio first."""
 
     systems: tuple[str, ...] = (ALL,)
     lengths_s: tuple[float, ...] = (1.0, 5.0, 10.0, 30.0)

@@ -1,10 +1,12 @@
 """`comosvc-bench rtf`: every system in every engine at every size, in turns."""
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import psutil
@@ -88,9 +90,9 @@ def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], thread
     while waiting:
         with ExitStack() as stack:
             sessions = _seat(bench, waiting, threads, stack)
-            for batch in options.batches:
-                for seconds in options.lengths_s:
-                    _measure_cell(bench, sessions, (threads, batch, seconds))
+            # What is too large for a system's memory ends its session: what is smaller has been measured by then.
+            for batch, seconds in sorted(product(options.batches, options.lengths_s), key=math.prod):
+                _measure_cell(bench, sessions, (threads, batch, seconds))
             if options.full:
                 _check_extrapolation(bench, sessions, threads)
         bench.sitting += 1

@@ -12,6 +12,7 @@ import soundfile
 
 from ...runtime import Converter
 from ...runtime.device import Device
+from ...runtime.engine_files import EngineRecord
 from ...runtime.manifest import FROM_FP32, Manifest
 from ...runtime.providers import ON_GPU
 from ...runtime.providers.cuda import CudaGraph
@@ -54,7 +55,7 @@ class VoiceChain:
         manifest = self._converter.manifest
         known = facts or Loaded(title=f"voice {manifest.name}", sample_rate=manifest.audio.sample_rate)
         own = {"load_s": load_s, "libraries_mb": libraries, "fp32_graphs": fp32_graphs(manifest, precision)}
-        self.loaded = replace(known, **own, **self._engines())
+        self.loaded = replace(known, **own, **engine_facts(self._converter.engines))
         self._gpu = Device() if provider in ON_GPU else None
         if not cuda_graphs:
             for graph in (self._converter._graphs or {}).values():  # nobody but a benchmark wants that
@@ -67,15 +68,6 @@ class VoiceChain:
     def device_peak_mb(self, reset: bool) -> float | None:
         """What is in use of the whole GPU: engines keep what they once had."""
         return None if self._gpu is None else self._gpu.used_bytes() / 1e6
-
-    def _engines(self) -> dict[str, float]:
-        record = self._converter.engines
-        if record is None:
-            return {}
-        return {
-            "engine_build_s": record.seconds,
-            "engine_mb": sum(plan.size_bytes for plan in record.plans.values()) / 1e6,
-        }
 
     def _one(self, clip: np.ndarray) -> Turn:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -95,6 +87,16 @@ class VoiceChain:
             if result.error is not None:
                 raise result.error
         return _turn(wall, cpu, [result.timings_ms for result in results])
+
+
+def engine_facts(record: EngineRecord | None) -> dict[str, float]:
+    """What building TensorRT's engines took, and their size; nothing of a voice that has none."""
+    if record is None:
+        return {}
+    return {
+        "engine_build_s": record.seconds,
+        "engine_mb": sum(plan.size_bytes for plan in record.plans.values()) / 1e6,
+    }
 
 
 def fp32_graphs(manifest: Manifest, precision: str) -> tuple[str, ...]:

@@ -16,9 +16,10 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..device import Device
 from ..device_source import SourceMaker, make_source_maker
-from ..engine import FLAVOURS, Target, engine_spec, fitting_targets, library, load_engines, make_logger, parse
+from ..engine import load_engines, make_logger, parse
 from ..engine_files import Plans, write_whole
 from ..engine_runner import EngineGraph, LoadedEngine, Scratch
+from ..engine_target import FLAVOURS, Target, engine_spec, fitting_targets, library
 from ..errors import EngineError, ProviderError
 from ..gpu import find_gpu
 from ..profiles import grid_of

@@ -13,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 from tiny_bundle import write_folder
 
-from comosvc.runtime import ProviderError, engine, engine_files
+from comosvc.runtime import ProviderError, engine, engine_files, engine_target
 from comosvc.runtime.bundle import open_bundle, shipped_voices
-from comosvc.runtime.engine import Target, build_engines, build_target, engine_spec, load_engines
+from comosvc.runtime.engine import build_engines, load_engines
+from comosvc.runtime.engine_target import Target, build_target, engine_spec
 from comosvc.runtime.errors import CancelledError, EngineError
 from comosvc.runtime.gpu import Gpu
 from comosvc.runtime.manifest import to_json
@@ -210,21 +211,21 @@ def test_missing_ones_are_an_error_or_are_built(small):
 
 
 def test_what_rtx_engines_fit_a_gpu():
-    own, general = engine.fitting_targets("rtx", ADA)
+    own, general = engine_target.fitting_targets("rtx", ADA)
     assert own.compute_capabilities == ("8.9",)
     assert general == build_target("rtx")
-    turing = engine.fitting_targets("rtx", replace(ADA, compute_capability="7.5"))
+    turing = engine_target.fitting_targets("rtx", replace(ADA, compute_capability="7.5"))
     assert [target.compute_capabilities for target in turing] == [("7.5",)]
     with pytest.raises(ProviderError, match=r"no code for Test Hopper, compute capability 9.0; it knows 7.5, 8.0"):
-        engine.fitting_targets("rtx", replace(ADA, name="Test Hopper", compute_capability="9.0"))
+        engine_target.fitting_targets("rtx", replace(ADA, name="Test Hopper", compute_capability="9.0"))
 
 
 def test_a_library_that_is_missing_or_too_old_is_named(monkeypatch):
     with pytest.raises(ProviderError, match="tensorrt cannot be imported"):
-        engine.library("tensorrt")
+        engine_target.library("tensorrt")
     monkeypatch.setattr(trt, "__version__", "0.9.1")
     with pytest.raises(ProviderError, match=r"tensorrt_rtx is 0.9.1; 1.0 or later is needed"):
-        engine.library("rtx")
+        engine_target.library("rtx")
 
 
 # --- Damage

@@ -113,6 +113,9 @@ class TestWithoutADriver:
         done = in_process(f"import sys\nsys.argv[1:] = ['--provider', {provider!r}]\n" + DOCTOR)
         assert done.returncode == 1
         assert f"provider {provider!r} does not run here: no NVIDIA driver" in done.stderr
+        assert f"provider {provider}" in done.stdout
+        assert f"provider {provider!r}" not in done.stdout, "its row says which it is"
+        assert "does not run here: no NVIDIA" in done.stdout
 
     def test_the_device_is_refused_before_cuda_bindings_is(self):
         from comosvc.runtime.device import Device

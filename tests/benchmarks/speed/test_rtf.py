@@ -35,15 +35,17 @@ from comosvc.benchmarks.speed.options import RtfOptions
 from comosvc.benchmarks.speed.results import TOTAL, load_speed
 from comosvc.benchmarks.speed.rtf import measure_rtf
 from comosvc.benchmarks.speed.systems import find_subjects, plan
-from comosvc.benchmarks.speed.tables import all_grids, loading_grid
+from comosvc.benchmarks.speed.tables import all_grids, engine_grid, loading_grid
 from comosvc.benchmarks.speed.timing import Rounds, Sample
 from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
-from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, fp32_graphs
+from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, engine_facts, fp32_graphs
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
 from comosvc.export.precision import kept_fp32, recorded
 from comosvc.export.variants import BUDGETS, Budget
 from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.engine import build_engines
+from comosvc.runtime.engine_target import build_target, engine_spec
 from comosvc.runtime.manifest import MANIFEST_FILE, from_json, to_json
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.contentvec import ContentVecConfig
@@ -195,6 +197,15 @@ def test_a_system_that_fails_is_noted_and_the_others_are_measured(fake_run):
     assert failure.what.startswith("toy-many (torch fp32) at 2 s")
     assert failure.why == "no room"
     assert sorted(FakeSession.closed) == ["toy (torch fp32)", "toy-many (torch fp32)"]
+
+
+def test_what_is_too_large_costs_no_smaller_size_its_row(fake_run):
+    """2 s break the one system; a larger batch may come first in what was asked for."""
+    report = fake_run(lengths_s=(1.0, 2.0), batches=(8, 1))
+    assert [(row.batch, row.seconds) for row in report.totals() if row.system == "toy"] == [
+        *((1, 1.0), (1, 2.0), (8, 1.0), (8, 2.0))
+    ]
+    assert [(row.batch, row.seconds) for row in report.totals() if row.system == "toy-many"] == [(1, 1.0)]
 
 
 def test_what_does_not_fit_into_memory_has_a_sitting_of_its_own(fake_run, monkeypatch):
@@ -401,6 +412,19 @@ def test_graphs_that_stay_in_fp32_are_said(tmp_path):
     assert VoiceChain(model, 1, "cpu", "fp32").loaded.fp32_graphs == ()
     rows = loading_grid(report([], systems=(facts("demo", fp32_graphs=("content", "vocoder")), facts("other")))).rows
     assert [row[-1] for row in rows] == ["the demo; in fp32: content, vocoder", "the other"]
+
+
+def test_engines_are_shown_with_what_their_build_took(tiny_path, home):
+    """A real build, by TensorRT RTX, which needs no GPU for it."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX is not installed")
+    bundle = open_bundle(tiny_path, home)
+    target = replace(build_target("rtx"), compute_capabilities=("8.6",))
+    built = build_engines(bundle, engine_spec(bundle, target, "fp32", ("stream",)))
+    on_disk = sum(path.stat().st_size for path in built.folder.glob("*.plan")) / 1e6
+    found = facts("tiny", engine="tensorrt", **engine_facts(built.record))
+    (row,) = engine_grid(report([], systems=(found, facts("tiny")))).rows
+    assert row == ("tiny (tensorrt fp32)", "1", f"{built.record.seconds:.3g}", f"{on_disk:.0f}")
+    assert engine_facts(None) == {}
 
 
 @pytest.mark.parametrize("n", [1, 7])

@@ -1,12 +1,18 @@
 """Does the installed TensorRT have everything that is asked of it? Its objects exist on no machine without a GPU."""
 
 import ast
+import contextlib
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tiny_bundle import write_folder
 
-from comosvc.runtime import ProviderError, device, engine, engine_runner
+from comosvc.runtime import ProviderError, device, engine, engine_runner, engine_target
+from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.engine_target import Target
+from comosvc.runtime.errors import EngineError
 from comosvc.runtime.gpu import Gpu
 from comosvc.runtime.providers import tensorrt
 
@@ -29,6 +35,19 @@ COMMON = {
 """What a variable of that name is: classes of the module, None for the module itself."""
 
 
+RTX_ONLY = {
+    ("IBuilderConfig", "num_compute_capabilities"),
+    ("IBuilderConfig", "set_compute_capability"),
+    ("IRuntimeConfig", "create_runtime_cache"),
+    ("IRuntimeConfig", "set_runtime_cache"),
+    ("IRuntimeConfig", "cuda_graph_strategy"),
+    (None, "IRuntimeCache"),
+    (None, "ComputeCapability"),
+    (None, "CudaGraphStrategy"),
+}
+"""Of the names that are used, those that the bindings of the full TensorRT 10.12 and 10.16 do not hold."""
+
+
 def used(source):
     """(name, attribute) of every `name.attribute`, and of `name.self_attribute.attribute` for enumerations."""
     tree = ast.parse(Path(source).read_text("utf-8"))
@@ -41,7 +60,7 @@ def used(source):
 
 def test_every_attribute_that_is_used_exists():
     seen = set()
-    for module in (engine, engine_runner, tensorrt):
+    for module in (engine, engine_target, engine_runner, tensorrt):
         for name, attribute in used(module.__file__):
             seen.add((name, attribute))
             if name.startswith("trt."):
@@ -62,6 +81,29 @@ def test_the_check_above_can_fail(tmp_path):
     assert set(used(source)) == {("context", "celebrate"), ("trt", "BuilderFlag"), ("trt.BuilderFlag", "FP16")}
     assert not hasattr(trt.IExecutionContext, "celebrate")
     assert not hasattr(trt.BuilderFlag, "FP16")
+
+
+def test_the_full_tensorrt_is_not_asked_for_what_only_rtx_has(monkeypatch, files, tmp_path):
+    """A real parse and a real configuration, as far as a build gets without a GPU."""
+    bundle = open_bundle(write_folder(tmp_path / "voice", files), tmp_path)
+    target = Target("tensorrt", "10.12.0.36", "Test Hopper", ("9.0",))
+    spec = engine_target.engine_spec(bundle, target, "fp32", ("stream",))
+    removed = {(kind, name) for kind, name in RTX_ONLY if hasattr(trt if kind is None else getattr(trt, kind), name)}
+    assert len(removed) > 5
+    for kind, name in sorted(removed, key=str, reverse=True):
+        monkeypatch.delattr(trt if kind is None else getattr(trt, kind), name)
+    entry, progress = bundle.manifest.graphs["acoustic"], []
+    model = bundle.graph_bytes("acoustic")
+    with contextlib.suppress(EngineError):  # what it says with no GPU to build for
+        engine._build(trt, "acoustic", entry, model, spec, tmp_path / "timing", lambda *told: progress.append(told))
+    assert progress, "it came to the build"
+    opened = []
+    plans = SimpleNamespace(record=SimpleNamespace(profiles={"stream": {"acoustic": {}}}))
+    older = SimpleNamespace(create_execution_context=opened.append)
+    loaded = tensorrt._loaded(trt, "tensorrt", "acoustic", older, plans)
+    loaded.open_context()
+    assert opened == [trt.ExecutionContextAllocationStrategy.USER_MANAGED]
+    assert loaded.captures
 
 
 @pytest.mark.skipif(find_spec("cuda.bindings") is None, reason="cuda-bindings is not installed")
