@@ -87,10 +87,14 @@ def add_precisions(
     names: Collection[str],
     graph_bytes: Callable[[str], bytes],
     embeddings: NDArray[np.float32],
+    judged: bool = True,
 ) -> tuple[Manifest, Files]:
-    """The bundle's manifest and files with graphs in the precisions `names`; `graph_bytes` reads a float32 graph."""
+    """The bundle's manifest and files with graphs in the precisions `names`; `graph_bytes` reads a float32 graph.
+
+    Not `judged`: without a comparison with fp32, which says nothing of random weights.
+    """
     for precision in find_precisions(names):
-        manifest, files = _add(manifest, files, precision, graph_bytes, embeddings)
+        manifest, files = _add(manifest, files, precision, graph_bytes, embeddings, judged)
     return manifest, files
 
 
@@ -100,6 +104,7 @@ def _add(
     precision: Precision,
     graph_bytes: Callable[[str], bytes],
     embeddings: NDArray[np.float32],
+    judged: bool,
 ) -> tuple[Manifest, Files]:
     maker = input_maker(manifest, embeddings)
     made: Files = {}
@@ -114,8 +119,7 @@ def _add(
         data = graph_bytes(name)
         try:
             variant = precision.make(name, onnx.load_from_string(data), maker, open_fp32)
-            logger.info("comparing %s in %s with fp32", name, precision.name)
-            found = check_variant(name, precision, precision.runner(variant.data), onnx_runner(data), maker)
+            found = _check_graph(name, precision, variant.data, data, maker) if judged else []
             _within_budget(found)
         except StaysFloat32Error as error:
             kept[name] = str(error)
@@ -124,7 +128,7 @@ def _add(
         made[name], facts[name] = variant.data, dict(variant.facts)
         rows += found
     try:
-        chain_rows = _check_chain(precision, made, open_fp32, maker) if made else []
+        chain_rows = _check_chain(precision, made, open_fp32, maker) if made and judged else []
         _within_budget(chain_rows)
         rows += chain_rows
     except StaysFloat32Error as error:  # nobody knows which of them it was
@@ -144,6 +148,11 @@ def _add(
 def _within_budget(rows: list[VariantRow]) -> None:
     if misses := [row for row in rows if not row.ok]:
         raise StaysFloat32Error(f"{misses[0]}" + (f", and {len(misses) - 1} more" if misses[1:] else ""))
+
+
+def _check_graph(name: str, precision: Precision, made: bytes, fp32: bytes, maker: InputMaker) -> list[VariantRow]:
+    logger.info("comparing %s in %s with fp32", name, precision.name)
+    return check_variant(name, precision, precision.runner(made), onnx_runner(fp32), maker)
 
 
 def _check_chain(precision: Precision, made: Files, open_fp32: OpenFp32, maker: InputMaker) -> list[VariantRow]:

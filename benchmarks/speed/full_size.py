@@ -2,7 +2,8 @@
 
 Speed does not depend on what weights say, and nobody publishes trained ones of this size. The parity matrix and the
 stored probes are left out: tests hold them, and they take minutes. Where a row asks for fp16 or int8 there are such
-graphs too, each one that passes the gate of `comosvc-export precision`.
+graphs too, as `comosvc-export precision` makes them, but for its comparison with fp32: of random weights it says
+nothing.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from safetensors.numpy import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...export import fp16, half, inputs, int8, parity, precision, ranges, rounding, variants
+from ...export import fp16, half, inputs, int8, parity, precision, ranges
 from ...export.archive import sha256
 from ...export.assemble import TorchGraphs
 from ...export.describe import EMBEDDING_FILE, PARITY_FILE, make_manifest
@@ -48,8 +49,8 @@ N_SINGERS = 20
 _COUNTED_S = 10
 """Attention grows with the clip; FLOP per second are those of a clip this long."""
 _STAGES = ("content", "acoustic", "vocoder")
-_GATE = (fp16, half, inputs, int8, parity, precision, ranges, rounding, variants)
-"""What decides about a graph in another precision."""
+_MAKERS = (fp16, half, inputs, int8, parity, precision, ranges)
+"""What a graph in another precision depends on."""
 
 
 @dataclass(frozen=True)
@@ -155,14 +156,15 @@ def _count(torch_graphs: TorchGraphs) -> dict[str, dict[str, float]]:
 
 
 def with_precision(voice: ReadyVoice, name: str) -> ReadyVoice:
-    """An unpacked voice of the cache with those graphs in fp16 or int8 besides that pass the gate; minutes at first."""
+    """An unpacked voice of the cache with graphs in fp16 or int8 besides; a minute at first."""
     source = Path(voice.model)
-    key = sha256("".join(map(inspect.getsource, _GATE)).encode())[:16]
+    key = sha256("".join(map(inspect.getsource, _MAKERS)).encode())[:16]
     folder = source.with_name(f"{source.name}-{name}-{key}")
     if not folder.is_dir():
         bundle = open_bundle(source)
         no_parity = {PARITY_FILE: json.dumps({"graphs": {}, "rows": []}).encode()}
-        _, files = precision.add_precisions(bundle.manifest, no_parity, [name], bundle.graph_bytes, bundle.embeddings)
+        voice_parts = bundle.graph_bytes, bundle.embeddings
+        _, files = precision.add_precisions(bundle.manifest, no_parity, [name], *voice_parts, judged=False)
         with _all_or_nothing(folder) as made:
             for path in source.iterdir():
                 if path.name not in files:

@@ -40,7 +40,7 @@ from comosvc.benchmarks.speed.timing import Rounds, Sample
 from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
 from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, engine_facts, fp32_graphs
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
-from comosvc.export.precision import kept_fp32, recorded
+from comosvc.export.precision import recorded
 from comosvc.export.variants import BUDGETS, Budget
 from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
@@ -380,24 +380,21 @@ def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch, sm
     assert small() == ready
 
 
-def test_our_system_in_fp16_passes_the_gate_of_the_product(monkeypatch, small):
-    """Each graph or none: what misses its budget stays in fp32, and the row says so."""
+def test_our_system_in_fp16_is_made_as_a_users_is_but_not_judged(monkeypatch, small):
+    """Random weights may miss any budget, and are as fast."""
     monkeypatch.setitem(BUDGETS, "vocoder", (Budget("snr_db", 1e3, "nothing is that good"),))
     voice = ready_precision(small, "fp16")
     bundle = open_bundle(voice.model)
     bundle.verify()
     made = set(bundle.manifest.variants["fp16"])
-    assert {"content", "acoustic"} <= made
-    assert "vocoder" not in made
+    assert made >= {"content", "acoustic", "vocoder"}
     assert fp32_graphs(bundle.manifest, "fp16") == tuple(name for name in bundle.manifest.graphs if name not in made)
-    assert {row.graph for row in recorded(bundle)} == {*made, "end_to_end"}
-    assert "snr_db" in {graph: why for _, graph, why in kept_fp32(bundle)}["vocoder"]
+    assert recorded(bundle) == []
     counted = {p: ready_counted(partial(with_precision, small(), "fp16"), p).facts.weights_mb for p in ("fp32", "fp16")}
     assert 0.49 < counted["fp16"]["acoustic"] / counted["fp32"]["acoustic"] < 0.6
-    assert counted["fp16"]["vocoder"] == counted["fp32"]["vocoder"]
     shared = voice.model / "acoustic.onnx"
     assert shared.stat().st_nlink == 2, "half a gigabyte is there once"
-    monkeypatch.setattr(full_size.precision, "add_precisions", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(full_size.precision, "add_precisions", lambda *_, **__: pytest.fail("made again"))
     assert ready_precision(small, "fp16") == voice
 
 
