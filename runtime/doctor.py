@@ -140,7 +140,7 @@ def _source_compiler(gpu: Gpu | None) -> Finding:
     except ComosvcError as error:
         host = "on GPU providers, source and noise are made on the host and sent"
         return Finding("NVRTC", False if gpu else None, f"{host}: {error}")
-    return Finding("NVRTC", True, "source and noise are made on the GPU")
+    return Finding("NVRTC", True, "compiles the kernels that make source and noise on a GPU")
 
 
 def _onnx_runtime() -> Finding:
