@@ -172,7 +172,7 @@ def test_the_doctor_says_who_makes_them(monkeypatch):
     gpu, asked = Gpu("Test GPU", "8.9", 8 << 30, (13, 0)), []
     monkeypatch.setattr(doctor, "compile_cuda", lambda *arguments: asked.append(arguments))
     found = doctor._source_compiler(gpu)
-    assert (found.works, found.detail) == (True, "source and noise are made on the GPU")
+    assert (found.works, found.detail) == (True, "compiles the kernels that make source and noise on a GPU")
     assert asked == [(module.SOURCE.read_bytes(), "source.cu", "8.9")]
     monkeypatch.setattr(doctor, "compile_cuda", no_compiler)
     assert doctor._source_compiler(None).works is None  # no fault where there is no GPU
