@@ -233,7 +233,9 @@ class Converter:
         """
         request, rate = self._request(singer, key, seed, steps, "low"), check_rate(sample_rate)
         stream_key(key, request.voice)
-        request = with_tracks(request, f0_hz, None, (max(1, np.size(f0_hz)), self.spec.n_mels), self.spec.sample_rate)
+        if f0_hz is not None:
+            shape = max(1, np.size(f0_hz)), self.spec.n_mels
+            request = with_tracks(request, f0_hz, None, shape, self.spec.sample_rate)
         number = isinstance(block_ms, int | float | np.number) and not isinstance(block_ms, bool)
         if not number or not 0.0 < block_ms <= 1e3:
             raise OptionError(f"block_ms is {block_ms!r}; it must be more than 0 and at most 1000 ms")
