@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from .errors import AudioError, OptionError
@@ -67,8 +68,6 @@ class Resampler:
     """A stream of mono float32 from one rate to another (soxr, high quality), aligned; block sizes do not matter."""
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
-        import soxr
-
         same = from_rate == to_rate
         self._stream = None if same else soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
 

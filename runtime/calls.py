@@ -99,9 +99,9 @@ def run_together(
                 yield from _step(work, None, active, failed)
             if not active:
                 return
-            batch = _largest_group(active)
-            active = [entry for entry in active if entry not in batch]
-            for work, reply in _replies(batch, graphs):
+            # Each stays among the active until it goes on: whatever ends this early finds it there, and closes it.
+            for work, reply in _replies(_largest_group(active), graphs):
+                active = [entry for entry in active if entry[0] is not work]
                 yield from _step(work, reply, active, failed)
     finally:
         for work, _ in active:

@@ -2,6 +2,8 @@
 
 import glob
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +53,8 @@ _app = typer.Typer(
 
 def main() -> None:
     """Entry point of `comosvc-convert`."""
+    # Python dies of SIGTERM without unwinding, and a half-written file would stay; 143 is how shells tell of it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _app()
 
 

@@ -222,15 +222,20 @@ class Converter:
         key: float = 0.0,
         seed: int = 0,
         steps: int = 1,
+        f0_hz: NDArray[np.floating] | None = None,
         block_ms: float = 40.0,
     ) -> Stream:
         """Convert live: see `Stream`. `block_ms`: about how much each call of `process` will bring, to warm up with.
 
-        Any size may come; but each call costs the graphs' context anew, so that 20 to 40 ms is what suits a CPU. Other
-        arguments as in `convert`. Raises `OptionError`.
+        Any size may come; but each call costs the graphs' context anew, so that 20 to 40 ms is what suits a CPU.
+        `f0_hz`: the source's F0 at the mel frames of all that will come, (T,); a stream may end before it does, and
+        takes no sample beyond. Other arguments as in `convert`. Raises `OptionError`.
         """
         request, rate = self._request(singer, key, seed, steps, "low"), check_rate(sample_rate)
         stream_key(key, request.voice)
+        if f0_hz is not None:
+            shape = max(1, np.size(f0_hz)), self.spec.n_mels
+            request = with_tracks(request, f0_hz, None, shape, self.spec.sample_rate)
         number = isinstance(block_ms, int | float | np.number) and not isinstance(block_ms, bool)
         if not number or not 0.0 < block_ms <= 1e3:
             raise OptionError(f"block_ms is {block_ms!r}; it must be more than 0 and at most 1000 ms")

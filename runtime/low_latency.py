@@ -119,7 +119,7 @@ def _loudness_tail(spec: AudioSpec) -> int:
 
 
 class LowLatency:
-    """One clip or stream at `sample_rate`. A given `f0_hz` (T,) stands in for the pitch graph."""
+    """One clip or stream at `sample_rate`. A given `f0_hz` (T,) stands in for the pitch graph; beyond it F0 is 0."""
 
     def __init__(
         self,
@@ -165,6 +165,8 @@ class LowLatency:
         self._at_16k.append(self._to_16k.push(audio, last))
         if last:
             self.n_frames = frames_to_cover(self.n_samples, self._rate, self._spec)
+            if self._given_f0_hz is not None:
+                self._given_f0_hz = self._given_f0_hz[: self.n_frames]
         self._timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
 
     def advance(self) -> Work[NDArray[np.float32]]:

@@ -60,16 +60,21 @@ def with_tracks(
     """`request` with a given F0 (T,) and noise (T, M); `shape` is (T, M). Raises `OptionError`."""
     if f0_hz is not None:
         f0_hz = _track("f0_hz", f0_hz, shape[:1])
-        highest = _HIGHEST_F0_SHARE * sample_rate / 2.0 ** (max(0.0, request.key or 0.0) / 12.0)
-        if f0_hz.min() < 0.0 or f0_hz.max() > highest:
-            raise OptionError(
-                f"f0_hz goes from {f0_hz.min():.1f} to {f0_hz.max():.1f} Hz; "
-                f"it must be 0 (unvoiced) to {highest:.0f} Hz at this key"
-            )
+        check_f0(f0_hz, request.key or 0.0, sample_rate)
         request = replace(request, f0_hz=f0_hz)
     if noise is not None:
         request = replace(request, noise=_track("noise", noise, shape))
     return request
+
+
+def check_f0(f0_hz: NDArray[np.float32], key: float, sample_rate: int) -> None:
+    """That a voice at `sample_rate` can sing this `key` semitones up. Raises `OptionError`."""
+    highest = _HIGHEST_F0_SHARE * sample_rate / 2.0 ** (max(0.0, key) / 12.0)
+    if f0_hz.min() < 0.0 or f0_hz.max() > highest:
+        raise OptionError(
+            f"f0_hz goes from {f0_hz.min():.1f} to {f0_hz.max():.1f} Hz; "
+            f"it must be 0 (unvoiced) to {highest:.0f} Hz at this key"
+        )
 
 
 def _track(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from .audio import mono
 from .bundle import Bundle
 from .calls import Runnable, run
-from .errors import ComosvcError, OptionError
+from .errors import AudioError, ComosvcError, OptionError
+from .framing import frames_to_cover
 from .low_latency import LowLatency, latency_samples
-from .request import Request
+from .request import Request, check_f0
 from .synthesis import Target
 from .tracks import Track
 from .voices import Voice, check_key, voice_of
@@ -54,6 +55,7 @@ class Stream:
             if np.shape(audio)[:1] == (0,):
                 return np.zeros(0, np.float32)
             samples = mono(audio, "the block", self._chain.n_samples)
+            self._check_given_f0_covers(self._chain.n_samples + len(samples))
             length = round(_AT_ONCE_S * self.sample_rate)
             return np.concatenate([self._push(samples[at : at + length]) for at in range(0, len(samples), length)])
 
@@ -69,7 +71,7 @@ class Stream:
             return self._take(self._chain.n_samples, self.latency_samples)
 
     def reset(self) -> None:
-        """Forget all that was heard, as if new; singer and key stay."""
+        """Forget all that was heard, as if new; singer and key stay, a given F0 begins again."""
         with self._in_use():
             self._begin()
 
@@ -97,7 +99,10 @@ class Stream:
     @key.setter
     def key(self, key: float) -> None:
         with self._in_use():
-            self._key = stream_key(key, self._voice)
+            key = stream_key(key, self._voice)
+            if self._request.f0_hz is not None:
+                check_f0(self._request.f0_hz, key, self._bundle.manifest.audio.sample_rate)
+            self._key = key
             self._chain.retarget(self._target())
 
     def __enter__(self) -> "Stream":
@@ -108,7 +113,9 @@ class Stream:
 
     def _begin(self) -> None:
         manifest, timings = self._bundle.manifest, defaultdict[str, float](float)
-        self._chain = LowLatency(manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S)
+        self._chain = LowLatency(
+            manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S, f0_hz=self._request.f0_hz
+        )
         self._out, self._ended = Track(), False
 
     def _target(self) -> Target:
@@ -135,6 +142,20 @@ class Stream:
         out = self._out.read(max(0, first), max(0, last))
         self._out.forget(last)
         return np.pad(out, (count - len(out), 0))
+
+    def _check_given_f0_covers(self, n_samples: int) -> None:
+        if self._request.f0_hz is None:
+            return
+        given, asked = (
+            len(self._request.f0_hz),
+            frames_to_cover(n_samples, self.sample_rate, self._bundle.manifest.audio),
+        )
+        if asked > given:
+            raise AudioError(
+                f"the block goes on to sample {n_samples}, which is mel frame {asked}, and f0_hz ends after {given}; "
+                "nothing of the block was taken\n"
+                "hint: f0_hz is that of all that will come, Converter.frames(samples, sample_rate) numbers"
+            )
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:

@@ -129,7 +129,10 @@ def latency(
     calls: Annotated[int, typer.Option("--calls", help="Of each length; at least 20.")] = 50,
     start_up: Annotated[bool, typer.Option("--start-up", help="Also: import, load, first second.")] = False,
     distance: Annotated[
-        bool, typer.Option("--distance", help="Also: low latency against the default, on the held-out set.")
+        bool,
+        typer.Option(
+            "--distance", help="Also: low latency against the default, and streams against it, on the held-out set."
+        ),
     ] = False,
     soak: Annotated[float, typer.Option("--soak", help="Also: minutes of audio in one stream.", min=0.0)] = 0.0,
     long_files: Annotated[str, typer.Option("--long-files", help="Also: minutes, such as 0.5,180.")] = "none",

@@ -234,6 +234,15 @@ def _facts(report: LatencyReport) -> list[tuple[str, str]]:
                 f"{far.low_truth_l1:.3f} (default {far.truth_l1:.3f}, unconverted {far.unconverted_l1:.3f})",
             )
         )
+        if far.stream_snr_db is not None:
+            own, given = far.stream_snr_db
+            rows.append(
+                (
+                    "a stream against low latency of the whole",
+                    f"the same conversions, at 16 to 48 kHz in blocks of 10 to 333 ms: waveform SNR of the worst "
+                    f"{own:.1f} dB with its own F0, {given:.1f} dB with F0 given",
+                )
+            )
     if (soak := report.soak) is not None:
         rows.append(
             (

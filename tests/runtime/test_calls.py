@@ -121,3 +121,22 @@ def test_timed_counts_its_own_time():
     result, ms = run(timed(work([1])), {"double": Doubler()})
     assert result == [4]
     assert 0.0 < ms < 1_000.0
+
+
+def test_an_interrupt_closes_every_conversion_though_others_hold_them():
+    class Interrupted:
+        def run(self, inputs):
+            raise KeyboardInterrupt
+
+    closed = []
+
+    def held(number):
+        try:
+            yield Call("double", {"x": np.ones((1, 1))})
+        finally:
+            closed.append(number)
+
+    works = [held(number) for number in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        list(run_together(works, {"double": Interrupted()}, 3, failed))
+    assert sorted(closed) == [0, 1, 2]

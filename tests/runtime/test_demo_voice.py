@@ -85,3 +85,34 @@ def test_every_part_states_its_licence(demo):
     assert all(entry.licence and entry.credit for entry in demo.manifest.licences)
     assert all(singer.licence and singer.credit for singer in demo.singers.values())
     assert demo.manifest.consent
+
+
+def unevenness(audio, at):
+    """The largest step from sample to sample within 160 ms from `at` on, over the largest in 100 ms on either side."""
+    steps = np.abs(np.diff(audio))
+    near = np.concatenate((steps[at - 2_640 : at - 240], steps[at + 3_840 : at + 6_240]))
+    return steps[at - 240 : at + 3_840].max() / near.max()
+
+
+def test_singer_and_key_change_in_a_stream_without_a_click(demo):
+    """No step is larger than what singing has: 1.4 times its neighbourhood seen, 1.8 to 3 where two singers are cut."""
+    audio = vowel(demo.spec)[0]
+
+    def sung(change=None, singer="alto", key=0.0):
+        with demo.stream(24_000, singer="alto") as stream:
+            out = []
+            for at in range(0, len(audio), 960):
+                if at == change:
+                    stream.singer, stream.key = singer, key
+                out.append(stream.process(audio[at : at + 960]))
+            return np.concatenate((*out, stream.flush()))[stream.latency_samples :]
+
+    steady, other = sung(), demo.convert(audio, 24_000, "bass", key=-12, latency="low").audio
+    for change in (9_600, 24_000):
+        for singer, key in (("alto", 7.0), ("soprano", 0.0), ("bass", -12.0), ("tenor", -5.0)):
+            changed = sung(change, singer, key)
+            begins = int(np.flatnonzero(np.abs(changed - steady) > 1e-4)[0])
+            assert change - 1_920 < begins < change
+            assert unevenness(changed, begins) < 1.6
+        cuts = [np.concatenate((steady[:at], other[at:])) for at in range(change, change + 480, 60)]
+        assert max(unevenness(cut, change) for cut in cuts) > 2.0

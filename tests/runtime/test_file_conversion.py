@@ -1,7 +1,9 @@
 """Files: one at a time, many at once, in constant memory, and nothing half-written."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,31 @@ def test_a_failure_leaves_no_file_behind(bundle_path, tmp_path, how):
         converter._graphs["vocoder"]._session = type("Broken", (), {"run": lambda self, *a: next(runs)(*a)})()
     with pytest.raises(kind):
         converter.convert_file(source, out / "result.wav", progress=progress)
+    assert names(out) == []
+
+
+COMMAND = """
+import signal
+from comosvc.runtime.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+main()
+"""
+
+
+@pytest.mark.parametrize("output", ["result.wav", "."])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_leaves_no_file_behind(bundle_path, tmp_path, output, number, code):
+    source, out = tmp_path / "song.wav", tmp_path / "out"
+    out.mkdir()
+    soundfile.write(source, np.tile(GLIDE[:24_000], 900), 24_000)
+    options = ["-o", str(out / output), "-m", str(bundle_path), "--provider", "cpu", "--threads", "1"]
+    with subprocess.Popen([sys.executable, "-c", COMMAND, str(source), *options]) as command:
+        while not names(out) and command.poll() is None:
+            time.sleep(0.005)
+        begun = names(out)
+        command.send_signal(number)
+        assert command.wait() == code
+    assert [Path(name).suffix for name in begun] == [".partial"]
     assert names(out) == []
 
 

@@ -28,13 +28,18 @@ def windowed(tmp_path_factory):
 
 def fed(stream, audio, sizes):
     """All that comes out for `audio`, in blocks of the sizes that `sizes` repeats."""
+    return np.concatenate((fed_blocks(stream, audio, sizes), stream.flush()))
+
+
+def fed_blocks(stream, audio, sizes):
+    """The same before the end."""
     out, at, number = [], 0, 0
     while at < len(audio):
         block = audio[at : at + sizes[number % len(sizes)]]
         out.append(stream.process(block))
         assert out[-1].shape == block.shape
         at, number = at + len(block), number + 1
-    return np.concatenate((*out, stream.flush()))
+    return np.concatenate(out)
 
 
 def snr_db(found, wanted):
@@ -112,6 +117,71 @@ def test_given_f0_and_noise_hold_for_low_latency_too(converter, song):
     given = converter.convert(song, 24_000, latency="low", key=12, f0_hz=f0_hz, noise=noise)
     assert set(np.round(given.f0_hz, 3)) == {0.0, 400.0}
     assert np.abs(given.mel - plain.mel).max() > 0.1
+
+
+@pytest.fixture
+def melody():
+    """F0 of one's own, with gaps, for longer than `song` lasts."""
+    frames = np.arange(550)
+    return np.where(frames % 50 < 40, 220.0 + frames, 0.0)
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
+@pytest.mark.parametrize("sizes", [(960,), (1, 257, 4_001), (60_000,)])
+def test_a_stream_with_given_f0_is_the_conversion_with_it(bundle_path, song, melody, rate, sizes):
+    converter, audio = Converter(bundle_path, threads=1), resample(song, 24_000, rate)
+    options = {"singer": "bass", "key": -2, "seed": 5}
+    f0_hz = melody[: converter.frames(len(audio), rate)]
+    wanted = converter.convert(audio, rate, **options, latency="low", f0_hz=f0_hz)
+    other = converter.convert(audio, rate, **options, latency="low", f0_hz=1.01 * f0_hz)
+    calls = counting(converter)
+    # It may be longer than the audio in the end is; that changes nothing.
+    with converter.stream(rate, **options, f0_hz=melody) as stream:
+        for _ in range(2):
+            found, delay = fed(stream, audio, sizes), stream.latency_samples
+            assert snr_db(found[delay:], wanted.audio) > LEAST_SNR_DB
+            stream.reset()
+    assert snr_db(found[delay:], other.audio) < 20
+    assert {name for name, _ in calls} == {"content", "acoustic", "vocoder"}
+
+
+def test_given_f0_goes_on_through_a_change_of_singer(windowed, converter, song, melody):
+    """Source and noise depend on neither singer nor the past, so that each side is that singer's conversion."""
+    f0_hz = melody[: converter.frames(len(song), 24_000)]
+    for voice in (converter, windowed):
+        alto, bass = (voice.convert(song, 24_000, who, latency="low", f0_hz=f0_hz).audio for who in ("alto", "bass"))
+        change, between = 12_000, 4_000
+        with voice.stream(24_000, singer="alto", f0_hz=f0_hz) as stream:
+            delay = stream.latency_samples
+            first = fed_blocks(stream, song[: change + delay], (480, 77))
+            stream.singer = "bass"
+            out = np.concatenate((first, fed(stream, song[change + delay :], (480, 77))))[delay:]
+        assert snr_db(out[:change], alto[:change]) > LEAST_SNR_DB
+        assert snr_db(out[change + between :], bass[change + between :]) > LEAST_SNR_DB
+        assert snr_db(alto[change + between :], bass[change + between :]) < 30
+
+
+def test_a_stream_ends_with_the_f0_that_was_given(converter, song, melody):
+    n_frames = converter.frames(4_800, 24_000)
+    wanted = converter.convert(song[:4_800], 24_000, latency="low", f0_hz=melody[:n_frames]).audio
+    with converter.stream(24_000, f0_hz=melody[:n_frames]) as stream:
+        found = [stream.process(song[:4_000])]
+        with pytest.raises(AudioError, match=rf"sample 5000.*frame {n_frames + 2}.*f0_hz ends after {n_frames}"):
+            stream.process(song[4_000:5_000])
+        found += [stream.process(song[4_000:4_800]), stream.flush()]
+        assert snr_db(np.concatenate(found)[stream.latency_samples :], wanted) > LEAST_SNR_DB
+
+
+def test_given_f0_is_checked(converter):
+    for wrong in (np.zeros((3, 2)), np.zeros(0), np.zeros(9, int), np.array([np.nan]), np.float64(100.0)):
+        with pytest.raises(OptionError, match="must be finite floats"):
+            converter.stream(24_000, f0_hz=wrong)
+    with pytest.raises(OptionError, match=r"f0_hz goes from 3000\.0 to 3000\.0 Hz"):
+        converter.stream(24_000, f0_hz=np.full(9, 3_000.0), key=24)
+    with converter.stream(24_000, f0_hz=np.full(9, 3_000.0)) as stream:
+        with pytest.raises(OptionError, match="at this key"):
+            stream.key = 24
+        assert stream.key == 0
 
 
 def test_files_take_low_latency_one_by_one_and_in_batches(converter, song, tmp_path):
