@@ -1,12 +1,21 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
+from comosvc.benchmarks.low_distance import _stream_snr_db
+from comosvc.benchmarks.speed.clips import sung_clip
 from comosvc.benchmarks.speed.documents import read_document
-from comosvc.benchmarks.speed.latency import ClipLatency, LatencyOptions, latency_grids, load_latency
+from comosvc.benchmarks.speed.latency import ClipLatency, LatencyOptions, latency_grids, load_latency, save_latency
 from comosvc.benchmarks.speed.results import ResultError
 from comosvc.benchmarks.speed.streaming import BlockLatency
+from comosvc.runtime import Converter
 from comosvc.runtime.errors import OptionError
+
+RESULTS = Path(__file__).parents[3] / "benchmarks/results"
 
 
 def test_percentiles_and_deadlines():
@@ -49,6 +58,21 @@ def test_the_command(tiny_path, tmp_path):
     for word in ("20 ms", "100 ms", "start-up", "in one stream", "a file of 0.1 min"):
         assert word in done.output
     assert not document.charts
+
+
+def test_streams_against_the_whole(tiny_path, tmp_path):
+    with Converter(tiny_path, threads=1) as converter:
+        audio = sung_clip(0.5, 44_100).astype(np.float32)
+        f0_hz = np.full(converter.frames(len(audio), 44_100), 220.0, np.float32)
+        found = [_stream_snr_db(converter, audio, 44_100, 20.0, "alto", f0) for f0 in (None, f0_hz)]
+    assert all(90.0 < snr_db < 200.0 for snr_db in found)
+    published = load_latency(RESULTS / "latency-distance.json")
+    assert published.distance is not None
+    report = replace(published, distance=replace(published.distance, stream_snr_db=(101.5, 99.0)))
+    save_latency(report, tmp_path / "a.json")
+    assert load_latency(tmp_path / "a.json") == report
+    shown = " ".join(cell for grid in latency_grids(report) for row in grid.rows for cell in row)
+    assert "101.5 dB with its own F0, 99.0 dB with F0 given" in shown
 
 
 def test_too_few_calls_for_a_percentile():
