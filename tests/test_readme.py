@@ -113,7 +113,8 @@ def test_the_table_is_the_measured_one():
 
 
 def test_the_speed_tables_are_the_measured_ones(tmp_path):
-    names = ("rtf-engines", "rtf-cpu", "quality-systems", *(f"quality-demo-{p}" for p in ("fp32", "bf16", "int8")))
+    kinds = ("fp32", "bf16", "int8", "openvino-int8")
+    names = ("rtf-engines", "rtf-masked", "rtf-cpu", "quality-systems", *(f"quality-demo-{kind}" for kind in kinds))
     results = [ROOT / "benchmarks" / "results" / f"{name}.json" for name in names]
     copy = tmp_path / "README.md"
     copy.write_text(README, "utf-8")
