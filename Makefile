@@ -94,7 +94,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(GPU)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(GPU): everything, for an NVIDIA GPU; some gigabytes"
 	@test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
-	@$(GPU)/bin/python $(PIP_INSTALL) "torch==$(TORCH)" --editable ".[dev]"
+	@# CUDA's compiler comes with torch there, in torch's version of it.
+	@grep -v nvidia-cuda-nvrtc constraints.txt > $(GPU)/constraints.txt
+	@$(GPU)/bin/python $(subst constraints.txt,$(GPU)/constraints.txt,$(PIP_INSTALL)) "torch==$(TORCH)" --editable ".[dev]"
 	@$(GPU)/bin/python -m pip uninstall --quiet --yes onnxruntime
-	@$(GPU)/bin/python $(PIP_INSTALL) "onnxruntime-gpu[cuda,cudnn]"
+	@$(GPU)/bin/python $(subst constraints.txt,$(GPU)/constraints.txt,$(PIP_INSTALL)) "onnxruntime-gpu[cuda,cudnn]"
 	@touch $@

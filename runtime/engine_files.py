@@ -7,6 +7,7 @@ well: the cache must belong to you alone, and a bundle's folder that somebody el
 .comosvc file never does: engines are looked for beside it, in the cache, and in unpacked folders, never inside a zip.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -213,8 +214,9 @@ def _move_into_place(made: Making, replace: bool) -> None:
 def _remove_abandoned(home: Path) -> None:
     oldest = time.time() - _ABANDONED_S
     for path in [*home.glob(".*.partial"), *home.glob(".*.old")]:
-        if path.stat().st_mtime < oldest:
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another builder has ended meanwhile
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def timing_cache(home: Path, version: str, gpu: str | None) -> Path | None:
