@@ -1,8 +1,8 @@
 """Engines at the authors' sizes, really built by TensorRT RTX without a GPU: time, memory, sizes, layers by type.
 
 `python tests/full_size_engines.py RESULT.json`. The voice is the one that `comosvc-bench rtf --preset gpu` times, with
-the fp16 graphs that comosvc-export precision makes, and is exported first where that has not been done. Needs some 3 GB of
-disk, 4 GB of memory and a quarter of an hour.
+the fp16 graphs that comosvc-export precision makes, and is exported first where that has not been done. Needs some 3 GB
+of disk, 4 GB of memory and a quarter of an hour.
 """
 
 import json
