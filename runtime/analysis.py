@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .audio import Resampler
-from .calls import Call, Work
+from .calls import Call, Work, ask, gather
 from .content_track import make_content_track
 from .framing import ceil_div, frames_to_cover, mel_range, next_piece, samples_before
 from .gate import Gate
@@ -56,12 +56,14 @@ class Analysis:
         horizon: int,
         reach: int,
         piece_s: float,
+        at_once: int,
         f0_hz: NDArray[np.float32] | None = None,
         pitch_only: bool = False,
     ) -> None:
         spec = self.spec = manifest.audio
         self.sample_rate, self.timings_ms, self.reach = sample_rate, timings_ms, reach
         self._horizon, self._given_f0_hz, self._pitch_only = horizon, f0_hz, pitch_only
+        self._at_once = at_once
         self._front_end = manifest.front_end
         self._pitch_context = manifest.context.pitch
         self._pitch_piece = max(1, round(piece_s * PITCH_SAMPLE_RATE / PITCH_HOP_LENGTH))
@@ -79,7 +81,7 @@ class Analysis:
         self._bridge = GapBridge(spec) if self._front_end.unvoiced_f0 == "interpolated" else None
         self.sung_f0_hz = self.f0_hz if self._bridge is None else Track()
         """F0 as the model is told it: `f0_hz`, with its gaps bridged where the front end says so."""
-        self.content = make_content_track(manifest, piece_s)
+        self.content = make_content_track(manifest, piece_s, at_once)
         self.pitch_statistics = PitchStatistics()
 
     def push(self, audio: NDArray[np.float32], last: bool) -> None:
@@ -149,27 +151,34 @@ class Analysis:
             self.is_open.append(self._gate.push(np.concatenate(heard), last=self.goal is not None))
 
     def _track_pitch(self) -> Work[None]:
-        past, future = self._pitch_context.past, self._pitch_context.future
         goal = (
             None if self.goal is None else pitch_frames_around(self.goal - 1, 1, self.spec, self._front_end.instant)[1]
         )
-        while goal is None or self._pitch_hz.end < goal:
-            first, last = next_piece(self._pitch_hz.end, self._pitch_piece, goal)
-            from_frame, audio_end = max(0, first - past), (last + future) * PITCH_HOP_LENGTH
-            mel_first, mel_last = mel_range(
-                first * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, self.spec
-            )
-            if goal is None and not (self.knows(mel_last) and self.at_16k.end >= audio_end):
-                return
-            if self._given_f0_hz is not None or self.is_silent(mel_first, mel_last):
-                self._pitch_hz.append_zeros(last - first)
-                self._confidence.append_zeros(last - first)
-                continue
-            audio = self.at_16k.read_padded(from_frame * PITCH_HOP_LENGTH, audio_end)
-            reply = yield Call("pitch", {"audio": audio[None]})
-            self.timings_ms["pitch"] += reply.ms
-            for track, output in zip((self._pitch_hz, self._confidence), reply.outputs, strict=True):
-                track.append(output[0, first - from_frame : last - from_frame])
+        pieces, end = [], self._pitch_hz.end
+        while goal is None or end < goal:
+            first, end = next_piece(end, self._pitch_piece, goal)
+            audio_end = (end + self._pitch_context.future) * PITCH_HOP_LENGTH
+            if goal is None and not (self.knows(self._sung_over(first, end)[1]) and self.at_16k.end >= audio_end):
+                break
+            pieces.append(self._pitch_of(first, end))
+        for found in (yield from gather(pieces, self._at_once)):
+            for track, output in zip((self._pitch_hz, self._confidence), found, strict=True):
+                track.append(output)
+
+    def _pitch_of(self, first: int, last: int) -> Work[tuple[NDArray[np.float32], ...]]:
+        """F0 and confidence at these pitch frames; zeros where nobody will ask."""
+        if self._given_f0_hz is not None or self.is_silent(*self._sung_over(first, last)):
+            return (np.zeros(last - first, np.float32),) * 2
+        from_frame = max(0, first - self._pitch_context.past)
+        audio_end = (last + self._pitch_context.future) * PITCH_HOP_LENGTH
+        audio = self.at_16k.read_padded(from_frame * PITCH_HOP_LENGTH, audio_end)
+        reply = yield from ask(Call("pitch", {"audio": audio[None]}))
+        self.timings_ms["pitch"] += reply.ms
+        return tuple(output[0, first - from_frame : last - from_frame] for output in reply.outputs)
+
+    def _sung_over(self, first: int, last: int) -> tuple[int, int]:
+        """Mel frames that pitch frames `first` to `last` touch."""
+        return mel_range(first * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, self.spec)
 
     def _align_f0(self) -> None:
         """F0 at mel frames; 0 where the gate is closed, so that it does not depend on which pieces were skipped."""

@@ -1,14 +1,15 @@
-"""Graph calls as values: a conversion asks for them one at a time, and whoever drives it runs them, alone or batched.
+"""Graph calls as values: a conversion asks for them, and whoever drives it runs them, alone, batched, or side by side.
 
-A conversion is a generator that yields `Call` and is sent `Reply`; its return value is the result. Every call's arrays
-carry their full context (see `analysis`), so zeros appended to them cannot reach what is kept: calls of different
-lengths, from different files, go into one padded batch. Where a graph's context is its whole input the call says so.
+A conversion is a generator that yields calls which do not need each other's results, and is sent a `Reply` for each;
+its return value is the result. Every call's arrays carry their full context (see `analysis`), so zeros appended to them
+cannot reach what is kept: calls of different lengths, from different files, go into one padded batch. Where a graph's
+context is its whole input the call says so.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,37 @@ class Reply:
     ms: float
 
 
-Work = Generator[Call, Reply, T]
+Work = Generator[list[Call], list[Reply], T]
+
+
+def ask(call: Call) -> Work[Reply]:
+    """One call's reply."""
+    [reply] = yield [call]
+    return reply
+
+
+def gather(works: Sequence[Work[T]], at_once: int) -> Work[list[T]]:
+    """Works that do not need each other as one, `at_once` of them at a time: their calls are asked for together.
+
+    Results in the works' order.
+    """
+    waiting, active, results = iter(enumerate(works)), dict[int, list[Call]](), dict[int, T]()
+
+    def go_on(number: int, replies: list[Reply] | None) -> None:
+        try:
+            active[number] = _resume(works[number], replies)
+        except StopIteration as stop:
+            active.pop(number, None)
+            results[number] = stop.value
+
+    while len(results) < len(works):
+        while len(active) < at_once and (entry := next(waiting, None)) is not None:
+            go_on(entry[0], None)
+        if active:
+            replies = iter((yield [call for calls in active.values() for call in calls]))
+            for number, calls in list(active.items()):
+                go_on(number, [next(replies) for _ in calls])
+    return [results[number] for number in range(len(works))]
 
 
 class Runnable(Protocol):
@@ -51,20 +82,44 @@ class Runnable(Protocol):
     def run(self, inputs: dict[str, Any], /) -> tuple[NDArray, ...]: ...
 
 
+class Runner(Protocol):
+    """Decides which calls run together, and how."""
+
+    def run_some(self, calls: Sequence[Call], /) -> dict[int, Reply | Exception]:
+        """Run at least one of the calls; what came of each, by its index."""
+        ...
+
+
+class Batches:
+    """Runs like calls as one with a batch of up to `width` clips."""
+
+    def __init__(self, graphs: Mapping[str, Runnable], width: int = 1) -> None:
+        self._graphs, self._width = graphs, width
+
+    def run_some(self, calls: Sequence[Call], /) -> dict[int, Reply | Exception]:
+        """The most numerous group that can run as one; the others wait, for more of their kind may come."""
+        chosen = _largest_group(calls)[: self._width]
+        try:
+            replies: Sequence[Reply | Exception] = run_batch([calls[index] for index in chosen], self._graphs)
+        except Exception as error:
+            replies = [error] * len(chosen)
+        return dict(zip(chosen, replies, strict=True))
+
+
 def timed(work: Work[T]) -> Work[tuple[T, float]]:
     """`work`, and the ms it was busy: its own time and that of its calls, not the time it waited for other clips."""
-    busy_ms, reply, error = 0.0, None, None
+    busy_ms, replies, error = 0.0, None, None
     while True:
         start = time.perf_counter()
         try:
-            call = _resume(work, reply if error is None else error)
+            calls = _resume(work, replies if error is None else error)
         except StopIteration as stop:
             return stop.value, busy_ms + 1e3 * (time.perf_counter() - start)
         busy_ms += 1e3 * (time.perf_counter() - start)
         error = None
         try:
-            reply = yield call
-            busy_ms += reply.ms
+            replies = yield calls
+            busy_ms += sum(reply.ms for reply in replies)
         except Exception as thrown:
             error = thrown
         except GeneratorExit:
@@ -72,74 +127,91 @@ def timed(work: Work[T]) -> Work[tuple[T, float]]:
             raise
 
 
-def run(work: Work[T], graphs: Mapping[str, Runnable]) -> T:
+def run(work: Work[T], runner: Runner) -> T:
     """Run one conversion to its end."""
-    try:
-        call = next(work)
-        while True:
-            call = work.send(_run_batch([call], graphs)[0])
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        work.close()
+
+    def failed(_: Work[T], error: Exception) -> T:
+        raise error
+
+    [result] = run_together([work], runner, 1, failed)
+    return result
 
 
 def run_together(
-    works: Iterable[Work[T]], graphs: Mapping[str, Runnable], width: int, failed: Callable[[Work[T], Exception], T]
+    works: Iterable[Work[T]], runner: Runner, width: int, failed: Callable[[Work[T], Exception], T]
 ) -> Iterator[T]:
-    """Run conversions `width` at a time, their calls batched; yields each result when it is there.
+    """Run conversions `width` at a time, their calls together; yields each result when it is there.
 
     An exception of one conversion, or of its graphs, ends that one only: `failed` turns it into a result.
     """
     waiting = iter(works)
-    active: list[tuple[Work[T], Call]] = []
+    active: list[_Active[T]] = []
     try:
         while True:
             while len(active) < width and (work := next(waiting, None)) is not None:
                 yield from _step(work, None, active, failed)
             if not active:
                 return
+            asked = [(entry, index) for entry in active for index in range(len(entry.calls)) if index not in entry.done]
+            found = runner.run_some([entry.calls[index] for entry, index in asked])
+            for number, reply in found.items():
+                entry, index = asked[number]
+                entry.done[index] = reply
             # Each stays among the active until it goes on: whatever ends this early finds it there, and closes it.
-            for work, reply in _replies(_largest_group(active), graphs):
-                active = [entry for entry in active if entry[0] is not work]
-                yield from _step(work, reply, active, failed)
+            for entry in [entry for entry in active if len(entry.done) == len(entry.calls)]:
+                active.remove(entry)
+                yield from _step(entry.work, entry.outcome(), active, failed)
     finally:
-        for work, _ in active:
-            work.close()
+        for entry in active:
+            entry.work.close()
+
+
+@dataclass(eq=False)
+class _Active(Generic[T]):
+    """A conversion that waits for replies; `done` has those that are there, by the call's index."""
+
+    work: Work[T]
+    calls: list[Call]
+    done: dict[int, Reply | Exception] = field(default_factory=dict)
+
+    def outcome(self) -> list[Reply] | Exception:
+        replies = [self.done[index] for index in range(len(self.calls))]
+        error = next((reply for reply in replies if isinstance(reply, Exception)), None)
+        return error or [reply for reply in replies if isinstance(reply, Reply)]
 
 
 def _step(
     work: Work[T],
-    reply: Reply | Exception | None,
-    active: list[tuple[Work[T], Call]],
+    replies: list[Reply] | Exception | None,
+    active: list[_Active[T]],
     failed: Callable[[Work[T], Exception], T],
 ) -> Iterator[T]:
-    """Let one conversion go on until its next call, which joins `active`, or until its result, which is yielded."""
+    """Let one conversion go on until its next calls, which join `active`, or until its result, which is yielded."""
     try:
-        active.append((work, _resume(work, reply)))
+        active.append(_Active(work, _resume(work, replies)))
     except StopIteration as stop:
         yield stop.value
     except Exception as error:
         yield failed(work, error)
 
 
-def _resume(work: Work[T], reply: Reply | Exception | None) -> Call:
-    if isinstance(reply, Exception):
-        return work.throw(reply)
-    return next(work) if reply is None else work.send(reply)
+def _resume(work: Work[T], replies: list[Reply] | Exception | None) -> list[Call]:
+    if isinstance(replies, Exception):
+        return work.throw(replies)
+    return next(work) if replies is None else work.send(replies)
 
 
-def _largest_group(active: list[tuple[Work[T], Call]]) -> list[tuple[Work[T], Call]]:
-    """The calls that can run as one: same graph, same scalars, similar length. The most numerous such group."""
-    groups: list[list[tuple[Work[T], Call]]] = []
-    for entry in sorted(active, key=lambda entry: -_length(entry[1])):
+def _largest_group(calls: Sequence[Call]) -> list[int]:
+    """Those that can run as one: same graph, same scalars, similar length. The most numerous such group."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(calls)), key=lambda index: -_length(calls[index])):
         for group in groups:
-            first = group[0][1]
-            if _kind(first) == _kind(entry[1]) and _length(entry[1]) >= LEAST_FILLED * _length(first):
-                group.append(entry)
+            first = calls[group[0]]
+            if _kind(first) == _kind(calls[index]) and _length(calls[index]) >= LEAST_FILLED * _length(first):
+                group.append(index)
                 break
         else:
-            groups.append([entry])
+            groups.append([index])
     return max(groups, key=len)
 
 
@@ -152,18 +224,8 @@ def _length(call: Call) -> int:
     return max(value.shape[1] for value in call.inputs.values() if value.ndim)
 
 
-def _replies(
-    batch: list[tuple[Work[T], Call]], graphs: Mapping[str, Runnable]
-) -> Iterator[tuple[Work[T], Reply | Exception]]:
-    try:
-        replies: list[Reply] | list[Exception] = _run_batch([call for _, call in batch], graphs)
-    except Exception as error:
-        replies = [error] * len(batch)
-    for (work, _), reply in zip(batch, replies, strict=True):
-        yield work, reply
-
-
-def _run_batch(calls: list[Call], graphs: Mapping[str, Runnable]) -> list[Reply]:
+def run_batch(calls: Sequence[Call], graphs: Mapping[str, Runnable]) -> list[Reply]:
+    """Like calls as one run of their graph."""
     start = time.perf_counter()
     inputs = {name: _stack([call.inputs[name] for call in calls]) for name in calls[0].inputs}
     graph = graphs[calls[0].graph]

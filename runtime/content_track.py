@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import Call, Work
+from .calls import Call, Work, ask, gather
 from .framing import ceil_div, content_index, mel_range, next_piece, samples_before, stretched_index
 from .manifest import Manifest
 from .spec import AudioSpec, FrontEnd
@@ -62,24 +62,26 @@ class ContentTrack(Protocol):
         ...
 
 
-def make_content_track(manifest: Manifest, piece_s: float) -> ContentTrack:
+def make_content_track(manifest: Manifest, piece_s: float, at_once: int) -> ContentTrack:
     """The kind of track that the manifest's content encoder needs."""
     if manifest.front_end.content_window_s:
         return WindowedContent(manifest.audio, manifest.front_end, manifest.model.content_channels)
-    return FramedContent(manifest, piece_s)
+    return FramedContent(manifest, piece_s, at_once)
 
 
 class FramedContent:
     """Rows on the content encoder's own grid, computed in pieces of `piece_s` with their full context."""
 
-    def __init__(self, manifest: Manifest, piece_s: float) -> None:
+    def __init__(self, manifest: Manifest, piece_s: float, at_once: int) -> None:
         spec, context = manifest.audio, manifest.context.content
+        self._at_once = at_once
         self._spec, self._hop = spec, spec.content_hop_length
         hop_ms = 1e3 * spec.content_hop_length / spec.content_sample_rate
         overhang = max(0, ceil_div(round(1e3 * (context.window_ms / hop_ms - 1.0)), 2000))
         self._past, self._future = context.past + overhang, context.future + overhang
         self._piece = max(1, round(piece_s * 1e3 / hop_ms))
-        self._rows = Track((manifest.model.content_channels,))
+        self._n_channels = manifest.model.content_channels
+        self._rows = Track((self._n_channels,))
         self.first_sample = 2**62
 
     @property
@@ -93,21 +95,27 @@ class FramedContent:
 
     def advance(self, heard: Heard) -> Work[None]:
         goal = None if heard.goal is None else int(content_index(heard.goal - 1, 1, self._spec)[0]) + 1
-        while goal is None or self._rows.end < goal:
-            first, last = next_piece(self._rows.end, self._piece, goal)
-            from_frame, audio_end = max(0, first - self._past), (last + self._future) * self._hop
-            mel_first, mel_last = mel_range(
-                first * self._hop, last * self._hop, self._spec.content_sample_rate, self._spec
-            )
-            if goal is None and not (heard.knows(mel_last) and heard.at_16k.end >= audio_end):
-                return
-            if heard.is_silent(mel_first, mel_last):
-                self._rows.append_zeros(last - first)
-                continue
-            audio = heard.at_16k.read_padded(from_frame * self._hop, audio_end)
-            reply = yield Call("content", {"audio": audio[None]})
-            heard.timings_ms["content"] += reply.ms
-            self._rows.append(reply.outputs[0][0, first - from_frame : last - from_frame])
+        pieces, end = [], self._rows.end
+        while goal is None or end < goal:
+            first, end = next_piece(end, self._piece, goal)
+            audio_end = (end + self._future) * self._hop
+            if goal is None and not (heard.knows(self._mel_range(first, end)[1]) and heard.at_16k.end >= audio_end):
+                break
+            pieces.append(self._encode(heard, first, end))
+        for rows in (yield from gather(pieces, self._at_once)):
+            self._rows.append(rows)
+
+    def _encode(self, heard: Heard, first: int, last: int) -> Work[NDArray[np.float32]]:
+        if heard.is_silent(*self._mel_range(first, last)):
+            return np.zeros((last - first, self._n_channels), np.float32)
+        from_frame = max(0, first - self._past)
+        audio = heard.at_16k.read_padded(from_frame * self._hop, (last + self._future) * self._hop)
+        reply = yield from ask(Call("content", {"audio": audio[None]}))
+        heard.timings_ms["content"] += reply.ms
+        return reply.outputs[0][0, first - from_frame : last - from_frame]
+
+    def _mel_range(self, first: int, last: int) -> tuple[int, int]:
+        return mel_range(first * self._hop, last * self._hop, self._spec.content_sample_rate, self._spec)
 
     def forget(self, frame: int) -> None:
         self._rows.forget(samples_before(frame, self._spec.content_sample_rate, self._spec) // self._hop - 1)
@@ -164,7 +172,7 @@ class WindowedContent:
         last_sample = heard.at_16k.end if is_last else samples_before(end, self._spec.content_sample_rate, self._spec)
         last_sample = max(last_sample, self.first_sample + _MIN_SAMPLES)
         audio = heard.at_16k.read_padded(self.first_sample, last_sample)
-        reply = yield Call("content", {"audio": audio[None]}, whole=True)
+        reply = yield from ask(Call("content", {"audio": audio[None]}, whole=True))
         heard.timings_ms["content"] += reply.ms
         rows, length = reply.outputs[0][0], end - self._start
         all_rows = stretched_index(len(rows), length) if self._stretched else content_index(0, length, self._spec)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .audio import blocks, check_rate, mono
 from .bundle import open_bundle
-from .calls import Runnable, Work, run, run_together, timed
+from .calls import Batches, Runnable, Runner, Work, run, run_together, timed
+from .cores import Cores
 from .device import Device
 from .device_arrays import DeviceArray, fetch, is_on_device
 from .engine_files import EngineRecord
@@ -25,7 +26,7 @@ from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .probes import probe_errors
-from .providers import BEST_BATCH, ON_GPU, check_threads, choose_precision, choose_provider, open_graphs
+from .providers import AT_ONCE, ON_GPU, check_threads, choose_precision, choose_provider, open_graphs, open_twins
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
@@ -36,6 +37,8 @@ from .voices import singers_of
 
 Progress = Callable[[float], Any]
 """Told the share that is done, 0 to 1; returning False cancels (`CancelledError`)."""
+_LONG_S = 30.0
+"""Clips from here on are worth the second or so, once, in which large graphs are opened again for single cores."""
 
 
 class Converter:
@@ -46,7 +49,8 @@ class Converter:
 
     `provider`: "cpu", "openvino", "cuda", "tensorrt", or "auto" for the best that works here (see
     `Converter.provider`). `precision`: "fp32", "bf16" (openvino), what else the voice has graphs in, or "auto".
-    `threads`: of the engine, for each call; None leaves it to the engine. `cache_dir`: instead of $COMOSVC_HOME.
+    `threads`: to compute with; None leaves it to the engine. Clips from 30 s on, and files that are converted together,
+    are computed in pieces side by side. `cache_dir`: instead of $COMOSVC_HOME.
     """
 
     def __init__(
@@ -64,6 +68,8 @@ class Converter:
         self.precision = choose_precision(precision, self._bundle, self.provider)
         self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
         self._graphs: Mapping[str, Runnable] | None = open_graphs(self.provider, self._bundle, self.precision, threads)
+        self._twins = open_twins(self.provider, self._bundle, self.precision, threads)
+        self._at_once = AT_ONCE[self.provider] if self._twins is None else self._twins.cores
         self._device: Device | None = None
         self._audio_crossed = Transfers()
 
@@ -121,9 +127,10 @@ class Converter:
             _report(progress, sum(map(len, pieces)) / len(samples))
 
         channels = np.shape(audio)[1] if np.ndim(audio) == 2 else 1
-        read = partial(blocks, samples, round(BLOCK_S * rate))
+        request = replace(request, at_once=self._pieces_at_once(len(samples) / rate))
+        read = partial(blocks, samples, round(BLOCK_S * request.at_once * rate))
         work = convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True)
-        outcome, total_ms = run(timed(work), self._ready())
+        outcome, total_ms = run(timed(work), self._runner())
         assert outcome.mel is not None
         assert outcome.f0_hz is not None
         converted = np.concatenate(pieces)
@@ -157,7 +164,7 @@ class Converter:
         rate); it appears when complete, or not at all. Other arguments as in `convert`; raises `OutputError` as well.
         """
         request = self._request(singer, key, seed, steps, latency)
-        return run(self._file_work(request, FileJob(Path(source), Path(output)), overwrite, progress), self._ready())
+        return run(self._file_work(request, FileJob(Path(source), Path(output)), overwrite, progress), self._runner())
 
     def convert_many(
         self,
@@ -174,16 +181,17 @@ class Converter:
         batch: int | None = None,
         progress: Callable[[Path, float], Any] | None = None,
     ) -> Iterator[FileConversion]:
-        """Convert files into the folder `output`, `batch` at a time in common graph calls; each is yielded when done.
+        """Convert files into the folder `output`, `batch` at a time; each is yielded when done.
 
-        `batch` None is what suits the provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or
+        Their graph calls are batched on a GPU, and spread over the cores of a processor. `batch` None is what suits the
+        provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or
         ".flac"). A file that fails is yielded with its `error`, and the others go on. Other arguments as in
         `convert_file`; wrong ones raise at once.
         """
         request = self._request(singer, key, seed, steps, latency)
         if ending not in FORMATS:
             raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
-        batch = BEST_BATCH[self.provider] if batch is None else batch
+        batch = self._at_once if batch is None else batch
         if batch < 1:
             raise OptionError(f"batch is {batch}; it must be at least 1")
         make_folder(Path(output))
@@ -212,7 +220,7 @@ class Converter:
                 raise error
             return FileConversion(sources[work], None, error=error)
 
-        yield from run_together(works(), self._ready(), batch, failed)
+        yield from run_together(works(), self._runner(batch), batch, failed)
 
     def stream(
         self,
@@ -245,7 +253,7 @@ class Converter:
         """F0 of a clip in Hz as the voice's pitch graph finds it, (T,) at mel frames, 0 where unvoiced or silent."""
         request, rate, samples = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate), mono(audio)
         work = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
-        return run(work, self._ready())
+        return run(work, self._runner())
 
     def self_test(self) -> SelfTest:
         """Compare all hashes, each graph with what torch gave at export, and convert a built-in vowel of known pitch.
@@ -258,7 +266,7 @@ class Converter:
 
     def close(self) -> None:
         """Free the graphs. Conversions that are running end normally; new ones raise `ComosvcError`."""
-        self._graphs = None
+        self._graphs = self._twins = None
 
     def __enter__(self) -> "Converter":
         return self
@@ -310,6 +318,15 @@ class Converter:
             raise ComosvcError("this converter is closed\nhint: make another, or close it later")
         return graphs
 
+    def _runner(self, batch: int | None = None) -> Runner:
+        """What runs the calls of conversions, of up to `batch` at a time."""
+        graphs, twins = self._ready(), self._twins
+        return Batches(graphs, batch or self._at_once) if twins is None else Cores(graphs, twins)
+
+    def _pieces_at_once(self, seconds: float) -> int:
+        """Of one clip of that length."""
+        return 1 if self._twins is not None and seconds < _LONG_S else self._at_once
+
     def _request(self, singer: SingerChoice, key: float | str, seed: int, steps: int, latency: str) -> Request:
         self._ready()
         return make_request(self._bundle, singer, key, seed, steps, latency)
@@ -317,7 +334,7 @@ class Converter:
     def _file_work(
         self, request: Request, job: FileJob, overwrite: bool, progress: Progress | None
     ) -> Work[FileConversion]:
-        work = file_work(self.manifest, request, job, overwrite, partial(_report, progress))
+        work = file_work(self.manifest, request, job, overwrite, self._pieces_at_once, partial(_report, progress))
         (outcome, rate), total_ms = yield from timed(work)
         return FileConversion(
             source=job.source,

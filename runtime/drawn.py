@@ -97,8 +97,8 @@ class SourceTrack:
     def __init__(self, kind: str, channels: int, spec: AudioSpec, seed: int) -> None:
         self._spec, self._seed, self._channels, self._sine = spec, seed, channels, kind == "sine"
         self._frames = Track((2,), np.uint64 if self._sine else np.float64)
-        self._made = Track((channels,))
-        """Samples that the host had to make; the next piece begins with some of them."""
+        self._made = 0, np.zeros((0, channels), np.float32)
+        """First frame and samples of what the host made last; the next piece may begin with some of them."""
         self._phase: Any = 0 if self._sine else 0.0
 
     @property
@@ -115,30 +115,31 @@ class SourceTrack:
     def forget(self, frame: int) -> None:
         """Drop what lies before `frame`."""
         self._frames.forget(frame)
-        self._made.forget(frame * self._spec.hop_length)
 
     def read(self, first: int, last: int) -> Drawn:
-        """The source of frames `first` to `last`, (1, L, H). To be made before the next `forget`."""
+        """The source of frames `first` to `last`, (1, L, H), to be made at any time and in any thread."""
         frames, shape = self._frames.read(first, last), ((last - first) * self._spec.hop_length, self._channels)
 
         def host() -> NDArray[np.float32]:
-            return self._on_the_host(first, last)
+            return self._on_the_host(first, frames)
 
         if self._sine:
             noise = sine_noise(self._seed, first, self._spec)
             return Drawn([Sines(frames, self._seed, noise, self._spec, shape, host)])
         return Drawn([Pulses(frames, self._spec, shape, host)])
 
-    def _on_the_host(self, first: int, last: int) -> NDArray[np.float32]:
-        made, hop = self._made, self._spec.hop_length
-        if not made.start <= first * hop <= made.end:
-            made.restart(first * hop)
-        start = made.end // hop
-        if start < last:
-            frames = self._frames.read(start, last)
-            new = sines(frames, self._spec, self._seed, start) if self._sine else pulses(frames, self._spec)
-            made.append(np.broadcast_to(new, (len(new), self._channels)))
-        return made.read(first * hop, last * hop)
+    def _on_the_host(self, first: int, frames: NDArray[Any]) -> NDArray[np.float32]:
+        hop, (start, made) = self._spec.hop_length, self._made
+        there = made[(first - start) * hop : (first - start + len(frames)) * hop] if start <= first else made[:0]
+        n_there = len(there) // hop
+        missing = frames[n_there:]
+        if self._sine:
+            new = sines(missing, self._spec, self._seed, first + n_there)
+        else:
+            new = np.broadcast_to(pulses(missing, self._spec), (len(missing) * hop, self._channels))
+        samples = np.concatenate((there, new))
+        self._made = first, samples  # both at once: pieces are made in several threads
+        return samples
 
 
 def make_source_track(kind: str, channels: int, spec: AudioSpec, seed: int) -> SourceTrack | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +46,17 @@ def output_name(source: Path, request: Request, ending: str) -> str:
 
 
 def file_work(
-    manifest: Manifest, request: Request, job: FileJob, overwrite: bool, progress: Callable[[float], None]
+    manifest: Manifest,
+    request: Request,
+    job: FileJob,
+    overwrite: bool,
+    at_once: Callable[[float], int],
+    progress: Callable[[float], None],
 ) -> Work[tuple[Outcome, int]]:
-    """Convert one file; returns outcome and rate. Nothing appears under the result's name unless all went well."""
+    """Convert one file; returns outcome and rate. Nothing appears under the result's name unless all went well.
+
+    `at_once`: the pieces that a clip of so many seconds is computed in at the same time.
+    """
     if job.obstacle is not None:
         raise job.obstacle
     with AudioReader(job.source) as reader:
@@ -64,7 +72,8 @@ def file_work(
                 written += len(piece)
                 progress(min(1.0, written / max(1, reader.claimed_samples)))
 
-            length = round(BLOCK_S * rate)
+            request = replace(request, at_once=at_once(reader.claimed_samples / rate))
+            length = round(BLOCK_S * request.at_once * rate)
             outcome = yield from convert_blocks(
                 manifest, request, lambda: reader.blocks(length), rate, reader.channels, sink, keep=False
             )

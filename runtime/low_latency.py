@@ -21,7 +21,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .calls import Call, Work
+from .calls import Call, Work, ask
 from .drawn import make_source_track
 from .framing import ceil_div, content_index, frames_to_cover, frames_within_content
 from .gate import Gate, gains
@@ -216,7 +216,7 @@ class LowLatency:
         for frame in range(first, last):
             if self._given_f0_hz is None and self._is_sung(frame):
                 # One by one: a batch of windows takes several times as long on a CPU as they take alone.
-                reply = yield Call("pitch", {"audio": self._pitch_window(frame)[None]})
+                reply = yield from ask(Call("pitch", {"audio": self._pitch_window(frame)[None]}))
                 self._timings_ms["pitch"] += reply.ms
                 f0_hz, confidence = (output[0, BOUNDED_WINDOW_HOPS - 1] for output in reply.outputs)
                 found[frame - first] = f0_hz if confidence >= VOICED_CONFIDENCE else 0.0
@@ -330,7 +330,7 @@ class LowLatency:
             last = goal if grid == 1 else first + grid
             from_row = max(0, first - needs.content_past)
             audio = self._at_16k.read_padded(from_row * hop, (last + needs.content_future) * hop)
-            reply = yield Call(needs.content_graph, {"audio": audio[None]}, whole=grid > 1)
+            reply = yield from ask(Call(needs.content_graph, {"audio": audio[None]}, whole=grid > 1))
             self._timings_ms["content"] += reply.ms
             self._content.append(reply.outputs[0][0, first - from_row : last - from_row])
             first = last

@@ -22,7 +22,7 @@ from .voices import auto_key
 Blocks = Iterator[tuple[NDArray[np.float32], bool]]
 """Mono samples, and whether they are the last."""
 BLOCK_S = 4.0
-"""How much audio is read at a time."""
+"""How much audio is read at a time, for each piece that is to be computed at a time."""
 
 
 @dataclass(eq=False)
@@ -139,6 +139,7 @@ def _analysis(
         horizon=horizon_frames(manifest, request.steps),
         reach=reach_frames(manifest, request.steps),
         piece_s=request.piece_s,
+        at_once=request.at_once,
         f0_hz=request.f0_hz,
         pitch_only=pitch_only,
     )
@@ -156,7 +157,7 @@ class _Exact:
         timings: defaultdict[str, float],
     ) -> None:
         self._analysis = _analysis(manifest, request, sample_rate, timings, pitch_only=False)
-        self._synthesis = Synthesis(self._analysis, manifest, target, request.piece_s)
+        self._synthesis = Synthesis(self._analysis, manifest, target, request.piece_s, request.at_once)
         self.mel, self.f0_hz = self._synthesis.mel, self._analysis.f0_hz
         self.pitch_statistics = self._analysis.pitch_statistics
 

@@ -35,6 +35,8 @@ class Request:
     noise: NDArray[np.float32] | None = None
     """Noise of the first step, (T, M), in place of what `seed` gives."""
     piece_s: float = PIECE_S
+    at_once: int = 1
+    """Pieces that may be computed at the same time."""
     low_latency: bool = False
     """By the rules of a stream: see `low_latency`."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .audio import mono
 from .bundle import Bundle
-from .calls import Runnable, run
+from .calls import Batches, Runnable, run
 from .errors import AudioError, ComosvcError, OptionError
 from .framing import frames_to_cover
 from .low_latency import LowLatency, latency_samples
@@ -67,7 +67,7 @@ class Stream:
             self._ended = True
             if self._chain.n_samples:
                 self._chain.listen(np.zeros(0, np.float32), last=True)
-                self._out.append(run(self._chain.advance(), self._ready()))
+                self._out.append(run(self._chain.advance(), Batches(self._ready())))
             return self._take(self._chain.n_samples, self.latency_samples)
 
     def reset(self) -> None:
@@ -133,7 +133,7 @@ class Stream:
         self._chain.listen(audio, last=False)
         # Small blocks may be answered from what an earlier one made ready.
         if self._out.end < self._chain.n_samples - self.latency_samples:
-            self._out.append(run(self._chain.advance(), self._ready()))
+            self._out.append(run(self._chain.advance(), Batches(self._ready())))
         return self._take(self._chain.n_samples - len(audio), len(audio))
 
     def _take(self, position: int, count: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .analysis import Analysis
 from .audio import Resampler
-from .calls import Call, Work
+from .calls import Call, Work, ask, gather
 from .drawn import Drawn, Input, Normals, make_source_track
 from .errors import BundleError
 from .framing import mel_range, next_piece, samples_before
@@ -70,13 +70,13 @@ class Networks:
             "singer": self.target.embedding[None],
         }
         noise = self._noise(first, n_frames, step=0)
-        reply = yield Call("acoustic", {**condition, "noise": noise})
+        reply = yield from ask(Call("acoustic", {**condition, "noise": noise}))
         self._timings_ms["acoustic"] += reply.ms
         further = make_step_noise(self._model, self.target.schedule, noise, partial(self._noise, first, n_frames))
         for step, level in enumerate(self.target.schedule, start=1):
             mel = reply.outputs[0][:, :n_frames]
             again = {"mel": mel, "noise": further.next(step, mel), "step_index": np.array(level, np.int32)}
-            reply = yield Call("acoustic_n", {**condition, **again})
+            reply = yield from ask(Call("acoustic_n", {**condition, **again}))
             self._timings_ms["acoustic"] += reply.ms
         return reply.outputs[0][0, :n_frames]
 
@@ -98,7 +98,7 @@ class Networks:
         if source is not None:
             inputs["source"] = source
         inputs["noise"] = Drawn([Normals(sample_noise(self.target.seed, first * hop), (len(mel) * hop,))])
-        reply = yield Call("vocoder", inputs)
+        reply = yield from ask(Call("vocoder", inputs))
         self._timings_ms["vocoder"] += reply.ms
         audio = reply.outputs[0][0, : len(mel) * hop]
         if not np.isfinite(audio).all():
@@ -109,14 +109,14 @@ class Networks:
 class Synthesis:
     """Follows an `Analysis` through the acoustic model and the vocoder."""
 
-    def __init__(self, analysis: Analysis, manifest: Manifest, target: Target, piece_s: float) -> None:
+    def __init__(self, analysis: Analysis, manifest: Manifest, target: Target, piece_s: float, at_once: int) -> None:
         self._analysis, self._spec = analysis, manifest.audio
         self._timings_ms = analysis.timings_ms
         self._networks, self._steps = Networks(manifest, target, analysis.timings_ms), target.steps
         self._acoustic_context, self._vocoder_context = manifest.context.acoustic, manifest.context.vocoder
         source = manifest.model.source
         self._source = make_source_track(source.kind, source.channels, self._spec, target.seed)
-        self._piece = max(1, round(piece_s * self._spec.frame_rate_hz))
+        self._piece, self._at_once = max(1, round(piece_s * self._spec.frame_rate_hz)), at_once
         self._ratio = np.float32(2.0 ** (target.semitones / 12.0))
         self.mel = Track((self._spec.n_mels,))
         self._frames_sung = 0
@@ -144,53 +144,63 @@ class Synthesis:
             self._source.forget(frame)
 
     def _make_mel(self) -> Work[None]:
-        analysis, steps = self._analysis, self._steps
-        past, future = steps * self._acoustic_context.past, steps * self._acoustic_context.future
+        analysis = self._analysis
         goal = None if analysis.n_frames is None else analysis.n_frames + self._vocoder_context.future
-        while goal is None or self.mel.end < goal:
-            first, last = next_piece(self.mel.end, self._piece, goal)
-            from_frame, to_frame = max(0, first - past), last + future
-            if goal is None and not (analysis.knows(last) and analysis.position >= to_frame):
-                return
-            if analysis.is_silent(first, last):
-                self.mel.append_zeros(last - first)
-                continue
-            content, f0_hz = analysis.content.read(from_frame, to_frame), self._f0_hz(from_frame, to_frame)
-            level = analysis.loudness.read(from_frame, to_frame)
-            mel = yield from self._networks.mel(from_frame, content, f0_hz, level)
-            self.mel.append(mel[first - from_frame : last - from_frame])
+        pieces, end = [], self.mel.end
+        while goal is None or end < goal:
+            first, end = next_piece(end, self._piece, goal)
+            to_frame = end + self._steps * self._acoustic_context.future
+            if goal is None and not (analysis.knows(end) and analysis.position >= to_frame):
+                break
+            pieces.append(self._mel_of(first, end))
+        for mel in (yield from gather(pieces, self._at_once)):
+            self.mel.append(mel)
+
+    def _mel_of(self, first: int, last: int) -> Work[NDArray[np.float32]]:
+        analysis, steps, context = self._analysis, self._steps, self._acoustic_context
+        if analysis.is_silent(first, last):
+            return np.zeros((last - first, self._spec.n_mels), np.float32)
+        from_frame, to_frame = max(0, first - steps * context.past), last + steps * context.future
+        content, f0_hz = analysis.content.read(from_frame, to_frame), self._f0_hz(from_frame, to_frame)
+        level = analysis.loudness.read(from_frame, to_frame)
+        mel = yield from self._networks.mel(from_frame, content, f0_hz, level)
+        return mel[first - from_frame : last - from_frame]
 
     def _f0_hz(self, first: int, last: int) -> NDArray[np.float32]:
         return self._analysis.sung_f0_hz.read(first, last) * self._ratio
 
     def _make_audio(self) -> Work[None]:
-        analysis, hop = self._analysis, self._spec.hop_length
-        past, future = self._vocoder_context.past, self._vocoder_context.future
-        goal = analysis.n_frames
-        while goal is None or self._frames_sung < goal:
-            first, last = next_piece(self._frames_sung, self._piece, goal)
-            from_frame, to_frame = max(0, first - past), last + future
+        analysis, goal = self._analysis, self._analysis.n_frames
+        pieces, end = [], self._frames_sung
+        while goal is None or end < goal:
+            first, last = next_piece(end, self._piece, goal)
+            to_frame = last + self._vocoder_context.future
             if goal is None and not (analysis.knows(last) and self.mel.end >= to_frame):
-                return
+                break
             self._extend_source(to_frame)
-            if analysis.is_silent(first, last):
-                audio = np.zeros((last - first) * hop, np.float32)
-            else:
-                audio = yield from self._vocode(from_frame, to_frame)
-                audio = audio[(first - from_frame) * hop : (last - from_frame) * hop]
-            self._frames_sung = last
+            pieces.append(self._audio_of(first, last))
+            end = last
+        for audio in (yield from gather(pieces, self._at_once)):
+            self._frames_sung += len(audio) // self._spec.hop_length
             start = time.perf_counter()
-            self._sung.append(self._from_model.push(audio, last=last == goal))
+            self._sung.append(self._from_model.push(audio, last=self._frames_sung == goal))
             self._timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
+
+    def _audio_of(self, first: int, last: int) -> Work[NDArray[np.float32]]:
+        """Samples (L,) of these mel frames."""
+        hop = self._spec.hop_length
+        if self._analysis.is_silent(first, last):
+            return np.zeros((last - first) * hop, np.float32)
+        from_frame, to_frame = max(0, first - self._vocoder_context.past), last + self._vocoder_context.future
+        source = None if self._source is None else self._source.read(from_frame, to_frame)
+        mel, f0_hz = self.mel.read(from_frame, to_frame), self._f0_hz(from_frame, to_frame)
+        audio = yield from self._networks.audio(from_frame, mel, f0_hz, source)
+        return audio[(first - from_frame) * hop : (last - from_frame) * hop]
 
     def _extend_source(self, to_frame: int) -> None:
         """The source up to `to_frame`, its phase carried on from the clip's start."""
         if self._source is not None and to_frame > self._source.end:
             self._source.extend(self._f0_hz(self._source.end, to_frame))
-
-    def _vocode(self, first: int, last: int) -> Work[NDArray[np.float32]]:
-        source = None if self._source is None else self._source.read(first, last)
-        return self._networks.audio(first, self.mel.read(first, last), self._f0_hz(first, last), source)
 
     def _emit(self) -> NDArray[np.float32]:
         """What is ready at the caller's rate, gated, within ±1; in the end exactly as many samples as came in."""

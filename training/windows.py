@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ..runtime.calls import run
+from ..runtime.calls import Batches, run
 from ..runtime.content_track import WindowedContent
 from ..runtime.spec import AudioSpec, FrontEnd
 from ..runtime.tracks import Track
@@ -57,5 +57,5 @@ def windowed_content(
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Content (S, C) of audio (N,) at 16 kHz, and for each of its `n_frames` mel frames its row (T,)."""
     track = WindowedContent(spec, front_end, n_content)
-    run(track.advance(_WholeClip(at_16k, n_frames)), {"content": _Encoder(encode)})
+    run(track.advance(_WholeClip(at_16k, n_frames)), Batches({"content": _Encoder(encode)}))
     return track.read(0, n_frames)

@@ -11,12 +11,14 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..calls import Runnable
+from ..cores import MOST, Twins, usable_cores
 from ..errors import OptionError, ProviderError
+from . import cpu
 
 PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 ON_GPU = ("cuda", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
-BEST_BATCH = {"cpu": 1, "openvino": 1, "cuda": 8, "tensorrt": 8}
+AT_ONCE = {"cpu": 1, "openvino": 1, "cuda": 8, "tensorrt": 8}
 """Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight.
 
 On a GPU it is what engines are built for (`profiles.USES`), not what was measured.
@@ -99,6 +101,15 @@ def choose_precision(requested: str, bundle: Bundle, provider: str) -> str:
 def open_graphs(provider: str, bundle: Bundle, precision: str, threads: int | None) -> Mapping[str, Runnable]:
     """Every graph of a voice on a provider. Raises `BundleError` or `ProviderError`."""
     return engine(provider).open_graphs(bundle, precision, threads)
+
+
+def open_twins(provider: str, bundle: Bundle, precision: str, threads: int | None) -> Twins | None:
+    """What runs a voice's graphs side by side; None where that gains nothing, as in OpenVINO on two cores."""
+    cores = min(MOST, threads or usable_cores())
+    if provider != "cpu" or cores == 1:
+        return None
+    entries = bundle.manifest.entries(precision)
+    return Twins(lambda name: cpu.open_graph(bundle, name, entries[name], threads=1), cores)
 
 
 def check_threads(threads: int | None) -> int | None:

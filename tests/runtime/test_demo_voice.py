@@ -7,7 +7,7 @@ import pytest
 
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import blocks, resample
-from comosvc.runtime.calls import run
+from comosvc.runtime.calls import Batches, run
 from comosvc.runtime.pipeline import convert_blocks
 from comosvc.runtime.self_test import vowel
 
@@ -42,7 +42,7 @@ def test_pieces_are_the_whole(demo, song, steps):
         request = replace(demo._request(None, 0.0, 0, steps, "default"), piece_s=piece_s)
         out = []
         work = convert_blocks(demo.manifest, request, lambda: blocks(song, 24_000), 24_000, 1, out.append, keep=True)
-        outcome = run(work, demo._graphs)
+        outcome = run(work, Batches(demo._graphs))
         return np.concatenate(out), outcome.mel
 
     for piece, whole in zip(convert(0.7), convert(100.0), strict=True):

@@ -11,7 +11,7 @@ from tiny_bundle import CONTEXT, SPEC, tiny_files, write_zip
 
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import blocks, resample
-from comosvc.runtime.calls import run
+from comosvc.runtime.calls import Batches, run
 from comosvc.runtime.framing import content_index
 from comosvc.runtime.gate import Gate, gains
 from comosvc.runtime.loudness import loudness
@@ -30,7 +30,7 @@ def converted(converter, audio, rate, piece_s, block, steps=1, **options):
     out = []
     read = lambda: blocks(audio, block)  # noqa: E731
     work = convert_blocks(converter.manifest, request, read, rate, 1, out.append, keep=True)
-    outcome = run(work, converter._graphs)
+    outcome = run(work, Batches(converter._graphs))
     return np.concatenate(out), outcome.mel, outcome.f0_hz
 
 

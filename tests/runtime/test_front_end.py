@@ -12,7 +12,7 @@ from tiny_bundle import CONTENT, SPEC, _sha256, edited, tiny_files, write_zip
 
 from comosvc.runtime import BundleError, Converter
 from comosvc.runtime.audio import blocks, resample
-from comosvc.runtime.calls import run
+from comosvc.runtime.calls import Batches, run
 from comosvc.runtime.device_source import SourceMaker
 from comosvc.runtime.drawn import Drawn
 from comosvc.runtime.framing import content_index, stretched_index
@@ -100,7 +100,7 @@ def converted(converter, audio, rate, piece_s, block):
     request = replace(converter._request("alto", 3.0, 5, 1, "default"), piece_s=piece_s)
     out = []
     work = convert_blocks(converter.manifest, request, lambda: blocks(audio, block), rate, 1, out.append, keep=True)
-    outcome = run(work, converter._graphs)
+    outcome = run(work, Batches(converter._graphs))
     return np.concatenate(out), outcome.mel, outcome.f0_hz
 
 

@@ -8,7 +8,7 @@ from tiny_bundle import edited, tiny_files, write_zip
 
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import blocks
-from comosvc.runtime.calls import run
+from comosvc.runtime.calls import Batches, run
 from comosvc.runtime.errors import BundleError, OptionError
 from comosvc.runtime.manifest import ModelEntry, OdeEntry, SourceEntry
 from comosvc.runtime.pipeline import convert_blocks
@@ -66,7 +66,7 @@ def sung(path, piece_s: float) -> np.ndarray:
     with Converter(path) as converter:
         request = replace(converter._request("alto", 0.0, 3, 4, "default"), piece_s=piece_s)
         work = convert_blocks(converter.manifest, request, lambda: blocks(hum, 5_000), 24_000, 1, len, keep=True)
-        return run(work, converter._graphs).mel
+        return run(work, Batches(converter._graphs)).mel
 
 
 def test_pieces_of_a_teachers_clip_join(tmp_path):

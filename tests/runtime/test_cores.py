@@ -1,0 +1,127 @@
+"""Calls side by side: really at once, each conversion unharmed, and the results those of one core."""
+
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+
+from comosvc.runtime import Converter
+from comosvc.runtime.calls import Call, ask, gather, run, run_together
+from comosvc.runtime.cores import Cores, Twins
+
+
+class Meeting:
+    """A graph whose calls return when two are under way, and fail when the other does not come."""
+
+    def __init__(self):
+        self.barrier = threading.Barrier(2)
+
+    def run(self, inputs):
+        if inputs["x"].min() < 0:
+            raise ArithmeticError("negative")
+        self.barrier.wait(timeout=10)
+        return (2.0 * inputs["x"],)
+
+
+class Alone:
+    def run(self, inputs):
+        return (3.0 * inputs["x"],)
+
+
+def call(value, whole=False):
+    return Call("graph", {"x": np.full((1, 2), value, np.float32)}, whole)
+
+
+def value_of(*args):
+    reply = yield from ask(call(*args))
+    return float(reply.outputs[0][0, 0])
+
+
+@pytest.fixture
+def cores():
+    return Cores({"graph": Alone()}, Twins(lambda _: Meeting(), cores=2))
+
+
+def test_two_calls_run_at_once(cores):
+    assert run(gather([value_of(1), value_of(2)], 8), cores) == [2.0, 4.0]
+    assert list(run_together([value_of(3), value_of(4)], cores, 2, str)) == [6.0, 8.0]
+
+
+def test_one_call_has_all_cores_and_so_has_what_is_heard_as_a_whole(cores):
+    assert run(value_of(1), cores) == 3.0
+    assert run(gather([value_of(1, True), value_of(2, True), value_of(3)], 8), cores) == [3.0, 6.0, 9.0]
+
+
+def test_less_than_half_of_the_cores_are_not_worth_it():
+    cores = Cores({"graph": Alone()}, Twins(lambda _: pytest.fail("opened"), cores=8))
+    assert run(gather([value_of(1), value_of(2), value_of(3)], 8), cores) == [3.0, 6.0, 9.0]
+
+
+def test_an_error_reaches_its_own_conversion_only():
+    class Picky(Alone):
+        def run(self, inputs):
+            if inputs["x"].min() < 0:
+                raise ArithmeticError("negative")
+            return super().run(inputs)
+
+    cores = Cores({}, Twins(lambda _: Picky(), cores=2))
+    assert sorted(run_together([value_of(1), value_of(-1)], cores, 2, lambda _, error: str(error)), key=str) == [
+        3.0,
+        "negative",
+    ]
+    with pytest.raises(ArithmeticError):
+        run(gather([value_of(1), value_of(-1)], 8), cores)
+
+
+def test_a_graph_is_opened_once_and_when_it_is_needed():
+    opened = []
+    cores = Cores({"graph": Alone()}, Twins(lambda name: opened.append(name) or Alone(), cores=2))
+    run(value_of(1), cores)
+    assert not opened
+    for _ in range(2):
+        run(gather([value_of(1), value_of(2)], 8), cores)
+    assert opened == ["graph"]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of graphs that were opened for single cores."""
+    names = []
+    real = Twins.__init__
+    monkeypatch.setattr(
+        Twins, "__init__", lambda self, open_graph, cores: real(self, lambda n: names.append(n) or open_graph(n), cores)
+    )
+    return names
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_long_clip_on_two_cores_is_that_of_one(bundle_path, song, opened, steps):
+    clip = np.tile(song, 12)  # 32 s, with rests: not every piece has a call
+    with Converter(bundle_path, provider="cpu", threads=1) as converter:
+        wanted = converter.convert(clip, 24_000, steps=steps)
+    assert not opened
+    with Converter(bundle_path, provider="cpu", threads=2) as converter:
+        found = converter.convert(clip, 24_000, steps=steps)
+        again = converter.convert(clip, 24_000, steps=steps)
+    assert set(opened) == {"content", "pitch", "acoustic", "vocoder", *(["acoustic_n"] if steps > 1 else [])}
+    np.testing.assert_array_equal(found.audio, again.audio)
+    for name in ("audio", "mel", "f0_hz"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+
+
+def test_a_short_clip_does_not_open_graphs_again(bundle_path, song, opened):
+    with Converter(bundle_path, provider="cpu", threads=2) as converter:
+        converter.convert(np.tile(song, 10), 24_000)
+    assert not opened
+
+
+def test_files_share_the_cores(bundle_path, song, opened, tmp_path):
+    files = [tmp_path / f"{number}.wav" for number in range(3)]
+    for number, file in enumerate(files):
+        soundfile.write(file, np.roll(song, 1_000 * number), 24_000, subtype="FLOAT")
+    with Converter(bundle_path, provider="cpu", threads=2) as converter:
+        for result in converter.convert_many(files, tmp_path / "out"):
+            wanted = converter.convert(soundfile.read(result.source, dtype="float32")[0], 24_000).audio
+            np.testing.assert_allclose(soundfile.read(result.output)[0], wanted, atol=1e-5)
+    assert "vocoder" in opened
