@@ -53,8 +53,11 @@ _app = typer.Typer(
 
 def main() -> None:
     """Entry point of `comosvc-convert`."""
-    # Python dies of SIGTERM without unwinding, and a half-written file would stay; 143 is how shells tell of it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Python dies of these without unwinding, and a half-written file would stay; 128 + n is how shells tell of it.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows knows no SIGHUP, and nohup has it ignored
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, _: sys.exit(128 + received))
     _app()
 
 
@@ -88,7 +91,7 @@ def _convert(
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps; --info says which there are.")] = 1,
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine.", min=1)] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)] = None,
     file_format: Annotated[str, typer.Option("--format", help="wav or flac, for results in a folder.")] = "wav",
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw one conversion: mels, F0 (.png, .pdf, .svg).")

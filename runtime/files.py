@@ -2,6 +2,7 @@
 
 import os
 import uuid
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,8 @@ class AudioWriter:
         check_output(path, overwrite)
         self.path, self._overwrite = path, overwrite
         self._partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+        # Before there is a file: a signal may end the process at any line from here on.
+        self._remove_partial = weakref.finalize(self, _remove, self._partial)
         kind = FORMATS[path.suffix.lower()]
         try:
             self._file = soundfile.SoundFile(os.fspath(self._partial), "w", sample_rate, 1, _SUBTYPE, format=kind)
@@ -116,9 +119,10 @@ class AudioWriter:
         finally:
             self._remove_partial()
 
-    def _remove_partial(self) -> None:
-        with suppress(OSError):  # a read-only file system refuses even to remove what is not there
-            self._partial.unlink(missing_ok=True)
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # a read-only file system refuses even to remove what is not there
+        path.unlink(missing_ok=True)
 
 
 def check_output(path: Path, overwrite: bool) -> None:

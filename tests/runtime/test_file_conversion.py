@@ -12,6 +12,7 @@ import soundfile
 from tiny_bundle import SPEC
 
 from comosvc.runtime import AudioError, CancelledError, Converter, OptionError, OutputError, ProviderError
+from comosvc.runtime.files import AudioWriter
 from comosvc.runtime.self_test import vowel
 
 GLIDE, _ = vowel(SPEC)
@@ -129,7 +130,7 @@ main()
 
 
 @pytest.mark.parametrize("output", ["result.wav", "."])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_command_that_is_stopped_leaves_no_file_behind(bundle_path, tmp_path, output, number, code):
     source, out = tmp_path / "song.wav", tmp_path / "out"
     out.mkdir()
@@ -143,6 +144,18 @@ def test_a_command_that_is_stopped_leaves_no_file_behind(bundle_path, tmp_path, 
         assert command.wait() == code
     assert [Path(name).suffix for name in begun] == [".partial"]
     assert names(out) == []
+
+
+def test_a_signal_between_two_lines_leaves_no_file_behind(tmp_path):
+    """Its exception comes at any line, also where nobody has got the writer yet whose block would end it."""
+    writer = AudioWriter(tmp_path / "a.wav", 24_000)
+    assert names(tmp_path)
+    del writer
+    assert names(tmp_path) == []
+    ends = "import sys, pathlib; from comosvc.runtime.files import AudioWriter; path = pathlib.Path(sys.argv[1]); "
+    ends += "writer = AudioWriter(path / 'a.wav', 24_000); sys.exit(len(list(path.iterdir())))"
+    assert subprocess.run([sys.executable, "-c", ends, tmp_path], check=False).returncode == 1
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
