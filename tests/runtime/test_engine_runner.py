@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gpu_double import HostDevice, engine_graph
 
-from comosvc.runtime import ProviderError
+from comosvc.runtime import ComosvcError, ProviderError
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.converter import Converter
 from comosvc.runtime.profiles import bucket
@@ -47,6 +47,19 @@ def test_a_conversion_through_the_runner_is_that_of_the_cpu(bundle_path, bundle,
         again = converter.convert(song, 24_000, steps=2)
         assert device.allocations == before, "memory was allocated after the warm-up"
         np.testing.assert_array_equal(again.audio, found.audio)
+
+
+def test_the_self_test_knows_that_calls_are_padded(device):
+    demo = open_bundle("demo")
+    with Converter("demo", provider="cpu", threads=1) as converter:
+        converter._graphs = {name: engine_graph(demo, name, device)[0] for name in demo.manifest.graphs}
+        errors = converter.self_test().probe_errors
+        assert set(errors) == set(demo.manifest.graphs)
+        assert 0.0 < max(errors.values()) < 1e-4
+        run = converter._graphs["content"].run
+        converter._graphs["content"].run = lambda inputs: tuple(1.01 * output for output in run(inputs))
+        with pytest.raises(ComosvcError, match=r"content of the content graph in fp32 is 1\.0e-02 from"):
+            converter.self_test()
 
 
 def test_nothing_of_one_call_is_left_in_the_next(bundle, device):

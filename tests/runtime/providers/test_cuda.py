@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from gpu_double import HostDevice
 
-from comosvc.runtime import Converter, ProviderError
+from comosvc.runtime import ComosvcError, Converter, ProviderError, doctor
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.drawn import Drawn
 from comosvc.runtime.gpu import Gpu
@@ -71,6 +71,29 @@ def test_short_calls_of_one_clip_have_buckets_of_their_own(on_the_cpu, bundle_pa
     graph.run({name: np.repeat(array, 2, axis=0) for name, array in inputs.items()})
     assert len(graph._buckets) == 2  # a batch is none of a stream's calls
     assert not plain._buckets
+
+
+def test_the_self_test_knows_that_calls_are_padded(on_the_cpu):
+    """Every probe of the demo; of its content nothing is left that does not hear the end, so it is made longer."""
+    with Converter("demo", provider="cuda", threads=1) as converter:
+        errors = converter.self_test().probe_errors
+    assert set(errors) == {"content", "content_low", "pitch", "acoustic", "acoustic_n", "vocoder"}
+    assert 0.0 < max(errors.values()) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["content", "pitch", "acoustic", "acoustic_n", "vocoder"])
+def test_the_self_test_finds_a_wrong_graph(on_the_cpu, name):
+    with Converter("demo", provider="cuda", threads=1) as converter:
+        run = converter._graphs[name].run
+        converter._graphs[name].run = lambda inputs: tuple(1.01 * output for output in run(inputs))
+        with pytest.raises(ComosvcError, match=rf"self-test failed: \w+ of the {name} graph in fp32 is 1.0e-02 from"):
+            converter.self_test()
+
+
+def test_the_doctor_reports_whatever_a_library_raises(monkeypatch):
+    monkeypatch.setattr(doctor, "choose_provider", lambda _: (_ for _ in ()).throw(RuntimeError("CUBLAS failure 3")))
+    finding = doctor.check_provider("cuda", "demo")
+    assert (finding.works, finding.detail) == (False, "RuntimeError: CUBLAS failure 3")
 
 
 def test_source_and_noise_are_made_where_they_are_bound(on_the_cpu, bundle_path, song, monkeypatch):
