@@ -21,6 +21,9 @@ from .nvrtc import compile_cuda
 
 _BLOCK_THREADS = 256
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+GPU_LOCK = threading.RLock()
+"""Held by whatever uses the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate there
+(`cudaStreamCaptureModeGlobal`)."""
 
 
 class Device:
@@ -34,14 +37,15 @@ class Device:
             raise ProviderError(
                 f"cuda-bindings cannot be imported: {error}\nhint: pip install 'cuda-bindings>=13.0'"
             ) from error
-        self.lock = threading.RLock()
+        self.lock = GPU_LOCK
         self.allocations = 0
         """Of device memory, so far."""
-        self._call("cuInit", 0)
-        self._gpu = self._call("cuDeviceGet", 0)
-        self._context = self._call("cuDevicePrimaryCtxRetain", self._gpu)
-        with self.current():
-            self._stream = self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        with self.lock:
+            self._call("cuInit", 0)
+            self._gpu = self._call("cuDeviceGet", 0)
+            self._context = self._call("cuDevicePrimaryCtxRetain", self._gpu)
+            with self.current():
+                self._stream = self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._memory: list[int] = []
         self._pinned: list[int] = []
         self._modules: list[Any] = []
