@@ -137,6 +137,24 @@ def test_a_refusal_of_the_library_is_an_error(bundle, device, monkeypatch):
         engine_graph(bundle, "vocoder", device)[0].run(vocoder_inputs(bundle, 1, 8))
 
 
+def test_a_capture_that_fails_is_said_once_and_done_without(bundle, device, monkeypatch, caplog):
+    graph, contexts = engine_graph(bundle, "vocoder", device)
+    plain = engine_graph(bundle, "vocoder", HostDevice(), captures=False)[0]
+
+    def refuses(work):
+        raise ProviderError("CUDA: cuStreamEndCapture gave CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+
+    monkeypatch.setattr(device, "capture", refuses)
+    for frames in (8, 40, 8):
+        inputs = vocoder_inputs(bundle, 1, frames)
+        np.testing.assert_array_equal(graph.run(inputs)[0], plain.run(inputs)[0])
+    assert device.launches == 0
+    assert sum(context.executed for context in contexts) == 5  # two warm-ups, three calls
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "the engine of vocoder runs without CUDA graphs from now on: CUDA: cuStreamEndCapture gave" in said[0]
+
+
 @pytest.mark.parametrize("missing", ["infer_shapes", "set_device_memory", "set_optimization_profile_async"])
 def test_the_double_refuses_another_order(bundle, device, monkeypatch, missing):
     from gpu_double import Context
