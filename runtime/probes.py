@@ -33,6 +33,7 @@ class Probe:
     graph: str
     inputs: dict[str, NDArray]
     outputs: dict[str, NDArray]
+    given_by: str = "torch gave at export"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -102,7 +103,7 @@ def _error(bundle: Bundle, graph: Runnable, probe: Probe, precision: str) -> flo
         if not error <= budget:  # nor NaN
             raise ComosvcError(
                 f"self-test failed: {name} of the {probe.graph} graph in {precision} is {error:.1e} from "
-                f"what torch gave at export, at most {budget:.0e} is allowed ({reason})\n"
+                f"what {probe.given_by}, at most {budget:.0e} is allowed ({reason})\n"
                 "hint: precision='fp32', or another provider; comosvc-doctor says what works here"
             )
         errors.append(error)
@@ -117,4 +118,4 @@ def _lengthened(bundle: Bundle, probe: Probe, times: int) -> Probe:
     along = {name for name, _, dims in entry.inputs if len(dims) > 1 and isinstance(dims[1], str)}
     inputs = {n: np.concatenate([a] * times, axis=1) if n in along else a for n, a in probe.inputs.items()}
     outputs = zip(GRAPHS[probe.graph].outputs, reference.run(inputs), strict=True)
-    return Probe(probe.graph, inputs, {tensor.name: output for tensor, output in outputs})
+    return Probe(probe.graph, inputs, {tensor.name: output for tensor, output in outputs}, "the CPU gives in fp32")

@@ -314,7 +314,7 @@ def _failure(name: str, arrays: Mapping[str, Input], error: Exception) -> Provid
 
 def _is_out_of_memory(error: Exception) -> bool:
     words = str(error).lower()
-    return "out of memory" in words or "failed to allocate memory" in words
+    return any(sign in words for sign in ("out of memory", "failed to allocate memory", "status_alloc_failed"))
 
 
 def _out_of_memory(what: str, error: Exception) -> ProviderError:

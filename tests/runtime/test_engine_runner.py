@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from gpu_double import HostDevice, engine_graph
 
-from comosvc.runtime import ComosvcError, ProviderError
+from comosvc.runtime import ComosvcError, ProviderError, probes
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.converter import Converter
+from comosvc.runtime.probes import decode_probes, probe_errors
 from comosvc.runtime.profiles import bucket
 from comosvc.runtime.spec import AUTHORS_FRONT_END
 
@@ -58,8 +59,26 @@ def test_the_self_test_knows_that_calls_are_padded(device):
         assert 0.0 < max(errors.values()) < 1e-4
         run = converter._graphs["content"].run
         converter._graphs["content"].run = lambda inputs: tuple(1.01 * output for output in run(inputs))
-        with pytest.raises(ComosvcError, match=r"content of the content graph in fp32 is 1\.0e-02 from"):
+        with pytest.raises(
+            ComosvcError, match=r"content of the content graph in fp32 is 1\.0e-02 from what the CPU gives"
+        ):
             converter.self_test()
+
+
+@pytest.mark.parametrize("name", ["content", "vocoder"])
+def test_a_probe_that_torch_did_not_give_is_found_in_what_it_is_compared_with(device, monkeypatch, name):
+    """A probe too short for the engine is compared with the CPU's graph: that one must agree with the probe."""
+    demo = open_bundle("demo")
+
+    def wrong(data):
+        for probe in decode_probes(data):
+            off = 1.01 if probe.graph == name else 1.0
+            yield replace(probe, outputs={tensor: off * output for tensor, output in probe.outputs.items()})
+
+    monkeypatch.setattr(probes, "decode_probes", wrong)
+    graphs = {graph: engine_graph(demo, graph, device)[0] for graph in demo.manifest.graphs}
+    with pytest.raises(ComosvcError, match=rf"of the {name} graph in fp32 is 9\.9e-03 from what torch gave at export"):
+        probe_errors(demo, graphs, "fp32")
 
 
 def test_nothing_of_one_call_is_left_in_the_next(bundle, device):

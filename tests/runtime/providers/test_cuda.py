@@ -17,6 +17,7 @@ from comosvc.runtime.drawn import Drawn
 from comosvc.runtime.gpu import Gpu
 from comosvc.runtime.providers import cuda
 
+FULL = "BFCArena: Failed to allocate memory for requested buffer of size 1073741824"
 GPU = Gpu("Test GPU", "8.9", 8 << 30, (13, 0))
 
 
@@ -94,6 +95,12 @@ def test_the_self_test_finds_a_wrong_graph(on_the_cpu, name):
             converter.self_test()
 
 
+def test_a_first_graph_that_finds_no_memory_is_told_so(on_the_cpu, monkeypatch):
+    monkeypatch.setattr(cuda, "_run_bound", lambda *_: (_ for _ in ()).throw(RuntimeError(FULL)))
+    with pytest.raises(ProviderError, match="the GPU is out of memory: a graph of one addition"):
+        cuda.probe()
+
+
 def test_the_doctor_reports_whatever_a_library_raises(monkeypatch):
     monkeypatch.setattr(doctor, "choose_provider", lambda _: (_ for _ in ()).throw(RuntimeError("CUBLAS failure 3")))
     finding = doctor.check_provider("cuda", "demo")
@@ -135,9 +142,6 @@ def test_a_graph_that_cannot_be_captured_runs_without(on_the_cpu, bundle_path, m
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuses_graphs)
     assert cuda.open_graphs(open_bundle(bundle_path), "fp32", 1)["acoustic"].captured_frames == 0
-
-
-FULL = "BFCArena: Failed to allocate memory for requested buffer of size 1073741824"
 
 
 @pytest.mark.parametrize("with_graphs", ["0", "1"])
@@ -292,8 +296,11 @@ def test_a_listed_provider_that_falls_back_is_found_out(monkeypatch):
         cuda.probe()
 
 
-def test_out_of_memory_has_words_of_its_own():
+@pytest.mark.parametrize(
+    "said", [FULL, "CUDA failure 2: out of memory", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"]
+)
+def test_out_of_memory_has_words_of_its_own(said):
     arrays = {"audio": np.zeros((8, 100), np.float32)}
-    full = cuda._failure("content", arrays, RuntimeError("BFCArena: Failed to allocate memory for requested buffer"))
+    full = cuda._failure("content", arrays, RuntimeError(said))
     assert "the GPU is out of memory: the content graph with audio (8, 100)" in str(full)
     assert "failed on the GPU with audio (8, 100)" in str(cuda._failure("content", arrays, RuntimeError("else")))
