@@ -233,8 +233,10 @@ class CudaGraph:
         try:
             self._session.run_with_iobinding(place.binding, _run_options(self._ort, place.number))
         except Exception as error:
-            if not captured or _is_out_of_memory(error):
+            if not captured:
                 raise
+            # Also where memory is said to be full: none may be had while a graph is captured. And ONNX Runtime may have
+            # kept the part that was captured, under this number.
             log.warning("the %s graph runs without CUDA graphs from now on: %s", self.name, error)
             self.captured_frames, self._buckets = 0, {}
             return self._run(inputs)

@@ -229,14 +229,16 @@ def test_nobody_allocates_while_a_graph_may_be_captured(captures):
     assert done.is_set()
 
 
-def test_a_capture_that_fails_is_said_once_and_done_without(on_the_cpu, monkeypatch, caplog):
+@pytest.mark.parametrize("why", ["CUDA failure 900: operation not permitted when stream is capturing", FULL])
+def test_a_capture_that_fails_is_said_once_and_done_without(on_the_cpu, monkeypatch, caplog, why):
+    """ONNX Runtime says that memory is full where it may not ask for any."""
     graph = _vocoder_of_demo()
     plain = graph.run(_call())[0].copy()
     run = type(graph._session).run_with_iobinding
 
     def refuses(self, binding, options):
         if options.get_run_config_entry("gpu_graph_id") != "-1":
-            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+            raise RuntimeError(why)
         return run(self, binding, options)
 
     monkeypatch.setattr(type(graph._session), "run_with_iobinding", refuses)
@@ -244,10 +246,10 @@ def test_a_capture_that_fails_is_said_once_and_done_without(on_the_cpu, monkeypa
         np.testing.assert_array_equal(graph.run(_call())[0], plain)
     said = [record.getMessage() for record in caplog.records if "without CUDA graphs" in record.getMessage()]
     assert len(said) == 1
-    assert "the vocoder graph runs without CUDA graphs from now on: CUDA failure 900" in said[0]
+    assert f"the vocoder graph runs without CUDA graphs from now on: {why}" in said[0]
 
 
-def test_a_full_memory_is_no_capture_that_failed(on_the_cpu, monkeypatch):
+def test_a_memory_that_is_full_is_told(on_the_cpu, monkeypatch):
     graph = _vocoder_of_demo()
     graph.run(_call())
 
@@ -257,7 +259,6 @@ def test_a_full_memory_is_no_capture_that_failed(on_the_cpu, monkeypatch):
     monkeypatch.setattr(type(graph._session), "run_with_iobinding", full)
     with pytest.raises(ProviderError, match="the GPU is out of memory: the vocoder graph with mel"):
         graph.run(_call())
-    assert graph.captured_frames > 0
 
 
 def test_the_probe_runs_a_graph(on_the_cpu, monkeypatch):
