@@ -21,6 +21,9 @@ from .nvrtc import compile_cuda
 
 _BLOCK_THREADS = 256
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
+GPU_LOCK = threading.RLock()
+"""Held by whatever uses the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate there
+(`cudaStreamCaptureModeGlobal`)."""
 
 
 class Device:
@@ -34,19 +37,28 @@ class Device:
             raise ProviderError(
                 f"cuda-bindings cannot be imported: {error}\nhint: pip install 'cuda-bindings>=13.0'"
             ) from error
-        self.lock = threading.RLock()
+        self.lock = GPU_LOCK
         self.allocations = 0
         """Of device memory, so far."""
-        self._call("cuInit", 0)
-        self._gpu = self._call("cuDeviceGet", 0)
-        self._context = self._call("cuDevicePrimaryCtxRetain", self._gpu)
-        with self.current():
-            self._stream = self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        with self.lock:
+            self._call("cuInit", 0)
+            self._gpu = self._call("cuDeviceGet", 0)
+            self._context = self._call("cuDevicePrimaryCtxRetain", self._gpu)
+            with self.current():
+                self._stream = self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self._memory: list[int] = []
         self._pinned: list[int] = []
         self._modules: list[Any] = []
-        owned = self._memory, self._pinned, self._modules
-        self._close = weakref.finalize(self, _release, self._cuda, self._gpu, self._context, self._stream, *owned)
+        self._graphs: list[Any] = []
+        self._events: list[Any] = []
+        owned = {
+            "cuGraphExecDestroy": self._graphs,
+            "cuEventDestroy": self._events,
+            "cuMemFree": self._memory,
+            "cuMemFreeHost": self._pinned,
+            "cuModuleUnload": self._modules,
+        }
+        self._close = weakref.finalize(self, _release, self._cuda, self._gpu, self._context, self._stream, owned)
         self._close.atexit = False  # the driver itself is gone by then, or frees all there is
 
     @property
@@ -104,16 +116,19 @@ class Device:
         self._call("cuCtxSynchronize")
 
     def capture(self, work: Callable[[], object]) -> Any:
-        """What `work` queues, as a graph to launch; nothing is computed."""
-        mode = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        """What `work` queues, as a graph to launch, which lasts as long as this object; nothing is computed."""
+        mode, graph = self._cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, None
         self._call("cuStreamBeginCapture", self._stream, mode)
         try:
-            work()
+            try:
+                work()
+            finally:
+                graph = self._call("cuStreamEndCapture", self._stream)
+            self._graphs.append(self._call("cuGraphInstantiate", graph, 0))
         finally:
-            graph = self._call("cuStreamEndCapture", self._stream)
-        executable = self._call("cuGraphInstantiate", graph, 0)
-        self._call("cuGraphDestroy", graph)
-        return executable
+            if graph is not None:
+                self._call("cuGraphDestroy", graph)
+        return self._graphs[-1]
 
     def launch(self, graph: Any) -> None:
         """Queue a captured graph."""
@@ -133,8 +148,9 @@ class Device:
         self._call("cuLaunchKernel", kernel, *places, ctypes.addressof(pointers), 0)
 
     def event(self) -> Any:
-        """A mark in the stream, for `record` and `elapsed_ms`."""
-        return self._call("cuEventCreate", 0)
+        """A mark in the stream, for `record` and `elapsed_ms`; it lasts as long as this object."""
+        self._events.append(self._call("cuEventCreate", 0))
+        return self._events[-1]
 
     def record(self, event: Any) -> None:
         self._call("cuEventRecord", event, self._stream)
@@ -168,17 +184,13 @@ class Device:
         )
 
 
-def _release(
-    cuda: Any, gpu: Any, context: Any, stream: Any, memory: list[int], pinned: list[int], modules: list[Any]
-) -> None:
+def _release(cuda: Any, gpu: Any, context: Any, stream: Any, owned: dict[str, list[Any]]) -> None:
+    """`owned`: by the function that frees them."""
     cuda.cuCtxPushCurrent(context)
     cuda.cuStreamSynchronize(stream)
-    for address in memory:
-        cuda.cuMemFree(address)
-    for address in pinned:
-        cuda.cuMemFreeHost(address)
-    for module in modules:
-        cuda.cuModuleUnload(module)
+    for function, things in owned.items():
+        for thing in things:
+            getattr(cuda, function)(thing)
     cuda.cuStreamDestroy(stream)
     cuda.cuCtxPopCurrent()
     cuda.cuDevicePrimaryCtxRelease(gpu)

@@ -101,8 +101,9 @@ def check_provider(provider: str, model: str) -> Finding:
             return Finding(what, False, "no voice was shipped with this installation\nhint: -m VOICE.comosvc")
         with Converter(model, provider=provider) as converter:
             test = converter.self_test()
-    except ComosvcError as error:
-        return Finding(what, False, str(error))
+    except Exception as error:  # a library's own too: whatever keeps a provider from running is a finding
+        known = isinstance(error, ComosvcError)
+        return Finding(what, False, str(error) if known else f"{type(error).__name__}: {error}")
     seen = f"{test.seconds:.1f} s of song at RTF {test.rtf:.3f}, pitch {test.f0_error_cents:.1f} cents off"
     if test.probe_errors:
         seen += f", graphs within {max(test.probe_errors.values()):.1e} of torch"

@@ -2,8 +2,13 @@
 
 A bucket is a batch and a length. It has an execution context of its own, since a captured graph must not outlive the
 shapes of the context it came from; all contexts share one scratch memory, which one stream makes safe.
+
+Memory is allocated, on the device and pinned on the host, when a profile, which holds many buckets, is first used; a
+new bucket brings what its context and graph hold, and a source longer than any before makes `SourceMaker` grow. After
+that a call allocates nothing but the arrays that it returns. Whatever the GPU holds is freed with the `Device`.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +24,8 @@ from .errors import ProviderError
 from .manifest import GraphEntry
 from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
 from .transfers import Transfers, fill, n_bytes, split_drawn
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ class EngineGraph:
     ) -> None:
         self.name, self.transfers, self._maker = name, Transfers(), maker
         self._entry, self._grid, self._loaded, self._device, self._scratch = entry, grid, loaded, device, scratch
-        self.record = loaded.record
+        self.record, self._captures = loaded.record, loaded.captures
         self._profiles = {use: loaded.profiles[use] for use in USES if use in loaded.profiles}
         self._index = {use: index for index, use in enumerate(loaded.profiles)}
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in (*entry.inputs, *entry.outputs)}
@@ -190,9 +197,14 @@ class EngineGraph:
         self._execute(made.context)
         self._device.synchronize()
         self._loaded.prepared()
-        if not self._loaded.captures:
+        if not self._captures:
             return made
-        return replace(made, graph=self._device.capture(lambda: self._execute(made.context)))
+        try:
+            return replace(made, graph=self._device.capture(lambda: self._execute(made.context)))
+        except ProviderError as error:
+            log.warning("the engine of %s runs without CUDA graphs from now on: %s", self.name, error)
+            self._captures = False
+            return made
 
     def _context(self, use: str) -> Any:
         context = self._loaded.open_context()

@@ -31,7 +31,10 @@ class SelfTest:
     precision: str
     timings_ms: Mapping[str, float]
     probe_errors: Mapping[str, float] = field(default_factory=dict)
-    """By graph, the relative error against what torch gave at export; empty if the voice holds nothing of that."""
+    """By graph, the relative error against what torch gave at export; empty if the voice holds nothing of that.
+
+    Where a GPU's padding leaves nothing of that to compare, against what the CPU gives, which was compared with torch.
+    """
 
 
 def run_self_test(convert: Callable[[NDArray[np.float32], int], Conversion], spec: AudioSpec) -> SelfTest:

@@ -1,7 +1,8 @@
 """Provider `cuda`: ONNX Runtime on an NVIDIA GPU.
 
 Inputs and outputs are bound on the device. Short calls of one clip, as a stream makes, are padded to buckets with
-buffers of their own, and each bucket becomes a CUDA graph; longer ones gain nothing from that.
+buffers of their own, and each bucket becomes a CUDA graph; longer ones gain nothing from that. Once a bucket is there
+its calls allocate nothing on the device; a longer call takes its buffers from ONNX Runtime's arena, which keeps them.
 """
 
 import contextlib
@@ -11,17 +12,17 @@ import importlib.metadata
 import io
 import logging
 import sys
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..device import Device
+from ..device import GPU_LOCK, Device
 from ..device_source import SourceMaker, Wanted, make_source_maker
 from ..drawn import Drawn, Input
 from ..errors import BundleError, ProviderError
@@ -32,6 +33,7 @@ from ..transfers import Transfers, n_bytes, padded, split_drawn
 from .onnx import CPU, check_signature, onnx_runtime, session_options
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 PRECISIONS = ("fp16", "fp32")
 CUDA, _DEVICE = "CUDAExecutionProvider", "cuda"
@@ -42,6 +44,9 @@ _OPTIONS = {
     "use_tf32": "0",  # fp32 is fp32
 }
 _PLAIN_RUN = "-1"  # gpu_graph_id: neither captured nor replayed
+_THREAD = ThreadPoolExecutor(1, "comosvc-cuda")
+"""Calls ONNX Runtime, for all voices: it keeps the graphs that it captured for each thread, and captures them anew in
+another (`CUDAExecutionProvider::PerThreadContext`)."""
 TINY = (  # y = x + x for four floats; opset 20
     b'\x08\n:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04B\x04\n\x00\x10\x14"
@@ -61,22 +66,46 @@ def _probe_runtime() -> None:
         raise ProviderError(f"onnxruntime {ort.__version__} is compiled without CUDA{_wheels_in_words()}")
     _preload(ort)
     try:
-        session = ort.InferenceSession(TINY, _quiet(session_options(ort, 1)), providers=[(CUDA, _OPTIONS)])
-        if session.get_providers()[0] == CUDA:
-            x = np.arange(4, dtype=np.float32)
-            y = _run_bound(ort, session, {"x": x}, ["y"])[0]
-            if not np.array_equal(y, 2.0 * x):
-                raise ProviderError(f"the GPU computes wrongly with onnxruntime {ort.__version__}: {x} + {x} gave {y}")
+        if _in_thread(lambda: _runs_tiny(ort)):
             return
         why = "it runs on the CPU instead"
     except ProviderError:
         raise
     except Exception as error:  # ONNX Runtime's own exceptions share no base but this
+        if _is_out_of_memory(error):
+            raise _out_of_memory("a graph of one addition", error) from error
         why = str(error)
     raise ProviderError(
         f"onnxruntime {ort.__version__} does not run on the GPU: {why}; {_libraries_in_words(ort)}\n"
         'hint: pip install "onnxruntime-gpu[cuda,cudnn]" brings CUDA and cuDNN; the driver must know that CUDA'
     )
+
+
+def _runs_tiny(ort: Any) -> bool:
+    """Whether it runs on the GPU."""
+    session = _open_session(ort, TINY, _quiet(session_options(ort, 1)), [(CUDA, _OPTIONS)])
+    if session.get_providers()[0] != CUDA:
+        return False
+    x = np.arange(4, dtype=np.float32)
+    y = _run_bound(ort, session, {"x": x}, ["y"])[0]
+    if not np.array_equal(y, 2.0 * x):
+        raise ProviderError(f"the GPU computes wrongly with onnxruntime {ort.__version__}: {x} + {x} gave {y}")
+    return True
+
+
+def _open_session(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:
+    """Without what ONNX Runtime's Python does where that fails: it prints, and opens the graph on the CPU."""
+    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+
+
+def _in_thread(work: Callable[[], T]) -> T:
+    """`work`, in the thread that is for it, while nobody else of this process uses the GPU."""
+
+    def alone() -> T:
+        with GPU_LOCK:
+            return work()
+
+    return _THREAD.submit(alone).result()
 
 
 def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, "CudaGraph"]:
@@ -117,7 +146,7 @@ class _Bucket:
 
 
 class CudaGraph:
-    """One graph of a bundle. May be called from several threads; they take turns.
+    """One graph of a bundle. May be called from several threads; they take turns, with those of other graphs too.
 
     `captured_frames`: calls of one clip up to that length run as CUDA graphs. `on_cpu`: operators that ONNX Runtime
     keeps on the processor, as it does for those that compute shapes. `maker` makes what a formula gives on the GPU;
@@ -141,16 +170,13 @@ class CudaGraph:
         self._outputs = [tensor[0] for tensor in entry.outputs]
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in entry.inputs}
         self._entry, self._grid, self.captured_frames = entry, grid, captured_frames
-        self._lock, self._buckets = threading.Lock(), dict[int, _Bucket]()
-        self._ort = onnx_runtime()
+        self._buckets, self._ort = dict[int, _Bucket](), onnx_runtime()
         try:
-            self._session = self._open(model, threads, with_graphs=captured_frames > 0)
+            self._session = _in_thread(lambda: self._open(model, threads))
         except Exception as error:
-            if not captured_frames:
-                raise BundleError(f"the {name} graph cannot be loaded on the GPU: {error}") from error
-            log.info("the %s graph runs without CUDA graphs: %s", name, error)
-            self.captured_frames = 0
-            self._session = self._open(model, threads, with_graphs=False)
+            if _is_out_of_memory(error):
+                raise _out_of_memory(f"the {name} graph cannot be loaded", error) from error
+            raise BundleError(f"the {name} graph cannot be loaded on the GPU: {error}") from error
         if self._session.get_providers()[0] != CUDA:
             raise ProviderError(f"the {name} graph was asked to run on {CUDA} but runs on {CPU}")
         check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
@@ -158,18 +184,25 @@ class CudaGraph:
         parts = self._session.get_provider_graph_assignment_info()
         self.on_cpu = [node.op_type for part in parts if part.ep_name != CUDA for node in part.get_nodes()]
 
-    def _open(self, model: bytes, threads: int | None, with_graphs: bool) -> Any:
+    def _open(self, model: bytes, threads: int | None) -> Any:
+        """With CUDA graphs, or without where ONNX Runtime refuses them."""
         options = session_options(self._ort, threads)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        provider = {**_OPTIONS, "enable_cuda_graph": str(int(with_graphs))}
-        return self._ort.InferenceSession(model, options, providers=[(CUDA, provider), CPU])
+        if self.captured_frames:
+            try:
+                return _open_session(self._ort, model, options, [(CUDA, {**_OPTIONS, "enable_cuda_graph": "1"}), CPU])
+            except Exception as error:
+                if _is_out_of_memory(error):
+                    raise
+                log.info("the %s graph runs without CUDA graphs: %s", self.name, error)
+                self.captured_frames = 0
+        return _open_session(self._ort, model, options, [(CUDA, _OPTIONS), CPU])
 
     def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest, as long as the inputs or longer."""
         taken = {name: inputs[name] for name in self._inputs}
         try:
-            with self._lock:
-                return self._run(taken)
+            return _in_thread(lambda: self._run(taken))
         except Exception as error:
             raise _failure(self.name, taken, error) from error
 
@@ -197,7 +230,16 @@ class CudaGraph:
         copied_s = time.perf_counter() - start
         fixing, making = self._make(drawn, place)
         making_s = host_s + time.perf_counter() - start - copied_s
-        self._session.run_with_iobinding(place.binding, _run_options(self._ort, place.number))
+        try:
+            self._session.run_with_iobinding(place.binding, _run_options(self._ort, place.number))
+        except Exception as error:
+            if not captured:
+                raise
+            # Also where memory is said to be full: none may be had while a graph is captured. And ONNX Runtime may have
+            # kept the part that was captured, under this number.
+            log.warning("the %s graph runs without CUDA graphs from now on: %s", self.name, error)
+            self.captured_frames, self._buckets = 0, {}
+            return self._run(inputs)
         place.binding.synchronize_outputs()
         start = time.perf_counter()
         outputs = dict(zip(self._outputs, (value.numpy() for value in place.binding.get_outputs()), strict=True))
@@ -267,13 +309,21 @@ def _run_options(ort: Any, graph_id: str) -> Any:
 
 def _failure(name: str, arrays: Mapping[str, Input], error: Exception) -> ProviderError:
     shapes = ", ".join(f"{tensor} {array.shape}" for tensor, array in arrays.items())
-    words = str(error).lower()
-    if "out of memory" in words or "failed to allocate memory" in words:
-        return ProviderError(
-            f"the GPU is out of memory: the {name} graph with {shapes}: {error}\n"
-            "hint: close what else uses it, convert fewer files at once, or use provider='cpu'"
-        )
+    if _is_out_of_memory(error):
+        return _out_of_memory(f"the {name} graph with {shapes}", error)
     return ProviderError(f"the {name} graph failed on the GPU with {shapes}: {error}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error).lower()
+    return any(sign in words for sign in ("out of memory", "failed to allocate memory", "status_alloc_failed"))
+
+
+def _out_of_memory(what: str, error: Exception) -> ProviderError:
+    return ProviderError(
+        f"the GPU is out of memory: {what}: {error}\n"
+        "hint: close what else uses it, convert fewer files at once, or use provider='cpu'"
+    )
 
 
 # --- Why it does not work

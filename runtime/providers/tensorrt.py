@@ -5,6 +5,7 @@ Engines that are not there yet are built when a voice is opened, once, which tak
 """
 
 import functools
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -108,19 +109,45 @@ def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans) -> Loa
 
 
 def _kept_kernels(config: Any, folder: Path, name: str) -> Callable[[], None]:
-    """Let RTX find the kernels that it compiled before; returns what keeps new ones. They are code, as plans are."""
+    """Let RTX find the kernels that it compiled before; returns what keeps new ones.
+
+    They are code, as plans are (`engine_files`): the library sees only what was written for this graph of these
+    engines, whole. Their SHA-256 stands before them in the file, so that both are written at once.
+    """
     cache, path = config.create_runtime_cache(), folder / f"{name}.kernels"
-    if path.is_file():
-        cache.deserialize(path.read_bytes())  # False for another GPU or driver: it compiles them again
+    if (kernels := _read_kernels(path)) is not None:
+        cache.deserialize(kernels)  # False for another GPU or driver: it compiles them again
     config.set_runtime_cache(cache)
 
     def keep() -> None:
+        kernels = bytes(cache.serialize())
         try:
-            write_whole(path, bytes(cache.serialize()))
+            write_whole(path, _kernels_hash(path, kernels) + kernels)
         except OSError as error:
             log.info("compiled kernels are not kept: %s", error)
 
     return keep
+
+
+def _read_kernels(path: Path) -> bytes | None:
+    """None where there are none, or not those that were written there."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        log.warning("compiled kernels cannot be read, and are compiled again: %s", error)
+        return None
+    size = hashlib.sha256().digest_size
+    if data[:size] != _kernels_hash(path, data[size:]):
+        log.warning("%s is not what was written there: its kernels are not used, and compiled again", path)
+        return None
+    return data[size:]
+
+
+def _kernels_hash(path: Path, kernels: bytes) -> bytes:
+    """Of the engines' fingerprint, the graph and its kernels."""
+    return hashlib.sha256(f"{path.parent.name}/{path.name}/".encode() + kernels).digest()
 
 
 def _by_onnx_runtime(

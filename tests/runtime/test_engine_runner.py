@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from gpu_double import HostDevice, engine_graph
 
-from comosvc.runtime import ProviderError
+from comosvc.runtime import ComosvcError, ProviderError, probes
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.converter import Converter
+from comosvc.runtime.probes import decode_probes, probe_errors
 from comosvc.runtime.profiles import bucket
 from comosvc.runtime.spec import AUTHORS_FRONT_END
 
@@ -47,6 +48,37 @@ def test_a_conversion_through_the_runner_is_that_of_the_cpu(bundle_path, bundle,
         again = converter.convert(song, 24_000, steps=2)
         assert device.allocations == before, "memory was allocated after the warm-up"
         np.testing.assert_array_equal(again.audio, found.audio)
+
+
+def test_the_self_test_knows_that_calls_are_padded(device):
+    demo = open_bundle("demo")
+    with Converter("demo", provider="cpu", threads=1) as converter:
+        converter._graphs = {name: engine_graph(demo, name, device)[0] for name in demo.manifest.graphs}
+        errors = converter.self_test().probe_errors
+        assert set(errors) == set(demo.manifest.graphs)
+        assert 0.0 < max(errors.values()) < 1e-4
+        run = converter._graphs["content"].run
+        converter._graphs["content"].run = lambda inputs: tuple(1.01 * output for output in run(inputs))
+        with pytest.raises(
+            ComosvcError, match=r"content of the content graph in fp32 is 1\.0e-02 from what the CPU gives"
+        ):
+            converter.self_test()
+
+
+@pytest.mark.parametrize("name", ["content", "vocoder"])
+def test_a_probe_that_torch_did_not_give_is_found_in_what_it_is_compared_with(device, monkeypatch, name):
+    """A probe too short for the engine is compared with the CPU's graph: that one must agree with the probe."""
+    demo = open_bundle("demo")
+
+    def wrong(data):
+        for probe in decode_probes(data):
+            off = 1.01 if probe.graph == name else 1.0
+            yield replace(probe, outputs={tensor: off * output for tensor, output in probe.outputs.items()})
+
+    monkeypatch.setattr(probes, "decode_probes", wrong)
+    graphs = {graph: engine_graph(demo, graph, device)[0] for graph in demo.manifest.graphs}
+    with pytest.raises(ComosvcError, match=rf"of the {name} graph in fp32 is 9\.9e-03 from what torch gave at export"):
+        probe_errors(demo, graphs, "fp32")
 
 
 def test_nothing_of_one_call_is_left_in_the_next(bundle, device):
@@ -122,6 +154,24 @@ def test_a_refusal_of_the_library_is_an_error(bundle, device, monkeypatch):
     monkeypatch.setattr(Context, "execute_async_v3", lambda *_: False)
     with pytest.raises(ProviderError, match="the engine of vocoder does not run"):
         engine_graph(bundle, "vocoder", device)[0].run(vocoder_inputs(bundle, 1, 8))
+
+
+def test_a_capture_that_fails_is_said_once_and_done_without(bundle, device, monkeypatch, caplog):
+    graph, contexts = engine_graph(bundle, "vocoder", device)
+    plain = engine_graph(bundle, "vocoder", HostDevice(), captures=False)[0]
+
+    def refuses(work):
+        raise ProviderError("CUDA: cuStreamEndCapture gave CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+
+    monkeypatch.setattr(device, "capture", refuses)
+    for frames in (8, 40, 8):
+        inputs = vocoder_inputs(bundle, 1, frames)
+        np.testing.assert_array_equal(graph.run(inputs)[0], plain.run(inputs)[0])
+    assert device.launches == 0
+    assert sum(context.executed for context in contexts) == 5  # two warm-ups, three calls
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "the engine of vocoder runs without CUDA graphs from now on: CUDA: cuStreamEndCapture gave" in said[0]
 
 
 @pytest.mark.parametrize("missing", ["infer_shapes", "set_device_memory", "set_optimization_profile_async"])

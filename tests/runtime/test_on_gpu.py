@@ -20,6 +20,7 @@ from comosvc.runtime.device import Device
 from comosvc.runtime.device_arrays import DeviceArray
 from comosvc.runtime.gpu import find_gpu
 from comosvc.runtime.graph import GRAPHS
+from comosvc.runtime.probes import steps_at_end
 from comosvc.runtime.self_test import vowel
 
 
@@ -92,14 +93,12 @@ def both(gpu, cpu, maker, graph, frames, batch):
     """Outputs by name on the GPU and on the CPU, of what both have heard to the end."""
     spec = GRAPHS[graph]
     inputs = maker.make(spec, batch, frames if spec.inputs[0].name != "audio" else (frames + 40) * 256, seed=1)
-    # Padding is silence to the future of what comes last; on the CPU there is the array's end instead.
-    future = getattr(cpu.manifest.context, graph.removesuffix("_n")).future
-    unheard = (1 + future) * (cpu.spec.hop_length if graph == "vocoder" else 1)
+    at_end = steps_at_end(cpu.manifest, graph)
     found = {}, {}
     for arrays, converter in zip(found, (gpu, cpu), strict=True):
         arrays |= {t.name: out for t, out in zip(spec.outputs, converter._graphs[graph].run(inputs), strict=True)}
     for name, wanted in found[1].items():
-        keep = wanted.shape[1] - unheard
+        keep = wanted.shape[1] - at_end
         assert keep > 0
         for arrays in found:
             arrays[name] = arrays[name][:, :keep]

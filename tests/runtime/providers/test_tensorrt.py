@@ -130,3 +130,74 @@ def test_a_gpu_that_no_flavour_serves_is_told_of_each(monkeypatch):
     tensorrt._probe_library.cache_clear()
     with pytest.raises(ProviderError, match=r"(?s)tensorrt cannot be imported.*RTX .* has no code for Test Hopper"):
         tensorrt.probe()
+
+
+class Cache:
+    """As RTX's, of the kernels that it "compiled"."""
+
+    def __init__(self, compiled=b"kernels"):
+        self.seen, self._compiled = [], compiled
+
+    def deserialize(self, kernels):
+        self.seen.append(kernels)
+        return True
+
+    def serialize(self):
+        return memoryview(self._compiled)
+
+
+def kept_kernels(folder, name, compiled=b"kernels"):
+    """What a cache is given when a graph of that folder is opened, and what keeps its kernels."""
+    cache, used = Cache(compiled), []
+    config = SimpleNamespace(create_runtime_cache=lambda: cache, set_runtime_cache=used.append)
+    keep = tensorrt._kept_kernels(config, folder, name)
+    assert used == [cache]
+    return cache.seen, keep
+
+
+def test_kernels_are_kept_and_found_again(tmp_path):
+    seen, keep = kept_kernels(tmp_path, "vocoder")
+    assert not seen
+    keep()
+    seen, keep = kept_kernels(tmp_path, "vocoder", b"more kernels")
+    assert seen == [b"kernels"]
+    keep()
+    assert kept_kernels(tmp_path, "vocoder")[0] == [b"more kernels"]
+    assert [path.name for path in tmp_path.iterdir()] == ["vocoder.kernels"]
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _without_hash(path):
+    path.write_bytes(b"kernels")
+
+
+def _of_another_graph(path):
+    kept_kernels(path.parent, "acoustic", b"others")[1]()
+    path.write_bytes((path.parent / "acoustic.kernels").read_bytes())
+
+
+def _of_other_engines(path):
+    other = path.parent.parent / "another fingerprint"
+    other.mkdir()
+    kept_kernels(other, "vocoder", b"others")[1]()
+    path.write_bytes((other / path.name).read_bytes())
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [_cut, _without_hash, _of_another_graph, _of_other_engines, _empty])
+def test_kernels_that_are_not_what_was_written_are_compiled_again(tmp_path, caplog, harm):
+    folder = tmp_path / "fingerprint"
+    folder.mkdir()
+    kept_kernels(folder, "vocoder")[1]()
+    harm(folder / "vocoder.kernels")
+    seen, keep = kept_kernels(folder, "vocoder")
+    assert not seen, "code was deserialized that nobody here wrote"
+    assert "vocoder.kernels is not what was written there" in caplog.text
+    keep()
+    assert kept_kernels(folder, "vocoder")[0] == [b"kernels"]
