@@ -213,7 +213,7 @@ def report(
         Path | None, typer.Option("-o", "--output", help="Folder for speed.md, speed.html and the pictures.")
     ] = None,
     readme: Annotated[
-        Path | None, typer.Option("--readme", help="Renew the tables between the markers of this Markdown file.")
+        Path | None, typer.Option("--readme", help="Renew tables or summary between the markers of this Markdown file.")
     ] = None,
 ) -> None:
     """Results as tables here, and with -o as Markdown, an HTML page and PNG charts.

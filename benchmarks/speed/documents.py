@@ -1,6 +1,6 @@
 """`comosvc-bench report`: results as Markdown, as one HTML page, as pictures, and as the README's table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from .grid import Grid
 from .latency import LatencyReport, latency_grids, latency_provenance, load_latency
 from .page import page, section
 from .results import OtherKindError, ResultError, SpeedReport, load_speed, read_results
-from .tables import all_grids, length_grid, paper_grids, provenance, shown_length
+from .tables import all_grids, length_grid, paper_grids, provenance, shown_length, summary_grid
 
 BEGIN, END = "<!-- speed: written by comosvc-bench report --readme -->", "<!-- /speed -->"
+SUMMARY_BEGIN, SUMMARY_END = "<!-- summary: written by comosvc-bench report --readme -->", "<!-- /summary -->"
+"""A file has the markers of what it shall show: every table for a reader, or one for each result."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Document:
     grids: tuple[Grid, ...]
     charts: dict[str, bytes]
     for_readme: tuple[Grid, ...] = ()
+    summary: tuple[Grid, ...] = ()
     by_engine: tuple[str, ...] | None = None
     """Of a voice's quality: its row in the table by provider and precision."""
 
@@ -97,8 +100,11 @@ def write_documents(documents: Sequence[Document], folder: Path) -> list[Path]:
 
 def check_speed_readme(documents: Sequence[Document], readme: Path | None) -> None:
     """Before anything is written. Raises `ResultError` if `into_readme` would."""
-    check_readme(readme, BEGIN, END)
-    if readme is not None and not any(document.for_readme for document in documents):
+    if readme is None:
+        return
+    begin, end, chosen = _place(readme)
+    check_readme(readme, begin, end)
+    if not any(map(chosen, documents)):
         raise ResultError(
             "none of these results has a table for the README\n"
             "hint: the table of one voice gets there by comosvc-bench quality --readme"
@@ -107,12 +113,20 @@ def check_speed_readme(documents: Sequence[Document], readme: Path | None) -> No
 
 def into_readme(documents: Sequence[Document], readme: Path) -> None:
     """Renew what stands between the markers of `readme`. Raises `ResultError` without markers."""
+    begin, end, chosen = _place(readme)
     parts = [
-        "\n\n".join([*(grid.as_markdown() for grid in document.for_readme), document.note])
+        "\n\n".join([*(grid.as_markdown() for grid in chosen(document)), document.note])
         for document in documents
-        if document.for_readme
+        if chosen(document)
     ]
-    replace_between(readme, BEGIN, END, "\n\n".join(parts))
+    replace_between(readme, begin, end, "\n\n".join(parts))
+
+
+def _place(readme: Path) -> tuple[str, str, Callable[[Document], tuple[Grid, ...]]]:
+    """The markers that a file has, and which tables of a result stand between them."""
+    if readme.is_file() and SUMMARY_BEGIN in readme.read_text("utf-8", errors="replace"):
+        return SUMMARY_BEGIN, SUMMARY_END, lambda document: document.summary
+    return BEGIN, END, lambda document: document.for_readme
 
 
 def _load_report(path: Path) -> Report:
@@ -157,7 +171,7 @@ def _by_engine(rows: Sequence[tuple[str, ...]], documents: Iterable[Document]) -
         "seconds per second of audio on one thread.",
     )
     note = "\n".join(document.note for document in documents if document.by_engine is not None)
-    return Document("quality by provider and precision", "quality", note, (grid,), {}, (grid,))
+    return Document("quality by provider and precision", "quality", note, (grid,), {}, (grid,), (grid,))
 
 
 def _of_speed(name: str, report: SpeedReport) -> Document:
@@ -177,6 +191,7 @@ def _of_speed(name: str, report: SpeedReport) -> Document:
         grids=tuple(all_grids(report)),
         charts=charts,
         for_readme=(*lengths, *paper_grids(report)),
+        summary=(summary_grid(report),),
     )
 
 

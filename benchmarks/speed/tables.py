@@ -14,6 +14,7 @@ from .stage import STAGES
 from .variants import VariantKey
 from .voices import OTHER
 
+REFERENCE = VariantKey("comosvc-authors", "torch", "fp32")
 STAGES_SECONDS = 10.0
 """Stages are shown at this length, or at the nearest that was measured."""
 _LEGEND = "* timed in part and scaled. ~ repetitions scatter by more than 10 %, or are too few to know."
@@ -70,6 +71,27 @@ def length_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
         note=f"Seconds of work per second of audio: median (95th percentile). {_LEGEND} Ours is all of convert(), with "
         "resampling, loudness and the sine source, in a batch convert_many() with its files; of others, the networks "
         "and F0.",
+    )
+
+
+def summary_grid(report: SpeedReport) -> Grid:
+    """The whole chain of one clip at one length, threads side by side, and how many times faster than the authors'."""
+    threads = sorted({row.threads for row in report.totals(batch=1)})
+    found = {(row.key, row.threads, row.seconds): row for row in report.totals(batch=1)}
+    lengths = {n: shown_length(report, n, 1) for n in threads}
+    table = []
+    for key in dict.fromkeys(row.key for row in report.totals(batch=1)):
+        cells: list[str] = []
+        for n in threads:
+            row, base = (found.get((which, n, lengths[n])) for which in (key, REFERENCE))
+            cells += [_rtf(row), "" if row is None or base is None else f"{base.rtf / row.rtf:.2g} ×"]
+        table.append((str(key), *cells))
+    return Grid(
+        title=f"whole chain, RTF, {' and '.join(f'{s:g}' for s in sorted(set(lengths.values())))} s: {_device(report)}",
+        heads=("system", *(head for n in threads for head in (f"{n} thread{'s'[: n > 1]}", "faster"))),
+        rows=tuple(table),
+        note=f"Seconds of work per second of audio: median (95th percentile). {_LEGEND} Faster: than {REFERENCE}, the "
+        "authors' arithmetic, in the same run.",
     )
 
 

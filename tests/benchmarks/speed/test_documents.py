@@ -11,12 +11,28 @@ from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.goals import GOALS
 from comosvc.benchmarks.report import Report, Row, save_json
 from comosvc.benchmarks.speed.charts import QualityPoint, rtf_against_length, speed_against_quality, stacked_stages
-from comosvc.benchmarks.speed.documents import BEGIN, END, read_document, read_documents, write_documents
+from comosvc.benchmarks.speed.documents import (
+    BEGIN,
+    END,
+    SUMMARY_BEGIN,
+    SUMMARY_END,
+    read_document,
+    read_documents,
+    write_documents,
+)
 from comosvc.benchmarks.speed.grid import show
 from comosvc.benchmarks.speed.paper import paper_grid
 from comosvc.benchmarks.speed.results import save_speed
 from comosvc.benchmarks.speed.scaling import find_scalings
-from comosvc.benchmarks.speed.tables import all_grids, length_grid, loading_grid, noise_grid, stage_grid
+from comosvc.benchmarks.speed.tables import (
+    REFERENCE,
+    all_grids,
+    length_grid,
+    loading_grid,
+    noise_grid,
+    stage_grid,
+    summary_grid,
+)
 
 
 def row_of(grid, start):
@@ -172,6 +188,33 @@ def test_the_command_writes_documents(tmp_path):
     assert text.startswith(f"# Title\n{BEGIN}\n**whole chain, RTF")
     assert text.endswith(f"{END}\nrest\n")
     assert "old" not in text
+
+
+def test_a_file_may_ask_for_the_summary_only(tmp_path):
+    save_speed(rich_report(), tmp_path / "cpu.json")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{SUMMARY_BEGIN}\nold\n{SUMMARY_END}\n")
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "cpu.json"), "--readme", str(readme)])
+    assert done.exit_code == 0, done.output
+    text = readme.read_text("utf-8")
+    assert text.count("**whole chain, RTF") == 1
+    assert "comosvc-bench rtf` at commit" in text
+    assert "old" not in text
+
+
+def test_the_summary_compares_with_the_authors_in_the_same_column():
+    rows = [
+        timing(name, 10.0, rtf, threads=threads)
+        for threads, factor in ((1, 1.0), (2, 0.5))
+        for name, rtf in (("comosvc", 0.2 * factor), (REFERENCE.system, 0.8 * factor))
+    ]
+    alone = timing("comosvc-light", 10.0, 0.1, threads=2)
+    grid = summary_grid(report([*(replace(row, engine="torch") for row in rows), alone]))
+    assert grid.heads == ("system", "1 thread", "faster", "2 threads", "faster")
+    assert [cell for cell in row_of(grid, "comosvc (")[2::2]] == ["4 ×", "4 ×"]
+    assert row_of(grid, "comosvc-light")[1:3] == ("", "")
+    assert row_of(grid, "comosvc-light")[4] == "4 ×"
+    assert row_of(grid, REFERENCE.system)[2] == "1 ×"
 
 
 @pytest.mark.parametrize(
