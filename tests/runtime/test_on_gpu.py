@@ -5,11 +5,11 @@ fp32 is held to `TOLERANCE`, and fp16, in graphs of the demo that passed the gat
 
 import importlib
 from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu_cases import cases, future_of, inputs_of
 
 from comosvc.export.fp16 import FP16
 from comosvc.export.precision import add_to_bundle
@@ -90,11 +90,9 @@ def relative(found, wanted):
 
 def both(gpu, cpu, maker, graph, frames, batch):
     """Outputs by name on the GPU and on the CPU, of what both have heard to the end."""
-    spec = GRAPHS[graph]
-    inputs = maker.make(spec, batch, frames if spec.inputs[0].name != "audio" else (frames + 40) * 256, seed=1)
+    spec, inputs = GRAPHS[graph], inputs_of(maker, cpu.manifest, graph, frames, batch)
     # Padding is silence to the future of what comes last; on the CPU there is the array's end instead.
-    future = getattr(cpu.manifest.context, graph.removesuffix("_n")).future
-    unheard = (1 + future) * (cpu.spec.hop_length if graph == "vocoder" else 1)
+    unheard = (1 + future_of(cpu.manifest, graph)) * (cpu.spec.hop_length if graph == "vocoder" else 1)
     found = {}, {}
     for arrays, converter in zip(found, (gpu, cpu), strict=True):
         arrays |= {t.name: out for t, out in zip(spec.outputs, converter._graphs[graph].run(inputs), strict=True)}
@@ -106,13 +104,7 @@ def both(gpu, cpu, maker, graph, frames, batch):
     return found
 
 
-NAMES = ("content", "pitch", "acoustic", "acoustic_n", "vocoder")
-CASES = [
-    pytest.param(graph, frames, batch, id=f"{graph}-{frames}x{batch}")
-    for graph, frames, batch in product(NAMES, (40, 129, 750), (1, 3, 8))
-    # Two frames of that one have a confidence of 0 or of 0.7: in fp32 too an input that differs by 1e-6 changes which.
-    if (graph, frames, batch) != ("pitch", 750, 8)
-]
+CASES = [pytest.param(*case, id="{}-{}x{}".format(*case)) for case in cases()]
 
 
 @pytest.mark.parametrize(("graph", "frames", "batch"), CASES)
