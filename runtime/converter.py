@@ -25,7 +25,7 @@ from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .probes import probe_errors
-from .providers import BEST_BATCH, ON_GPU, check_threads, choose_precision, choose_provider, open_graphs
+from .providers import BEST_BATCH, ON_GPU, check_threads, choose_provider, open_voice
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
@@ -47,6 +47,7 @@ class Converter:
     `provider`: "cpu", "openvino", "cuda", "tensorrt", or "auto" for the best that works here (see
     `Converter.provider`). `precision`: "fp32", "bf16" (openvino), what else the voice has graphs in, or "auto".
     `threads`: of the engine, for each call; None leaves it to the engine. `cache_dir`: instead of $COMOSVC_HOME.
+    TensorRT's engines are built by `comosvc-export engines`, or here if the environment has COMOSVC_BUILD_ENGINES=1.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Converter:
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         threads = check_threads(threads)
-        self.provider = choose_provider(provider, precision)
+        chosen = choose_provider(provider, precision)
         self._bundle = open_bundle(model, None if cache_dir is None else Path(cache_dir))
-        self.precision = choose_precision(precision, self._bundle, self.provider)
+        opened = open_voice(self._bundle, chosen, precision, threads, auto=provider == "auto")
+        self.provider, self.precision = opened.provider, opened.precision
         self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
-        self._graphs: Mapping[str, Runnable] | None = open_graphs(self.provider, self._bundle, self.precision, threads)
+        self._graphs: Mapping[str, Runnable] | None = opened.graphs
         self._device: Device | None = None
         self._audio_crossed = Transfers()
 

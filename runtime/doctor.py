@@ -20,7 +20,7 @@ from rich.table import Table
 from .bundle import comosvc_home, shipped_voices
 from .converter import Converter
 from .device_source import SOURCE
-from .errors import ComosvcError
+from .errors import ComosvcError, NoEnginesError
 from .files import READABLE
 from .gpu import Gpu, find_gpu
 from .nvrtc import compile_cuda
@@ -101,6 +101,8 @@ def check_provider(provider: str, model: str) -> Finding:
             return Finding(what, False, "no voice was shipped with this installation\nhint: -m VOICE.comosvc")
         with Converter(model, provider=provider) as converter:
             test = converter.self_test()
+    except NoEnginesError as error:
+        return Finding(what, True, f"works, but not with this voice yet: {error}")
     except ComosvcError as error:
         return Finding(what, False, str(error))
     seen = f"{test.seconds:.1f} s of song at RTF {test.rtf:.3f}, pitch {test.f0_error_cents:.1f} cents off"

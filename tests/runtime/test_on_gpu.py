@@ -18,6 +18,7 @@ from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.device import Device
 from comosvc.runtime.device_arrays import DeviceArray
+from comosvc.runtime.engine import BUILD
 from comosvc.runtime.gpu import find_gpu
 from comosvc.runtime.graph import GRAPHS
 from comosvc.runtime.self_test import vowel
@@ -36,6 +37,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(why_not() is not None, reason=
 TOLERANCE = 1e-4
 """Relative, fp32 without TF32: sums in another order; ten times what ONNX Runtime may be off torch. Not measured."""
 PROVIDERS = ("cuda", "tensorrt")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engines_are_built():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(BUILD, "1")
+        yield
 
 
 @pytest.fixture(scope="module", params=PROVIDERS)
