@@ -26,7 +26,7 @@ from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .probes import probe_errors
-from .providers import AT_ONCE, ON_GPU, check_threads, choose_precision, choose_provider, open_graphs, open_twins
+from .providers import AT_ONCE, ON_GPU, check_threads, choose_provider, open_twins, open_voice
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
@@ -51,6 +51,7 @@ class Converter:
     `Converter.provider`). `precision`: "fp32", "bf16" (openvino), what else the voice has graphs in, or "auto".
     `threads`: to compute with; None leaves it to the engine. Clips from 30 s on, and files that are converted together,
     are computed in pieces side by side. `cache_dir`: instead of $COMOSVC_HOME.
+    TensorRT's engines are built by `comosvc-export engines`, or here if the environment has COMOSVC_BUILD_ENGINES=1.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class Converter:
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         threads = check_threads(threads)
-        self.provider = choose_provider(provider, precision)
+        chosen = choose_provider(provider, precision)
         self._bundle = open_bundle(model, None if cache_dir is None else Path(cache_dir))
-        self.precision = choose_precision(precision, self._bundle, self.provider)
+        opened = open_voice(self._bundle, chosen, precision, threads, auto=provider == "auto")
+        self.provider, self.precision = opened.provider, opened.precision
         self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
-        self._graphs: Mapping[str, Runnable] | None = open_graphs(self.provider, self._bundle, self.precision, threads)
+        self._graphs: Mapping[str, Runnable] | None = opened.graphs
         self._twins = open_twins(self.provider, self._bundle, self.precision, threads)
         self._at_once = AT_ONCE[self.provider] if self._twins is None else self._twins.cores
         self._device: Device | None = None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,9 +20,9 @@ from rich.table import Table
 from .bundle import comosvc_home, shipped_voices
 from .converter import Converter
 from .device_source import SOURCE
-from .errors import ComosvcError
+from .errors import ComosvcError, NoEnginesError
 from .files import READABLE
-from .gpu import Gpu, find_gpu
+from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
 from .providers import PROVIDERS, choose_provider
 from .providers.cuda import installed_wheels
@@ -41,10 +41,24 @@ Examples:
 """
 
 
+def _cuda_version(library: Any) -> str:
+    version = ctypes.c_int()
+    if status := library.cudaRuntimeGetVersion(ctypes.byref(version)):
+        return f"of unknown version (cudaRuntimeGetVersion gave {status})"
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _cudnn_version(library: Any) -> str:
+    library.cudnnGetVersion.restype = ctypes.c_size_t
+    version = library.cudnnGetVersion()
+    return f"{version // 10000}.{version % 10000 // 100}.{version % 100}"
+
+
 _CUDA = {
-    "CUDA": ("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_12.dll"),
-    "cuDNN": ("libcudnn.so.9", "cudnn64_9.dll"),
+    "CUDA": (("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_12.dll"), _cuda_version),
+    "cuDNN": (("libcudnn.so.9", "cudnn64_9.dll"), _cudnn_version),
 }
+"""Shared libraries, the preferred name first, and what asks one for its version."""
 _PACKAGES = (
     ("TensorRT", ("tensorrt",), "tensorrt", "tensorrt"),
     ("TensorRT RTX", ("tensorrt-rtx",), "tensorrt_rtx", "tensorrt-rtx"),
@@ -101,6 +115,8 @@ def check_provider(provider: str, model: str) -> Finding:
             return Finding(what, False, "no voice was shipped with this installation\nhint: -m VOICE.comosvc")
         with Converter(model, provider=provider) as converter:
             test = converter.self_test()
+    except NoEnginesError as error:
+        return Finding(what, True, f"works, but not with this voice yet: {error}")
     except Exception as error:  # a library's own too: whatever keeps a provider from running is a finding
         known = isinstance(error, ComosvcError)
         return Finding(what, False, str(error) if known else f"{type(error).__name__}: {error}")
@@ -129,9 +145,17 @@ def accelerators() -> list[Finding]:
     except ComosvcError as error:
         gpu = None
         findings.append(Finding("GPU", None, str(error)))
-    findings += [Finding(name, *_loadable(libraries, needed=gpu is not None)) for name, libraries in _CUDA.items()]
+    findings.append(_driver())
+    findings += [_cuda_library(name, needed=gpu is not None) for name in _CUDA]
     findings += [_package(*package) for package in _PACKAGES]
     return [*findings, _source_compiler(gpu)]
+
+
+def _driver() -> Finding:
+    try:
+        return Finding("driver", True, driver_version())
+    except ComosvcError as error:
+        return Finding("driver", None, f"version unknown: {error}")
 
 
 def _source_compiler(gpu: Gpu | None) -> Finding:
@@ -157,25 +181,24 @@ def _onnx_runtime() -> Finding:
     return Finding("onnxruntime", True, f"{' '.join(wheels) or ort.__version__}, compiled for {compiled}")
 
 
-def _loadable(libraries: tuple[str, ...], needed: bool) -> tuple[bool | None, str]:
-    """The first of these shared libraries that the system loads. pip's own are found by ONNX Runtime, not by this."""
-    for name in libraries:
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(name)
-            return True, name
-    packaged = _in_packages(libraries)
-    if packaged is not None:
-        return True, packaged
-    return (False if needed else None), f"not found: {', '.join(libraries)}"
+def _cuda_library(what: str, needed: bool) -> Finding:
+    """The first of its libraries that the system loads, or pip's, with its version."""
+    names, version = _CUDA[what]
+    packaged = [path for root in map(Path, sys.path) for name in names for path in _packaged(root, name)]
+    broken = []
+    for library in [*names, *map(str, packaged)]:
+        try:
+            return Finding(what, True, f"{version(ctypes.CDLL(library))}, {library}")
+        except OSError as error:
+            broken += [f"; {error}"] if Path(library).is_absolute() else []
+        except AttributeError as error:
+            broken.append(f"; {library} is another library: {error}")
+    return Finding(what, False if needed else None, f"not found: {', '.join(names)}{''.join(broken)}")
 
 
-def _in_packages(libraries: tuple[str, ...]) -> str | None:
-    """One of them where pip's nvidia packages put it."""
-    for root in map(Path, sys.path):
-        for name in libraries:
-            if found := next(root.glob(f"nvidia/*/lib/{name}"), None) or next(root.glob(f"nvidia/*/bin/{name}"), None):
-                return f"{name} in {found.parent.relative_to(root)}"
-    return None
+def _packaged(root: Path, name: str) -> list[Path]:
+    """Where pip's nvidia packages put a library; ONNX Runtime finds it there."""
+    return [*root.glob(f"nvidia/*/lib/{name}"), *root.glob(f"nvidia/*/bin/{name}")]
 
 
 def _package(what: str, distributions: tuple[str, ...], module: str, extra: str) -> Finding:

@@ -6,18 +6,22 @@ for it. TF32 is switched off, so that fp32 is fp32. Needs `tensorrt` or `tensorr
 
 import hashlib
 import logging
+import os
+import shlex
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle
+from .bundle import Bundle, comosvc_home
 from .engine_files import (
     EngineRecord,
     PlanEntry,
     Plans,
+    can_write,
     engine_folders,
     find_engines,
     other_engines,
@@ -27,14 +31,16 @@ from .engine_files import (
     write_whole,
 )
 from .engine_target import EngineSpec, Target, compute_capabilities, library
-from .errors import CancelledError, EngineError
+from .errors import CancelledError, EngineError, NoEnginesError
 from .manifest import GraphEntry
-from .profiles import input_shapes
+from .profiles import NO_CLIPS, input_shapes
 
 log = logging.getLogger(__name__)
 
 OPTIONAL_GRAPHS = ("pitch",)
 """Where a flavour cannot build one of these, ONNX Runtime computes it; without any other there is no engine."""
+BUILD = "COMOSVC_BUILD_ENGINES"
+"""Environment variable. At 1, a voice without engines builds them when it is opened, which takes minutes."""
 Progress = Callable[[str, float], Any]
 """Told the graph and the share of its build that is done, 0 to 1; returning False cancels (`CancelledError`)."""
 
@@ -59,8 +65,11 @@ def build_engines(
 ) -> BuildReport:
     """Build what `spec` says unless it is there and sound. Raises `EngineError` or `CancelledError`."""
     folders = engine_folders(bundle, into_bundle)
-    if not rebuild and (there := find_engines(folders[:1], spec.fingerprint)) is not None:
-        return BuildReport(there, read_plans(there, spec.fingerprint).record, was_there=True)
+    # Who asked for them in the bundle does not mean those in the cache, unless that is where these would end up too.
+    searched = folders[:1] if into_bundle and can_write(folders[0]) else folders
+    if not rebuild and (there := find_engines(searched, spec.fingerprint)) is not None:
+        found = read_plans(there, spec.fingerprint, _repair(bundle, spec, there))
+        return BuildReport(there, found.record, was_there=True)
     trt, start = library(spec.target.flavour), time.perf_counter()
     with publish(folders, spec.fingerprint, rebuild) as made:
         plans: dict[str, PlanEntry] = {}
@@ -90,21 +99,55 @@ def build_engines(
     return BuildReport(made.folder, record, notes=tuple(made.notes))
 
 
-def load_engines(bundle: Bundle, specs: list[EngineSpec], build: bool) -> Plans:
+def load_engines(bundle: Bundle, specs: list[EngineSpec], build: bool, any_use: bool = True) -> Plans:
     """The engines that fit one of `specs`, their hashes compared; the first is built where none is there and `build`.
 
-    Raises `EngineError` for engines that are damaged, and, without `build`, where there are none that fit.
+    Those of fewer uses fit as well, where there are none of all: a call that they do not hold is an error then. Unless
+    `any_use`, they have to hold every call, and unless `build`, which asks for all.
+    Raises `NoEnginesError`, or `EngineError` for engines that are damaged: they are never built anew in silence.
     """
     folders = engine_folders(bundle, into_bundle=True)
-    for spec in specs:
+    for spec in specs if build else _fewer_uses(specs, any_use):
         if (folder := find_engines(folders, spec.fingerprint)) is not None:
-            return read_plans(folder, spec.fingerprint)
+            plans = read_plans(folder, spec.fingerprint, _repair(bundle, spec, folder))
+            return replace(plans, build_all=build_command(bundle, specs[0]))
     why = _why_none(bundle, specs[0], folders)
     if not build:
-        raise EngineError(f"{why}\nhint: comosvc-export engines {bundle.origin} --flavour {specs[0].target.flavour}")
+        raise NoEnginesError(
+            f"{why}\nhint: {build_command(bundle, specs[0])}\n"
+            f"or set {BUILD}=1, and they are built when the voice is opened, which takes minutes"
+        )
     log.warning("%s; building them now, once", why)
     report = build_engines(bundle, specs[0], progress=_log_progress())
-    return read_plans(report.folder, specs[0].fingerprint)
+    return read_plans(report.folder, specs[0].fingerprint, _repair(bundle, specs[0], report.folder))
+
+
+def builds_when_opened() -> bool:
+    """Whether the environment asks for that."""
+    return os.environ.get(BUILD) == "1"
+
+
+def build_command(bundle: Bundle, spec: EngineSpec, *options: str) -> str:
+    """What builds these engines, on the machine that is to run them."""
+    words = ["comosvc-export", "engines", bundle.origin, "--flavour", spec.target.flavour]
+    words += ["--precision", spec.precision, "--profile", ",".join(spec.profiles), *options]
+    home = "" if bundle.home == comosvc_home() else f"COMOSVC_HOME={shlex.quote(str(bundle.home))} "
+    return home + shlex.join(words)
+
+
+def _repair(bundle: Bundle, spec: EngineSpec, folder: Path) -> str:
+    """What puts sound engines in the place of those in `folder`."""
+    inside = folder.parent.parent == Path(bundle.origin)
+    return build_command(bundle, spec, *(["--into-bundle"] if inside else []), "--rebuild")
+
+
+def _fewer_uses(specs: list[EngineSpec], any_use: bool) -> Iterator[EngineSpec]:
+    """`specs` for all of their uses, then for fewer, first for those that hold more: a clip's hold a stream's calls."""
+    uses = list(specs[0].profiles)
+    for count in range(len(uses), 0, -1):
+        for chosen in combinations(reversed(uses), count):
+            for spec in specs if any_use or chosen[0] not in NO_CLIPS else ():
+                yield replace(spec, profiles={use: spec.profiles[use] for use in reversed(chosen)})
 
 
 def _why_none(bundle: Bundle, spec: EngineSpec, folders: list[Path]) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -68,6 +69,8 @@ class Plans:
     folder: Path
     record: EngineRecord
     plans: dict[str, bytes]
+    build_all: str = ""
+    """The command that builds those of every use."""
 
 
 def user_cache() -> Path:
@@ -82,6 +85,16 @@ def engine_folders(bundle: Bundle, into_bundle: bool) -> list[Path]:
     if into_bundle and unpacked.is_dir():
         places.insert(0, unpacked / FOLDER)
     return list(dict.fromkeys(places))
+
+
+def can_write(folder: Path) -> bool:
+    """Whether engines can be put there. Permissions do not tell: not for root, nor of a disk mounted read-only."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".", suffix=".partial"):
+            return True
+    except OSError:
+        return False
 
 
 def find_engines(folders: list[Path], fingerprint: str) -> Path | None:
@@ -100,8 +113,15 @@ def other_engines(folders: list[Path]) -> list[EngineRecord]:
     return found
 
 
-def read_plans(folder: Path, fingerprint: str) -> Plans:
-    """Every plan of a folder, its size and hash as recorded. Raises `EngineError` for anything else."""
+def read_plans(folder: Path, fingerprint: str, repair: str) -> Plans:
+    """Every plan of a folder, its size and hash as recorded. Raises `EngineError`, with how to `repair` them."""
+    try:
+        return _read_plans(folder, fingerprint)
+    except EngineError as error:
+        raise EngineError(f"{error}\nhint: {repair}") from error
+
+
+def _read_plans(folder: Path, fingerprint: str) -> Plans:
     record = _read_record(folder / RECORD_FILE)
     if record.fingerprint != fingerprint:
         raise _unusable(folder, f"its record is that of {record.fingerprint}")
@@ -135,10 +155,7 @@ def _read_record(path: Path) -> EngineRecord:
 
 
 def _unusable(folder: Path, why: str) -> EngineError:
-    return EngineError(
-        f"the engines in {folder} are not used: {why}\n"
-        "hint: comosvc-export engines BUNDLE --rebuild, or delete that folder and they are built when next needed"
-    )
+    return EngineError(f"the engines in {folder} are not used: {why}")
 
 
 @dataclass

@@ -67,6 +67,8 @@ class LoadedEngine:
     prepared: Callable[[], object] = lambda: None
     record: EngineRecord | None = None
     """Of the build."""
+    build_all: str = "comosvc-export engines BUNDLE"
+    """The command that builds engines for every use."""
 
 
 class EngineGraph:
@@ -169,9 +171,10 @@ class EngineGraph:
             f"{use}: " + ", ".join(f"{letter} {r.least}-{r.most}" for letter, r in ranges.items())
             for use, ranges in self._profiles.items()
         )
+        missing = ", ".join(use for use in USES if use not in self._profiles)
         raise ProviderError(
-            f"the engine of {self.name} was not built for {', '.join(f'{k} {v}' for k, v in sizes.items())} ({built})\n"
-            "hint: comosvc-export engines with --profile stream,clip,batch"
+            f"the engine of {self.name} was not built for {', '.join(f'{k} {v}' for k, v in sizes.items())} ({built})"
+            + (f"; there is none for {missing}\nhint: {self._loaded.build_all}" if missing else "")
         )
 
     def _bind(self, context: Any, use: str, sizes: Mapping[str, int]) -> _Bucket:

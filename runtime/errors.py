@@ -31,3 +31,7 @@ class CancelledError(ComosvcError):
 
 class EngineError(ProviderError):
     """A TensorRT engine cannot be built, or one that is there cannot be used; says which and why."""
+
+
+class NoEnginesError(EngineError):
+    """There are no TensorRT engines of this voice that fit; says what there are, and the command that builds them."""

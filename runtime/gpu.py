@@ -12,6 +12,7 @@ from typing import Any
 from .errors import ProviderError
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
@@ -53,6 +54,20 @@ def find_gpu() -> Gpu:
         capability.append(str(value.value))
     cuda = version.value // 1000, version.value % 1000 // 10
     return Gpu(name.value.decode("utf-8", "replace"), ".".join(capability), memory.value, cuda)
+
+
+def driver_version() -> str:
+    """Of the NVIDIA driver, for instance "580.65.06", as its management library tells. Raises `ProviderError`."""
+    text = ctypes.create_string_buffer(80)  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
+    calls = ("nvmlInit_v2", ()), ("nvmlSystemGetDriverVersion", (text, ctypes.c_uint(len(text)))), ("nvmlShutdown", ())
+    try:
+        library = ctypes.CDLL(_NVML)
+        for function, arguments in calls:
+            if status := getattr(library, function)(*arguments):
+                raise ProviderError(f"{_NVML} does not tell its version: {function} gave {status}")
+    except (OSError, AttributeError) as error:
+        raise ProviderError(f"{_NVML} cannot be loaded ({error})") from error
+    return text.value.decode()
 
 
 def _load_driver() -> Any:

@@ -37,6 +37,9 @@ USES = {
 }
 """In the order in which they are tried: the first that holds a call's shape runs it."""
 
+NO_CLIPS = ("stream",)
+"""Uses whose engines are too short for a clip. Those of any other hold every call: a batch's clips may go in turns."""
+
 
 @dataclass(frozen=True)
 class Range:

@@ -1,8 +1,8 @@
 """Engines at the authors' sizes, really built by TensorRT RTX without a GPU: time, memory, sizes, layers by type.
 
 `python tests/full_size_engines.py RESULT.json`. The voice is the one that `comosvc-bench rtf --preset gpu` times, with
-the fp16 graphs that comosvc-export precision makes, and is exported first where that has not been done. Needs some 3 GB
-of disk, 4 GB of memory and a quarter of an hour.
+the fp16 graphs that pass the gate of comosvc-export precision, and is exported first where that has not been done.
+Needs some 3 GB of disk, 4 GB of memory and a quarter of an hour.
 """
 
 import json
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from comosvc.benchmarks.report import this_machine
-from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, ready_precision
+from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, with_precision
 from comosvc.export.describe import commit
 from comosvc.export.precision import kept_fp32
 from comosvc.runtime.bundle import open_bundle
@@ -45,14 +45,14 @@ def build(folder: Path, home: Path, precision: str) -> dict:
 
 
 def main(result: Path) -> None:
-    folder = Path(ready_precision(AUTHORS_SIZE.ready, "fp16").model)
+    folder = Path(with_precision(AUTHORS_SIZE.ready(), "fp16", judged=True).model)
     bundle = open_bundle(folder)
     with tempfile.TemporaryDirectory() as home:
         found = {precision: build(folder, Path(home), precision) for precision in ("fp32", "fp16")}
     report = {
         "what": "engines of a voice of the authors' sizes with random weights, built ahead of time without a GPU; none "
-        "of them has been run. The fp16 graphs are those that comosvc-export precision makes. One core; the machine "
-        "did other work",
+        "of them has been run. The fp16 graphs passed the gate of comosvc-export precision. One core; the machine did "
+        "other work",
         "command": f"python tests/full_size_engines.py benchmarks/results/{result.name}",
         "hardware": this_machine(),
         "versions": {

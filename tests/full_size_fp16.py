@@ -35,14 +35,12 @@ def shaken(graph: bytes) -> bytes:
     model, rng = onnx.load_from_string(graph), np.random.default_rng(0)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type in ("Conv", "ConvTranspose"):
+        if node.op_type == "Conv":  # transposed ones are exported as these
             weights = numpy_helper.to_array(tensors[node.input[1]])
             if not weights.any():
                 weights = 0.02 * rng.standard_normal(weights.shape)
             elif weights.std() < 0.02:
-                strides = next(attribute.ints[0] for attribute in node.attribute if attribute.name == "strides")
-                summed = weights[:, 0].size / strides if node.op_type == "ConvTranspose" else weights[0].size
-                weights = weights * (max(weights.std(), summed**-0.5) / weights.std())
+                weights = weights * (max(weights.std(), weights[0].size ** -0.5) / weights.std())
             tensors[node.input[1]].CopyFrom(numpy_helper.from_array(weights.astype(np.float32), node.input[1]))
     return model.SerializeToString()
 

@@ -189,5 +189,5 @@ def engine_graph(bundle, name, device, uses=tuple(USES), captures=True, maker=No
 
     with device.current():
         scratch = Scratch(device.allocate(1 << 10), 1 << 10)
-    loaded = LoadedEngine(profiles, open_context, captures)
+    loaded = LoadedEngine(profiles, open_context, captures, build_all="comosvc-export engines of the test")
     return EngineGraph(name, entry, grid_of(bundle.manifest, name), loaded, device, scratch, maker), contexts

@@ -1,24 +1,31 @@
 """What the README shows works: its Python runs, its commands run, its table is that of the results."""
 
+import ctypes
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from dataset_trees import tone, write
 from foreign_files import TINY, write_comosvc, write_contentvec, write_m4singer_vocoder
+from gpu_double import HostDevice
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app as bench_app
 from comosvc.benchmarks.demo_clips import read_clips, shipped_folder
 from comosvc.benchmarks.report import as_markdown, load_json
 from comosvc.export.cli import app as export_app
+from comosvc.runtime import Converter, converter
 from comosvc.training.checkpoint import save_checkpoint
 from comosvc.training.cli import app as train_app
 from comosvc.training.config import load_config, to_mapping
@@ -77,10 +84,65 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+PYTHON = blocks("python")
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if "pycuda" not in block])
 def test_python(block, folder):
     run([sys.executable, "-c", block], folder)
     assert list(folder.glob("*.wav"))
+
+
+class GpuArray:
+    """As much of pycuda's as is used, with its arguments, in the host's memory."""
+
+    def __init__(self, shape, dtype, *, gpudata, base):
+        self.shape, self.dtype, self.gpudata, self.base = shape, dtype, gpudata, base
+
+    @classmethod
+    def of(cls, array):
+        return cls(array.shape, array.dtype, gpudata=array.ctypes.data, base=array)
+
+    @property
+    def __cuda_array_interface__(self):
+        strides = (self.dtype.itemsize,)
+        described = {"shape": self.shape, "strides": strides, "typestr": self.dtype.str, "stream": None, "version": 3}
+        return {**described, "data": (int(self.gpudata), False)}
+
+    def __add__(self, other):
+        return GpuArray.of(self.get() + other.get())
+
+    def get(self):
+        memory = (ctypes.c_uint8 * (self.shape[0] * self.dtype.itemsize)).from_address(self.gpudata)
+        return np.frombuffer(memory, self.dtype).copy()
+
+
+def test_pycuda(folder, monkeypatch):
+    """Without a GPU: the provider is the CPU, and the device's memory the host's."""
+    (block,) = (block for block in PYTHON if "pycuda" in block)
+    modules = {name: ModuleType(name) for name in ("pycuda", "pycuda.autoprimaryctx", "pycuda.gpuarray")}
+    gpuarray = modules["pycuda.gpuarray"]
+    gpuarray.to_gpu, gpuarray.GPUArray = GpuArray.of, GpuArray
+    modules["pycuda"].gpuarray = gpuarray
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    open_voice = converter.open_voice
+
+    def open_here(bundle, *_, **__):
+        return replace(open_voice(bundle, "cpu", "fp32", 1, auto=False), provider="cuda")
+
+    monkeypatch.setattr(converter, "choose_provider", lambda *_: "cuda")
+    monkeypatch.setattr(converter, "open_voice", open_here)
+    monkeypatch.setattr(converter, "Device", HostDevice)
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(block, names)
+    with Converter("demo", provider="cpu", threads=1) as plain:
+        wanted = plain.convert(names["samples"], names["rate"], singer="alto").audio
+    np.testing.assert_array_equal(names["voice"].get(), wanted)
+    np.testing.assert_array_equal(soundfile.read("duet.wav", dtype="float32")[0], wanted + names["samples"])
+    names["converter"].close()
+    np.testing.assert_array_equal(names["voice"].get(), wanted)
 
 
 @pytest.mark.parametrize("block", blocks("console"))

@@ -155,16 +155,16 @@ def _count(torch_graphs: TorchGraphs) -> dict[str, dict[str, float]]:
     return {"gflop_per_s": gflop, "parameters": parameters}
 
 
-def with_precision(voice: ReadyVoice, name: str) -> ReadyVoice:
-    """An unpacked voice of the cache with graphs in fp16 or int8 besides; a minute at first."""
+def with_precision(voice: ReadyVoice, name: str, judged: bool = False) -> ReadyVoice:
+    """An unpacked voice of the cache with graphs in fp16 or int8 besides; a minute at first, two where `judged`."""
     source = Path(voice.model)
     key = sha256("".join(map(inspect.getsource, _MAKERS)).encode())[:16]
-    folder = source.with_name(f"{source.name}-{name}-{key}")
+    folder = source.with_name(f"{source.name}-{name}-{key}" + ("-judged" if judged else ""))
     if not folder.is_dir():
         bundle = open_bundle(source)
         no_parity = {PARITY_FILE: json.dumps({"graphs": {}, "rows": []}).encode()}
         voice_parts = bundle.graph_bytes, bundle.embeddings
-        _, files = precision.add_precisions(bundle.manifest, no_parity, [name], *voice_parts, judged=False)
+        _, files = precision.add_precisions(bundle.manifest, no_parity, [name], *voice_parts, judged)
         with _all_or_nothing(folder) as made:
             for path in source.iterdir():
                 if path.name not in files:

@@ -1,5 +1,6 @@
 """Our own voices as a user runs them: `Converter.convert`, and `convert_many` for a batch."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import soundfile
 
 from ...runtime import Converter
 from ...runtime.device import Device
+from ...runtime.engine import BUILD
 from ...runtime.engine_files import EngineRecord
 from ...runtime.manifest import FROM_FP32, Manifest
 from ...runtime.providers import ON_GPU
@@ -50,6 +52,8 @@ class VoiceChain:
         cuda_graphs: bool = True,
     ) -> None:
         libraries, start = resident_mb(), time.perf_counter()
+        if provider == "tensorrt":
+            os.environ.setdefault(BUILD, "1")  # what building engines takes is a figure of its own
         self._converter = Converter(model, provider=provider, precision=precision, threads=threads)
         load_s = time.perf_counter() - start
         manifest = self._converter.manifest

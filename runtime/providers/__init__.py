@@ -4,16 +4,20 @@ Each provider is a module of this package, imported when it is asked for, that f
 """
 
 import importlib
-from collections.abc import Mapping
-from typing import Protocol, cast
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from ..bundle import Bundle
 from ..calls import Runnable
 from ..cores import MOST, Twins, usable_cores
-from ..errors import OptionError, ProviderError
+from ..errors import NoEnginesError, OptionError, ProviderError
 from . import cpu
+
+log = logging.getLogger(__name__)
 
 PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
 ON_GPU = ("cuda", "tensorrt")
@@ -54,8 +58,11 @@ def engine(provider: str) -> Engine:
     return cast(Engine, importlib.import_module(f".{provider}", __package__))
 
 
-def choose_provider(requested: str, precision: str = "auto") -> str:
-    """The provider that will run: `auto` takes the best that works here. Raises `ProviderError`, never falls back."""
+def choose_provider(requested: str, precision: str = "auto", without: Collection[str] = ()) -> str:
+    """The provider that will run: `auto` takes the best that works here and is not in `without`.
+
+    Raises `ProviderError`, never falls back.
+    """
     _check_precision(precision)
     if requested != "auto":
         try:
@@ -64,7 +71,7 @@ def choose_provider(requested: str, precision: str = "auto") -> str:
             raise ProviderError(f"provider {requested!r} does not run here: {error}") from error
         return requested
     reasons = []
-    for name in _BUILT:
+    for name in (name for name in _BUILT if name not in without):
         candidate = engine(name)
         if precision not in ("auto", *candidate.PRECISIONS):
             reasons.append(f"{name}: does not compute in {precision}")
@@ -98,9 +105,32 @@ def choose_precision(requested: str, bundle: Bundle, provider: str) -> str:
     raise ProviderError(f"provider {provider!r} does not compute in {requested}; it can do {', '.join(computed)}")
 
 
-def open_graphs(provider: str, bundle: Bundle, precision: str, threads: int | None) -> Mapping[str, Runnable]:
-    """Every graph of a voice on a provider. Raises `BundleError` or `ProviderError`."""
-    return engine(provider).open_graphs(bundle, precision, threads)
+@dataclass(frozen=True)
+class OpenedVoice:
+    """The graphs of a voice, and what runs them."""
+
+    provider: str
+    precision: str
+    graphs: Mapping[str, Runnable]
+
+
+def open_voice(bundle: Bundle, provider: str, precision: str, threads: int | None, auto: bool) -> OpenedVoice:
+    """Every graph of a voice on a provider, which `auto` chose or somebody named.
+
+    A voice without TensorRT engines that hold every call opens on the next best provider if it was `auto`, and the log
+    says so. Damaged engines are an error under `auto` too: a disk fails, or somebody else writes there.
+    Raises `BundleError`, `OptionError` or `ProviderError`.
+    """
+    chosen = choose_precision(precision, bundle, provider)
+    if not auto or provider != "tensorrt":
+        return OpenedVoice(provider, chosen, engine(provider).open_graphs(bundle, chosen, threads))
+    try:
+        graphs = cast(Any, engine(provider)).open_graphs(bundle, chosen, threads, any_use=False)
+        return OpenedVoice(provider, chosen, graphs)
+    except NoEnginesError as error:
+        other = choose_provider("auto", precision, without=(provider,))
+        log.warning("the voice opens on %s; tensorrt, which may be faster, would need engines: %s", other, error)
+        return open_voice(bundle, other, precision, threads, auto=True)
 
 
 def open_twins(provider: str, bundle: Bundle, precision: str, threads: int | None) -> Twins | None:

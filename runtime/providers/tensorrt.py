@@ -1,13 +1,14 @@
 """Provider `tensorrt`: engines of the full TensorRT or of TensorRT RTX, run by `engine_runner`.
 
-Engines that are not there yet are built when a voice is opened, once, which takes minutes;
-`comosvc-export engines` does it beforehand. A graph that TensorRT cannot build is computed by ONNX Runtime.
+`comosvc-export engines` builds engines; where COMOSVC_BUILD_ENGINES is 1, a voice without any builds them when it is
+opened, once, which takes minutes. A graph that TensorRT cannot build is computed by ONNX Runtime.
 """
 
 import functools
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..device import Device
 from ..device_source import SourceMaker, make_source_maker
-from ..engine import load_engines, make_logger, parse
+from ..engine import builds_when_opened, load_engines, make_logger, parse
 from ..engine_files import Plans, write_whole
 from ..engine_runner import EngineGraph, LoadedEngine, Scratch
 from ..engine_target import FLAVOURS, Target, engine_spec, fitting_targets, library
@@ -51,12 +52,13 @@ def _probe_library() -> list[Target]:
     raise ProviderError("\n".join(reasons))
 
 
-def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, Runnable]:
-    """Every graph of the bundle, ready to run."""
+def open_graphs(bundle: Bundle, precision: str, threads: int | None, any_use: bool = True) -> dict[str, Runnable]:
+    """Every graph of the bundle, ready to run; unless `any_use`, at any length. Raises `NoEnginesError` too."""
     find_gpu()
     targets = _probe_library()
     flavour = targets[0].flavour
-    plans = load_engines(bundle, [engine_spec(bundle, target, precision) for target in targets], build=True)
+    specs = [engine_spec(bundle, target, precision) for target in targets]
+    plans = load_engines(bundle, specs, builds_when_opened(), any_use)
     trt, device = library(flavour), Device()
     maker = make_source_maker(device)
     entries = bundle.manifest.entries(precision)
@@ -67,7 +69,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
         engines = {name: _deserialize(runtime, said, name, plan) for name, plan in plans.plans.items()}
         scratch = _scratch(device, engines.values())
         for name, engine in engines.items():
-            loaded = _loaded(trt, flavour, name, engine, plans)
+            loaded = replace(_loaded(trt, flavour, name, engine, plans), build_all=plans.build_all)
             grid = grid_of(bundle.manifest, name)
             graphs[name] = EngineGraph(name, entries[name], grid, loaded, device, scratch, maker)
     for name, why in plans.record.not_built.items():

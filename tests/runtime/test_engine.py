@@ -4,6 +4,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shlex
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +14,16 @@ import pytest
 from onnx import TensorProto, helper
 from tiny_bundle import write_folder
 
-from comosvc.runtime import ProviderError, engine, engine_files, engine_target
+from comosvc.runtime import Converter, ProviderError, engine, engine_files, engine_target
 from comosvc.runtime.bundle import open_bundle, shipped_voices
+from comosvc.runtime.doctor import check_provider
 from comosvc.runtime.engine import build_engines, load_engines
 from comosvc.runtime.engine_target import Target, build_target, engine_spec
-from comosvc.runtime.errors import CancelledError, EngineError
+from comosvc.runtime.errors import CancelledError, EngineError, NoEnginesError
 from comosvc.runtime.gpu import Gpu
 from comosvc.runtime.manifest import to_json
+from comosvc.runtime.profiles import USES
+from comosvc.runtime.providers import tensorrt
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX is not installed")
 
@@ -41,6 +45,12 @@ def bundle(files, tmp_path):
 def spec_of(bundle, **changes):
     target = replace(build_target("rtx"), compute_capabilities=ONE)
     return replace(engine_spec(bundle, target, "fp32", ("stream",)), **changes)
+
+
+def command_of(bundle, profiles="stream", precision="fp32"):
+    """Run on a machine whose cache is not the bundle's."""
+    where = f"COMOSVC_HOME={bundle.home} comosvc-export engines {bundle.origin} --flavour rtx"
+    return f"{where} --precision {precision} --profile {profiles}"
 
 
 def only(bundle, *names):
@@ -196,7 +206,7 @@ def test_wrong_ones_are_named_with_what_they_are_for(small, built):
     text = str(error.value)
     assert "are not for TensorRT RTX 9.9 for compute capability 8.9, fp32, profiles stream" in text
     assert f"{built.record.fingerprint}: TensorRT RTX {trt.__version__} for compute capability 8.6, fp32" in text
-    assert "hint: comosvc-export engines" in text
+    assert f"hint: {command_of(small)}\nor set COMOSVC_BUILD_ENGINES=1" in text
     assert "from other graphs" not in text
     other = spec_of(small, graphs={"acoustic": "0" * 64})
     with pytest.raises(EngineError, match="from other graphs"):
@@ -208,6 +218,75 @@ def test_missing_ones_are_an_error_or_are_built(small):
         load_engines(small, [spec_of(small)], build=False)
     assert list(load_engines(small, [spec_of(small)], build=True).plans) == ["acoustic"]
     assert load_engines(small, [spec_of(small)], build=False).folder.parent == small.home / "engines"
+
+
+def test_the_command_of_the_error_repairs_it(bundle, monkeypatch):
+    """It is run as it stands, on a machine that has another cache and for a precision that is not the default."""
+    from typer.testing import CliRunner
+
+    from comosvc.export.cli import app
+
+    real = build_target("rtx")
+    monkeypatch.setattr(engine_target, "build_target", lambda flavour: replace(real, compute_capabilities=ONE))
+    half = {"pitch": replace(bundle.manifest.graphs["pitch"], precision="fp16")}
+    bundle.manifest.variants["fp16"] = half
+    Path(bundle.origin, "bundle.json").write_text(to_json(bundle.manifest), "utf-8")
+    spec = spec_of(bundle, precision="fp16")
+    with pytest.raises(NoEnginesError) as error:
+        load_engines(bundle, [spec], build=False)
+    line = next(line for line in str(error.value).splitlines() if line.startswith("hint: "))
+    setting, program, *arguments = shlex.split(line.removeprefix("hint: "))
+    assert program == "comosvc-export"
+    done = CliRunner().invoke(app, arguments, env=dict([setting.split("=", 1)]))
+    assert done.exit_code == 0, done.output
+    assert load_engines(bundle, [spec], build=False).record.precision == "fp16"
+
+
+def test_the_command_is_plain_where_the_cache_is_the_usual_one(small, monkeypatch):
+    monkeypatch.setenv("COMOSVC_HOME", str(small.home))
+    assert engine.build_command(small, spec_of(small)).startswith("comosvc-export engines /")
+    spaced = replace(small, origin="a voice.comosvc")
+    assert "engines 'a voice.comosvc' --flavour rtx" in engine.build_command(spaced, spec_of(small))
+
+
+def all_uses(bundle):
+    return engine_spec(bundle, spec_of(bundle).target, "fp32")
+
+
+def built_for(bundle, *uses):
+    return build_engines(bundle, engine_spec(bundle, spec_of(bundle).target, "fp32", uses)).folder
+
+
+def test_engines_of_fewer_uses_are_taken_the_most_useful_first(small):
+    everything = all_uses(small)
+    for uses in (("stream",), ("clip",), ("stream", "clip"), tuple(USES)):
+        folder = built_for(small, *uses)
+        plans = load_engines(small, [everything], build=False)
+        assert plans.folder == folder, uses
+        assert tuple(plans.record.profiles) == uses
+        assert plans.build_all == command_of(small, "stream,clip,batch")
+
+
+def test_engines_of_a_stream_alone_are_no_engines_to_who_may_ask_for_anything(small):
+    built_for(small, "stream")
+    with pytest.raises(NoEnginesError, match=r"(?s)fp32, profiles stream, clip, batch:\n.*fp32, profiles stream\n"):
+        load_engines(small, [all_uses(small)], build=False, any_use=False)
+    folder = built_for(small, "clip")  # a stream's calls are shorter, a batch's clips go one by one
+    assert load_engines(small, [all_uses(small)], build=False, any_use=False).folder == folder
+
+
+def test_who_asks_for_a_build_gets_all_uses(small):
+    built_for(small, "stream")
+    assert tuple(load_engines(small, [all_uses(small)], build=True).record.profiles) == tuple(USES)
+
+
+def test_engines_of_other_shapes_are_not_taken(small):
+    built_for(small, "stream")
+    profiles = all_uses(small).profiles
+    longer = replace(profiles["stream"]["acoustic"]["T"], most=2_000)
+    profiles["stream"]["acoustic"]["T"] = longer
+    with pytest.raises(NoEnginesError):
+        load_engines(small, [replace(all_uses(small), profiles=profiles)], build=False)
 
 
 def test_what_rtx_engines_fit_a_gpu():
@@ -226,6 +305,71 @@ def test_a_library_that_is_missing_or_too_old_is_named(monkeypatch):
     monkeypatch.setattr(trt, "__version__", "0.9.1")
     with pytest.raises(ProviderError, match=r"tensorrt_rtx is 0.9.1; 1.0 or later is needed"):
         engine_target.library("rtx")
+
+
+# --- What a Converter does with them
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch, tmp_path):
+    """A machine on which TensorRT RTX runs, up to where an engine would be deserialized."""
+    target = replace(build_target("rtx"), compute_capabilities=ONE)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(tensorrt, "_probe_library", lambda: [target])
+    monkeypatch.delenv(engine.BUILD, raising=False)
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path / "home"))
+    return target
+
+
+def test_a_voice_without_engines_is_an_error_to_who_asked_for_tensorrt(on_a_gpu, bundle):
+    with pytest.raises(NoEnginesError, match=r"\nhint: comosvc-export .* --precision fp32 --profile stream,clip"):
+        Converter(bundle.origin, provider="tensorrt", threads=1)
+    assert not (bundle.home / "engines").exists(), "nothing was built unasked"
+
+
+@pytest.mark.parametrize("uses", [(), ("stream",)])
+def test_auto_takes_the_next_best_and_the_log_says_how_to_get_engines(on_a_gpu, bundle, uses, caplog):
+    if uses:
+        build_engines(bundle, engine_spec(bundle, on_a_gpu, "fp32", uses))
+    with Converter(bundle.origin, threads=1) as converter:
+        assert (converter.provider, converter.precision) == ("cpu", "fp32")
+        assert converter.engines is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "the voice opens on cpu; tensorrt, which may be faster, would need engines" in record.message
+    assert "hint: comosvc-export engines" in record.message
+
+
+class LoadedError(Exception):
+    """Engines were found, and would be deserialized now."""
+
+
+def test_engines_are_built_when_the_environment_asks(on_a_gpu, bundle, monkeypatch):
+    def device():
+        raise LoadedError
+
+    monkeypatch.setattr(tensorrt, "Device", device)
+    monkeypatch.setenv(engine.BUILD, "1")
+    with pytest.raises(LoadedError):
+        Converter(bundle.origin, threads=1)
+    monkeypatch.delenv(engine.BUILD)
+    monkeypatch.setattr(engine, "_build", None)
+    with pytest.raises(LoadedError):
+        Converter(bundle.origin, threads=1)
+
+
+def test_damaged_engines_are_an_error_under_auto_too(on_a_gpu, bundle):
+    folder = build_engines(bundle, engine_spec(bundle, on_a_gpu, "fp32", ("clip",))).folder
+    damage(folder, "cut short")
+    with pytest.raises(EngineError, match=r"acoustic.plan has \d+ bytes.*\nhint: comosvc-export .* --rebuild"):
+        Converter(bundle.origin, threads=1)
+
+
+def test_the_doctor_says_that_tensorrt_works_and_what_the_voice_needs(on_a_gpu, bundle):
+    finding = check_provider("tensorrt", bundle.origin)
+    assert finding.works
+    assert "works, but not with this voice yet" in finding.detail
+    assert "hint: comosvc-export engines" in finding.detail
 
 
 # --- Damage
@@ -269,7 +413,7 @@ def test_damaged_engines_are_refused_before_the_library_sees_them(small, built, 
     damage(built.folder, how)
     with pytest.raises(EngineError, match=words) as error:
         load_engines(small, [spec_of(small)], build=True)  # never built anew in silence: somebody may have meant it
-    assert "hint: comosvc-export engines BUNDLE --rebuild" in str(error.value)
+    assert str(error.value).endswith(f"hint: {command_of(small)} --rebuild")
     build_engines(small, spec_of(small), rebuild=True)
     assert load_engines(small, [spec_of(small)], build=False).plans
 
@@ -291,6 +435,27 @@ def test_a_place_that_cannot_be_written_to_falls_back_to_the_users(small, tmp_pa
     assert "cannot be written to" in report.notes[0]
     assert str(report.folder.parent) in report.notes[0]
     assert load_engines(small, [spec_of(small)], build=False).folder == report.folder
+
+
+@pytest.mark.parametrize("into_bundle", [False, True])
+def test_what_lies_in_the_second_place_is_not_built_again(small, into_bundle, monkeypatch):
+    first = Path(small.origin) if into_bundle else small.home
+    first.mkdir(exist_ok=True)
+    (first / "engines").write_text("a file where the folder would be")
+    report = build_engines(small, spec_of(small), into_bundle=into_bundle)
+    assert report.folder.parent.parent != first
+    monkeypatch.setattr(engine, "_build", None)
+    again = build_engines(small, spec_of(small), into_bundle=into_bundle)
+    assert again.was_there
+    assert again.folder == report.folder
+
+
+def test_what_lies_in_the_cache_is_built_again_into_the_bundle(small, built):
+    report = build_engines(small, spec_of(small), into_bundle=True)
+    assert (report.was_there, report.folder.parent) == (False, Path(small.origin) / "engines")
+    damage(report.folder, "cut short")
+    with pytest.raises(EngineError, match=r"--into-bundle --rebuild$"):
+        load_engines(small, [spec_of(small)], build=False)
 
 
 def test_no_place_at_all_is_an_error(small, tmp_path):
@@ -358,4 +523,4 @@ def test_the_record_reads_back_and_says_everything(small, built):
     assert to_json(small.manifest)  # `only` did not break it
     record = json.loads((built.folder / "engine.json").read_text())
     assert set(record) == {field.name for field in dataclasses.fields(engine_files.EngineRecord)}
-    assert engine_files.read_plans(built.folder, built.record.fingerprint).record == built.record
+    assert engine_files.read_plans(built.folder, built.record.fingerprint, "").record == built.record

@@ -1,8 +1,10 @@
 """What is said of a machine whose GPU cannot be used: each reason its own words, and no process that dies."""
 
+import ast
 import shutil
 import subprocess
 import sys
+from ctypes.util import find_library
 
 import pytest
 
@@ -32,12 +34,13 @@ Result cuGetErrorName(int error, const char **name) {{ *name = "CUDA_ERROR_OF_TH
 """
 
 
-def driver(folder, source):
-    """A shared library that stands where NVIDIA's driver would."""
+def driver(folder, source, name="libcuda.so.1"):
+    """A shared library that stands where NVIDIA's driver would, or another of its libraries."""
     if shutil.which("cc") is None or sys.platform != "linux":
         pytest.skip("needs a C compiler on Linux")
-    (folder / "driver.c").write_text(source)
-    command = ["cc", "-shared", "-fPIC", "-fno-builtin", "-o", folder / "libcuda.so.1", folder / "driver.c"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.c").write_text(source)
+    command = ["cc", "-shared", "-fPIC", "-fno-builtin", "-o", folder / name, folder / f"{name}.c"]
     subprocess.run(command, check=True, capture_output=True)
     return folder
 
@@ -79,6 +82,59 @@ def test_a_driver_that_works(tmp_path):
 def test_an_old_driver(tmp_path):
     source = DRIVER.format(init=0, count=1).replace("cuDeviceTotalMem_v2", "cuDeviceTotalMem")
     assert "is too old: libcuda.so.1 has no cuDeviceTotalMem_v2" in in_process(FIND, driver(tmp_path, source)).stdout
+
+
+NVML = """
+int nvmlInit_v2(void) {{ return {init}; }}
+int nvmlShutdown(void) {{ return 0; }}
+int nvmlSystemGetDriverVersion(char *text, unsigned size) {{ __builtin_strncpy(text, "580.65.06", size); return 0; }}
+"""
+CUDART = "int cudaRuntimeGetVersion(int *version) { *version = 13010; return 0; }"
+CUDNN = "unsigned long cudnnGetVersion(void) { return 91302; }"
+ROWS = """
+import sys
+sys.path += {more!r}
+from comosvc.runtime.doctor import accelerators
+print({{row.what: (row.works, row.detail) for row in accelerators() if row.what in ("driver", "CUDA", "cuDNN")}})
+"""
+
+
+def rows(libraries, more=()):
+    done = in_process(ROWS.format(more=[str(path) for path in more]), libraries)
+    assert done.returncode == 0, done.stderr
+    return ast.literal_eval(done.stdout)
+
+
+def test_the_doctor_tells_the_versions_of_driver_cuda_and_cudnn(tmp_path):
+    driver(tmp_path, NVML.format(init=0), "libnvidia-ml.so.1")
+    driver(tmp_path, CUDART, "libcudart.so.13")
+    driver(tmp_path, CUDNN, "libcudnn.so.9")
+    found = rows(tmp_path)
+    assert found["driver"] == (True, "580.65.06")
+    assert found["CUDA"] == (True, "13.1, libcudart.so.13")
+    assert found["cuDNN"] == (True, "9.13.2, libcudnn.so.9")
+
+
+@pytest.mark.skipif(find_library("cudnn") is not None, reason="this system has cuDNN, which comes first")
+def test_the_doctor_finds_pips_libraries(tmp_path):
+    library = driver(tmp_path / "nvidia" / "cudnn" / "lib", CUDNN, "libcudnn.so.9") / "libcudnn.so.9"
+    assert rows(tmp_path / "empty", more=[tmp_path])["cuDNN"] == (True, f"9.13.2, {library}")
+    library.write_bytes(b"no library")
+    works, detail = rows(tmp_path / "empty", more=[tmp_path])["cuDNN"]
+    assert not works
+    assert detail.startswith("not found: libcudnn.so.9, cudnn64_9.dll; ")
+    assert str(library) in detail
+
+
+def test_the_doctor_says_why_it_knows_no_version(tmp_path):
+    driver(tmp_path, NVML.format(init=9), "libnvidia-ml.so.1")
+    driver(tmp_path, "int nothing;", "libcudart.so.13")
+    found = rows(tmp_path)
+    words = "version unknown: libnvidia-ml.so.1 does not tell its version: nvmlInit_v2 gave 9"
+    assert found["driver"] == (None, words)
+    assert "libcudart.so.13 is another library" in found["CUDA"][1]
+    if not has_gpu():
+        assert rows(tmp_path / "no")["driver"][1].startswith("version unknown: libnvidia-ml.so.1 cannot be loaded (")
 
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")

@@ -5,11 +5,11 @@ fp32 is held to `TOLERANCE`, and fp16, in graphs of the demo that passed the gat
 
 import importlib
 from importlib.util import find_spec
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gpu_cases import cases, inputs_of
 
 from comosvc.export.fp16 import FP16
 from comosvc.export.precision import add_to_bundle
@@ -18,6 +18,7 @@ from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.device import Device
 from comosvc.runtime.device_arrays import DeviceArray
+from comosvc.runtime.engine import BUILD
 from comosvc.runtime.gpu import find_gpu
 from comosvc.runtime.graph import GRAPHS
 from comosvc.runtime.probes import steps_at_end
@@ -37,6 +38,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(why_not() is not None, reason=
 TOLERANCE = 1e-4
 """Relative, fp32 without TF32: sums in another order; ten times what ONNX Runtime may be off torch. Not measured."""
 PROVIDERS = ("cuda", "tensorrt")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engines_are_built():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(BUILD, "1")
+        yield
 
 
 @pytest.fixture(scope="module", params=PROVIDERS)
@@ -91,8 +99,7 @@ def relative(found, wanted):
 
 def both(gpu, cpu, maker, graph, frames, batch):
     """Outputs by name on the GPU and on the CPU, of what both have heard to the end."""
-    spec = GRAPHS[graph]
-    inputs = maker.make(spec, batch, frames if spec.inputs[0].name != "audio" else (frames + 40) * 256, seed=1)
+    spec, inputs = GRAPHS[graph], inputs_of(maker, cpu.manifest, graph, frames, batch)
     at_end = steps_at_end(cpu.manifest, graph)
     found = {}, {}
     for arrays, converter in zip(found, (gpu, cpu), strict=True):
@@ -105,13 +112,7 @@ def both(gpu, cpu, maker, graph, frames, batch):
     return found
 
 
-NAMES = ("content", "pitch", "acoustic", "acoustic_n", "vocoder")
-CASES = [
-    pytest.param(graph, frames, batch, id=f"{graph}-{frames}x{batch}")
-    for graph, frames, batch in product(NAMES, (40, 129, 750), (1, 3, 8))
-    # Two frames of that one have a confidence of 0 or of 0.7: in fp32 too an input that differs by 1e-6 changes which.
-    if (graph, frames, batch) != ("pitch", 750, 8)
-]
+CASES = [pytest.param(*case, id="{}-{}x{}".format(*case)) for case in cases()]
 
 
 @pytest.mark.parametrize(("graph", "frames", "batch"), CASES)

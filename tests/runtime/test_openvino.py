@@ -13,7 +13,7 @@ from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError, ComosvcError, ProviderError
 from comosvc.runtime.probes import BUDGETS, PROBES_FILE, decode_probes
-from comosvc.runtime.providers import choose_provider, open_graphs
+from comosvc.runtime.providers import choose_provider, open_voice
 from comosvc.runtime.providers.openvino import PRECISIONS, _core
 from comosvc.runtime.self_test import vowel
 
@@ -151,7 +151,7 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(bundle_path, tmp_path)
     vocoder = replace(bundle.manifest.graphs["vocoder"], outputs=(("speech", "float32", ("B", "L")),))
     bundle.manifest.graphs["vocoder"] = vocoder
     with pytest.raises(BundleError, match=r"vocoder graph has outputs \['audio'\], the manifest says \['speech'\]"):
-        open_graphs("openvino", bundle, "fp32", 1)
+        open_voice(bundle, "openvino", "fp32", 1, auto=False)
 
 
 def test_a_failed_call_names_graph_and_shapes(converter):

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from gpu_cases import NAMES, cases, future_of, inputs_of
 
+from comosvc.export.variants import input_maker
 from comosvc.runtime import Converter, OptionError
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.graph import GRAPHS
@@ -53,6 +55,47 @@ def test_the_longest_call_is_not_far_below_the_largest_shape():
         rate = 16_000 if grid.takes_audio else manifest.audio.sample_rate
         assert piece == round(PIECE_S * rate / grid.hop)
         assert length.most <= 1.125 * length.usual
+
+
+def holds(ranges, sizes):
+    return all(found.least <= sizes[letter] <= found.most for letter, found in ranges.items())
+
+
+@pytest.mark.parametrize("graph", NAMES)
+def test_what_is_run_on_a_gpu_is_what_engines_are_built_for(graph):
+    """The cases of `test_on_gpu` come from every use, reach the longest, and none is outside of all."""
+    bundle = open_bundle("demo")
+    maker, entry = input_maker(bundle.manifest, bundle.embeddings), bundle.manifest.graphs[graph]
+    grid, used = grid_of(bundle.manifest, graph), []
+    profiles = {use: profile(bundle.manifest, graph, use) for use in USES}
+    for _, frames, batch in (case for case in cases() if case[0] == graph):
+        shapes = {name: array.shape for name, array in inputs_of(maker, bundle.manifest, graph, frames, batch).items()}
+        sizes = grid.sizes(bucket(batch), bucket(grid.frames_for(shapes)))
+        for name, _, dims in entry.inputs:
+            assert all(size <= sizes.get(dim, dim) for size, dim in zip(shapes[name], dims, strict=True)), name
+        used += [next((use for use in USES if holds(profiles[use], sizes)), f"none holds {frames} x {batch}: {sizes}")]
+    assert {*used} == {*USES}
+    assert max(frames for name, frames, _ in cases() if name == graph) == length_of(bundle.manifest, graph, "clip").most
+
+
+def test_what_is_run_on_a_gpu_is_no_matter_of_chance():
+    """Where an input that differs by 1e-6 gives another F0, no two devices agree, and neither is wrong."""
+    rng = np.random.default_rng(5)
+    with Converter("demo", provider="cpu", threads=1) as converter:
+        bundle = converter._bundle
+        maker = input_maker(bundle.manifest, bundle.embeddings)
+        for graph, frames, batch in cases():
+            inputs = inputs_of(maker, bundle.manifest, graph, frames, batch)
+            moved = {
+                name: (value * (1 + 1e-6 * rng.standard_normal(value.shape))).astype(value.dtype)
+                if value.dtype == np.float32
+                else value
+                for name, value in inputs.items()
+            }
+            for wanted, got in zip(*(converter._graphs[graph].run(each) for each in (inputs, moved)), strict=True):
+                heard = wanted.shape[1] * (frames - 1 - future_of(bundle.manifest, graph)) // frames
+                error = np.linalg.norm((got - wanted)[:, :heard]) / np.linalg.norm(wanted[:, :heard])
+                assert error < 1e-5, (graph, frames, batch)
 
 
 @pytest.mark.parametrize("graph", ["content", "pitch", "acoustic", "acoustic_n", "vocoder"])

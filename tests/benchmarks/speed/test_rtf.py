@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from full_size_fp16 import shaken
 from onnx import numpy_helper
 from speed_reports import CEILINGS, facts, report
 from tiny_bundle import CONTENT, SINGER, SPEC, tiny_files, write_folder
@@ -40,7 +41,7 @@ from comosvc.benchmarks.speed.timing import Rounds, Sample
 from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
 from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, engine_facts, fp32_graphs
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
-from comosvc.export.precision import recorded
+from comosvc.export.precision import kept_fp32, recorded
 from comosvc.export.variants import BUDGETS, Budget
 from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
@@ -380,6 +381,21 @@ def test_our_system_of_another_size_is_exported_counted_and_kept(monkeypatch, sm
     assert small() == ready
 
 
+def test_the_full_size_records_weights_let_the_input_through(small):
+    """`full_size_fp16` takes graphs as they are exported today, and no convolution of them is nearly nothing."""
+    model = onnx.load_from_string(open_bundle(small().model).graph_bytes("vocoder"))
+    for tensor in model.graph.initializer:
+        if len(tensor.dims) == 3:
+            tensor.CopyFrom(numpy_helper.from_array(1e-3 * numpy_helper.to_array(tensor), tensor.name))
+    model = onnx.load_from_string(shaken(model.SerializeToString()))
+    onnx.checker.check_model(model)
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    convolutions = [weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 10
+    for kernel in convolutions:
+        assert kernel.std() == pytest.approx(kernel[0].size ** -0.5, rel=1e-3)
+
+
 def test_our_system_in_fp16_is_made_as_a_users_is_but_not_judged(monkeypatch, small):
     """Random weights may miss any budget, and are as fast."""
     monkeypatch.setitem(BUDGETS, "vocoder", (Budget("snr_db", 1e3, "nothing is that good"),))
@@ -394,6 +410,9 @@ def test_our_system_in_fp16_is_made_as_a_users_is_but_not_judged(monkeypatch, sm
     assert 0.49 < counted["fp16"]["acoustic"] / counted["fp32"]["acoustic"] < 0.6
     shared = voice.model / "acoustic.onnx"
     assert shared.stat().st_nlink == 2, "half a gigabyte is there once"
+    judged = open_bundle(with_precision(small(), "fp16", judged=True).model)
+    assert "vocoder" in {graph for _, graph, _ in kept_fp32(judged)}
+    assert "vocoder" not in judged.manifest.variants.get("fp16", {})
     monkeypatch.setattr(full_size.precision, "add_precisions", lambda *_, **__: pytest.fail("made again"))
     assert ready_precision(small, "fp16") == voice
 
