@@ -118,7 +118,8 @@ def open_voice(bundle: Bundle, provider: str, precision: str, threads: int | Non
     """Every graph of a voice on a provider, which `auto` chose or somebody named.
 
     A voice without TensorRT engines that hold every call opens on the next best provider if it was `auto`, and the log
-    says so. Damaged engines are an error under `auto` too: a disk fails, or somebody else writes there.
+    says so; where there is no other, the error is that they are missing. Damaged engines are an error under `auto` too:
+    a disk fails, or somebody else writes there.
     Raises `BundleError`, `OptionError` or `ProviderError`.
     """
     chosen = choose_precision(precision, bundle, provider)
@@ -128,7 +129,10 @@ def open_voice(bundle: Bundle, provider: str, precision: str, threads: int | Non
         graphs = cast(Any, engine(provider)).open_graphs(bundle, chosen, threads, any_use=False)
         return OpenedVoice(provider, chosen, graphs)
     except NoEnginesError as error:
-        other = choose_provider("auto", precision, without=(provider,))
+        try:
+            other = choose_provider("auto", precision, without=(provider,))
+        except ProviderError:
+            raise error from None
         log.warning("the voice opens on %s; tensorrt, which may be faster, would need engines: %s", other, error)
         return open_voice(bundle, other, precision, threads, auto=True)
 

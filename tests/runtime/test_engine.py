@@ -340,6 +340,14 @@ def test_auto_takes_the_next_best_and_the_log_says_how_to_get_engines(on_a_gpu, 
     assert "hint: comosvc-export engines" in record.message
 
 
+def test_where_nothing_else_computes_in_that_precision_engines_are_asked_for(on_a_gpu, bundle):
+    half = {"pitch": replace(bundle.manifest.graphs["pitch"], precision="fp16")}
+    manifest = replace(bundle.manifest, variants={"fp16": half})
+    Path(bundle.origin, "bundle.json").write_text(to_json(manifest), "utf-8")
+    with pytest.raises(NoEnginesError, match=r"hint: .*comosvc-export engines .* --precision fp16"):
+        Converter(bundle.origin, precision="fp16", threads=1)
+
+
 class LoadedError(Exception):
     """Engines were found, and would be deserialized now."""
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import exported as exporting
-from comosvc.benchmarks.speed import full_size, rtf, systems
+from comosvc.benchmarks.speed import full_size, rtf, systems, voices
 from comosvc.benchmarks.speed.chain import Loaded
 from comosvc.benchmarks.speed.clips import sung_clip
 from comosvc.benchmarks.speed.exported import content_key, export_system
@@ -43,9 +43,9 @@ from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, engine_facts
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
 from comosvc.export.precision import kept_fp32, recorded
 from comosvc.export.variants import BUDGETS, Budget
-from comosvc.runtime import Converter
+from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.engine import build_engines
+from comosvc.runtime.engine import BUILD, build_engines
 from comosvc.runtime.engine_target import build_target, engine_spec
 from comosvc.runtime.manifest import MANIFEST_FILE, from_json, to_json
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
@@ -428,6 +428,22 @@ def test_graphs_that_stay_in_fp32_are_said(tmp_path):
     assert VoiceChain(model, 1, "cpu", "fp32").loaded.fp32_graphs == ()
     rows = loading_grid(report([], systems=(facts("demo", fp32_graphs=("content", "vocoder")), facts("other")))).rows
     assert [row[-1] for row in rows] == ["the demo; in fp32: content, vocoder", "the other"]
+
+
+def test_a_measurement_asks_for_tensorrts_engines(monkeypatch):
+    monkeypatch.setenv(BUILD, "")  # so that it is put back
+    monkeypatch.delenv(BUILD)
+    seen = []
+
+    def refuse(*_, **__):
+        seen.append(os.environ.get(BUILD))
+        raise ProviderError("for the test")
+
+    monkeypatch.setattr(voices, "Converter", refuse)
+    for provider in ("cuda", "tensorrt"):
+        with pytest.raises(ProviderError, match="for the test"):
+            VoiceChain("demo", 1, provider, "fp32")
+    assert seen == [None, "1"]
 
 
 def test_engines_are_shown_with_what_their_build_took(tiny_path, home):
