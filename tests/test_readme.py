@@ -171,7 +171,7 @@ def test_make_targets_exist():
 
 def test_the_table_of_quality_is_the_measured_one():
     report = load_json(ROOT / "benchmarks" / "results" / "quality-demo.json")
-    assert as_markdown(report) in (ROOT / "benchmarks" / "RESULTS.md").read_text("utf-8")
+    assert as_markdown(report) in (ROOT / "benchmarks" / "results" / "README.md").read_text("utf-8")
 
 
 BY_PRECISION = [f"quality-demo-{kind}" for kind in ("fp32", "bf16", "int8", "openvino-int8")]
@@ -181,7 +181,7 @@ BY_PRECISION = [f"quality-demo-{kind}" for kind in ("fp32", "bf16", "int8", "ope
     ("document", "names"),
     [
         ("README.md", ["rtf-engines", *BY_PRECISION]),
-        ("benchmarks/RESULTS.md", ["rtf-engines", "rtf-masked", "rtf-cpu", "quality-systems", *BY_PRECISION]),
+        ("benchmarks/results/README.md", ["rtf-engines", "rtf-masked", "rtf-cpu", "quality-systems", *BY_PRECISION]),
     ],
 )
 def test_the_tables_are_the_measured_ones(tmp_path, document, names):

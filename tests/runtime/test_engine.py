@@ -35,6 +35,7 @@ ADA = Gpu("Test Ada", "8.9", 8 << 30, (13, 0))
 @pytest.fixture(autouse=True)
 def no_other_engines(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_files, "user_cache", lambda: tmp_path / "user" / "engines")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))  # of builders in processes of their own
 
 
 @pytest.fixture
