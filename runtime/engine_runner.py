@@ -58,7 +58,7 @@ class LoadedEngine:
     """An engine in memory.
 
     `open_context` makes an execution context whose scratch memory is the caller's. `captures`: a graph of each bucket
-    is to be captured, which RTX does by itself. `prepared` is called when a bucket has been warmed up.
+    is to be captured, which RTX does by itself. `prepared` is called when a context has run for the first time.
     """
 
     profiles: Mapping[str, Mapping[str, Range]]
@@ -97,7 +97,9 @@ class EngineGraph:
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in (*entry.inputs, *entry.outputs)}
         self._buffers: dict[str, _Buffers] = {}
         self._buckets: dict[tuple[str, int, int], _Bucket] = {}
-        self._last: tuple[tuple[str, int, int], _Bucket] | None = None
+        self._whole: dict[str, tuple[tuple[str, int, int], _Bucket]] = {}
+        """By use, the last call of a graph that hears everything at once."""
+        self._unprepared = False
         with device.current():
             self._events = [device.event() for _ in range(5)]
 
@@ -139,6 +141,9 @@ class EngineGraph:
             device.download(outputs[name], buffers.addresses[name])
         device.record(end)
         device.synchronize()
+        if self._unprepared:
+            self._unprepared = False
+            self._loaded.prepared()
         copying_ms = device.elapsed_ms(start, copied) + device.elapsed_ms(computed, end)
         making_s = host_s + 1e-3 * device.elapsed_ms(copied, made)
         self.transfers.add(n_bytes(sent) | fixing, n_bytes(outputs), 1e-3 * copying_ms, making, making_s)
@@ -154,11 +159,13 @@ class EngineGraph:
             sizes = self._grid.sizes(bucket(batch), length)
         use = self._use_for(sizes)
         key = use, sizes["B"], length
-        if self._grid.sees_all:  # any length may come: one context takes the shapes of each
-            if self._last is None or self._last[0] != key:
-                context = self._last[1].context if self._last and self._last[0][0] == use else self._context(use)
-                self._last = key, self._bind(context, use, sizes)
-            return self._last[1]
+        if self._grid.sees_all:  # any length may come: one context takes the shapes of each, and no warm-up pays
+            last, bound = self._whole.get(use, (None, None))
+            if last != key:
+                self._unprepared |= bound is None
+                context = self._context(use) if bound is None else bound.context
+                self._whole[use] = key, self._bind(context, use, sizes)
+            return self._whole[use][1]
         if key not in self._buckets:
             self._buckets[key] = self._warm_up(self._bind(self._context(use), use, sizes))
         return self._buckets[key]
@@ -222,7 +229,11 @@ class EngineGraph:
         """Set the inputs' shapes; returns the outputs'."""
         for name, shape in shapes.items():
             self._expect(context.set_input_shape(name, shape), f"take {name} {shape}")
-        if missing := context.infer_shapes():
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise ProviderError(f"the engine of {self.name} does not take {dict(shapes)}: {error}") from error
+        if missing:
             raise ProviderError(f"TensorRT knows too little of {', '.join(missing)} of the {self.name} graph")
         return {name: tuple(context.get_tensor_shape(name)) for name, _, _ in self._entry.outputs}
 

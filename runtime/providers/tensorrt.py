@@ -69,8 +69,8 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None, any_use: bo
         engines = {name: _deserialize(runtime, said, name, plan) for name, plan in plans.plans.items()}
         scratch = _scratch(device, engines.values())
         for name, engine in engines.items():
-            loaded = replace(_loaded(trt, flavour, name, engine, plans), build_all=plans.build_all)
             grid = grid_of(bundle.manifest, name)
+            loaded = replace(_loaded(trt, flavour, name, engine, plans, grid.sees_all), build_all=plans.build_all)
             graphs[name] = EngineGraph(name, entries[name], grid, loaded, device, scratch, maker)
     for name, why in plans.record.not_built.items():
         graphs[name] = _by_onnx_runtime(bundle, name, precision, threads, maker, why)
@@ -97,7 +97,8 @@ def _scratch(device: Device, engines: Any) -> Scratch:
     return Scratch(device.allocate(max(1, n_bytes)), n_bytes)
 
 
-def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans) -> LoadedEngine:
+def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans, any_length: bool) -> LoadedEngine:
+    """`any_length`: calls are not padded to buckets, so that a length seldom comes twice."""
     profiles = {use: graphs[name] for use, graphs in plans.record.profiles.items()}
     own_memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if flavour == "tensorrt":
@@ -106,6 +107,10 @@ def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans) -> Loa
     config.set_execution_context_allocation_strategy(own_memory)
     # RTX compiles kernels for the shapes that it meets: it knows best when there is something worth capturing.
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    # Its default compiles kernels for a shape behind the caller's back, and computes with others until they are there:
+    # the same twice would not be the same.
+    strategy = trt.DynamicShapesKernelSpecializationStrategy
+    config.dynamic_shapes_kernel_specialization_strategy = strategy.NONE if any_length else strategy.EAGER
     keep = _kept_kernels(config, plans.folder, name)
     return LoadedEngine(profiles, lambda: engine.create_execution_context(config), False, keep, plans.record)
 

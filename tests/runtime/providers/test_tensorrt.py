@@ -41,9 +41,11 @@ RTX_ONLY = {
     ("IRuntimeConfig", "create_runtime_cache"),
     ("IRuntimeConfig", "set_runtime_cache"),
     ("IRuntimeConfig", "cuda_graph_strategy"),
+    ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
     (None, "IRuntimeCache"),
     (None, "ComputeCapability"),
     (None, "CudaGraphStrategy"),
+    (None, "DynamicShapesKernelSpecializationStrategy"),
 }
 """Of the names that are used, those that the bindings of the full TensorRT 10.12 and 10.16 do not hold."""
 
@@ -100,7 +102,7 @@ def test_the_full_tensorrt_is_not_asked_for_what_only_rtx_has(monkeypatch, files
     opened = []
     plans = SimpleNamespace(record=SimpleNamespace(profiles={"stream": {"acoustic": {}}}))
     older = SimpleNamespace(create_execution_context=opened.append)
-    loaded = tensorrt._loaded(trt, "tensorrt", "acoustic", older, plans)
+    loaded = tensorrt._loaded(trt, "tensorrt", "acoustic", older, plans, any_length=False)
     loaded.open_context()
     assert opened == [trt.ExecutionContextAllocationStrategy.USER_MANAGED]
     assert loaded.captures
@@ -130,6 +132,20 @@ def test_a_gpu_that_no_flavour_serves_is_told_of_each(monkeypatch):
     tensorrt._probe_library.cache_clear()
     with pytest.raises(ProviderError, match=r"(?s)tensorrt cannot be imported.*RTX .* has no code for Test Hopper"):
         tensorrt.probe()
+
+
+@pytest.mark.parametrize(("any_length", "strategy"), [(False, "EAGER"), (True, "NONE")])
+def test_no_kernel_of_rtx_is_replaced_between_two_calls(tmp_path, any_length, strategy):
+    """LAZY, its default, does."""
+    config = SimpleNamespace(
+        set_execution_context_allocation_strategy=lambda _: None,
+        create_runtime_cache=Cache,
+        set_runtime_cache=lambda _: None,
+    )
+    plans = SimpleNamespace(record=SimpleNamespace(profiles={}), folder=tmp_path)
+    engine = SimpleNamespace(create_runtime_config=lambda: config)
+    tensorrt._loaded(trt, "rtx", "content", engine, plans, any_length)
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == strategy
 
 
 class Cache:
