@@ -22,8 +22,8 @@ from .nvrtc import compile_cuda
 _BLOCK_THREADS = 256
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 GPU_LOCK = threading.RLock()
-"""Held by whatever uses the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate there, or
-free (`cudaStreamCaptureModeGlobal`)."""
+"""Held by whatever uses the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate or
+free there (`cudaStreamCaptureModeGlobal`)."""
 
 
 class Device:

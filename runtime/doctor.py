@@ -66,7 +66,10 @@ _PACKAGES = (
     ("cuda-bindings", ("cuda-bindings",), "cuda.bindings.driver", "tensorrt"),
     ("OpenVINO", ("openvino",), "openvino", "openvino"),
 )
-"""What it is called, its distributions, of which the first that is there is named, its module, the extra that brings it (none: nothing here uses it)."""
+"""What it is called, its distributions, the first that is there told, its module, the extra that brings it.
+
+No extra: nothing here uses it.
+"""
 
 
 @dataclass(frozen=True)
