@@ -23,7 +23,7 @@ from .engine_files import EngineRecord
 from .errors import ProviderError
 from .manifest import GraphEntry
 from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
-from .transfers import Transfers, fill, n_bytes, split_drawn
+from .transfers import Transfers, clips_of, fill, joined, n_bytes, n_clips, split_drawn
 
 log = logging.getLogger(__name__)
 
@@ -106,16 +106,12 @@ class EngineGraph:
     def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest, as long as the bucket. `inputs` may hold more than the graph takes."""
         taken = {name: inputs[name] for name, _, _ in self._entry.inputs}
-        batch = max(len(value) for value in taken.values() if value.ndim)
         most = max(ranges["B"].most for ranges in self._profiles.values())
         with self._device.lock, self._device.current():
-            parts = [self._run_part(_rows(taken, first, most)) for first in range(0, batch, most)]
-        if len(parts) == 1:
-            return parts[0]
-        return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+            return joined([self._run_part(clips_of(taken, first, most)) for first in range(0, n_clips(taken), most)])
 
     def _run_part(self, inputs: dict[str, Input]) -> tuple[NDArray, ...]:
-        batch = max(len(value) for value in inputs.values() if value.ndim)
+        batch = n_clips(inputs)
         place = self._bucket_for(inputs, batch)
         buffers, device, (start, copied, made, computed, end) = place.buffers, self._device, self._events
         drawn, arrays, host_s = split_drawn(inputs, keep=self._maker is not None)
@@ -255,10 +251,6 @@ class EngineGraph:
     def _expect(self, done: bool, what: str) -> None:
         if not done:
             raise ProviderError(f"the engine of {self.name} does not {what}\nhint: comosvc-doctor --provider tensorrt")
-
-
-def _rows(inputs: Mapping[str, Input], first: int, count: int) -> dict[str, Input]:
-    return {name: value[first : first + count] if value.ndim else value for name, value in inputs.items()}
 
 
 def _view(memory: NDArray[np.uint8], shape: Shape, dtype: np.dtype) -> NDArray[Any]:
