@@ -1,4 +1,4 @@
-"""What crosses between host and device, clips of a batch, and the padding that gives calls of many lengths few shapes."""
+"""What crosses between host and device, a batch in parts, and padding, which gives calls of many lengths few shapes."""
 
 import time
 from collections import Counter

@@ -134,6 +134,19 @@ def test_a_gpu_that_no_flavour_serves_is_told_of_each(monkeypatch):
         tensorrt.probe()
 
 
+def test_engines_that_are_too_hungry_name_those_that_are_less():
+    def allocate(n_bytes):
+        raise ProviderError(f"the GPU is out of memory: cuMemAlloc asked for {n_bytes / 1e6:.0f} MB")
+
+    needs = SimpleNamespace(
+        num_optimization_profiles=2, get_device_memory_size_for_profile_v2=[10**6, 10**9].__getitem__
+    )
+    with pytest.raises(
+        ProviderError, match=r"asked for 1000 MB\nor take engines for fewer clips at once: the command$"
+    ):
+        tensorrt._scratch(SimpleNamespace(allocate=allocate), [needs], "the command")
+
+
 @pytest.mark.parametrize(("any_length", "strategy"), [(False, "EAGER"), (True, "NONE")])
 def test_no_kernel_of_rtx_is_replaced_between_two_calls(tmp_path, any_length, strategy):
     """LAZY, its default, does."""
