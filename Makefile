@@ -92,13 +92,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(VENV)/bin/python $(PIP_INSTALL) --editable ".[dev]"
 	@touch $@
 
-# As above, with torch and ONNX Runtime for CUDA. The latter's two wheels overwrite each other, so one has to go first.
+# As above, with torch and ONNX Runtime for CUDA. The latter's two wheels overwrite each other: one comes along
+# and takes files of the other with it when it goes, so that both have to go first.
 $(GPU)/.installed: pyproject.toml constraints.txt
 	@echo "setting up $(GPU): everything, for an NVIDIA GPU; some gigabytes"
 	@test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
 	@# CUDA's compiler comes with torch there, in torch's version of it.
 	@grep -v nvidia-cuda-nvrtc constraints.txt > $(GPU)/constraints.txt
 	@$(GPU)/bin/python $(subst constraints.txt,$(GPU)/constraints.txt,$(PIP_INSTALL)) "torch==$(TORCH)" --editable ".[dev]"
-	@$(GPU)/bin/python -m pip uninstall --quiet --yes onnxruntime
+	@$(GPU)/bin/python -m pip uninstall --quiet --yes onnxruntime onnxruntime-gpu
 	@$(GPU)/bin/python $(subst constraints.txt,$(GPU)/constraints.txt,$(PIP_INSTALL)) "onnxruntime-gpu[cuda,cudnn]"
 	@touch $@

@@ -22,8 +22,8 @@ from .nvrtc import compile_cuda
 _BLOCK_THREADS = 256
 _OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 GPU_LOCK = threading.RLock()
-"""Held by whatever uses the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate there
-(`cudaStreamCaptureModeGlobal`)."""
+"""Held by whatever uses the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate or
+free there (`cudaStreamCaptureModeGlobal`)."""
 
 
 class Device:
@@ -186,11 +186,12 @@ class Device:
 
 def _release(cuda: Any, gpu: Any, context: Any, stream: Any, owned: dict[str, list[Any]]) -> None:
     """`owned`: by the function that frees them."""
-    cuda.cuCtxPushCurrent(context)
-    cuda.cuStreamSynchronize(stream)
-    for function, things in owned.items():
-        for thing in things:
-            getattr(cuda, function)(thing)
-    cuda.cuStreamDestroy(stream)
-    cuda.cuCtxPopCurrent()
-    cuda.cuDevicePrimaryCtxRelease(gpu)
+    with GPU_LOCK:  # whichever thread collects the garbage: nothing may be freed while another captures
+        cuda.cuCtxPushCurrent(context)
+        cuda.cuStreamSynchronize(stream)
+        for function, things in owned.items():
+            for thing in things:
+                getattr(cuda, function)(thing)
+        cuda.cuStreamDestroy(stream)
+        cuda.cuCtxPopCurrent()
+        cuda.cuDevicePrimaryCtxRelease(gpu)

@@ -60,13 +60,16 @@ _CUDA = {
 }
 """Shared libraries, the preferred name first, and what asks one for its version."""
 _PACKAGES = (
-    ("TensorRT", ("tensorrt",), "tensorrt", "tensorrt"),
-    ("TensorRT RTX", ("tensorrt-rtx",), "tensorrt_rtx", "tensorrt-rtx"),
-    ("TensorRT lean", ("tensorrt-lean",), "tensorrt_lean", ""),
+    ("TensorRT", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt", "tensorrt"),
+    ("TensorRT RTX", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "tensorrt_rtx", "tensorrt-rtx"),
+    ("TensorRT lean", ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12"), "tensorrt_lean", ""),
     ("cuda-bindings", ("cuda-bindings",), "cuda.bindings.driver", "tensorrt"),
     ("OpenVINO", ("openvino",), "openvino", "openvino"),
 )
-"""What it is called, its distributions, its module, the extra that brings it (none: nothing here uses it)."""
+"""What it is called, its distributions, the first that is there told, its module, the extra that brings it.
+
+No extra: nothing here uses it.
+"""
 
 
 @dataclass(frozen=True)
@@ -203,11 +206,8 @@ def _packaged(root: Path, name: str) -> list[Path]:
 
 def _package(what: str, distributions: tuple[str, ...], module: str, extra: str) -> Finding:
     """A Python package that is optional: its version if it is there, and whether it can be imported at all."""
-    versions = []
-    for name in distributions:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-    if not versions:
+    version = next(filter(None, map(_version, distributions)), None)
+    if version is None:
         return Finding(
             what, None, f'not installed: pip install "comosvc[{extra}]"' if extra else "not installed, nor used"
         )
@@ -215,8 +215,14 @@ def _package(what: str, distributions: tuple[str, ...], module: str, extra: str)
     done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
-        return Finding(what, False, f"{', '.join(versions)} cannot be imported: {said[0]}")
-    return Finding(what, True, ", ".join(versions))
+        return Finding(what, False, f"{version} cannot be imported: {said[0]}")
+    return Finding(what, True, version)
+
+
+def _version(distribution: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return f"{distribution} {importlib.metadata.version(distribution)}"
+    return None
 
 
 def extras() -> list[Finding]:

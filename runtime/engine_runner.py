@@ -23,7 +23,7 @@ from .engine_files import EngineRecord
 from .errors import ProviderError
 from .manifest import GraphEntry
 from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
-from .transfers import Transfers, fill, n_bytes, split_drawn
+from .transfers import Transfers, clips_of, fill, joined, n_bytes, n_clips, split_drawn
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class LoadedEngine:
     """An engine in memory.
 
     `open_context` makes an execution context whose scratch memory is the caller's. `captures`: a graph of each bucket
-    is to be captured, which RTX does by itself. `prepared` is called when a bucket has been warmed up.
+    is to be captured, which RTX does by itself. `prepared` is called when a context has run for the first time.
     """
 
     profiles: Mapping[str, Mapping[str, Range]]
@@ -97,23 +97,21 @@ class EngineGraph:
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in (*entry.inputs, *entry.outputs)}
         self._buffers: dict[str, _Buffers] = {}
         self._buckets: dict[tuple[str, int, int], _Bucket] = {}
-        self._last: tuple[tuple[str, int, int], _Bucket] | None = None
+        self._whole: dict[str, tuple[tuple[str, int, int], _Bucket]] = {}
+        """By use, the last call of a graph that hears everything at once."""
+        self._unprepared = False
         with device.current():
             self._events = [device.event() for _ in range(5)]
 
     def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest, as long as the bucket. `inputs` may hold more than the graph takes."""
         taken = {name: inputs[name] for name, _, _ in self._entry.inputs}
-        batch = max(len(value) for value in taken.values() if value.ndim)
         most = max(ranges["B"].most for ranges in self._profiles.values())
         with self._device.lock, self._device.current():
-            parts = [self._run_part(_rows(taken, first, most)) for first in range(0, batch, most)]
-        if len(parts) == 1:
-            return parts[0]
-        return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+            return joined([self._run_part(clips_of(taken, first, most)) for first in range(0, n_clips(taken), most)])
 
     def _run_part(self, inputs: dict[str, Input]) -> tuple[NDArray, ...]:
-        batch = max(len(value) for value in inputs.values() if value.ndim)
+        batch = n_clips(inputs)
         place = self._bucket_for(inputs, batch)
         buffers, device, (start, copied, made, computed, end) = place.buffers, self._device, self._events
         drawn, arrays, host_s = split_drawn(inputs, keep=self._maker is not None)
@@ -139,6 +137,9 @@ class EngineGraph:
             device.download(outputs[name], buffers.addresses[name])
         device.record(end)
         device.synchronize()
+        if self._unprepared:
+            self._unprepared = False
+            self._loaded.prepared()
         copying_ms = device.elapsed_ms(start, copied) + device.elapsed_ms(computed, end)
         making_s = host_s + 1e-3 * device.elapsed_ms(copied, made)
         self.transfers.add(n_bytes(sent) | fixing, n_bytes(outputs), 1e-3 * copying_ms, making, making_s)
@@ -154,11 +155,13 @@ class EngineGraph:
             sizes = self._grid.sizes(bucket(batch), length)
         use = self._use_for(sizes)
         key = use, sizes["B"], length
-        if self._grid.sees_all:  # any length may come: one context takes the shapes of each
-            if self._last is None or self._last[0] != key:
-                context = self._last[1].context if self._last and self._last[0][0] == use else self._context(use)
-                self._last = key, self._bind(context, use, sizes)
-            return self._last[1]
+        if self._grid.sees_all:  # any length may come: one context takes the shapes of each, and no warm-up pays
+            last, bound = self._whole.get(use, (None, None))
+            if last != key:
+                self._unprepared |= bound is None
+                context = self._context(use) if bound is None else bound.context
+                self._whole[use] = key, self._bind(context, use, sizes)
+            return self._whole[use][1]
         if key not in self._buckets:
             self._buckets[key] = self._warm_up(self._bind(self._context(use), use, sizes))
         return self._buckets[key]
@@ -222,7 +225,11 @@ class EngineGraph:
         """Set the inputs' shapes; returns the outputs'."""
         for name, shape in shapes.items():
             self._expect(context.set_input_shape(name, shape), f"take {name} {shape}")
-        if missing := context.infer_shapes():
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise ProviderError(f"the engine of {self.name} does not take {dict(shapes)}: {error}") from error
+        if missing:
             raise ProviderError(f"TensorRT knows too little of {', '.join(missing)} of the {self.name} graph")
         return {name: tuple(context.get_tensor_shape(name)) for name, _, _ in self._entry.outputs}
 
@@ -244,10 +251,6 @@ class EngineGraph:
     def _expect(self, done: bool, what: str) -> None:
         if not done:
             raise ProviderError(f"the engine of {self.name} does not {what}\nhint: comosvc-doctor --provider tensorrt")
-
-
-def _rows(inputs: Mapping[str, Input], first: int, count: int) -> dict[str, Input]:
-    return {name: value[first : first + count] if value.ndim else value for name, value in inputs.items()}
 
 
 def _view(memory: NDArray[np.uint8], shape: Shape, dtype: np.dtype) -> NDArray[Any]:

@@ -1,8 +1,8 @@
-"""What crosses between host and device, and the padding that gives calls of many lengths few shapes."""
+"""What crosses between host and device, a batch in parts, and padding, which gives calls of many lengths few shapes."""
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,21 @@ class Transfers:
 def n_bytes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     """Of each array."""
     return {name: array.nbytes for name, array in arrays.items()}
+
+
+def n_clips(inputs: Mapping[str, Input]) -> int:
+    """The batch of a call."""
+    return max(len(value) for value in inputs.values() if value.ndim)
+
+
+def clips_of(inputs: Mapping[str, Input], first: int, count: int) -> dict[str, Input]:
+    """A call of some of its clips; a scalar stays what it is."""
+    return {name: value[first : first + count] if value.ndim else value for name, value in inputs.items()}
+
+
+def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...]:
+    """Outputs of all clips."""
+    return parts[0] if len(parts) == 1 else tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 
 
 def split_drawn(inputs: Mapping[str, Input], keep: bool) -> tuple[dict[str, Drawn], dict[str, NDArray[Any]], float]:

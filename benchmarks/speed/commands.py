@@ -17,6 +17,7 @@ from .results import check_writable
 
 if TYPE_CHECKING:
     from .options import RtfOptions
+    from .results import SpeedReport
 
 console = Console(soft_wrap=False)
 Json = Annotated[Path | None, typer.Option("--json", help="Write the results there.")]
@@ -103,10 +104,14 @@ def _measure(grid: "RtfOptions", json: Path | None) -> None:
     from .tables import all_grids, provenance
 
     variants, skipped = plan(find_subjects(grid.systems), grid)
+
+    def keep(found: "SpeedReport") -> None:
+        if json is not None:
+            save_speed(found, json)
+
     with progress() as say:
-        found = measure_rtf(variants, skipped, grid, _command(), say)
-    if json is not None:
-        save_speed(found, json)
+        found = measure_rtf(variants, skipped, grid, _command(), say, keep=keep)
+    keep(found)
     for table in all_grids(found):
         show(table.for_terminal())
     console.print(provenance(found), markup=False, highlight=False)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ...runtime.engine_files import write_whole
 from ..report import ResultError, current_commit, installed_versions
 from .ceilings import Ceilings
 from .machine import machine_facts
@@ -280,11 +281,11 @@ def check_writable(path: Path | None) -> None:
 
 
 def save_speed(report: SpeedReport, path: Path) -> None:
-    """Write a report; `load_speed` reads it back."""
+    """Write a report, whole or not at all; `load_speed` reads it back."""
     body = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(report)}
     body["rows"] = [{**asdict(row), **row.derived()} for row in report.rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_whole(path, (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -41,6 +41,8 @@ class _Bench:
     options: RtfOptions
     say: Say
     open: OpenSession
+    keep: Callable[["_Bench"], object]
+    """Told after each size, so that a run which is ended early has what it measured."""
     sitting: int = 0
     systems: list[SystemFacts] = field(default_factory=list)
     ceilings: list[Ceilings] = field(default_factory=list)
@@ -48,6 +50,15 @@ class _Bench:
     noise: list[CellNoise] = field(default_factory=list)
     checks: list[FullCheck] = field(default_factory=list)
     failed: list[NotMeasured] = field(default_factory=list)
+    over: set[tuple[VariantKey, Cell]] = field(default_factory=set)
+    """What was measured, or tried."""
+    ended: dict[tuple[VariantKey, int], str] = field(default_factory=dict)
+    """By system and threads: why there is no more of it; nothing where it never was loaded, which is said once."""
+
+    @property
+    def cells(self) -> list[tuple[int, float]]:
+        """Batch and seconds. What is too large for a system ends its session: what is smaller was measured by then."""
+        return sorted(product(self.options.batches, self.options.lengths_s), key=math.prod)
 
     def fail(self, key: VariantKey, error: ComosvcError, cell: Cell | None = None) -> None:
         self.failed.append(_not_measured(key, str(error), self.options, self.options.device, cell))
@@ -61,47 +72,69 @@ def measure_rtf(
     command: str,
     say: Say = lambda _: None,
     open_session: OpenSession = ProcessSession,
+    keep: Callable[[SpeedReport], object] = lambda _: None,
 ) -> SpeedReport:
-    """Measure. A system that fails is noted and left out of what follows; raises only if none is left."""
-    bench = _Bench(options, say, open_session)
+    """Measure. A system that fails is noted and left out of what follows; raises only if none is left.
+
+    `keep` is given what there is after each size, all that is missing among what was not measured.
+    """
+    begun = SpeedReport(command=command, options=asdict(options), machine=machine_facts(options.device))
+    leaving = [_not_measured(s.key, s.why, options, s.device) for s in skipped]
+    keys: list[VariantKey] = []
+
+    def report(bench: _Bench) -> SpeedReport:
+        ceilings = {found.threads: found for found in bench.ceilings}
+        return replace(
+            begun,
+            systems=tuple(bench.systems),
+            ceilings=tuple(bench.ceilings),
+            rows=tuple(_beside(row, ceilings[row.threads]) for row in bench.rows),
+            noise=tuple(bench.noise),
+            full_checks=tuple(bench.checks),
+            not_measured=(*leaving, *bench.failed, *_missing(bench, keys)),
+        )
+
+    bench = _Bench(options, say, open_session, lambda bench: keep(report(bench)) if bench.rows else None)
     ready = _make_ready(bench, variants)
+    keys += [variant.key for variant, _ in ready]
     for threads in options.threads:
         _measure_threads(bench, ready, threads)
     if not bench.rows:
         raise ComosvcError("nothing could be measured\n" + "\n".join(f"{f.what}: {f.why}" for f in bench.failed))
-    return SpeedReport(
-        command=command,
-        options=asdict(options),
-        machine=machine_facts(options.device),
-        systems=tuple(bench.systems),
-        ceilings=tuple(bench.ceilings),
-        rows=tuple(bench.rows),
-        noise=tuple(bench.noise),
-        full_checks=tuple(bench.checks),
-        not_measured=(*(_not_measured(s.key, s.why, options, s.device) for s in skipped), *bench.failed),
-    )
+    return report(bench)
+
+
+def _beside(row: Timing, ceilings: Ceilings) -> Timing:
+    return replace(row, ceiling_gflop_s=ceilings.gflop_s(row.precision), ceiling_gb_s=ceilings.copy_gb_s)
+
+
+def _missing(bench: _Bench, keys: Sequence[VariantKey]) -> Iterator[NotMeasured]:
+    """Every size of a system that was not come to."""
+    for key, threads, (batch, seconds) in product(keys, bench.options.threads, bench.cells):
+        cell = threads, batch, seconds
+        why = bench.ended.get((key, threads), "the run had not come to it when this was written")
+        if why and (key, cell) not in bench.over:
+            yield _not_measured(key, why, bench.options, bench.options.device, cell)
 
 
 def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], threads: int) -> None:
     """All sittings with one number of threads, the ceilings before and after them."""
-    options, first_row, waiting = bench.options, len(bench.rows), list(ready)
+    options, waiting = bench.options, list(ready)
     bench.say(f"ceilings of this machine, {threads} thread(s)")
-    ceilings = in_process(measure_ceilings, threads, options.device)
+    bench.ceilings.append(in_process(measure_ceilings, threads, options.device))
     while waiting:
         with ExitStack() as stack:
             sessions = _seat(bench, waiting, threads, stack)
-            # What is too large for a system's memory ends its session: what is smaller has been measured by then.
-            for batch, seconds in sorted(product(options.batches, options.lengths_s), key=math.prod):
+            for batch, seconds in bench.cells:
                 _measure_cell(bench, sessions, (threads, batch, seconds))
+                bench.keep(bench)
             if options.full:
                 _check_extrapolation(bench, sessions, threads)
         bench.sitting += 1
-    ceilings = ceilings.or_better(in_process(measure_ceilings, threads, options.device))
-    bench.ceilings.append(ceilings)
-    bench.rows[first_row:] = [
-        replace(row, ceiling_gflop_s=ceilings.gflop_s(row.precision), ceiling_gb_s=ceilings.copy_gb_s)
-        for row in bench.rows[first_row:]
-    ]
+    try:
+        bench.ceilings[-1] = bench.ceilings[-1].or_better(in_process(measure_ceilings, threads, options.device))
+    except ComosvcError as error:  # those from before stand; the rows shall not be lost
+        bench.failed.append(NotMeasured(what=f"ceilings, once more, {threads} thread(s)", why=str(error)))
 
 
 def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Variant, Any]]:
@@ -119,11 +152,15 @@ def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Varian
 def _seat(
     bench: _Bench, waiting: list[tuple[Variant, Any]], threads: int, stack: ExitStack
 ) -> dict[VariantKey, Session]:
-    """Load from the front of `waiting` what fits into memory with all that it will need, and one in any case."""
+    """Load from the front of `waiting` what fits into memory with all that it will need, and one in any case.
+
+    On a GPU one alone: engines keep what they once had of its memory, and others would run out of it.
+    """
     sessions: dict[VariantKey, Session] = {}
     work_mb = WORK_MB_PER_S * max(bench.options.batches) * max(bench.options.lengths_s)
     left_mb = MEMORY_SHARE * psutil.virtual_memory().available / 1e6
-    while waiting and (not sessions or left_mb > work_mb):
+    alone = bench.options.device == "cuda"
+    while waiting and (not sessions or (not alone and left_mb > work_mb)):
         variant, made = waiting.pop(0)
         key = variant.key
         bench.say(f"loading {key}")
@@ -131,6 +168,7 @@ def _seat(
             session = stack.enter_context(closing(bench.open(str(key), partial(variant.open, made), threads)))
         except ComosvcError as error:
             bench.fail(key, error)
+            bench.ended[key, threads] = ""
             continue
         sessions[key] = session
         bench.systems.append(_facts(variant, threads, session.loaded))
@@ -150,9 +188,11 @@ def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], cell: Cell
     threads, batch, seconds = cell
     where = _in_words(cell)
     takers = {}
+    bench.over.update((key, cell) for key in sessions)
 
     def failed(key: VariantKey, error: ComosvcError) -> None:
         bench.fail(key, error, cell)
+        bench.ended[key, threads] = f"not tried: it failed at {where}"
         del sessions[key]
 
     for key, session in list(sessions.items()):
@@ -168,7 +208,10 @@ def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], cell: Cell
     found = asdict(watch.stop())
     bench.noise.append(CellNoise(sitting=bench.sitting, threads=threads, batch=batch, seconds=seconds, **found))
     for key, taken in turns.items():
-        bench.rows += _rows(bench, key, sessions[key], taken, cell)
+        try:
+            bench.rows += _rows(bench, key, sessions[key], taken, cell)
+        except ComosvcError as error:
+            failed(key, error)
 
 
 def _told(bench: _Bench, where: str, session: Session) -> Callable[[], Turn]:

@@ -110,7 +110,7 @@ def percentile_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
         heads=("system", "clip s", "n", "p50", "p95", "p99", "GPU MB"),
         rows=tuple(rows),
         note="Percentiles of n repetitions; p99 of fewer than a hundred lies between the two largest. GPU MB: torch's "
-        "own peak; of a voice, what is in use of the whole GPU. Empty on a CPU: comosvc-bench rtf --preset gpu.",
+        "own peak; what more is in use than before a voice came. Empty on a CPU: comosvc-bench rtf --preset gpu.",
     )
 
 

@@ -51,6 +51,8 @@ class VoiceChain:
         facts: Loaded | None = None,
         cuda_graphs: bool = True,
     ) -> None:
+        self._gpu = Device() if provider in ON_GPU else None
+        self._used_before = 0 if self._gpu is None else self._gpu.used_bytes()
         libraries, start = resident_mb(), time.perf_counter()
         if provider == "tensorrt":
             os.environ.setdefault(BUILD, "1")  # what building engines takes is a figure of its own
@@ -60,7 +62,6 @@ class VoiceChain:
         known = facts or Loaded(title=f"voice {manifest.name}", sample_rate=manifest.audio.sample_rate)
         own = {"load_s": load_s, "libraries_mb": libraries, "fp32_graphs": fp32_graphs(manifest, precision)}
         self.loaded = replace(known, **own, **engine_facts(self._converter.engines))
-        self._gpu = Device() if provider in ON_GPU else None
         if not cuda_graphs:
             for graph in (self._converter._graphs or {}).values():  # nobody but a benchmark wants that
                 cast(CudaGraph, graph).captured_frames = 0
@@ -70,8 +71,8 @@ class VoiceChain:
         return (lambda _: self._one(clip)) if batch == 1 else (lambda _: self._many(clip, batch))
 
     def device_peak_mb(self, reset: bool) -> float | None:
-        """What is in use of the whole GPU: engines keep what they once had."""
-        return None if self._gpu is None else self._gpu.used_bytes() / 1e6
+        """What more is in use of the GPU than before the voice came: engines keep what they once had."""
+        return None if self._gpu is None else (self._gpu.used_bytes() - self._used_before) / 1e6
 
     def _one(self, clip: np.ndarray) -> Turn:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ from ..errors import BundleError, ProviderError
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
 from ..profiles import Grid, Shape, bucket, grid_of, length_of
-from ..transfers import Transfers, n_bytes, padded, split_drawn
+from ..transfers import Transfers, clips_of, joined, n_bytes, n_clips, padded, split_drawn
 from .onnx import CPU, check_signature, onnx_runtime, session_options
 
 log = logging.getLogger(__name__)
@@ -171,6 +172,8 @@ class CudaGraph:
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in entry.inputs}
         self._entry, self._grid, self.captured_frames = entry, grid, captured_frames
         self._buckets, self._ort = dict[int, _Bucket](), onnx_runtime()
+        self._most = sys.maxsize
+        """Clips at once; fewer once there was no memory for them."""
         try:
             self._session = _in_thread(lambda: self._open(model, threads))
         except Exception as error:
@@ -201,14 +204,29 @@ class CudaGraph:
     def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest, as long as the inputs or longer."""
         taken = {name: inputs[name] for name in self._inputs}
-        try:
-            return _in_thread(lambda: self._run(taken))
-        except Exception as error:
-            raise _failure(self.name, taken, error) from error
+        parts, first = list[tuple[NDArray, ...]](), 0
+        while first < n_clips(taken):
+            part = clips_of(taken, first, self._most)
+            try:
+                parts.append(_in_thread(partial(self._run, part)))
+                first += n_clips(part)
+            except Exception as error:
+                count = n_clips(part)
+                if count == 1 or not _is_out_of_memory(error):
+                    raise _failure(self.name, part, error) from error
+                self._most = count // 2
+                log.warning(
+                    "the GPU's memory does not hold %d clips of the %s graph: %d at once from now on: %s",
+                    count,
+                    self.name,
+                    self._most,
+                    error,
+                )
+        return joined(parts)
 
     def _run(self, inputs: dict[str, Input]) -> tuple[NDArray, ...]:
         shapes = {name: value.shape for name, value in inputs.items()}
-        batch = max(shape[0] for shape in shapes.values() if shape)
+        batch = n_clips(inputs)
         drawn, arrays, host_s = split_drawn(inputs, keep=self._maker is not None)
         captured, frames = False, 0
         if not self._grid.sees_all:

@@ -18,13 +18,13 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..device import Device
 from ..device_source import SourceMaker, make_source_maker
-from ..engine import builds_when_opened, load_engines, make_logger, parse
+from ..engine import build_command, builds_when_opened, load_engines, make_logger, parse
 from ..engine_files import Plans, write_whole
 from ..engine_runner import EngineGraph, LoadedEngine, Scratch
 from ..engine_target import FLAVOURS, Target, engine_spec, fitting_targets, library
 from ..errors import EngineError, ProviderError
 from ..gpu import find_gpu
-from ..profiles import grid_of
+from ..profiles import USES, grid_of
 from . import cpu, cuda
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None, any_use: bo
     flavour = targets[0].flavour
     specs = [engine_spec(bundle, target, precision) for target in targets]
     plans = load_engines(bundle, specs, builds_when_opened(), any_use)
+    one_clip = {use: specs[0].profiles[use] for use in USES if USES[use].batch[-1] == 1}
     trt, device = library(flavour), Device()
     maker = make_source_maker(device)
     entries = bundle.manifest.entries(precision)
@@ -67,10 +68,11 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None, any_use: bo
         said = make_logger(trt)
         runtime = trt.Runtime(said)
         engines = {name: _deserialize(runtime, said, name, plan) for name, plan in plans.plans.items()}
-        scratch = _scratch(device, engines.values())
+        fewer = f"rm -r {plans.folder}; {build_command(bundle, replace(specs[0], profiles=one_clip))}"
+        scratch = _scratch(device, engines.values(), fewer)
         for name, engine in engines.items():
-            loaded = replace(_loaded(trt, flavour, name, engine, plans), build_all=plans.build_all)
             grid = grid_of(bundle.manifest, name)
+            loaded = replace(_loaded(trt, flavour, name, engine, plans, grid.sees_all), build_all=plans.build_all)
             graphs[name] = EngineGraph(name, entries[name], grid, loaded, device, scratch, maker)
     for name, why in plans.record.not_built.items():
         graphs[name] = _by_onnx_runtime(bundle, name, precision, threads, maker, why)
@@ -87,17 +89,23 @@ def _deserialize(runtime: Any, said: Any, name: str, plan: Any) -> Any:
     return engine
 
 
-def _scratch(device: Device, engines: Any) -> Scratch:
-    """What the hungriest profile of all engines needs."""
+def _scratch(device: Device, engines: Any, fewer: str) -> Scratch:
+    """What the hungriest profile of all engines needs. `fewer`: the commands that put others in their place."""
     n_bytes = max(
         engine.get_device_memory_size_for_profile_v2(index)
         for engine in engines
         for index in range(engine.num_optimization_profiles)
     )
-    return Scratch(device.allocate(max(1, n_bytes)), n_bytes)
+    try:
+        return Scratch(device.allocate(max(1, n_bytes)), n_bytes)
+    except ProviderError as error:
+        raise ProviderError(
+            f"the engines' scratch memory: {error}\nor take engines for fewer clips at once: {fewer}"
+        ) from error
 
 
-def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans) -> LoadedEngine:
+def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans, any_length: bool) -> LoadedEngine:
+    """`any_length`: calls are not padded to buckets, so that a length seldom comes twice."""
     profiles = {use: graphs[name] for use, graphs in plans.record.profiles.items()}
     own_memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if flavour == "tensorrt":
@@ -106,6 +114,10 @@ def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans) -> Loa
     config.set_execution_context_allocation_strategy(own_memory)
     # RTX compiles kernels for the shapes that it meets: it knows best when there is something worth capturing.
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    # Its default compiles kernels for a shape behind the caller's back, and computes with others until they are there:
+    # the same twice would not be the same.
+    strategy = trt.DynamicShapesKernelSpecializationStrategy
+    config.dynamic_shapes_kernel_specialization_strategy = strategy.NONE if any_length else strategy.EAGER
     keep = _kept_kernels(config, plans.folder, name)
     return LoadedEngine(profiles, lambda: engine.create_execution_context(config), False, keep, plans.record)
 

@@ -3,6 +3,7 @@
 import enum
 import gc
 import itertools
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -77,6 +78,18 @@ def test_all_that_was_made_is_given_back_once(driver, end):
         ("cuStreamDestroy", stream),
     ]
     assert [name for name, _ in driver.calls[-2:]] == ["cuCtxPopCurrent", "cuDevicePrimaryCtxRelease"]
+
+
+def test_nothing_is_given_back_while_another_thread_holds_the_gpu(driver):
+    device = Device()
+    stream = device.stream
+    ending = threading.Thread(target=device.close)
+    with GPU_LOCK:
+        ending.start()
+        ending.join(0.05)
+        assert not driver.asked("cuStreamDestroy")
+    ending.join()
+    assert driver.asked("cuStreamDestroy") == [("cuStreamDestroy", stream)]
 
 
 @pytest.mark.parametrize("what", ["the work", "cuGraphInstantiate"])

@@ -140,6 +140,8 @@ def test_where_everything_is_seen_nothing_is_padded(bundle, device):
     whole = replace(bundle, manifest=replace(bundle.manifest, front_end=AUTHORS_FRONT_END))
     graph, contexts = engine_graph(whole, "content", device)
     rng = np.random.default_rng(2)
+    kept = []
+    graph._loaded = replace(graph._loaded, prepared=lambda: kept.append(contexts[-1].executed))
     for n in (401, 16_003, 16_003, 8_000):
         audio = rng.normal(size=(1, n)).astype(np.float32)
         direct = contexts[-1]._compute({"audio": audio}) if contexts else None
@@ -147,6 +149,15 @@ def test_where_everything_is_seen_nothing_is_padded(bundle, device):
         assert direct is None or found.shape == direct[0].shape
     assert device.launches == 0
     assert sum(context.executed for context in contexts) == 4  # no warm-up: that would double the work
+    assert kept == [1] * len(contexts), "kernels are kept when each context has run once"
+
+
+def test_where_everything_is_seen_each_use_has_one_context(bundle, device):
+    whole = replace(bundle, manifest=replace(bundle.manifest, front_end=AUTHORS_FRONT_END))
+    graph, contexts = engine_graph(whole, "content", device)
+    for n in (401, 100_003, 402, 100_004):
+        graph.run({"audio": np.zeros((1, n), np.float32)})
+    assert [context.executed for context in contexts] == [2, 2]
 
 
 def test_what_crosses_is_counted(bundle, device):
@@ -176,6 +187,17 @@ def test_a_refusal_of_the_library_is_an_error(bundle, device, monkeypatch):
 
     monkeypatch.setattr(Context, "execute_async_v3", lambda *_: False)
     with pytest.raises(ProviderError, match="the engine of vocoder does not run"):
+        engine_graph(bundle, "vocoder", device)[0].run(vocoder_inputs(bundle, 1, 8))
+
+
+def test_shapes_that_the_library_cannot_follow_are_an_error(bundle, device, monkeypatch):
+    from gpu_double import Context
+
+    def fails(_):
+        raise RuntimeError("shape inference failed")
+
+    monkeypatch.setattr(Context, "infer_shapes", fails)
+    with pytest.raises(ProviderError, match=r"vocoder does not take \{'mel': .*: shape inference failed"):
         engine_graph(bundle, "vocoder", device)[0].run(vocoder_inputs(bundle, 1, 8))
 
 

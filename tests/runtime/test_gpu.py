@@ -8,7 +8,7 @@ from ctypes.util import find_library
 
 import pytest
 
-from comosvc.runtime import ProviderError
+from comosvc.runtime import ProviderError, doctor
 from comosvc.runtime.gpu import Gpu, find_gpu
 
 
@@ -124,6 +124,18 @@ def test_the_doctor_finds_pips_libraries(tmp_path):
     assert not works
     assert detail.startswith("not found: libcudnn.so.9, cudnn64_9.dll; ")
     assert str(library) in detail
+
+
+def test_the_doctor_knows_tensorrt_by_each_of_its_names(monkeypatch):
+    def version(name):
+        if name != "tensorrt-cu13":
+            raise doctor.importlib.metadata.PackageNotFoundError(name)
+        return "11.4.0"
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    said = {package[0]: doctor._package(*package[:2], "sys", package[3]) for package in doctor._PACKAGES}
+    assert (said["TensorRT"].works, said["TensorRT"].detail) == (True, "tensorrt-cu13 11.4.0")
+    assert said["TensorRT RTX"].works is None
 
 
 def test_the_doctor_says_why_it_knows_no_version(tmp_path):

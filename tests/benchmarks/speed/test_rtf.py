@@ -33,7 +33,7 @@ from comosvc.benchmarks.speed.full_size import (
 )
 from comosvc.benchmarks.speed.onnx_chain import OnnxChain
 from comosvc.benchmarks.speed.options import RtfOptions
-from comosvc.benchmarks.speed.results import TOTAL, load_speed
+from comosvc.benchmarks.speed.results import TOTAL, load_speed, save_speed
 from comosvc.benchmarks.speed.rtf import measure_rtf
 from comosvc.benchmarks.speed.systems import find_subjects, plan
 from comosvc.benchmarks.speed.tables import all_grids, engine_grid, loading_grid
@@ -47,6 +47,7 @@ from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.engine import BUILD, build_engines
 from comosvc.runtime.engine_target import build_target, engine_spec
+from comosvc.runtime.errors import ComosvcError
 from comosvc.runtime.manifest import MANIFEST_FILE, from_json, to_json
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.contentvec import ContentVecConfig
@@ -135,6 +136,9 @@ def test_bytes_of_a_voice_are_those_of_its_files(tiny_path):
     assert facts["bf16"].ends_mb_per_s == facts["fp32"].ends_mb_per_s
 
 
+WAITING = "the run had not come to it when this was written"
+
+
 class FakeSession:
     """Takes as long as its name says."""
 
@@ -165,10 +169,10 @@ def fake_run(monkeypatch):
     monkeypatch.setattr(rtf, "in_process", lambda function, *a: None if not a else ceilings_of(*a))
     FakeSession.opened, FakeSession.closed = [], []
 
-    def run(**grid):
+    def run(keep=lambda _: None, **grid):
         options = RtfOptions(engines=("torch",), rounds=Rounds(3), **grid)
         variants, skipped = plan(find_subjects(("toy", "toy-many"), TOYS), options)
-        return measure_rtf(variants, skipped, options, "a command", open_session=FakeSession)
+        return measure_rtf(variants, skipped, options, "a command", open_session=FakeSession, keep=keep)
 
     return run
 
@@ -194,10 +198,58 @@ def test_a_system_that_fails_is_noted_and_the_others_are_measured(fake_run):
     report = fake_run(lengths_s=(1.0, 2.0, 4.0))
     assert [row.seconds for row in report.totals() if row.system == "toy-many"] == [1.0]
     assert [row.seconds for row in report.totals() if row.system == "toy"] == [1.0, 2.0, 4.0]
-    (failure,) = report.not_measured
+    failure, missing = report.not_measured
     assert failure.what.startswith("toy-many (torch fp32) at 2 s")
     assert failure.why == "no room"
+    assert missing.what.startswith("toy-many (torch fp32) at 4 s")
+    assert missing.why == "not tried: it failed at 2 s, batch 1, 1 thread(s)"
+    assert "--lengths 4 --device cpu" in missing.command
     assert sorted(FakeSession.closed) == ["toy (torch fp32)", "toy-many (torch fp32)"]
+
+
+def test_a_run_that_is_ended_has_kept_what_it_measured(fake_run, tmp_path):
+    def keep(report):
+        save_speed(report, tmp_path / "a.json")
+        if len(report.totals()) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fake_run(keep, lengths_s=(1.0, 4.0), threads=(1, 2))
+    report = load_speed(tmp_path / "a.json")
+    assert [row.cell for row in report.totals()] == [(1, 1, 1.0)] * 2
+    assert report.rows[0].ceiling_gflop_s == 100.0
+    missing = [(entry.what.partition(" (")[0], entry.why) for entry in report.not_measured]
+    assert missing == 3 * [("toy", WAITING)] + 3 * [("toy-many", WAITING)]
+
+
+def died(*_):
+    raise MeasuringError("its process died")
+
+
+def test_a_system_that_dies_after_its_turns_is_noted(fake_run, monkeypatch):
+    monkeypatch.setattr(FakeSession, "peak", died)
+    with pytest.raises(ComosvcError, match=r"nothing could be measured\ntoy .* at 1 s.*: its process died"):
+        fake_run(lengths_s=(1.0,))
+
+
+def test_ceilings_that_cannot_be_measured_again_cost_no_row(fake_run, monkeypatch):
+    answers = [None, None, ceilings_of(1, "cpu"), MeasuringError("its process died")]
+
+    def in_turn(*_):
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(rtf, "in_process", in_turn)
+    report = fake_run(lengths_s=(1.0,))
+    assert len(report.totals()) == 2
+    assert [entry.why for entry in report.not_measured] == ["its process died"]
+
+
+def test_on_a_gpu_nobody_has_the_memory_of_another(fake_run, monkeypatch):
+    monkeypatch.setattr(rtf, "machine_facts", lambda device: {})
+    report = fake_run(lengths_s=(1.0,), device="cuda")
+    assert {row.system: row.sitting for row in report.rows} == {"toy": 0, "toy-many": 1}
 
 
 def test_what_is_too_large_costs_no_smaller_size_its_row(fake_run):

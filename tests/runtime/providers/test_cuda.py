@@ -261,6 +261,27 @@ def test_a_memory_that_is_full_is_told(on_the_cpu, monkeypatch):
         graph.run(_call())
 
 
+def test_a_batch_that_the_memory_does_not_hold_is_taken_apart(on_the_cpu, monkeypatch, caplog):
+    graph, call = _vocoder_of_demo(), _call()
+    noise = np.random.default_rng(3).normal(size=(5, *call["noise"].shape[1:])).astype(np.float32)
+    many = {**{name: np.repeat(value, 5, axis=0) for name, value in call.items()}, "noise": noise}
+    wanted, batches, run = graph.run(many)[0], [], graph._run
+
+    def full_beyond_two(inputs):
+        batches.append(len(inputs["noise"]))
+        if batches[-1] > 2:
+            raise RuntimeError(FULL)
+        return run(inputs)
+
+    monkeypatch.setattr(graph, "_run", full_beyond_two)
+    for _ in range(2):
+        np.testing.assert_allclose(graph.run(many)[0], wanted, atol=1e-5)
+    assert batches == [5, 2, 2, 1, 2, 2, 1], "what was learnt is kept"
+    said = [record.getMessage() for record in caplog.records if "at once from now on" in record.getMessage()]
+    assert len(said) == 1
+    assert f"does not hold 5 clips of the vocoder graph: 2 at once from now on: {FULL}" in said[0]
+
+
 def test_the_probe_runs_a_graph(on_the_cpu, monkeypatch):
     cuda.probe()
     cuda._probe_runtime.cache_clear()

@@ -2,15 +2,20 @@
 
 import ast
 import contextlib
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import onnxruntime
 import pytest
+from gpu_double import Context, HostDevice
 from tiny_bundle import write_folder
 
-from comosvc.runtime import ProviderError, device, engine, engine_runner, engine_target
+from comosvc.runtime import Converter, ProviderError, device, engine, engine_runner, engine_target
 from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.engine_files import Plans
 from comosvc.runtime.engine_target import Target
 from comosvc.runtime.errors import EngineError
 from comosvc.runtime.gpu import Gpu
@@ -41,9 +46,11 @@ RTX_ONLY = {
     ("IRuntimeConfig", "create_runtime_cache"),
     ("IRuntimeConfig", "set_runtime_cache"),
     ("IRuntimeConfig", "cuda_graph_strategy"),
+    ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
     (None, "IRuntimeCache"),
     (None, "ComputeCapability"),
     (None, "CudaGraphStrategy"),
+    (None, "DynamicShapesKernelSpecializationStrategy"),
 }
 """Of the names that are used, those that the bindings of the full TensorRT 10.12 and 10.16 do not hold."""
 
@@ -100,7 +107,7 @@ def test_the_full_tensorrt_is_not_asked_for_what_only_rtx_has(monkeypatch, files
     opened = []
     plans = SimpleNamespace(record=SimpleNamespace(profiles={"stream": {"acoustic": {}}}))
     older = SimpleNamespace(create_execution_context=opened.append)
-    loaded = tensorrt._loaded(trt, "tensorrt", "acoustic", older, plans)
+    loaded = tensorrt._loaded(trt, "tensorrt", "acoustic", older, plans, any_length=False)
     loaded.open_context()
     assert opened == [trt.ExecutionContextAllocationStrategy.USER_MANAGED]
     assert loaded.captures
@@ -130,6 +137,20 @@ def test_a_gpu_that_no_flavour_serves_is_told_of_each(monkeypatch):
     tensorrt._probe_library.cache_clear()
     with pytest.raises(ProviderError, match=r"(?s)tensorrt cannot be imported.*RTX .* has no code for Test Hopper"):
         tensorrt.probe()
+
+
+@pytest.mark.parametrize(("any_length", "strategy"), [(False, "EAGER"), (True, "NONE")])
+def test_no_kernel_of_rtx_is_replaced_between_two_calls(tmp_path, any_length, strategy):
+    """LAZY, its default, does."""
+    config = SimpleNamespace(
+        set_execution_context_allocation_strategy=lambda _: None,
+        create_runtime_cache=Cache,
+        set_runtime_cache=lambda _: None,
+    )
+    plans = SimpleNamespace(record=SimpleNamespace(profiles={}), folder=tmp_path)
+    engine = SimpleNamespace(create_runtime_config=lambda: config)
+    tensorrt._loaded(trt, "rtx", "content", engine, plans, any_length)
+    assert config.dynamic_shapes_kernel_specialization_strategy.name == strategy
 
 
 class Cache:
@@ -201,3 +222,62 @@ def test_kernels_that_are_not_what_was_written_are_compiled_again(tmp_path, capl
     assert "vocoder.kernels is not what was written there" in caplog.text
     keep()
     assert kept_kernels(folder, "vocoder")[0] == [b"kernels"]
+
+
+@pytest.fixture
+def engines(bundle_path, monkeypatch, tmp_path):
+    """Engines of the tiny voice that the double runs, pitch excepted, in the library's place."""
+    bundle, host = open_bundle(bundle_path), HostDevice()
+    target = Target("rtx", trt.__version__, None, ("8.9",))
+    profiles = engine_target.engine_spec(bundle, target, "fp32").profiles
+
+    def deserialize(plan):
+        name, entry = plan.decode(), bundle.manifest.graphs[plan.decode()]
+        session = onnxruntime.InferenceSession(bundle.graph_bytes(name), providers=["CPUExecutionProvider"])
+        outputs, of_graph = [tensor[0] for tensor in entry.outputs], {use: own[name] for use, own in profiles.items()}
+        config = SimpleNamespace(
+            set_execution_context_allocation_strategy=lambda _: None,
+            create_runtime_cache=Cache,
+            set_runtime_cache=lambda _: None,
+        )
+        return SimpleNamespace(
+            num_optimization_profiles=3,
+            get_device_memory_size_for_profile_v2=lambda index: 100 * index,
+            create_runtime_config=lambda: config,
+            create_execution_context=lambda _: Context(host, entry, of_graph, partial(session.run, outputs)),
+        )
+
+    names = [name for name in bundle.manifest.graphs if name != "pitch"]
+    record = SimpleNamespace(profiles=profiles, not_built={"pitch": "it has an operator that is unknown"})
+    plans = Plans(tmp_path, record, {name: name.encode() for name in names}, "the command")
+    library = SimpleNamespace(
+        **{**vars(trt), "Runtime": lambda _: SimpleNamespace(deserialize_cuda_engine=deserialize)}
+    )
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: None)
+    monkeypatch.setattr(tensorrt, "_probe_library", lambda: [target])
+    monkeypatch.setattr(tensorrt, "load_engines", lambda *_: plans)
+    monkeypatch.setattr(tensorrt, "library", lambda _: library)
+    monkeypatch.setattr(tensorrt, "Device", lambda: host)
+    monkeypatch.setattr(tensorrt, "make_source_maker", lambda _: None)
+    return host
+
+
+def test_a_voice_opens_on_its_engines_and_without_one_in_onnx_runtime(engines, bundle_path, song, tmp_path, caplog):
+    with Converter(bundle_path, provider="cpu") as converter:
+        wanted = converter.convert(song, 24_000).audio
+    with Converter(bundle_path, provider="tensorrt", precision="fp32") as converter:
+        found = converter.convert(song, 24_000).audio
+        assert {name for name in converter.transfers} == {"content", "acoustic", "acoustic_n", "vocoder"}
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert "the pitch graph has no engine and runs in ONNX Runtime on the CPU: it has an operator" in caplog.text
+    assert {"content.kernels", "vocoder.kernels"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_engines_that_find_no_memory_are_told_so(engines, bundle_path, monkeypatch, tmp_path):
+    def allocate(n_bytes):
+        raise ProviderError(f"the GPU is out of memory: cuMemAlloc asked for {n_bytes} bytes")
+
+    monkeypatch.setattr(engines, "allocate", allocate)
+    wanted = rf"(?s)asked for 200 bytes.*fewer clips at once: rm -r {tmp_path}; .*--profile stream,clip$"
+    with pytest.raises(ProviderError, match=wanted):
+        Converter(bundle_path, provider="tensorrt", precision="fp32")
