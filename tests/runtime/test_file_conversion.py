@@ -14,6 +14,8 @@ from tiny_bundle import SPEC
 from comosvc.runtime import AudioError, CancelledError, Converter, OptionError, OutputError, ProviderError
 from comosvc.runtime.files import AudioWriter
 from comosvc.runtime.self_test import vowel
+from comosvc.runtime.synthesis import Synthesis
+from comosvc.runtime.tracks import Track
 
 GLIDE, _ = vowel(SPEC)
 
@@ -189,6 +191,8 @@ import resource, sys
 import numpy as np, soundfile
 from comosvc.runtime import Converter
 from comosvc.runtime.self_test import vowel
+from comosvc.runtime.synthesis import Synthesis
+from comosvc.runtime.tracks import Track
 bundle, folder, seconds, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 converter = Converter(bundle, provider="cpu", threads=threads)
 glide, _ = vowel(converter.spec)
@@ -210,6 +214,23 @@ def test_memory_is_flat(bundle_path, tmp_path):
 
     assert peak_kib(bundle_path, tmp_path, 600, threads=1) - peak_kib(bundle_path, tmp_path, 30, threads=1) < 4_000
     assert soundfile.info(tmp_path / "out600.wav").frames == 600 * 24_000
+
+
+def test_no_track_grows_with_the_clip(converter, monkeypatch):
+    """Numbers that are held, of everything that is kept by position: also of what is too small to be seen above."""
+    held, forget = [], Synthesis.forget
+
+    def count(self):
+        forget(self)
+        parts = (self, self._source, self._analysis, self._analysis.content)
+        tracks = [value for part in parts for value in vars(part).values() if isinstance(value, Track)]
+        held.append([track.end - track.start for track in tracks])
+
+    monkeypatch.setattr(Synthesis, "forget", count)
+    converter.convert(np.tile(GLIDE[:24_000], 60), 24_000)
+    assert len(held) == 15
+    assert len(held[0]) > 10
+    assert np.all(np.max(held[5:], axis=0) <= 1.1 * np.max(held[1:5], axis=0))
 
 
 def test_pieces_side_by_side_keep_memory_flat(tmp_path):
