@@ -6,8 +6,8 @@ One call on several cores leaves them idle in part: between small operators, and
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from .calls import Batches, Call, Reply, Runnable, run_batch
 
@@ -16,30 +16,53 @@ MOST = 8
 
 
 class Twins:
-    """The graphs of a voice once more, each on one core, opened when first needed; and the threads that run them."""
+    """The graphs of a voice once more, each on one core and opened when first needed."""
 
     def __init__(self, open_graph: Callable[[str], Runnable], cores: int) -> None:
         self.cores = cores
         self._open, self._graphs, self._lock = open_graph, dict[str, Runnable](), threading.Lock()
-        self._threads = ThreadPoolExecutor(cores, "comosvc")  # they end with this object
+        self._free = threading.Semaphore(cores)
 
     def run(self, calls: Sequence[Call]) -> list[Reply | Exception]:
         """Every call on a core of its own."""
         start = time.perf_counter()
-        with self._lock:
-            for name in {call.graph for call in calls} - set(self._graphs):
-                self._graphs[name] = self._open(name)
-        running = [self._threads.submit(run_batch, [call], self._graphs) for call in calls]
-        replies = [_outcome(future) for future in running]
+        replies: dict[int, Reply | Exception] = {}
+        waiting = deque(range(len(calls)))
+
+        def work() -> None:
+            while True:
+                with self._free:
+                    try:
+                        index = waiting.popleft()
+                    except IndexError:
+                        return
+                    replies[index] = self._run_one(calls[index])
+
+        # Threads of this run only: an executor's take no work while the interpreter waits for its last threads, and
+        # are not there after a fork. Beside a call, starting one costs nothing.
+        threads = [threading.Thread(target=work, name="comosvc") for _ in range(min(self.cores, len(calls)))]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            waiting.clear()  # Ctrl-C: only what is running goes on
         ms = 1e3 * (time.perf_counter() - start) / len(calls)
-        return [reply if isinstance(reply, Exception) else Reply(reply.outputs, ms) for reply in replies]
+        found = [replies[index] for index in range(len(calls))]
+        return [reply if isinstance(reply, Exception) else Reply(reply.outputs, ms) for reply in found]
 
+    def _run_one(self, call: Call) -> Reply | Exception:
+        try:
+            return run_batch([call], {call.graph: self._graph(call.graph)})[0]
+        except Exception as error:
+            return error
 
-def _outcome(future: "Future[list[Reply]]") -> Reply | Exception:
-    try:
-        return future.result()[0]
-    except Exception as error:
-        return error
+    def _graph(self, name: str) -> Runnable:
+        with self._lock:
+            if name not in self._graphs:
+                self._graphs[name] = self._open(name)
+            return self._graphs[name]
 
 
 class Cores:

@@ -59,7 +59,9 @@ def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], No
         raise OptionError(f"monitor is {options.monitor}; it must be 0 to 1")
     sound = sound_devices()
     try:
-        rate = options.rate or round(sound.query_devices(options.output_device, "output")["default_samplerate"])
+        rate = options.rate
+        if rate is None:
+            rate = round(sound.query_devices(options.output_device, "output")["default_samplerate"])
         with converter.stream(
             rate,
             singer=options.singer,

@@ -1,12 +1,13 @@
 """A stream behind an audio callback, which must never wait: it copies, and a thread of its own computes."""
 
+import atexit
 import logging
 import threading
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ComosvcError, OptionError
+from .errors import AudioError, ComosvcError, OptionError
 from .stream import SingerChoice, Stream
 
 DEADLINE_POLICIES = ("hold", "dry", "silence")
@@ -29,6 +30,8 @@ class LiveStream:
     ) -> None:
         if policy not in DEADLINE_POLICIES:
             raise OptionError(f"unknown deadline policy {policy!r}; known: {', '.join(DEADLINE_POLICIES)}")
+        if not 0.0 < block_ms <= 1e3:
+            raise OptionError(f"block_ms is {block_ms}; it must be more than 0 and at most 1000 ms")
         if gate_db is not None and not -120.0 <= gate_db <= 0.0:
             raise OptionError(f"the input gate is {gate_db} dB; it must be -120 to 0 dB, or None")
         self._stream, self._policy = stream, policy
@@ -54,10 +57,13 @@ class LiveStream:
         if self._thread is not None:
             raise ComosvcError("this live stream was started already\nhint: one start; make another after stop")
         self._thread = threading.Thread(target=self._run, name="comosvc-live", daemon=True)
+        # A thread that is inside a graph when the interpreter ends takes the process down.
+        atexit.register(self.stop)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the computation; what is not out by now is lost."""
+        """End the computation; what is not out by now is lost. Comes by itself when the interpreter ends."""
+        atexit.unregister(self.stop)
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -77,10 +83,12 @@ class LiveStream:
 
         Raises `ComosvcError` if it is not running.
         """
-        count = len(audio)
         if self._thread is None or self._stopped:
             what = "has not been started" if self._thread is None else "was stopped"
             raise ComosvcError(f"this live stream {what}\nhint: start() before the first block, stop() after the last")
+        if np.ndim(audio) != 1:
+            raise AudioError(f"the block has shape {np.shape(audio)}; a live stream takes mono, (samples,)")
+        count = len(audio)
         if count % self.block_samples or count > self._kept:
             raise ComosvcError(
                 f"a block of {count} samples; this live stream takes {self.block_samples}, or a multiple up to "

@@ -234,15 +234,7 @@ def _facts(report: LatencyReport) -> list[tuple[str, str]]:
                 f"{far.low_truth_l1:.3f} (default {far.truth_l1:.3f}, unconverted {far.unconverted_l1:.3f})",
             )
         )
-        if far.stream_snr_db is not None:
-            own, given = far.stream_snr_db
-            rows.append(
-                (
-                    "a stream against low latency of the whole",
-                    f"the same conversions, at 16 to 48 kHz in blocks of 10 to 333 ms: waveform SNR of the worst "
-                    f"{own:.1f} dB with its own F0, {given:.1f} dB with F0 given",
-                )
-            )
+        rows += _stream_facts(far)
     if (soak := report.soak) is not None:
         rows.append(
             (
@@ -256,6 +248,20 @@ def _facts(report: LatencyReport) -> list[tuple[str, str]]:
         speed = file.seconds / (60 * file.minutes)
         rows.append((f"a file of {file.minutes:g} min", f"RTF {speed:.3f}; {_mb(file.peak_mb)} at most"))
     return rows
+
+
+def _stream_facts(far: LowDistance) -> list[tuple[str, str]]:
+    if far.stream_snr_db is None or far.stream_mel_l1 is None or far.stream_f0_cents is None:
+        return []
+    own, given = (
+        f"{snr_db:.1f} dB, {mel_l1:.1g} nepers, {cents:.1g} cents"
+        for snr_db, mel_l1, cents in zip(far.stream_snr_db, far.stream_mel_l1, far.stream_f0_cents, strict=True)
+    )
+    words = (
+        "the same conversions, at 16 to 48 kHz in blocks of 10 to 333 ms, the worst of each: waveform SNR, log mel L1, "
+        f"F0 RMS {own} with its own F0; {given} with F0 given"
+    )
+    return [("a stream against low latency of the whole", words)]
 
 
 def _mb(memory_mb: float | None) -> str:

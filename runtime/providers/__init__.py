@@ -143,7 +143,7 @@ def open_twins(provider: str, bundle: Bundle, precision: str, threads: int | Non
     if provider != "cpu" or cores == 1:
         return None
     entries = bundle.manifest.entries(precision)
-    return Twins(lambda name: cpu.open_graph(bundle, name, entries[name], threads=1), cores)
+    return Twins(lambda name: cpu.open_graph(bundle, name, entries[name], threads=1, at_once=True), cores)
 
 
 def check_threads(threads: int | None) -> int | None:

@@ -18,6 +18,6 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
     return {name: open_graph(bundle, name, entry, threads) for name, entry in entries.items()}
 
 
-def open_graph(bundle: Bundle, name: str, entry: GraphEntry, threads: int | None) -> Graph:
-    """One of them."""
-    return Graph(name, entry, bundle.entry_bytes(name, entry), threads)
+def open_graph(bundle: Bundle, name: str, entry: GraphEntry, threads: int | None, *, at_once: bool = False) -> Graph:
+    """One of them; `at_once`: for runs in several threads at the same time."""
+    return Graph(name, entry, bundle.entry_bytes(name, entry), threads, at_once=at_once)

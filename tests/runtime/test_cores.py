@@ -1,6 +1,10 @@
 """Calls side by side: really at once, each conversion unharmed, and the results those of one core."""
 
+import multiprocessing
+import subprocess
+import sys
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -82,6 +86,77 @@ def test_a_graph_is_opened_once_and_when_it_is_needed():
     for _ in range(2):
         run(gather([value_of(1), value_of(2)], 8), cores)
     assert opened == ["graph"]
+
+
+def test_after_an_interrupt_only_what_is_running_goes_on():
+    begun, interrupted = [], threading.Event()
+
+    class Slow:
+        def run(self, inputs):
+            begun.append(threading.current_thread())
+            assert interrupted.wait(timeout=10)
+            return (inputs["x"],)
+
+    class Interrupted(threading.Thread):
+        def join(self, timeout=None):
+            raise KeyboardInterrupt
+
+    twins = Twins(lambda _: Slow(), cores=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading, "Thread", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(gather([value_of(number) for number in range(8)], 8), Cores({}, twins))
+    interrupted.set()
+    for thread in begun:
+        threading.Thread.join(thread)
+    assert len(begun) <= 2
+
+
+LAST_THREAD = """
+import sys, threading, time
+import numpy as np
+from comosvc.runtime import Converter
+converter = Converter(sys.argv[1], provider="cpu", threads=2)
+clip = np.sin(np.arange(40 * 24_000) / 20.0).astype(np.float32)
+
+def convert():
+    threading.main_thread().join()
+    print(len(converter.convert(clip, 24_000).audio))
+
+threading.Thread(target=convert).start()
+"""
+
+
+def test_a_thread_that_outlives_the_main_one_converts_to_the_end(bundle_path):
+    done = subprocess.run([sys.executable, "-c", LAST_THREAD, str(bundle_path)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{40 * 24_000}\n", "")
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_pieces_run_side_by_side_in_a_forked_process_too():
+    cores = Cores({}, Twins(lambda _: Meeting(), cores=2))
+    assert run(gather([value_of(1), value_of(2)], 8), cores) == [2.0, 4.0]
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    child = context.Process(target=lambda: found.put(run(gather([value_of(1), value_of(2)], 8), cores)), daemon=True)
+    child.start()
+    child.join(timeout=20)
+    assert child.exitcode == 0
+    assert found.get() == [2.0, 4.0]
+
+
+def test_a_voice_that_has_changed_since_is_an_error_of_each_file(bundle_path, song, tmp_path):
+    voice, files = tmp_path / "voice", [tmp_path / "a.wav", tmp_path / "b.wav"]
+    zipfile.ZipFile(bundle_path).extractall(voice)
+    for file in files:
+        soundfile.write(file, song, 24_000)
+    with Converter(voice, provider="cpu", threads=2) as converter:
+        (voice / "content.onnx").unlink()
+        errors = [str(result.error) for result in converter.convert_many(files, tmp_path / "out")]
+    assert len(errors) == 2
+    assert all("content.onnx is missing" in error for error in errors)
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ from tiny_bundle import CONTEXT, SPEC, tiny_files, write_zip
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import blocks, resample
 from comosvc.runtime.calls import Batches, run
+from comosvc.runtime.drawn import make_source_track
 from comosvc.runtime.framing import content_index
 from comosvc.runtime.gate import Gate, gains
 from comosvc.runtime.loudness import loudness
 from comosvc.runtime.pipeline import convert_blocks
 from comosvc.runtime.pitch import f0_at_frames
 from comosvc.runtime.source import noise_frames, noise_samples, pulse_source
+from comosvc.runtime.spec import COMOSVC_24K
 
 TOLERANCE = 1e-5
 """Relative to the largest sample: float32 sums in another order; 4e-7 seen."""
@@ -145,3 +147,14 @@ def test_batches_are_really_batches(bundle_path, song, tmp_path):
     list(converter.convert_many(sorted(tmp_path.glob("*.wav")), tmp_path / "out", batch=8))
     assert shapes.keys() == {"pitch", "content", "acoustic", "vocoder"}
     assert {size for sizes in shapes.values() for size in sizes} == {3}
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("sine", 9), ("pulse", 1)])
+def test_the_source_of_a_piece_does_not_depend_on_what_was_made_before(kind, channels):
+    """Pieces are made in several threads: in any order, and each begins with frames of the one before it."""
+    track = make_source_track(kind, channels, COMOSVC_24K, seed=3)
+    track.extend(np.linspace(100.0, 400.0, 90, dtype=np.float32))
+    whole = np.asarray(track.read(0, 90))
+    for first, last in ((60, 90), (0, 30), (20, 50), (45, 60), (40, 70), (10, 40), (20, 30)):
+        piece = whole[:, first * 128 : last * 128]
+        np.testing.assert_array_equal(np.asarray(track.read(first, last)), piece)

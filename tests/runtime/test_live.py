@@ -1,5 +1,6 @@
 """The audio callback's side of a stream, and the command, with a device that plays an array."""
 
+import subprocess
 import sys
 import threading
 import time
@@ -9,7 +10,7 @@ import pytest
 from sound_device import FileDevice
 from typer.testing import CliRunner
 
-from comosvc.runtime import ComosvcError, Converter, LiveStream, OptionError
+from comosvc.runtime import AudioError, ComosvcError, Converter, LiveStream, OptionError
 from comosvc.runtime import live as live_module
 from comosvc.runtime.cli import _app
 
@@ -115,9 +116,13 @@ def test_far_behind_it_starts_anew_at_the_present(own, late, song):
         at = 180 * BLOCK
         out = played(live, loud[at : at + 60 * BLOCK])
         live.stop()
+        stream.reset()
+        wanted = stream.process(loud[live._sung_from :])
     assert live.restarts == 1
     assert 155 <= live.underruns <= 165
     assert np.abs(out[10 * BLOCK :]).max() > 0.01
+    first = at + 10 * BLOCK - BLOCK - live._sung_from
+    np.testing.assert_allclose(out[10 * BLOCK :], wanted[first : first + 50 * BLOCK], atol=1e-5)
 
 
 def test_the_callback_never_waits_for_a_graph(own, late, song):
@@ -132,12 +137,15 @@ def test_the_callback_never_waits_for_a_graph(own, late, song):
 
 
 def test_input_below_the_gate_is_silence(own, song):
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS, gate_db=-30.0)
-        live.start()
-        assert not played(live, 0.01 * song[:24_000]).any()
-        assert played(live, song[:24_000]).any()
-        live.stop()
+    soft = 0.3 * song[:24_000]
+    level_db = 10.0 * np.log10(np.square(soft).mean())
+    for gate_db, heard in ((None, True), (level_db - 6.0, True), (level_db + 6.0, False)):
+        with own.stream(24_000) as stream:
+            live = LiveStream(stream, BLOCK_MS, gate_db=gate_db)
+            live.start()
+            assert played(live, soft).any() == heard
+            assert played(live, song[:24_000]).any()
+            live.stop()
 
 
 def test_singer_and_key_change_while_it_runs(own, song):
@@ -160,6 +168,9 @@ def test_wrong_use_is_one_clear_error(own, song):
         LiveStream(stream, policy="wait")
     with pytest.raises(OptionError, match="input gate is 3"):
         LiveStream(stream, gate_db=3.0)
+    for block_ms in (0.0, -20.0, float("nan"), 2_000.0):
+        with pytest.raises(OptionError, match="it must be more than 0 and at most 1000 ms"):
+            LiveStream(stream, block_ms)
     live = LiveStream(stream, BLOCK_MS)
     with pytest.raises(ComosvcError, match="has not been started"):
         live.exchange(song[:BLOCK])
@@ -168,6 +179,8 @@ def test_wrong_use_is_one_clear_error(own, song):
         live.start()
     with pytest.raises(ComosvcError, match="a block of 481 samples; this live stream takes 480"):
         live.exchange(song[:481])
+    with pytest.raises(AudioError, match=r"the block has shape \(480, 2\)"):
+        live.exchange(np.zeros((BLOCK, 2), np.float32))
     live.stop()
     with pytest.raises(ComosvcError, match="was stopped"):
         live.exchange(song[:BLOCK])
@@ -185,6 +198,37 @@ def test_an_error_of_the_voice_is_kept_and_the_callback_goes_on(own, song, caplo
     assert live.underruns > 10
     assert not out[-BLOCK:].any()
     assert "the live conversion ended" in caplog.text
+
+
+LEFT_RUNNING = """
+import sys, threading
+import numpy as np
+from comosvc.runtime import Converter, LiveStream
+from comosvc.runtime.stream import Stream
+
+converter = Converter(sys.argv[1], provider="cpu", threads=1)
+live = LiveStream(converter.stream(24_000), 20.0)
+inside, graph = threading.Event(), converter._graphs["vocoder"]
+
+class Slow:
+    def run(self, inputs):
+        inside.set()
+        for _ in range(200):
+            found = graph.run(inputs)
+        print("ended")
+        return found
+
+converter._graphs["vocoder"] = Slow()
+live.start()
+while not inside.is_set():
+    live.exchange(np.sin(np.arange(480) / 20.0).astype(np.float32))
+"""
+
+
+def test_an_interpreter_that_ends_ends_what_runs(bundle_path):
+    done = subprocess.run([sys.executable, "-c", LEFT_RUNNING, str(bundle_path)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ended" in done.stdout
 
 
 def invoke_convert(*arguments):
@@ -234,6 +278,7 @@ def test_devices_are_listed(device):
         (("--late", "never"), "unknown deadline policy 'never'"),
         (("--monitor", "2"), "monitor is 2.0"),
         (("--rate", "99"), "99 Hz"),
+        (("--rate", "0"), "0 Hz"),
     ],
 )
 def test_wrong_arguments(device, bundle_path, arguments, words):

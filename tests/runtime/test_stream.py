@@ -209,6 +209,15 @@ def counting(converter):
     return calls
 
 
+def test_every_graph_has_run_before_the_first_block(bundle_path):
+    """First runs take longer. None of it is heard."""
+    converter = Converter(bundle_path, threads=1)
+    calls = counting(converter)
+    with converter.stream(24_000, block_ms=20) as stream:
+        assert {name for name, _ in calls} == {"content", "pitch", "acoustic", "vocoder"}
+        assert not stream.process(np.zeros(24_000, np.float32)).any()
+
+
 def test_silence_costs_no_graph_and_an_onset_after_it_is_exact(bundle_path, song):
     converter = Converter(bundle_path, threads=1)
     quiet = np.concatenate((song[:12_000], np.zeros(72_000, np.float32), song[:12_000]))

@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
-from comosvc.benchmarks.low_distance import _stream_snr_db
+from comosvc.benchmarks.low_distance import _stream_and_whole, _stream_distance
+from comosvc.benchmarks.meters import PitchMeter
 from comosvc.benchmarks.speed.clips import sung_clip
 from comosvc.benchmarks.speed.documents import read_document
 from comosvc.benchmarks.speed.latency import ClipLatency, LatencyOptions, latency_grids, load_latency, save_latency
@@ -14,6 +15,7 @@ from comosvc.benchmarks.speed.results import ResultError
 from comosvc.benchmarks.speed.streaming import BlockLatency
 from comosvc.runtime import Converter
 from comosvc.runtime.errors import OptionError
+from comosvc.runtime.spec import COMOSVC_24K
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results"
 
@@ -60,19 +62,38 @@ def test_the_command(tiny_path, tmp_path):
     assert not document.charts
 
 
-def test_streams_against_the_whole(tiny_path, tmp_path):
+def test_streams_against_the_whole(tiny_path):
     with Converter(tiny_path, threads=1) as converter:
-        audio = sung_clip(0.5, 44_100).astype(np.float32)
+        spec, audio = converter.spec, sung_clip(0.5, 44_100).astype(np.float32)
         f0_hz = np.full(converter.frames(len(audio), 44_100), 220.0, np.float32)
-        found = [_stream_snr_db(converter, audio, 44_100, 20.0, "alto", f0) for f0 in (None, f0_hz)]
-    assert all(90.0 < snr_db < 200.0 for snr_db in found)
+        both = [_stream_and_whole(converter, audio, 44_100, 20.0, "alto", f0) for f0 in (None, f0_hz)]
+    for stream, whole in both:
+        snr_db, mel_l1, cents = _stream_distance(stream, whole, 44_100, spec, PitchMeter())
+        assert 90.0 < snr_db < 200.0
+        assert mel_l1 < 1e-3
+        assert cents < 0.01
+
+
+def test_how_far_a_stream_is_from_the_whole():
+    tone = 0.2 * np.sin(np.cumsum(2.0 * np.pi * np.full(44_100, 220.0) / 44_100)).astype(np.float32)
+    sharp = 0.2 * np.sin(np.cumsum(2.0 * np.pi * np.full(44_100, 220.0 * 2 ** (10 / 1200)) / 44_100)).astype(np.float32)
+    snr_db, mel_l1, _ = _stream_distance(0.9 * tone, tone, 44_100, COMOSVC_24K, PitchMeter())
+    assert snr_db == pytest.approx(20.0, abs=0.01)
+    assert 0.0 < mel_l1 <= -np.log(0.9) + 1e-6
+    assert _stream_distance(sharp, tone, 44_100, COMOSVC_24K, PitchMeter())[2] == pytest.approx(10.0, abs=1.0)
+
+
+def test_the_distances_of_streams_are_kept_and_shown(tmp_path):
     published = load_latency(RESULTS / "latency-distance.json")
     assert published.distance is not None
-    report = replace(published, distance=replace(published.distance, stream_snr_db=(101.5, 99.0)))
+    far = replace(
+        published.distance, stream_snr_db=(101.5, 99.0), stream_mel_l1=(0.02, 0.01), stream_f0_cents=(3.0, 0.2)
+    )
+    report = replace(published, distance=far)
     save_latency(report, tmp_path / "a.json")
     assert load_latency(tmp_path / "a.json") == report
     shown = " ".join(cell for grid in latency_grids(report) for row in grid.rows for cell in row)
-    assert "101.5 dB with its own F0, 99.0 dB with F0 given" in shown
+    assert "101.5 dB, 0.02 nepers, 3 cents with its own F0; 99.0 dB, 0.01 nepers, 0.2 cents with F0 given" in shown
 
 
 def test_too_few_calls_for_a_percentile():
