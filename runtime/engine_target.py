@@ -11,6 +11,7 @@ from typing import Any
 
 from .bundle import Bundle
 from .errors import ProviderError
+from .extras import install
 from .gpu import Gpu, find_gpu
 from .profiles import USES, Range, profile
 from .strict import encode
@@ -18,10 +19,7 @@ from .strict import encode
 FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 """Name to Python module."""
 _OLDEST = {"tensorrt": (10, 12), "rtx": (1, 0)}
-_INSTALL = {
-    "tensorrt": 'pip install "comosvc[tensorrt]"; its library comes from NVIDIA\'s own package index, see the README',
-    "rtx": 'pip install "comosvc[tensorrt-rtx]"',
-}
+_EXTRAS = {"tensorrt": "tensorrt", "rtx": "tensorrt-rtx"}
 _NOT_AHEAD = ("SM75",)
 """RTX refuses float32 matrix products for Turing: "FP32 GEMM is not supported"."""
 
@@ -62,15 +60,20 @@ def library(flavour: str) -> Any:
     try:
         trt = importlib.import_module(FLAVOURS[flavour])
     except (ImportError, OSError, RuntimeError) as error:  # the wheels load their libraries while they are imported
-        raise ProviderError(f"{FLAVOURS[flavour]} cannot be imported: {error}\nhint: {_INSTALL[flavour]}") from error
+        raise ProviderError(f"{FLAVOURS[flavour]} cannot be imported: {error}\nhint: {_install(flavour)}") from error
     found = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if found < _OLDEST[flavour]:
         oldest = ".".join(map(str, _OLDEST[flavour]))
         raise ProviderError(
             f"{FLAVOURS[flavour]} is {trt.__version__}; {oldest} or later is needed, for strongly typed networks\n"
-            f"hint: {_INSTALL[flavour]}"
+            f"hint: {_install(flavour)}"
         )
     return trt
+
+
+def _install(flavour: str) -> str:
+    index = "; its library comes from NVIDIA's own package index, see the README" if flavour == "tensorrt" else ""
+    return install(_EXTRAS[flavour]) + index
 
 
 def build_target(flavour: str) -> Target:

@@ -1,7 +1,29 @@
-"""Starting a command whose packages may have been left out of the installation."""
+"""What the extras of this package bring, and how to get one that is missing."""
 
 import importlib
+import importlib.metadata
+import json
+import shlex
 import sys
+from urllib.parse import urlsplit
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra, from where this package was installed: a clone, or the index."""
+    return f"pip install {shlex.quote(f'{_source()}[{extra}]')}"
+
+
+def _source() -> str:
+    """A local folder where pip noted that it came from one (PEP 610), else the package's name."""
+    try:
+        noted = json.loads(importlib.metadata.distribution("comosvc").read_text("direct_url.json") or "{}")
+    except importlib.metadata.PackageNotFoundError:
+        return "comosvc"
+    if "dir_info" not in noted:
+        return "comosvc"
+    from urllib.request import url2pathname  # here, where something is missing anyway: it brings http along
+
+    return url2pathname(urlsplit(noted["url"]).path)
 
 
 def run_command(module: str, command: str, extra: str) -> None:
@@ -12,4 +34,4 @@ def run_command(module: str, command: str, extra: str) -> None:
         if (error.name or "comosvc").startswith("comosvc"):
             raise
         missing = f"error: {command} needs the package {error.name}, which is not installed"
-        sys.exit(f'{missing}\nhint: pip install "comosvc[{extra}]"')
+        sys.exit(f"{missing}\nhint: {install(extra)}")

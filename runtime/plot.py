@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .audio import resample
 from .errors import ComosvcError, OutputError
+from .extras import install
 from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
 
@@ -36,7 +37,7 @@ def require_matplotlib() -> Any:
     try:
         matplotlib = importlib.import_module("matplotlib")
     except ImportError as error:
-        raise ComosvcError(f'a picture needs matplotlib ({error})\nhint: pip install "comosvc[plot]"') from error
+        raise ComosvcError(f"a picture needs matplotlib ({error})\nhint: {install('plot')}") from error
     matplotlib.use("Agg")
     return importlib.import_module("matplotlib.figure")
 

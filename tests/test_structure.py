@@ -5,9 +5,12 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
@@ -43,6 +46,42 @@ def test_imports_run_one_way(package):
     for source in SOURCES[package]:
         ours = {name.split(".")[1] for name in imported_modules(source, package) if name.startswith("comosvc.")}
         assert ours <= MAY_IMPORT[package], f"{source} imports {ours - MAY_IMPORT[package]}"
+
+
+def brought_by(extra: str) -> set[str]:
+    """The distributions that an extra asks for, its own and those of the extras that it names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    found, asked = {Requirement(text).name.lower() for text in project["dependencies"]}, [extra]
+    while asked:
+        for requirement in map(Requirement, project["optional-dependencies"][asked.pop()]):
+            if requirement.name == project["name"]:
+                asked += requirement.extras
+            found.add(requirement.name.lower())
+    return found
+
+
+def needed_at_once(source: Path) -> set[str]:
+    """First names of the modules of others that a file imports when it is imported itself."""
+    tree = ast.parse(source.read_text("utf-8"))
+    names = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(("package", "extra"), [("training", "train"), ("export", "export"), ("benchmarks", "bench")])
+def test_an_extra_brings_what_its_commands_import(package, extra):
+    brought, from_where = brought_by(extra), packages_distributions()
+    for folder in MAY_IMPORT[package] - {"runtime"}:
+        for source in SOURCES[folder]:
+            for module in needed_at_once(source):
+                assert {name.lower() for name in from_where[module]} & brought, f"{source} imports {module}"
+
+
+def test_the_check_above_would_notice(tmp_path):
+    source = tmp_path / "x.py"
+    source.write_text("import json\nimport scipy.fft\nfrom torch import nn\ndef late():\n    import onnx\n")
+    assert needed_at_once(source) == {"scipy", "torch"}
+    assert "scipy" in brought_by("train") - brought_by("plot")
 
 
 def test_the_check_above_sees_every_form_of_import(tmp_path, monkeypatch):

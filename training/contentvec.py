@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from ..runtime.extras import install
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _hubert(config: ContentVecConfig) -> "HubertModel":
         from transformers import HubertConfig, HubertModel
     except ImportError as error:
         raise ConfigError(
-            f'ContentVec needs the transformers package ({error})\nhint: pip install "comosvc[contentvec]"'
+            f"ContentVec needs the transformers package ({error})\nhint: {install('contentvec')}"
         ) from error
     return HubertModel(
         HubertConfig(

@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ..runtime.audio import resample
+from ..runtime.extras import install
 from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
 from ..runtime.spec import AudioSpec, FrontEnd
 from .errors import ConfigError
@@ -83,6 +84,4 @@ def _world() -> Any:
     try:
         return import_module("pyworld")
     except ImportError as error:
-        raise ConfigError(
-            f'the F0 extractors dio and harvest need pyworld ({error})\nhint: pip install "comosvc[f0]"'
-        ) from error
+        raise ConfigError(f"the F0 extractors dio and harvest need pyworld ({error})\nhint: {install('f0')}") from error

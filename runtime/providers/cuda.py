@@ -27,6 +27,7 @@ from ..device import GPU_LOCK, Device
 from ..device_source import SourceMaker, Wanted, make_source_maker
 from ..drawn import Drawn, Input
 from ..errors import BundleError, ProviderError
+from ..extras import install
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
 from ..profiles import Grid, Shape, bucket, grid_of, length_of
@@ -362,7 +363,7 @@ def _wheels_in_words() -> str:
     if len(found) > 1:
         names = ", ".join(found)
         return f": {names} are installed, and overwrite each other\nhint: uninstall all of them, then install one"
-    return ': the wheel for the processor is installed\nhint: pip uninstall onnxruntime; pip install "comosvc[cuda]"'
+    return f": the wheel for the processor is installed\nhint: pip uninstall onnxruntime; {install('cuda')}"
 
 
 def missing_libraries(ort: Any) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import BundleError, ProviderError
+from ..extras import install
 from ..manifest import GraphEntry
 
 CPU = "CPUExecutionProvider"
@@ -22,7 +23,7 @@ def onnx_runtime() -> Any:
     except ImportError as error:
         raise ProviderError(
             f"no inference engine is installed ({error})\n"
-            'hint: pip install "comosvc[cpu]", or "comosvc[cuda]" for an NVIDIA GPU; one of the two, not both'
+            f"hint: {install('cpu')}, or with [cuda] for an NVIDIA GPU; one of the two, not both"
         ) from error
 
 

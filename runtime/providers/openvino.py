@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..bundle import Bundle
 from ..calls import Runnable
 from ..errors import BundleError, ProviderError
+from ..extras import install
 from ..manifest import GraphEntry
 from . import cpu
 from .onnx import check_signature
@@ -124,7 +125,7 @@ def _core() -> Any:
     try:
         core = _openvino().Core()
     except ImportError as error:
-        raise ProviderError(f'OpenVINO is not installed ({error})\nhint: pip install "comosvc[openvino]"') from error
+        raise ProviderError(f"OpenVINO is not installed ({error})\nhint: {install('openvino')}") from error
     if _DEVICE not in core.available_devices:
         raise ProviderError(
             f"OpenVINO finds {', '.join(core.available_devices) or 'no device'} here, not its CPU plugin\n"

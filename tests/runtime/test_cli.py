@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from comosvc.runtime import __version__, doctor
 from comosvc.runtime.cli import _app
+from comosvc.runtime.extras import install
 from comosvc.runtime.self_test import vowel
 
 GLIDE, _ = vowel(SPEC)
@@ -175,7 +176,7 @@ def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypat
     monkeypatch.setattr(importlib, "import_module", without_matplotlib)
     code, _, err = convert("lieder/b.flac", "-o", "b.wav", "--plot", "x.png")
     assert code == 1
-    assert 'pip install "comosvc[plot]"' in err
+    assert install("plot") in err
     assert not (folder / "b.wav").exists()
 
 

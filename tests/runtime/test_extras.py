@@ -1,8 +1,12 @@
+import json
 import sys
+from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
-from comosvc.runtime.extras import run_command
+from comosvc.runtime import extras
+from comosvc.runtime.extras import install, run_command
 
 
 def test_a_missing_package_is_one_line_with_the_way_out(tmp_path, monkeypatch):
@@ -11,8 +15,7 @@ def test_a_missing_package_is_one_line_with_the_way_out(tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as exit_:
         run_command("lacking", "comosvc-train", "train")
     assert exit_.value.code == (
-        "error: comosvc-train needs the package nowhere_to_be_found, which is not installed\n"
-        'hint: pip install "comosvc[train]"'
+        f"error: comosvc-train needs the package nowhere_to_be_found, which is not installed\nhint: {install('train')}"
     )
 
 
@@ -22,3 +25,25 @@ def test_a_module_of_our_own_that_is_missing_is_no_matter_of_extras(tmp_path, mo
     with pytest.raises(ModuleNotFoundError, match=r"comosvc.nowhere"):
         run_command("broken", "comosvc-train", "train")
     assert "comosvc.nowhere" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("noted", "wanted"),
+    [
+        ({"url": "file:///home/me/my%20clone", "dir_info": {"editable": True}}, "pip install '/home/me/my clone[cpu]'"),
+        ({"url": "https://host/comosvc.whl", "archive_info": {}}, "pip install 'comosvc[cpu]'"),
+        (None, "pip install 'comosvc[cpu]'"),
+    ],
+)
+def test_an_extra_is_installed_from_where_the_package_came_from(monkeypatch, noted, wanted):
+    text = None if noted is None else json.dumps(noted)
+    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(read_text=lambda _: text))
+    assert install("cpu") == wanted
+
+
+def test_outside_of_an_installation_the_name_has_to_do(monkeypatch):
+    def none(_):
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(metadata, "distribution", none)
+    assert extras.install("cpu") == "pip install 'comosvc[cpu]'"

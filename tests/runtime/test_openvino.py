@@ -12,6 +12,7 @@ import pytest
 from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError, ComosvcError, ProviderError
+from comosvc.runtime.extras import install
 from comosvc.runtime.probes import BUDGETS, PROBES_FILE, decode_probes
 from comosvc.runtime.providers import choose_provider, open_voice
 from comosvc.runtime.providers.openvino import PRECISIONS, _core
@@ -179,7 +180,7 @@ def test_without_openvino_the_error_names_the_extra(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("ProviderError provider 'openvino' does not run here: OpenVINO is not installed")
-    assert 'hint: pip install "comosvc[openvino]"' in done.stdout
+    assert f"hint: {install('openvino')}" in done.stdout
 
 
 def test_it_computes_in_what_it_says():

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...runtime.audio import resample
+from ...runtime.extras import install
 from ...runtime.mel import mel_spectrogram
 from ...runtime.spec import AudioSpec
 from ..checkpoint import latest_checkpoint, load_module, read_metadata
@@ -29,7 +30,7 @@ from .measures import readable
 
 MEASURE_RATE = 16_000
 """PESQ's wide band, what recognisers listen at, and most embeddings."""
-_EXTRA = 'pip install "comosvc[evaluate]"'
+_EXTRA = install("evaluate")
 _RESEMBLYZER = "pip install librosa && pip install --no-deps resemblyzer webrtcvad-wheels"
 """Its own dependencies are a webrtcvad that has to be compiled and a backport of `typing`."""
 _RECOGNISER_TIMEOUT_S = 600.0
