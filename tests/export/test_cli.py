@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from comosvc.export.archive import write_zip
 from comosvc.export.cli import app
+from comosvc.runtime.bundle import shipped_voices
 from comosvc.runtime.graph import GRAPHS
 
 runner = CliRunner()
@@ -68,6 +69,12 @@ def test_bundle_verify_inspect_pack(run, files, tmp_path):
     packed = invoke("pack", tmp_path / "unpacked", "-o", tmp_path / "again.comosvc")
     assert packed.exit_code == 0, packed.output
     assert (tmp_path / "again.comosvc").read_bytes() == path.read_bytes()
+
+
+def test_pack_takes_a_shipped_name(tmp_path):
+    packed = invoke("pack", "demo", "-o", tmp_path / "p.comosvc")
+    assert packed.exit_code == 0, packed.output
+    assert (tmp_path / "p.comosvc").read_bytes() == shipped_voices()["demo"].read_bytes()
 
 
 def test_verify_with_its_run(bundle, run):
