@@ -18,7 +18,9 @@ _INT16_FULL_SCALE = 32_768.0
 
 
 def check_rate(sample_rate: Any) -> int:
-    """`sample_rate` as an int within 8 to 192 kHz. Raises `OptionError`."""
+    """`sample_rate`, also a float that is whole, as an int within 8 to 192 kHz. Raises `OptionError`."""
+    if isinstance(sample_rate, float | np.floating) and sample_rate.is_integer():
+        sample_rate = int(sample_rate)
     try:
         rate = operator.index(sample_rate)
     except TypeError:

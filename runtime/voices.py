@@ -88,10 +88,15 @@ def check_key(key: float | str, voice: Voice) -> float | None:
                 "without it\nhint: give the key in semitones, or import again with --f0-median NAME=HZ"
             )
         return None
+    return check_semitones(key, f", or {AUTO_KEY!r}")
+
+
+def check_semitones(key: float | str, otherwise: str = "") -> float:
+    """`key` as a float within `KEY_RANGE`; `otherwise` is what else the error says it may be. Raises `OptionError`."""
     low, high = KEY_RANGE
     number = isinstance(key, int | float | np.number) and not isinstance(key, bool)
     if not number or not low <= float(key) <= high:
-        raise OptionError(f"key is {key!r}; it must be {low:g} to {high:g} semitones, or {AUTO_KEY!r}")
+        raise OptionError(f"key is {key!r}; it must be {low:g} to {high:g} semitones{otherwise}")
     return float(key)
 
 
