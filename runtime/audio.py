@@ -19,10 +19,9 @@ _INT16_FULL_SCALE = 32_768.0
 
 def check_rate(sample_rate: Any) -> int:
     """`sample_rate`, also a float that is whole, as an int within 8 to 192 kHz. Raises `OptionError`."""
-    if isinstance(sample_rate, float | np.floating) and sample_rate.is_integer():
-        sample_rate = int(sample_rate)
+    whole = isinstance(sample_rate, float | np.floating) and sample_rate.is_integer()
     try:
-        rate = operator.index(sample_rate)
+        rate = int(sample_rate) if whole else operator.index(sample_rate)
     except TypeError:
         raise OptionError(f"sample_rate must be a whole number of Hz, got {sample_rate!r}") from None
     low, high = RATE_RANGE_HZ
