@@ -100,14 +100,13 @@ def check_semitones(key: float | str, otherwise: str = "") -> float:
     return float(key)
 
 
-def auto_key(song: PitchStatistics, voice: Voice) -> float:
+def auto_key(song: PitchStatistics, f0_median_hz: float) -> float:
     """Semitones, a whole number, that take the song's median F0 to the voice's; 0 for a song without pitch.
 
     Nearest semitone, not octave: it keeps the song inside the voice's range; choose -12, 0 or 12 to stay in tune with a
     backing track.
     """
-    assert voice.f0_median_hz is not None  # check_key
     if not song.voiced_frames:
         return 0.0
-    semitones = round(12.0 * math.log2(voice.f0_median_hz / song.percentile_hz(0.5)))
+    semitones = round(12.0 * math.log2(f0_median_hz / song.percentile_hz(0.5)))
     return float(np.clip(semitones, *KEY_RANGE))
