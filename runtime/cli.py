@@ -85,7 +85,9 @@ def _convert(
     singer: Annotated[
         str | None,
         typer.Option(
-            "--singer", "-s", help="A singer of the voice, or shares of several: alto=0.7,bass=0.9, of their sum."
+            "--singer",
+            "-s",
+            help="A singer of the voice, or a blend: alto=0.7,bass=0.9. Weights are divided by their sum.",
         ),
     ] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .bundle import comosvc_home, shipped_voices
+from .bundle_info import folding
 from .converter import Converter
 from .device_source import SOURCE
 from .errors import ComosvcError, NoEnginesError, OptionError
@@ -108,7 +109,7 @@ def _doctor(
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
     for finding in said_once([*environment(), *accelerators(), *extras(), asked, *others]):
         table.add_row(marks[finding.works], finding.what, escape(finding.beside_what))
-    Console().print(table)
+    Console().print(folding(table))
     if not asked.works:
         _fail(asked.detail.partition("\nhint:")[0])  # which stands in the table
 

@@ -77,6 +77,12 @@ def test_pack_takes_a_shipped_name(tmp_path):
     assert (tmp_path / "p.comosvc").read_bytes() == shipped_voices()["demo"].read_bytes()
 
 
+def test_inspect_folds_what_is_too_long_for_the_screen(bundle):
+    shown = runner.invoke(app, ["inspect", str(bundle)], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0
+    assert "…" not in shown.output
+
+
 def test_verify_with_its_run(bundle, run):
     result = invoke("verify", bundle, "--run", run)
     assert result.exit_code == 0, result.output

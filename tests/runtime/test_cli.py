@@ -127,6 +127,11 @@ def test_overwriting_needs_force(convert, folder):
     assert soundfile.info("a.wav").frames == 12_000
 
 
+def test_info_folds_what_is_too_long_for_the_screen(convert, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    assert "…" not in convert("--info")[1]
+
+
 def test_info_prints_singers_licences_and_contexts(convert):
     code, out, _ = convert("--info")
     assert code == 0
