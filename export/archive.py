@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..runtime.bundle import comosvc_home, open_bundle
+from ..runtime.bundle import comosvc_home, open_bundle, shipped_voices
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json, to_json
 from .errors import ExportError
 
@@ -57,10 +57,11 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def pack(source: Path, path: Path, full: bool) -> Manifest:
-    """Pack a bundle, usually an unpacked one, into the zip `path`, every hash checked.
+    """Pack a bundle, usually an unpacked one, or a shipped voice by name, into the zip `path`, every hash checked.
 
     `full` puts graphs from the cache inside.
     """
+    source = shipped_voices().get(str(source), source)
     files = read_files(source)
     manifest = from_json(files[MANIFEST_FILE], os.fspath(source))
     open_bundle(source).verify()

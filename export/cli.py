@@ -51,7 +51,7 @@ class NetworkChoice(StrEnum):
 PrecisionOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--precision", help="Also in this one: fp16. Repeatable, or a list with commas. What loses too much stays fp32."
+        "--precision", help="Also in this one: fp16, int8. Several with commas. What loses too much stays fp32."
     ),
 ]
 
@@ -62,7 +62,7 @@ class Flavour(StrEnum):
     TENSORRT, RTX = "tensorrt", "rtx"
 
 
-ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite FILE if it is there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the file of -o if it is there.")]
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def _clear_errors() -> Iterator[None]:
 def bundle(
     run: Annotated[Path, typer.Argument(help="The run folder that comosvc-train filled.", show_default=False)],
     file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
-    name: Annotated[str | None, typer.Option("--name", help="Name of the voice. Default: that of FILE.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the voice. Default: that of -o.")] = None,
     student: StudentOption = "student",
     weights: Annotated[
         str, typer.Option("--weights", help="Of the student: ema (averaged), online (the authors' choice) or target.")
@@ -137,7 +137,7 @@ def import_(
     f0_median: Annotated[
         list[str] | None, typer.Option("--f0-median", help="NAME=HZ: where a singer sings, for key auto. Repeatable.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the voice. Default: that of FILE.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the voice. Default: that of -o.")] = None,
     licence: Annotated[str | None, typer.Option("--licence", help="Terms of the singers' voices.")] = None,
     credit: Annotated[str | None, typer.Option("--credit", help="Whom to thank for the singers' voices.")] = None,
     consent: Annotated[str | None, typer.Option("--consent", help="How the singers agreed to be imitated.")] = None,
@@ -214,7 +214,7 @@ def precision(
         Path,
         typer.Argument(help="A .comosvc file, its unpacked folder, or a shipped voice's name.", show_default=False),
     ],
-    add: Annotated[list[str], typer.Option("--add", help="fp16. Repeatable, or a list with commas.")],
+    add: Annotated[list[str], typer.Option("--add", help="fp16, int8. Repeatable, or a list with commas.")],
     file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
     force: ForceOption = False,
 ) -> None:
@@ -224,15 +224,12 @@ def precision(
     and the voice says so.
     """
     from ..runtime.bundle import open_bundle
-    from .precision import add_to_bundle, kept_fp32, recorded
+    from .precision import add_to_bundle, recorded
 
     with _clear_errors():
         _refuse_overwriting(file, force)
         add_to_bundle(bundle, file, add)
-        made = open_bundle(file)
-        _print_figures(recorded(made))
-        for name, graph, reason in kept_fp32(made):
-            console.print(f"{name}: {graph} stays in fp32: {reason}", markup=False, highlight=False)
+        _print_figures(recorded(open_bundle(file)))
         console.print(f"done: {file}, {file.stat().st_size / 1e6:.1f} MB", markup=False)
 
 
@@ -248,7 +245,9 @@ def inspect(bundle: BundleArgument) -> None:
 
 @app.command()
 def pack(
-    folder: Annotated[Path, typer.Argument(help="An unpacked bundle, or a .comosvc file.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(help="A shipped voice, a .comosvc file or its unpacked folder.", show_default=False)
+    ],
     file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
     full: Annotated[bool, typer.Option("--full", help="Put graphs that lie in the shared cache inside too.")] = False,
     force: ForceOption = False,

@@ -29,7 +29,7 @@ def make_fp16(graph: str, model: ModelProto, maker: InputMaker, _: OpenFp32) -> 
     logger.info("searching %s for large numbers", graph)
     peaks = largest(model, extreme_inputs(GRAPHS[graph], maker))
     if unusable := [name for name, peak in peaks.items() if np.isnan(peak)]:
-        raise StaysFloat32Error(f"{graph}: {unusable[0]} and {len(unusable) - 1} more are not numbers, in float32 too")
+        raise StaysFloat32Error(f"{unusable[0]} and {len(unusable) - 1} more are not numbers, in float32 too")
     large = {name for name, peak in peaks.items() if peak > SHARE * FLOAT16_MAX}
     wide = [n.output[0] for n in model.graph.node if large.intersection((*n.input, *n.output))]
     half = to_float16(model, graph, wide)
@@ -37,7 +37,7 @@ def make_fp16(graph: str, model: ModelProto, maker: InputMaker, _: OpenFp32) -> 
     kinds = element_types(half)
     computing = {node.output[0]: node.op_type for node in half.graph.node if kinds.get(node.output[0]) == FLOAT16}
     if not HEAVY.intersection(computing.values()):
-        raise StaysFloat32Error(f"{graph}: nothing of it computes in float16")
+        raise StaysFloat32Error("nothing of it computes in float16")
     data = half.SerializeToString(deterministic=True)
     _require_finite(graph, fp16_runner(data), maker)
     return Made(data, _facts(graph, model, computing, peaks, large))
@@ -73,7 +73,7 @@ def _require_finite(graph: str, runner: Runner, maker: InputMaker) -> None:
     for number, inputs in enumerate(extreme_inputs(GRAPHS[graph], maker)):
         bad = [name for name, value in runner(inputs).items() if not np.isfinite(value).all()]
         if bad:
-            raise StaysFloat32Error(f"{graph}: {bad[0]} is not finite in float16 with extreme input {number}")
+            raise StaysFloat32Error(f"{bad[0]} is not finite in float16 with extreme input {number}")
 
 
 FP16 = Precision("fp16", make_fp16, fp16_runner)

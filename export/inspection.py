@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.bundle_info import folding
 from ..runtime.manifest import Manifest
 from .precision import kept_fp32
 
@@ -16,12 +17,8 @@ def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:
     """What `comosvc-export inspect` shows, from top to bottom. Raises `BundleError`."""
     bundle = open_bundle(path)
     manifest = bundle.manifest
-    yield _facts(manifest)
-    yield _graphs(bundle)
-    yield from _left_out(bundle)
-    yield _singers(manifest)
-    yield _lookahead(manifest)
-    yield _licences(manifest)
+    parts = _singers(manifest), _lookahead(manifest), _licences(manifest)
+    yield from map(folding, (_facts(manifest), _graphs(bundle), *_left_out(bundle), *parts))
 
 
 def _facts(manifest: Manifest) -> Table:

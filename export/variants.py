@@ -28,7 +28,7 @@ OpenFp32 = Callable[[str], Runner]
 
 
 class StaysFloat32Error(ExportError):
-    """A graph that cannot be had in a precision; says why."""
+    """A graph that cannot be had in a precision; says why, without its name."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,14 @@ class VariantRow:
     def as_dict(self) -> dict[str, str | int | float]:
         return asdict(self)
 
-    def __str__(self) -> str:
+    @property
+    def figure(self) -> str:
         side = "at least" if self.measure in _AT_LEAST else "at most"
-        where = f"{self.graph} in {self.precision} at batch {self.batch}, length {self.length}"
+        where = f"at batch {self.batch}, length {self.length}"
         return f"{where}: {self.measure} {self.value:.3g}, {side} {self.budget:g} allowed"
+
+    def __str__(self) -> str:
+        return f"{self.graph} in {self.precision} {self.figure}"
 
 
 def input_maker(manifest: Manifest, embeddings: NDArray[np.float32]) -> InputMaker:

@@ -18,11 +18,13 @@ _INT16_FULL_SCALE = 32_768.0
 
 
 def check_rate(sample_rate: Any) -> int:
-    """`sample_rate` as an int within 8 to 192 kHz. Raises `OptionError`."""
+    """`sample_rate`, also a float that is whole, as an int within 8 to 192 kHz. Raises `OptionError`."""
     try:
         rate = operator.index(sample_rate)
     except TypeError:
-        raise OptionError(f"sample_rate must be a whole number of Hz, got {sample_rate!r}") from None
+        if not (isinstance(sample_rate, float | np.floating) and sample_rate.is_integer()):
+            raise OptionError(f"sample_rate must be a whole number of Hz, got {sample_rate!r}") from None
+        rate = int(sample_rate)
     low, high = RATE_RANGE_HZ
     if not low <= rate <= high:
         raise OptionError(f"sample_rate is {rate} Hz; {low} to {high} Hz can be converted\nhint: resample it first")

@@ -25,7 +25,7 @@ def print_info(converter: Converter, console: Console) -> None:
     console.print(f"{spec.sample_rate} Hz, {spec.n_mels} mel bands, hop {spec.hop_length}; steps: {steps}")
     console.print(f"{manifest.model.objective}\nconsent: {manifest.consent}", markup=False, highlight=False)
     for table in (_singers(converter), _licences(manifest), _graphs(manifest)):
-        console.print(table)
+        console.print(folding(table))
     total_ms = manifest.lookahead_ms.total
     stream_ms = 1e3 * latency_samples(manifest, spec.sample_rate) / spec.sample_rate
     console.print(f"look-ahead of a live conversion: {total_ms:.1f} ms in all, F0 with its low-latency rule")
@@ -60,6 +60,13 @@ def _graphs(manifest: Manifest) -> Table:
         context, ahead_ms = getattr(manifest.context, part), getattr(manifest.lookahead_ms, _LOOKAHEADS.get(part, part))
         frames = str(context.past), str(context.future)
         table.add_row(name, graph.precision, *frames, f"{ahead_ms:.1f} ms", graph.sha256[:12])
+    return table
+
+
+def folding(table: Table) -> Table:
+    """`table` with words that are too long for the screen going on in the next line; by itself it cuts them."""
+    for column in table.columns:
+        column.overflow = "fold"
     return table
 
 

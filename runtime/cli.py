@@ -17,7 +17,7 @@ from .bundle_info import print_info
 from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .files import FORMATS, READABLE, read_audio
-from .live import LiveOptions, run_live
+from .live import LiveOptions, run_live, sound_devices
 from .live import list_devices as sound_device_list
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
@@ -84,7 +84,11 @@ def _convert(
     model: Annotated[str, typer.Option("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
     singer: Annotated[
         str | None,
-        typer.Option("--singer", "-s", help="A singer of the voice, or shares of several: alto=0.7,bass=0.3."),
+        typer.Option(
+            "--singer",
+            "-s",
+            help="A singer of the voice, or a blend: alto=0.7,bass=0.9. Weights are divided by their sum.",
+        ),
     ] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
@@ -141,6 +145,7 @@ def _convert(
                 gate_db=gate_db,
                 monitor=monitor,
             )
+            sound_devices()  # missing ones are told before the voice is loaded
             with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
                 _sing_live(converter, options, console)
             return
@@ -188,12 +193,13 @@ def _parse_device(text: str | None) -> int | str | None:
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
-    _say(console, "live; Ctrl-C ends it")
     with console.status("…") as status:
         last = ""
 
         def say(text: str) -> None:
             nonlocal last
+            if not last:
+                _say(console, "live; Ctrl-C ends it")
             last = text
             status.update(text)
 

@@ -108,7 +108,8 @@ class Converter:
         "auto" to bring the song's median F0 to the singer's. `steps`: 1, or what the bundle has schedules for.
         `latency`: "low" gives what a stream would. `f0_hz`: the source's F0 at mel frames, (T,), 0 where unvoiced, in
         place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s for the first
-        step. T is `frames(L, sample_rate)`.
+        step. T is `frames(L, sample_rate)`. `progress` is told the share that is done, 0 to 1, and cancels by returning
+        False.
 
         With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__` or DLPack, of torch,
         CuPy, Numba or pycuda. The result's audio then does too, as a `DeviceArray`.
@@ -163,7 +164,9 @@ class Converter:
         """Convert a file of any length in constant memory; the samples are those of `convert`.
 
         `source`: WAV, FLAC, OGG, MP3 or whatever libsndfile reads. `output`: .wav or .flac (24 bit, mono, the source's
-        rate); it appears when complete, or not at all. Other arguments as in `convert`; raises `OutputError` as well.
+        rate); it appears when complete, or not at all. `overwrite`: replace a file that is there. `progress` is told
+        the share that is done, 0 to 1, and cancels by returning False: `CancelledError`, and no file. Other arguments
+        as in `convert`; raises `OutputError` as well.
         """
         request = self._request(singer, key, seed, steps, latency)
         return run(self._file_work(request, FileJob(Path(source), Path(output)), overwrite, progress), self._runner())
@@ -186,10 +189,16 @@ class Converter:
         """Convert files into the folder `output`, `batch` at a time; each is yielded when done.
 
         Their graph calls are batched on a GPU, and spread over the cores of a processor. `batch` None is what suits the
-        provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or
-        ".flac"). A file that fails is yielded with its `error`, and the others go on. Other arguments as in
+        provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or ".flac"). A file that fails is
+        yielded with its `error`, and the others go on. `progress` is told the source and the share of it that is done,
+        0 to 1; returning False cancels that file, whose `error` is a `CancelledError` then. Other arguments as in
         `convert_file`; wrong ones raise at once.
         """
+        if isinstance(sources, str | os.PathLike):
+            raise OptionError(
+                f"sources is one path, {os.fspath(sources)!r}; it must be several\n"
+                "hint: convert_many([path], folder), or convert_file(path, file)"
+            )
         request = self._request(singer, key, seed, steps, latency)
         if ending not in FORMATS:
             raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
@@ -241,8 +250,8 @@ class Converter:
         `f0_hz`: the source's F0 at the mel frames of all that will come, (T,); a stream may end before it does, and
         takes no sample beyond. Other arguments as in `convert`. Raises `OptionError`.
         """
+        key = stream_key(key)
         request, rate = self._request(singer, key, seed, steps, "low"), check_rate(sample_rate)
-        stream_key(key, request.voice)
         if f0_hz is not None:
             shape = max(1, np.size(f0_hz)), self.spec.n_mels
             request = with_tracks(request, f0_hz, None, shape, self.spec.sample_rate)

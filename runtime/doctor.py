@@ -8,9 +8,10 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,13 +19,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from .bundle import comosvc_home, shipped_voices
+from .bundle_info import folding
 from .converter import Converter
 from .device_source import SOURCE
-from .errors import ComosvcError, NoEnginesError
+from .errors import ComosvcError, NoEnginesError, OptionError
+from .extras import install
 from .files import READABLE
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
-from .providers import PROVIDERS, choose_provider
+from .providers import PROVIDERS, choose_provider, require_known
 from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
 from .version import __version__
@@ -54,22 +57,22 @@ def _cudnn_version(library: Any) -> str:
     return f"{version // 10000}.{version % 10000 // 100}.{version % 100}"
 
 
+_WINDOWS = sys.platform == "win32"
 _CUDA = {
-    "CUDA": (("libcudart.so.13", "libcudart.so.12", "cudart64_13.dll", "cudart64_12.dll"), _cuda_version),
-    "cuDNN": (("libcudnn.so.9", "cudnn64_9.dll"), _cudnn_version),
+    "CUDA": (
+        ("cudart64_13.dll", "cudart64_12.dll") if _WINDOWS else ("libcudart.so.13", "libcudart.so.12"),
+        _cuda_version,
+    ),
+    "cuDNN": (("cudnn64_9.dll",) if _WINDOWS else ("libcudnn.so.9",), _cudnn_version),
 }
-"""Shared libraries, the preferred name first, and what asks one for its version."""
+"""This system's shared libraries, the preferred name first, and what asks one for its version."""
 _PACKAGES = (
-    ("TensorRT", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt", "tensorrt"),
-    ("TensorRT RTX", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "tensorrt_rtx", "tensorrt-rtx"),
-    ("TensorRT lean", ("tensorrt-lean", "tensorrt-lean-cu13", "tensorrt-lean-cu12"), "tensorrt_lean", ""),
-    ("cuda-bindings", ("cuda-bindings",), "cuda.bindings.driver", "tensorrt"),
-    ("OpenVINO", ("openvino",), "openvino", "openvino"),
+    ("TensorRT", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt", ("tensorrt",)),
+    ("TensorRT RTX", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "tensorrt_rtx", ("tensorrt-rtx",)),
+    ("cuda-bindings", ("cuda-bindings",), "cuda.bindings.driver", ("cuda", "tensorrt")),
+    ("OpenVINO", ("openvino",), "openvino", ("openvino",)),
 )
-"""What it is called, its distributions, the first that is there told, its module, the extra that brings it.
-
-No extra: nothing here uses it.
-"""
+"""What it is called, its distributions, the first that is there told, its module, the extras that bring it."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,34 @@ def _doctor(
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     model: Annotated[str, typer.Option("--model", "-m", help="The voice to test with.")] = "demo",
 ) -> None:
+    try:
+        require_known(provider)
+    except OptionError as error:
+        _fail(str(error))
     asked = check_provider(provider, model)
     others = [check_provider(name, model) for name in PROVIDERS if name not in ("auto", provider)]
     table = Table("", "what", "detail", show_header=False)
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
-    for finding in [*environment(), *accelerators(), *extras(), asked, *others]:
+    for finding in said_once([*environment(), *accelerators(), *extras(), asked, *others]):
         table.add_row(marks[finding.works], finding.what, escape(finding.beside_what))
-    Console().print(table)
+    Console().print(folding(table))
     if not asked.works:
-        Console(stderr=True).print(f"error: {asked.detail}", style="red", markup=False)
-        raise typer.Exit(1)
+        _fail(asked.detail.partition("\nhint:")[0])  # which stands in the table
+
+
+def _fail(why: str) -> NoReturn:
+    Console(stderr=True).print(f"error: {why}", style="red", markup=False)
+    raise typer.Exit(1)
+
+
+def said_once(findings: list[Finding]) -> Iterator[Finding]:
+    """The findings, with what is wrong with the GPU only in the row that is about it."""
+    fault = next((found.detail for found in findings if found.what == "GPU" and not found.works), None)
+    for found in findings:
+        if fault is None or found.what == "GPU":
+            yield found
+        else:
+            yield replace(found, detail=found.detail.replace(fault, "needs a GPU with its driver (GPU, above)"))
 
 
 def check_provider(provider: str, model: str) -> Finding:
@@ -148,17 +169,18 @@ def accelerators() -> list[Finding]:
     except ComosvcError as error:
         gpu = None
         findings.append(Finding("GPU", None, str(error)))
-    findings.append(_driver())
+    findings.append(_driver(gpu))
     findings += [_cuda_library(name, needed=gpu is not None) for name in _CUDA]
     findings += [_package(*package) for package in _PACKAGES]
     return [*findings, _source_compiler(gpu)]
 
 
-def _driver() -> Finding:
+def _driver(gpu: Gpu | None) -> Finding:
     try:
         return Finding("driver", True, driver_version())
     except ComosvcError as error:
-        return Finding("driver", None, f"version unknown: {error}")
+        missing = gpu is None and isinstance(error.__cause__, OSError)
+        return Finding("driver", None, f"version unknown: {'none is installed' if missing else error}")
 
 
 def _source_compiler(gpu: Gpu | None) -> Finding:
@@ -204,13 +226,11 @@ def _packaged(root: Path, name: str) -> list[Path]:
     return [*root.glob(f"nvidia/*/lib/{name}"), *root.glob(f"nvidia/*/bin/{name}")]
 
 
-def _package(what: str, distributions: tuple[str, ...], module: str, extra: str) -> Finding:
+def _package(what: str, distributions: tuple[str, ...], module: str, extras: tuple[str, ...]) -> Finding:
     """A Python package that is optional: its version if it is there, and whether it can be imported at all."""
     version = next(filter(None, map(_version, distributions)), None)
     if version is None:
-        return Finding(
-            what, None, f'not installed: pip install "comosvc[{extra}]"' if extra else "not installed, nor used"
-        )
+        return Finding(what, None, f"not installed: {' or '.join(map(install, extras))}")
     # In a process of its own: what a broken library does when it is loaded, it shall not do to this one.
     done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -235,5 +255,5 @@ def extras() -> list[Finding]:
         version = importlib.metadata.version("matplotlib")
         findings.append(Finding("--plot", True, f"matplotlib {version}"))
     except importlib.metadata.PackageNotFoundError:
-        findings.append(Finding("--plot", None, 'matplotlib is not installed: pip install "comosvc[plot]"'))
+        findings.append(Finding("--plot", None, f"matplotlib is not installed: {install('plot')}"))
     return findings

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from .converter import Converter
 from .errors import ComosvcError, OptionError
+from .extras import install
 from .live_stream import LiveStream
 from .stream import SingerChoice
 
 _READ_OUT_S = 0.5
+_PORTAUDIO = "PortAudio (Debian and Ubuntu: apt install libportaudio2)"
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,12 @@ def sound_devices() -> Any:
     try:
         return importlib.import_module("sounddevice")
     except ImportError as error:
-        raise ComosvcError(f'live audio needs sounddevice ({error})\nhint: pip install "comosvc[live]"') from error
+        raise ComosvcError(
+            f"live audio needs sounddevice ({error})\nhint: {install('live')}; on Linux also {_PORTAUDIO}"
+        ) from error
     except OSError as error:
         raise ComosvcError(
-            f"sounddevice is installed, the library that it calls is not: {error}\n"
-            "hint: install PortAudio (Debian and Ubuntu: apt install libportaudio2)"
+            f"sounddevice is installed, the library that it calls is not: {error}\nhint: install {_PORTAUDIO}"
         ) from error
 
 

@@ -28,6 +28,12 @@ class LiveStream:
     def __init__(
         self, stream: Stream, block_ms: float = 20.0, policy: str = "hold", gate_db: float | None = None
     ) -> None:
+        """`stream` belongs to this from `start` on; `change` sets its singer and key.
+
+        `block_ms`: more than 0 and at most 1000; what is computed at a time, and `exchange` takes, as `block_samples`
+        at the stream's sample rate. `policy`: "hold", "dry" or "silence". `gate_db`: -120 to 0 dB, or None for no gate.
+        Raises `OptionError`.
+        """
         if policy not in DEADLINE_POLICIES:
             raise OptionError(f"unknown deadline policy {policy!r}; known: {', '.join(DEADLINE_POLICIES)}")
         if not 0.0 < block_ms <= 1e3:

@@ -54,7 +54,9 @@ def convert_blocks(
     timings: defaultdict[str, float] = defaultdict(float)
     key = request.key
     if key is None:
-        key = auto_key((yield from _song_pitch(manifest, request, blocks(), sample_rate, timings)), request.voice)
+        song = yield from _song_pitch(manifest, request, blocks(), sample_rate, timings)
+        assert request.voice.f0_median_hz is not None  # check_key
+        key = auto_key(song, request.voice.f0_median_hz)
     target = Target(request.voice.embedding, key, request.seed, request.schedule, request.noise)
     chain: _Chain
     if request.low_latency:

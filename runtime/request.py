@@ -81,10 +81,11 @@ def check_f0(f0_hz: NDArray[np.float32], key: float, sample_rate: int) -> None:
 
 def _track(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
     array = np.asarray(values)
-    if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+        raise OptionError(f"{name} is {array.dtype} {array.shape}; it must be finite numbers {shape}")
+    if array.shape != shape:
         raise OptionError(
-            f"{name} is {array.dtype} {array.shape}; it must be finite floats {shape}\n"
-            "hint: T is Converter.frames(len(audio), sample_rate)"
+            f"{name} has shape {array.shape}; it must be {shape}\nhint: T is Converter.frames(len(audio), sample_rate)"
         )
     return array.astype(np.float32)
 

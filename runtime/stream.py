@@ -18,7 +18,7 @@ from .low_latency import LowLatency, latency_samples
 from .request import Request, check_f0
 from .synthesis import Target
 from .tracks import Track
-from .voices import Voice, check_key, voice_of
+from .voices import AUTO_KEY, check_semitones, voice_of
 
 SingerChoice = str | Mapping[str, float] | None
 """A name, weights by name for a blend, or None for the voice's first."""
@@ -99,7 +99,7 @@ class Stream:
     @key.setter
     def key(self, key: float) -> None:
         with self._in_use():
-            key = stream_key(key, self._voice)
+            key = stream_key(key)
             if self._request.f0_hz is not None:
                 check_f0(self._request.f0_hz, key, self._bundle.manifest.audio.sample_rate)
             self._key = key
@@ -172,12 +172,11 @@ class Stream:
             self._busy.release()
 
 
-def stream_key(key: float, voice: Voice) -> float:
+def stream_key(key: float | str) -> float:
     """`key` in semitones. Raises `OptionError`, also for "auto"."""
-    number = check_key(key, voice)
-    if number is None:
+    if key == AUTO_KEY:
         raise OptionError(
             "key is 'auto', which needs the whole song; a stream hears it as it comes\n"
             "hint: give semitones, for instance those that convert(..., key='auto') found for this singer"
         )
-    return number
+    return check_semitones(key)

@@ -88,21 +88,25 @@ def check_key(key: float | str, voice: Voice) -> float | None:
                 "without it\nhint: give the key in semitones, or import again with --f0-median NAME=HZ"
             )
         return None
+    return check_semitones(key, f", or {AUTO_KEY!r}")
+
+
+def check_semitones(key: float | str, otherwise: str = "") -> float:
+    """`key` as a float within `KEY_RANGE`; `otherwise` is what else the error says it may be. Raises `OptionError`."""
     low, high = KEY_RANGE
     number = isinstance(key, int | float | np.number) and not isinstance(key, bool)
     if not number or not low <= float(key) <= high:
-        raise OptionError(f"key is {key!r}; it must be {low:g} to {high:g} semitones, or {AUTO_KEY!r}")
+        raise OptionError(f"key is {key!r}; it must be {low:g} to {high:g} semitones{otherwise}")
     return float(key)
 
 
-def auto_key(song: PitchStatistics, voice: Voice) -> float:
+def auto_key(song: PitchStatistics, f0_median_hz: float) -> float:
     """Semitones, a whole number, that take the song's median F0 to the voice's; 0 for a song without pitch.
 
     Nearest semitone, not octave: it keeps the song inside the voice's range; choose -12, 0 or 12 to stay in tune with a
     backing track.
     """
-    assert voice.f0_median_hz is not None  # check_key
     if not song.voiced_frames:
         return 0.0
-    semitones = round(12.0 * math.log2(voice.f0_median_hz / song.percentile_hz(0.5)))
+    semitones = round(12.0 * math.log2(f0_median_hz / song.percentile_hz(0.5)))
     return float(np.clip(semitones, *KEY_RANGE))

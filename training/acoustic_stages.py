@@ -118,11 +118,11 @@ def train_student(
     """Distil the teacher of `run` and return the student's last checkpoint, in `run / folder`. `start` gives it another
     student's network to begin with; where only singers' vectors are trained, that is the end of it too.
     """
+    teacher = require_checkpoint(run / TEACHER)
     if start is not None and start.train == "embedding":
-        return keep_student(start, require_checkpoint(run / TEACHER), run / folder)
+        return keep_student(start, teacher, run / folder)
     features = FeatureIndex.open(run / "features")
     (train, valid), encoder_hashes, _ = training_clips(features, run, ("train", "valid"), device, console)
-    teacher = require_checkpoint(run / TEACHER)
     step, of_teacher = read_metadata(teacher)
     resolved: dict[str, Any] = {
         **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},

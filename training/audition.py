@@ -11,16 +11,21 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ..runtime.audio import resample
 from ..runtime.errors import OutputError
 from ..runtime.files import read_audio
+from ..runtime.gate import Gate
+from ..runtime.loudness import loudness
 from ..runtime.mel import mel_spectrogram
+from ..runtime.pitch_statistics import PitchStatistics
 from ..runtime.spec import AudioSpec
-from ..runtime.voices import KEY_RANGE
+from ..runtime.voices import KEY_RANGE, auto_key
 from .checkpoint import read_metadata
 from .content_stage import CONTENT
 from .errors import DataError
 from .evaluation.measures import f0_pearson, f0_rmse_cents, mel_l1
 from .evaluation.score import f0
+from .f0 import swift_f0
 from .page import Entry, page
 from .pictures import mel_picture, png
 from .rendering import Renderer, Rendering, Song, Stage, load_stage
@@ -41,7 +46,7 @@ class AuditionOptions:
     singer: str | None = None
     """None: the first of the run."""
     key: str = "auto"
-    """Semitones, or "auto": to where the singer sings."""
+    """Semitones, or "auto": to where the singer sings, found from the whole song."""
     seconds: float = 15.0
     """From the song's beginning."""
     teacher_steps: int = 20
@@ -79,7 +84,7 @@ def audition(
     heard = renderer.listen(audio[: round(options.seconds * rate)], rate)
     stages = [load_stage(checkpoint) for checkpoint in checkpoints]
     singer = options.singer or stages[0].singers[0]
-    key = _key(options.key, renderer, heard, singer)
+    key = _key(options.key, renderer, audio, rate, singer)
     renderings: list[Rendering] = []
     for stage, checkpoint in zip(stages, checkpoints, strict=True):
         progress(f"{checkpoint.parent.name}/{checkpoint.name}")
@@ -96,7 +101,8 @@ def audition(
     return path
 
 
-def _key(wanted: str, renderer: Renderer, song: Song, singer: str) -> float:
+def _key(wanted: str, renderer: Renderer, audio: NDArray[np.float32], rate: int, singer: str) -> float:
+    """Semitones; "auto" is what `comosvc-convert` finds for the whole song."""
     if wanted != "auto":
         low, high = KEY_RANGE
         try:
@@ -105,10 +111,15 @@ def _key(wanted: str, renderer: Renderer, song: Song, singer: str) -> float:
         except ValueError:
             pass
         raise DataError(f"the key is {wanted!r}\nhint: {low:g} to {high:g} semitones, or auto")
-    facts, voiced = renderer.features.singers.get(singer), song.f0_hz[song.f0_hz > 0]
-    if facts is None or not len(voiced):
+    facts = renderer.features.singers.get(singer)
+    if facts is None:
         return 0.0
-    return float(np.round(12.0 * np.log2(facts.f0_median_hz / np.median(voiced))))
+    spec = renderer.spec
+    signal = resample(audio, rate, spec.sample_rate)
+    is_open = Gate(spec).push(loudness(signal, spec), last=True)
+    pitch = PitchStatistics()
+    pitch.add(swift_f0(signal, spec, renderer.features.front_end) * is_open)
+    return auto_key(pitch, facts.f0_median_hz)
 
 
 def _entries(

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, TypeVar, cast, get_args
 
 import torch
@@ -37,6 +39,7 @@ app = typer.Typer(
     "content, vocoder, teacher, student. Each can be stopped and goes on with --resume; a finished one does nothing.",
 )
 console = Console(stderr=True)
+DEFAULT_RECIPE = "demo"
 
 ConfigOption = Annotated[
     str, typer.Option("-c", "--config", help=f"A TOML file, or a shipped recipe: {', '.join(RECIPES)}.")
@@ -66,8 +69,8 @@ ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch;
 
 
 @contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Errors raised on purpose as one readable message and exit code 1."""
+def _clear_errors(config: str = DEFAULT_RECIPE) -> Iterator[None]:
+    """Errors raised on purpose as one readable message and exit code 1. Commands in hints get the -c `config`."""
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
@@ -75,7 +78,10 @@ def _clear_errors() -> Iterator[None]:
         yield
     except ComosvcError as error:
         if is_first_process():
-            console.print(f"error: {error}", style="red", markup=False, highlight=False)
+            text = str(error)
+            if config != DEFAULT_RECIPE:
+                text = re.sub(r"(?<=comosvc-train )\w+(?= -o )", lambda stage: f"{stage[0]} -c {quote(config)}", text)
+            console.print(f"error: {text}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
 
 
@@ -122,7 +128,7 @@ def _run_stage(
     stage: Callable[[Stage], Path], config: str, run: Path, resume: bool, hardware: Hardware, *, prepared: bool = True
 ) -> None:
     """`prepared`: the stage learns from the features of `run`, which must be those of the recipe."""
-    with _clear_errors():
+    with _clear_errors(config):
         if hardware.threads:
             torch.set_num_threads(hardware.threads)
         recipe = load_config(Recipe, config)
@@ -147,7 +153,7 @@ def _start(source: Path | None, train: str) -> Start | None:
 @app.command()
 def corpus(
     run: RunOption,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEFAULT_RECIPE,
     synthetic_only: Annotated[
         bool, typer.Option("--synthetic-only", help="Leave out the voices that rest on recordings (flite, Festival).")
     ] = False,
@@ -158,7 +164,7 @@ def corpus(
 
     from .corpus import write_corpus
 
-    with _clear_errors(), Progress(console=console) as bar:
+    with _clear_errors(config), Progress(console=console) as bar:
         task = bar.add_task("corpus", total=None)
 
         def progress(done: int, total: int, clip: str) -> None:
@@ -171,7 +177,7 @@ def corpus(
 @app.command()
 def prepare(
     run: RunOption,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEFAULT_RECIPE,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -189,7 +195,7 @@ def prepare(
     from .datasets import corpus_material, open_dataset
     from .prepare import prepare as prepare_features
 
-    with _clear_errors():
+    with _clear_errors(config):
         recipe = load_config(Recipe, config)
         material = corpus_material(run / "corpus") if data is None else open_dataset(dataset, data)
         features = prepare_features(material, recipe.audio, run / "features", jobs or _cores(), console, recipe.prepare)
@@ -206,7 +212,7 @@ def prepare(
 @app.command()
 def content(
     run: RunOption,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEFAULT_RECIPE,
     source: Annotated[
         str | None,
         typer.Option(
@@ -228,7 +234,7 @@ def content(
     if source is not None:
         from .foreign.stages import take_content
 
-        with _clear_errors():
+        with _clear_errors(config):
             recipe = load_config(Recipe, config)
             _done(take_content(source, recipe.audio, recipe.prepare.front_end, run))
         return
@@ -241,7 +247,7 @@ def content(
 @app.command()
 def vocoder(
     run: RunOption,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEFAULT_RECIPE,
     source: Annotated[
         str | None,
         typer.Option(
@@ -268,7 +274,7 @@ def vocoder(
     if source is not None:
         from .foreign.stages import take_vocoder
 
-        with _clear_errors():
+        with _clear_errors(config):
             _done(take_vocoder(source, vocoder_config, vocoder_kind, load_config(Recipe, config).audio, run))
         return
     if vocoder_config is not None or vocoder_kind != "auto":
@@ -284,7 +290,7 @@ def vocoder(
 @app.command()
 def teacher(
     run: RunOption,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEFAULT_RECIPE,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
@@ -308,7 +314,7 @@ def teacher(
 @app.command()
 def student(
     run: RunOption,
-    config: ConfigOption = "demo",
+    config: ConfigOption = DEFAULT_RECIPE,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from ..runtime.spec import AudioSpec
-from .datasets import Dropped
+from .datasets import MIN_SONGS_TO_VALIDATE, Dropped
 from .features import ClipEntry, FeatureIndex, SingerEntry
 
 REPORT = "report.json"
@@ -65,6 +65,9 @@ def describe(features: FeatureIndex, measured: Sequence[Measured], dropped: Sequ
     return {
         "hours": {split: n / rate / 3600 for split, n in frames.items()},
         "singers": {name: _describe_singer(features.singers[name], own, rate) for name, own in clips.items()},
+        "not_held_out": [
+            name for name in features.trained_singers if not any(m.entry.split == "valid" for m in clips[name])
+        ],
         "dropped_by_reason": dict(Counter(_kind(d.reason) for d in dropped).most_common()),
         "dropped": [{"clip": d.id, "reason": d.reason} for d in dropped],
     }
@@ -129,6 +132,12 @@ def report_tables(folder: Path) -> list[Table]:
             f"{singer['peak_db']:.1f}",
             _sketch(singer["f0_histogram_s"]),
         )
+    if names := ", ".join(report["not_held_out"]):
+        table.caption = (
+            f"no song held out: {names}. It takes {MIN_SONGS_TO_VALIDATE} songs of a singer, and evaluate needs some "
+            "that were not trained on."
+        )
+        table.caption_justify = "left"
     tables = [table]
     if report["dropped"]:
         dropped = Table("clips", title="dropped", title_justify="left")

@@ -19,7 +19,7 @@ from .errors import DataError
 logger = logging.getLogger(__name__)
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 VALIDATION_SHARE = 0.05
-_MIN_SONGS_TO_VALIDATE = 5
+MIN_SONGS_TO_VALIDATE = 5
 _OPENSINGER_GROUPS = {"ManRaw": "Man", "WomanRaw": "Woman"}
 _WAV_UNKNOWN = 0x7FFF0000
 """Sizes from here on stand for "until the end": of a WAV that was written into a pipe."""
@@ -257,7 +257,7 @@ def split_by_song(recordings: Iterable[Recording]) -> list[Recording]:
 
 
 def _n_valid(n_songs: int) -> int:
-    return round(n_songs * VALIDATION_SHARE) or int(n_songs >= _MIN_SONGS_TO_VALIDATE)
+    return round(n_songs * VALIDATION_SHARE) or int(n_songs >= MIN_SONGS_TO_VALIDATE)
 
 
 def _rank(title: str) -> bytes:

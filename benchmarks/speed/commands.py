@@ -121,7 +121,7 @@ def latency(
     model: Annotated[
         str,
         typer.Option(
-            "-m", "--model", help="A shipped voice, a .comosvc file its folder, full-size or full-size-light."
+            "-m", "--model", help="A shipped voice, a .comosvc file, its folder, full-size or full-size-light."
         ),
     ] = "demo",
     blocks: Annotated[

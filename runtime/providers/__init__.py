@@ -46,10 +46,15 @@ class Engine(Protocol):
         ...
 
 
+def require_known(provider: str) -> None:
+    """Raise `OptionError` for a name that is none of `PROVIDERS`."""
+    if provider not in PROVIDERS:
+        raise OptionError(f"unknown provider {provider!r}; known: {', '.join(PROVIDERS)}")
+
+
 def engine(provider: str) -> Engine:
     """The module of a provider by its name. Raises `OptionError` or `ProviderError`."""
-    if provider not in PROVIDERS[1:]:
-        raise OptionError(f"unknown provider {provider!r}; known: {', '.join(PROVIDERS)}")
+    require_known(provider)
     if provider not in _BUILT:
         raise ProviderError(
             f"provider {provider!r} is not available: this version of the runtime has no such engine\n"

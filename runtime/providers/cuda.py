@@ -57,15 +57,28 @@ TINY = (  # y = x + x for four floats; opset 20
 
 def probe() -> None:
     """Raise `ProviderError` unless a graph really runs on the GPU: being listed means only being compiled in."""
-    find_gpu()
+    try:
+        find_gpu()
+    except ProviderError as no_gpu:
+        try:
+            _with_cuda()
+        except ProviderError as error:  # both are to be mended
+            raise ProviderError(f"{no_gpu}\nand {error}") from no_gpu
+        raise
     _probe_runtime()
+
+
+def _with_cuda() -> Any:
+    """The `onnxruntime` module. Raises `ProviderError` if it is not there, or compiled without CUDA."""
+    ort = onnx_runtime()
+    if CUDA not in ort.get_available_providers():
+        raise ProviderError(f"onnxruntime {ort.__version__} is compiled without CUDA{_wheels_in_words()}")
+    return ort
 
 
 @functools.cache
 def _probe_runtime() -> None:
-    ort = onnx_runtime()
-    if CUDA not in ort.get_available_providers():
-        raise ProviderError(f"onnxruntime {ort.__version__} is compiled without CUDA{_wheels_in_words()}")
+    ort = _with_cuda()
     _preload(ort)
     try:
         if _in_thread(lambda: _runs_tiny(ort)):
@@ -363,7 +376,10 @@ def _wheels_in_words() -> str:
     if len(found) > 1:
         names = ", ".join(found)
         return f": {names} are installed, and overwrite each other\nhint: uninstall all of them, then install one"
-    return f": the wheel for the processor is installed\nhint: pip uninstall onnxruntime; {install('cuda')}"
+    return (
+        ": the wheel for the processor is installed, onnxruntime-gpu is missing\n"
+        f"hint: pip uninstall onnxruntime, then {install('cuda')}; only one of them, they overwrite each other"
+    )
 
 
 def missing_libraries(ort: Any) -> list[str]:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from comosvc.export.archive import write_zip
 from comosvc.export.cli import app
+from comosvc.runtime.bundle import shipped_voices
 from comosvc.runtime.graph import GRAPHS
 
 runner = CliRunner()
@@ -68,6 +69,18 @@ def test_bundle_verify_inspect_pack(run, files, tmp_path):
     packed = invoke("pack", tmp_path / "unpacked", "-o", tmp_path / "again.comosvc")
     assert packed.exit_code == 0, packed.output
     assert (tmp_path / "again.comosvc").read_bytes() == path.read_bytes()
+
+
+def test_pack_takes_a_shipped_name(tmp_path):
+    packed = invoke("pack", "demo", "-o", tmp_path / "p.comosvc")
+    assert packed.exit_code == 0, packed.output
+    assert (tmp_path / "p.comosvc").read_bytes() == shipped_voices()["demo"].read_bytes()
+
+
+def test_inspect_folds_what_is_too_long_for_the_screen(bundle):
+    shown = runner.invoke(app, ["inspect", str(bundle)], env={"COLUMNS": "80"})
+    assert shown.exit_code == 0
+    assert "…" not in shown.output
 
 
 def test_verify_with_its_run(bundle, run):

@@ -49,7 +49,9 @@ def test_the_callers_array_is_never_written():
     assert given.min() == 1.0
 
 
-@pytest.mark.parametrize("rate", [7_999, 192_001, 0, -44_100, 44_100.0, "44100", None])
+@pytest.mark.parametrize(
+    "rate", [7_999, 192_001, 0, -44_100, 44_100.5, float("nan"), float("inf"), 7_999.0, "44100", None]
+)
 def test_an_unusable_rate_is_one_clear_error(rate):
     with pytest.raises(OptionError, match=r"sample_rate|Hz"):
         check_rate(rate)
@@ -57,6 +59,12 @@ def test_an_unusable_rate_is_one_clear_error(rate):
 
 def test_numpy_rates_are_rates():
     assert check_rate(np.int64(48_000)) == 48_000
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64])
+def test_whole_floats_are_rates(kind):
+    rate = check_rate(kind(44_100.0))
+    assert (rate, type(rate)) == (44_100, int)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import builtins
 import importlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +18,7 @@ from comosvc.runtime import (
     ProviderError,
 )
 from comosvc.runtime.analysis import Analysis
+from comosvc.runtime.extras import install
 from comosvc.runtime.self_test import vowel
 
 GLIDE, GLIDE_HZ = vowel(SPEC)
@@ -208,12 +210,13 @@ def test_more_steps_are_another_sample(converter):
         ({"latency": "none"}, "unknown latency 'none'; known: default, low"),
         ({"sample_rate": 4_000}, "sample_rate is 4000 Hz"),
         ({"sample_rate": 44_100.5}, "whole number of Hz"),
-        ({"f0_hz": np.zeros(18, np.float32)}, "f0_hz is float32 (18,); it must be finite floats (19,)"),
+        ({"f0_hz": np.zeros(18, np.float32)}, "f0_hz has shape (18,); it must be (19,)\nhint: T is"),
         ({"f0_hz": np.full(19, np.nan)}, "must be finite"),
+        ({"f0_hz": np.full(19, "A4")}, "f0_hz is <U2 (19,); it must be finite numbers (19,)"),
         ({"f0_hz": np.full(19, -1.0)}, "f0_hz goes from -1.0"),
         ({"f0_hz": np.full(19, 9_000.0), "key": 12}, "to 4800 Hz at this key"),
-        ({"noise": np.zeros((19, 80))}, "it must be finite floats (19, 8)"),
-        ({"noise": np.zeros((19, 8), int)}, "noise is int64"),
+        ({"noise": np.zeros((19, 80))}, "noise has shape (19, 80); it must be (19, 8)"),
+        ({"noise": np.zeros((19, 8), complex)}, "noise is complex128"),
     ],
 )
 def test_a_wrong_option_is_one_clear_error(converter, options, words):
@@ -245,6 +248,8 @@ def test_given_f0_replaces_the_pitch_graph(bundle_path, converter):
     result = blind.convert(GLIDE, 24_000, key=12, f0_hz=f0_hz)
     np.testing.assert_allclose(result.f0_hz, 2 * f0_hz, rtol=1e-6)
     found = converter.convert(GLIDE, 24_000)
+    whole = [converter.convert(GLIDE, 24_000, f0_hz=np.full(len(f0_hz), 200, kind)).audio for kind in (int, float)]
+    np.testing.assert_array_equal(*whole)
     given = converter.convert(GLIDE, 24_000, f0_hz=found.f0_hz)
     np.testing.assert_allclose(given.audio, found.audio, atol=1e-5)
     assert blind.convert(GLIDE, 24_000, "alto", key="auto", f0_hz=f0_hz).options.key == round(
@@ -412,7 +417,7 @@ def test_without_an_engine_the_two_choices_are_named(bundle_path, monkeypatch):
 
     real = importlib.import_module
     monkeypatch.setattr(importlib, "import_module", no_engine)
-    with pytest.raises(ProviderError, match=r"comosvc\[cpu\].*comosvc\[cuda\]"):
+    with pytest.raises(ProviderError, match=rf"hint: {re.escape(install('cpu'))}, or with \[cuda\]"):
         Converter(bundle_path)
 
 

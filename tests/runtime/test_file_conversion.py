@@ -174,6 +174,9 @@ def test_wrong_arguments_raise_at_once(converter, songs, tmp_path):
     for options in ({"singer": "nobody"}, {"key": 99}, {"ending": ".mp3"}, {"batch": 0}):
         with pytest.raises(OptionError):
             converter.convert_many(songs, tmp_path / "out", **options)
+    for one in (songs[0], str(songs[0])):
+        with pytest.raises(OptionError, match=r"sources is one path, .*; it must be several"):
+            converter.convert_many(one, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be made"):
@@ -184,6 +187,11 @@ def test_progress_names_the_file(converter, songs, tmp_path):
     seen: dict[Path, float] = {}
     list(converter.convert_many(songs, tmp_path / "out", progress=seen.__setitem__))
     assert seen == dict.fromkeys(songs[:3], 1.0)
+
+
+def test_progress_that_says_false_cancels_its_file_only(converter, songs, tmp_path):
+    found = list(converter.convert_many(songs[:2], tmp_path / "out", progress=lambda path, _: path != songs[0]))
+    assert {result.source: type(result.error) for result in found} == {songs[0]: CancelledError, songs[1]: type(None)}
 
 
 PEAK = """

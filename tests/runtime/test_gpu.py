@@ -9,7 +9,9 @@ from ctypes.util import find_library
 import pytest
 
 from comosvc.runtime import ProviderError, doctor
+from comosvc.runtime.extras import install
 from comosvc.runtime.gpu import Gpu, find_gpu
+from comosvc.runtime.providers.cuda import installed_wheels
 
 
 def has_gpu():
@@ -45,8 +47,12 @@ def driver(folder, source, name="libcuda.so.1"):
     return folder
 
 
-def in_process(code, libraries=None):
-    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "200", "HOME": "/nonexistent"}
+def wheels():
+    return [name.split()[0] for name in installed_wheels()]
+
+
+def in_process(code, libraries=None, width=200):
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": str(width), "HOME": "/nonexistent"}
     if libraries is not None:
         environment["LD_LIBRARY_PATH"] = str(libraries)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
@@ -122,7 +128,7 @@ def test_the_doctor_finds_pips_libraries(tmp_path):
     library.write_bytes(b"no library")
     works, detail = rows(tmp_path / "empty", more=[tmp_path])["cuDNN"]
     assert not works
-    assert detail.startswith("not found: libcudnn.so.9, cudnn64_9.dll; ")
+    assert detail.startswith("not found: libcudnn.so.9; ")
     assert str(library) in detail
 
 
@@ -136,6 +142,7 @@ def test_the_doctor_knows_tensorrt_by_each_of_its_names(monkeypatch):
     said = {package[0]: doctor._package(*package[:2], "sys", package[3]) for package in doctor._PACKAGES}
     assert (said["TensorRT"].works, said["TensorRT"].detail) == (True, "tensorrt-cu13 11.4.0")
     assert said["TensorRT RTX"].works is None
+    assert said["cuda-bindings"].detail == f"not installed: {install('cuda')} or {install('tensorrt')}"
 
 
 def test_the_doctor_says_why_it_knows_no_version(tmp_path):
@@ -146,7 +153,7 @@ def test_the_doctor_says_why_it_knows_no_version(tmp_path):
     assert found["driver"] == (None, words)
     assert "libcudart.so.13 is another library" in found["CUDA"][1]
     if not has_gpu():
-        assert rows(tmp_path / "no")["driver"][1].startswith("version unknown: libnvidia-ml.so.1 cannot be loaded (")
+        assert rows(tmp_path / "no")["driver"][1] == "version unknown: none is installed"
 
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
@@ -175,15 +182,26 @@ class TestWithoutADriver:
         assert done.returncode == 0, done.stderr
         for word in ("no NVIDIA driver", "TensorRT RTX", "OpenVINO", "cuDNN", "provider tensorrt", "onnxruntime"):
             assert word in done.stdout
+        assert done.stdout.count("no NVIDIA driver") == done.stdout.count("docker run --gpus all") == 1
+        assert ".dll" not in done.stdout
+        assert "lean" not in done.stdout
 
     @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
     def test_the_doctor_fails_where_the_asked_provider_would_not_run(self, provider):
         done = in_process(f"import sys\nsys.argv[1:] = ['--provider', {provider!r}]\n" + DOCTOR)
         assert done.returncode == 1
         assert f"provider {provider!r} does not run here: no NVIDIA driver" in done.stderr
+        assert "hint:" not in done.stderr, "it stands in the table"
         assert f"provider {provider}" in done.stdout
         assert f"provider {provider!r}" not in done.stdout, "its row says which it is"
-        assert "does not run here: no NVIDIA" in done.stdout
+        assert "does not run here: needs a GPU with its driver (GPU, above)" in done.stdout
+
+    @pytest.mark.skipif(wheels() != ["onnxruntime"], reason="onnxruntime is here as another wheel")
+    def test_the_doctor_names_the_missing_wheel_beside_the_missing_driver(self):
+        said = " ".join(in_process(DOCTOR, width=400).stdout.split())
+        assert "and onnxruntime" in said
+        assert "onnxruntime-gpu is missing" in said
+        assert f"pip uninstall onnxruntime, then {install('cuda')}" in said
 
     def test_the_device_is_refused_before_cuda_bindings_is(self):
         from comosvc.runtime.device import Device

@@ -16,8 +16,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+from comosvc.runtime import Converter
 from comosvc.runtime.mel import mel_spectrogram
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.runtime.spec import FrontEnd
+from comosvc.training.audition import _key
 from comosvc.training.cli import app
 from comosvc.training.illustration import Illustration
 from comosvc.training.page import Entry, page
@@ -90,6 +93,18 @@ def audition(smoke_run, tmp_path_factory):
     result = CliRunner().invoke(app, [*run, "--teacher-steps", "3"])
     assert result.exit_code == 0, result.output
     return (folder / "page" / "index.html").read_text("utf-8")
+
+
+def test_the_key_is_what_a_conversion_finds_for_the_whole_song():
+    """Before it there is a hum, which only the gate knows for silence."""
+    song = np.concatenate((0.01 * tone(100.0, 4.0, 44_100), tone(220.0, 2.0, 44_100))).astype(np.float32)
+    with Converter("demo", provider="cpu", threads=1) as converter:
+        found = converter.convert(song, 44_100, singer="tenor", key="auto").options.key
+        features = SimpleNamespace(singers=converter.singers, front_end=FrontEnd())
+        renderer = SimpleNamespace(features=features, spec=converter.spec)
+    assert found == 2.0
+    assert _key("auto", renderer, song, 44_100, "tenor") == found
+    assert _key("auto", renderer, np.zeros(44_100, np.float32), 44_100, "tenor") == 0.0
 
 
 @pytest.mark.slow

@@ -105,6 +105,7 @@ def test_report_has_hours_pitch_loudness_and_reasons(tmp_path):
     assert man["loudness_db"]["median"] == pytest.approx(level_db, abs=1.0)
     assert man["peak_db"] == pytest.approx(20 * np.log10(np.abs(tone(110.0)).max()), abs=0.2)
     assert report["dropped_by_reason"] == {"shorter than 0.5 s": 1, "silent": 1, "cannot be read": 1}
+    assert report["not_held_out"] == []
     text = Console(width=200, record=True, file=io.StringIO())
     for table in report_tables(features.folder):
         text.print(table)
@@ -116,6 +117,16 @@ def test_report_has_hours_pitch_loudness_and_reasons(tmp_path):
     for table in report_tables(features.folder):
         narrow.print(table)
     assert "…" not in narrow.export_text().replace(f"{man['loudness_db']['p5']:.0f}…", ""), "folded, not cut"
+
+
+def test_the_report_says_of_whom_no_song_is_held_out(tmp_path):
+    opensinger(tmp_path / "data", {"Man_0": 110.0}, SONGS, 1)
+    opensinger(tmp_path / "data", {"Woman_3": 220.0}, SONGS[:4], 1)
+    features = prepare(opensinger_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+    assert json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["not_held_out"] == ["Woman_3"]
+    screen = Console(width=200, record=True, file=io.StringIO())
+    screen.print(*report_tables(features.folder))
+    assert "no song held out: Woman_3. It takes 5 songs of a singer" in screen.export_text()
 
 
 def test_histogram_counts_seconds():

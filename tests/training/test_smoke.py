@@ -1,12 +1,14 @@
 """The commands that make the demo voice, smoke-sized, from nothing to a bundle that converts."""
 
 import json
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from comosvc import training as training_package
 from comosvc.runtime import Converter
 from comosvc.training.cli import app as train_app
 
@@ -92,4 +94,16 @@ def test_prepare_without_material_says_what_to_do(tmp_path):
 def test_stage_without_features_names_the_command(tmp_path):
     result = CliRunner().invoke(train_app, ["teacher", "-o", str(tmp_path / "run")])
     assert result.exit_code == 1
-    assert "comosvc-train prepare" in result.output
+    assert "comosvc-train prepare -o" in " ".join(result.output.split())
+
+
+def test_a_hint_keeps_the_config_that_was_given_and_a_missing_teacher_is_found_first(recordings, tmp_path):
+    run, config = tmp_path / "run", tmp_path / "my.toml"
+    config.write_text(files(training_package).joinpath("recipes/smoke.toml").read_text("utf-8"), "utf-8")
+    unprepared = CliRunner().invoke(train_app, ["student", "-c", str(config), "-o", str(run)])
+    assert f"comosvc-train prepare -c {config} -o" in " ".join(unprepared.output.split())
+    invoke(train_app, "prepare", "-c", config, "-o", run, "--data", recordings, "-n", 1)
+    result = CliRunner().invoke(train_app, ["student", "-c", str(config), "-o", str(run)])
+    assert result.exit_code == 1
+    assert f"comosvc-train teacher -c {config} -o" in " ".join(result.output.split())
+    assert not (run / "content").exists(), "nothing is computed before"
