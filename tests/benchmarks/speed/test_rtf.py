@@ -5,6 +5,7 @@ import os
 import time
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -492,6 +493,7 @@ def test_a_measurement_asks_for_tensorrts_engines(monkeypatch):
         raise ProviderError("for the test")
 
     monkeypatch.setattr(voices, "Converter", refuse)
+    monkeypatch.setattr(voices, "Device", lambda: SimpleNamespace(used_bytes=lambda: 0))
     for provider in ("cuda", "tensorrt"):
         with pytest.raises(ProviderError, match="for the test"):
             VoiceChain("demo", 1, provider, "fp32")
