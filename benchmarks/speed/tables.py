@@ -88,7 +88,7 @@ def summary_grid(report: SpeedReport) -> Grid:
         table.append((str(key), *cells))
     return Grid(
         title=f"whole chain, RTF, {' and '.join(f'{s:g}' for s in sorted(set(lengths.values())))} s: {_device(report)}",
-        heads=("system", *(head for n in threads for head in (f"{n} thread{'s'[: n > 1]}", "faster"))),
+        heads=("system", *(head for n in threads for head in (f"{n} thread" if n == 1 else f"{n} threads", "faster"))),
         rows=tuple(table),
         note=f"Seconds of work per second of audio: median (95th percentile). {_LEGEND} Faster: than {REFERENCE}, the "
         "authors' arithmetic, in the same run.",
