@@ -16,7 +16,7 @@ from .calls import Call, Work, ask, gather
 from .content_track import make_content_track
 from .framing import ceil_div, frames_to_cover, mel_range, next_piece, samples_before
 from .gate import Gate
-from .loudness import condition_loudness, loudness
+from .levels import Levels
 from .manifest import Manifest
 from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, GapBridge, f0_at_frames, pitch_frames_around
 from .pitch_statistics import PitchStatistics
@@ -67,16 +67,13 @@ class Analysis:
         self._front_end = manifest.front_end
         self._pitch_context = manifest.context.pitch
         self._pitch_piece = max(1, round(piece_s * PITCH_SAMPLE_RATE / PITCH_HOP_LENGTH))
-        self._to_model, self._to_16k = (
-            Resampler(sample_rate, spec.sample_rate),
-            Resampler(sample_rate, PITCH_SAMPLE_RATE),
-        )
+        self._to_16k = Resampler(sample_rate, PITCH_SAMPLE_RATE)
+        self._levels = Levels(manifest, sample_rate, Resampler)
         self._gate = Gate(spec)
         self.n_samples = 0
         self.n_frames: int | None = None
         """Mel frames of the clip, once its end is known."""
-        self._at_model_rate, self.at_16k = Track(), Track()
-        self._pitch_hz, self._confidence = Track(), Track()
+        self.at_16k, self._pitch_hz, self._confidence = Track(), Track(), Track()
         self.loudness, self.is_open, self.f0_hz = Track(), Track(dtype=np.bool_), Track()
         self._bridge = GapBridge(spec) if self._front_end.unvoiced_f0 == "interpolated" else None
         self.sung_f0_hz = self.f0_hz if self._bridge is None else Track()
@@ -88,7 +85,7 @@ class Analysis:
         """The clip's next samples, mono at `sample_rate`; `last` with the final ones."""
         start = time.perf_counter()
         self.n_samples += len(audio)
-        self._at_model_rate.append(self._to_model.push(audio, last))
+        self._levels.push(audio, last)
         self.at_16k.append(self._to_16k.push(audio, last))
         if last:
             self.n_frames = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
@@ -125,7 +122,7 @@ class Analysis:
         frame = max(0, before - self.reach)
         for track in (self.loudness, self.is_open, self.f0_hz, self.sung_f0_hz):
             track.forget(frame)
-        self._at_model_rate.forget(min(frame, self.loudness.end - self.reach) * self.spec.hop_length)
+        self._levels.forget(self.loudness.end)
         audio_16k = samples_before(frame, PITCH_SAMPLE_RATE, self.spec)
         self.at_16k.forget(audio_16k if self._pitch_only else min(audio_16k, self.content.first_sample))
         self.content.forget(frame)
@@ -133,20 +130,14 @@ class Analysis:
             track.forget(audio_16k // PITCH_HOP_LENGTH - 1)
 
     def _measure_loudness(self) -> None:
-        hop, heard = self.spec.hop_length, [np.zeros(0, np.float32)]
-        margin = ceil_div(self.spec.win_length, 2 * hop)
+        margin, heard = ceil_div(self.spec.win_length, 2 * self.spec.hop_length), [np.zeros(0, np.float32)]
         while self.goal is None or self.loudness.end < self.goal:
             first, last = next_piece(self.loudness.end, _LOUDNESS_FRAMES, self.goal)
-            from_frame, audio_end = max(0, first - margin), (last + margin) * hop
-            if self.goal is None and self._at_model_rate.end < audio_end:
+            if self.goal is None and self._levels.audio.end < (last + margin) * self.spec.hop_length:
                 break
-            audio = self._at_model_rate.read_padded(from_frame * hop, audio_end)
-            piece = slice(first - from_frame, last - from_frame)
-            heard.append(loudness(audio, self.spec)[piece])
-            told = heard[-1]
-            if self._front_end.loudness != "hann":
-                told = condition_loudness(audio, self.spec, self._front_end)[piece]
-            self.loudness.append(told)
+            condition, voice = self._levels.measure(first, last)
+            self.loudness.append(condition)
+            heard.append(voice)
         if self.is_open.end != self.goal:
             self.is_open.append(self._gate.push(np.concatenate(heard), last=self.goal is not None))
 

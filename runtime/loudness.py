@@ -1,13 +1,36 @@
-"""Loudness of each mel frame."""
+"""Loudness of each mel frame, without what lies below the band of a voice."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .high_pass import HighPass
 from .mel import frames, hann
 from .spec import AudioSpec, FrontEnd
 
+RUMBLE_HZ = 33.0
+"""An offset and what lies up to here is no part of any loudness; the lowest voice begins an octave above."""
+HUM_HZ = 125.0
+"""What lies up to here opens no gate: mains hum and its first harmonic. Every sung sound has energy above."""
+
 
 def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
+    """`frame_rms` of what a clip (L,) has above `RUMBLE_HZ`, and no more than that of the clip: a filter rings on after
+    an abrupt end. The condition of our own models.
+    """
+    return np.minimum(frame_rms(HighPass(spec.sample_rate, RUMBLE_HZ).push(audio), spec), frame_rms(audio, spec))
+
+
+def voice_band(audio: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """What a clip (L,) has above `HUM_HZ`, an offset and rumble removed: whether somebody sings is decided on this."""
+    return HighPass(rate, HUM_HZ).push(HighPass(rate, RUMBLE_HZ).push(audio))
+
+
+def gate_loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
+    """The loudness of a whole clip that opens its gate, (T,): as `loudness`, of what lies above `HUM_HZ`."""
+    return np.minimum(frame_rms(voice_band(audio, spec.sample_rate), spec), frame_rms(audio, spec))
+
+
+def frame_rms(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
     """Root mean square of each mel frame under its Hann window, (T,), linear amplitude; a full-scale sine gives 0.707.
 
     The authors take 128 samples without a window; at 24 kHz that is shorter than one period of a voice below 190 Hz,
@@ -37,7 +60,7 @@ def hop_loudness(audio: NDArray[np.float32], spec: AudioSpec, instant: float = 0
 
 
 def condition_loudness(audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
-    """The loudness that a model with this front end is told, (T,)."""
+    """Loudness (T,) of a whole clip, as a model with this front end takes it."""
     if front_end.loudness == "hann":
         return loudness(audio, spec)
     return hop_loudness(audio, spec, front_end.instant)

@@ -25,7 +25,7 @@ from .calls import Call, Work, ask
 from .drawn import make_source_track
 from .framing import ceil_div, content_index, frames_to_cover, frames_within_content
 from .gate import Gate, gains
-from .loudness import condition_loudness, loudness
+from .levels import Levels
 from .manifest import Manifest
 from .pitch import (
     BOUNDED_SILENCE_HOPS,
@@ -138,11 +138,11 @@ class LowLatency:
         source = manifest.model.source
         self._source = make_source_track(source.kind, source.channels, spec, target.seed)
         self._piece = max(1, round(piece_s * spec.frame_rate_hz))
-        self._to_model = ShortResampler(sample_rate, spec.sample_rate)
+        self._levels = Levels(manifest, sample_rate, ShortResampler)
         self._to_16k = ShortResampler(sample_rate, PITCH_SAMPLE_RATE)
         self._from_model = ShortResampler(spec.sample_rate, sample_rate)
         self._gate, self._early_gate = Gate(spec, open_before_s=0.0), Gate(spec)
-        self._at_model, self._at_16k, self._pitch_hz = Track(), Track(), Track()
+        self._at_model, self._at_16k, self._pitch_hz = self._levels.audio, Track(), Track()
         self._loudness, self._singing, self.is_open = Track(), Track(dtype=np.bool_), Track(dtype=np.bool_)
         self.f0_hz, self._sung_f0_hz, self._last_f0_hz = Track(), Track(), 0.0
         self._content, self.mel = Track((manifest.model.content_channels,)), Track((spec.n_mels,))
@@ -161,7 +161,7 @@ class LowLatency:
         self._forget()
         start = time.perf_counter()
         self.n_samples += len(audio)
-        self._at_model.append(self._to_model.push(audio, last))
+        self._levels.push(audio, last)
         self._at_16k.append(self._to_16k.push(audio, last))
         if last:
             self.n_frames = frames_to_cover(self.n_samples, self._rate, self._spec)
@@ -190,16 +190,10 @@ class LowLatency:
         last = goal if goal is not None else max(0, self._at_model.end - _loudness_tail(spec)) // hop
         if last <= first:
             return
-        margin = ceil_div(spec.win_length, 2 * hop)
-        from_frame = max(0, first - margin)
-        audio = self._at_model.read_padded(from_frame * hop, (last + margin) * hop)
-        piece = slice(first - from_frame, last - from_frame)
-        heard = told = loudness(audio, spec)[piece]
-        if self._front_end.loudness != "hann":
-            told = condition_loudness(audio, spec, self._front_end)[piece]
-        self._loudness.append(told)
-        self._singing.append(self._gate.push(heard, last=goal is not None))
-        self.is_open.append(self._early_gate.push(heard, last=goal is not None))
+        condition, voice = self._levels.measure(first, last)
+        self._loudness.append(condition)
+        self._singing.append(self._gate.push(voice, last=goal is not None))
+        self.is_open.append(self._early_gate.push(voice, last=goal is not None))
 
     def _track_pitch(self) -> Work[None]:
         """F0 at pitch frames, each from a window of its own; 0 where unvoiced or where nobody sings."""
@@ -337,7 +331,7 @@ class LowLatency:
 
     def _forget(self) -> None:
         """Drop what nothing that is still to come depends on."""
-        needs, hop, made = self._needs, self._spec.hop_length, self._frames_made
+        needs, made = self._needs, self._frames_made
         sung_from = made - needs.vocoder_past
         told_from = max(0, sung_from - needs.acoustic_past)
         self.mel.forget(sung_from)
@@ -351,7 +345,7 @@ class LowLatency:
         self._pitch_hz.forget(pitch)
         self._singing.forget(min(self.f0_hz.end, mel_frames_held(max(0, pitch), self._spec, self._front_end.instant)))
         self.f0_hz.forget(self.f0_hz.end)
-        self._at_model.forget((self._loudness.end - ceil_div(self._spec.win_length, 2 * hop) - 1) * hop)
+        self._levels.forget(self._loudness.end)
         row = int(content_index(told_from, 1, self._spec)[0]) // needs.content_grid * needs.content_grid
         self._content.forget(row)
         heard_from = (row - needs.content_past) * self._spec.content_hop_length

@@ -15,7 +15,7 @@ from ..runtime.audio import resample
 from ..runtime.errors import OutputError
 from ..runtime.files import read_audio
 from ..runtime.gate import Gate
-from ..runtime.loudness import loudness
+from ..runtime.loudness import gate_loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch_statistics import PitchStatistics
 from ..runtime.spec import AudioSpec
@@ -116,7 +116,7 @@ def _key(wanted: str, renderer: Renderer, audio: NDArray[np.float32], rate: int,
         return 0.0
     spec = renderer.spec
     signal = resample(audio, rate, spec.sample_rate)
-    is_open = Gate(spec).push(loudness(signal, spec), last=True)
+    is_open = Gate(spec).push(gate_loudness(signal, spec), last=True)
     pitch = PitchStatistics()
     pitch.add(swift_f0(signal, spec, renderer.features.front_end) * is_open)
     return auto_key(pitch, facts.f0_median_hz)

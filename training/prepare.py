@@ -18,7 +18,7 @@ from rich.progress import track
 
 from ..runtime.audio import mono, resample
 from ..runtime.errors import AudioError, OptionError
-from ..runtime.loudness import condition_loudness
+from ..runtime.loudness import condition_loudness, loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.spec import AudioSpec, FrontEnd
 from .augmentation import AugmentationConfig, variation_path, vary
@@ -119,7 +119,7 @@ class _Task:
         if not voiced.any():
             return Dropped(name, "no voiced frame: silence, noise, or not a voice")
         entry = ClipEntry(key, name, of.singer, of.song, of.split, len(voiced), text)
-        loudness_db = 20.0 * np.log10(np.maximum(features["loudness"][voiced], 1e-6))
+        loudness_db = 20.0 * np.log10(np.maximum(loudness(signal, self.spec)[voiced], 1e-6))
         return Measured(entry, features["f0_hz"][voiced], loudness_db.astype(np.float32), peak)
 
 

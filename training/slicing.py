@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.loudness import voice_band
+
 SILENCE = 1e-4
 """Peak of a file in which nobody sings."""
 
@@ -28,8 +30,10 @@ class SlicingConfig:
 def slice_at_silences(signal: NDArray[np.float32], rate: int, config: SlicingConfig) -> Iterator[tuple[int, int]]:
     """First and last (exclusive) sample of each piece of `signal` (L,); none where it is silent throughout.
 
-    Pieces are joined up to the longest allowed, so that phrases keep their short rests.
+    An offset, rumble and mains hum are silence. Pieces are joined up to the longest allowed, so that phrases keep their
+    short rests.
     """
+    signal = voice_band(signal, rate)
     if len(signal) == 0 or np.abs(signal).max() < SILENCE:
         return
     longest = config.max_seconds * rate

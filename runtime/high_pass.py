@@ -1,0 +1,96 @@
+"""A high-pass filter in blocks: removes what lies below a frequency, an offset exactly, and waits for nothing."""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ORDER = 5  # odd: one of the zeros lies at 0 Hz
+_STOP_DB = 30.0
+_BLOCK, _BLOCKS = 64, 16
+"""Samples that one row of a matrix product filters, and rows of a product."""
+_STATES = 2 * ((_ORDER + 1) // 2)
+
+
+class HighPass:
+    """A stream of mono float32 through a Chebyshev filter of type II, fifth order; block sizes do not matter.
+
+    Up to `stop_hz` the gain is at most -30 dB and 0 at 0 Hz; it is -3 dB at 1.36, -0.3 dB at 1.67 and 0 from 2.5 times
+    `stop_hz` on. The first sample counts as having lasted for ever, so that a constant gives zeros from the start.
+    """
+
+    def __init__(self, rate: int, stop_hz: float) -> None:
+        self._of_samples, self._of_state = _responses(rate, stop_hz)
+        self._state = np.zeros(_STATES)
+        self._held, self._given = np.zeros(0), 0  # samples of the product that is not full yet; of them, those given
+        self._offset: np.float64 | None = None
+
+    def push(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The next samples in, as many out."""
+        if not len(audio):
+            return audio
+        if self._offset is None:
+            self._offset = np.float64(audio[0])
+        size = _BLOCK * _BLOCKS
+        signal = np.concatenate((self._held, audio - self._offset))
+        out = np.empty(len(signal), np.float32)
+        for start in range(0, len(signal), size):
+            # Always the same product, filled up with zeros: in another shape its sums might differ in the last bit.
+            piece = np.zeros(size)
+            count = min(size, len(signal) - start)
+            piece[:count] = signal[start : start + count]
+            filtered, state = self._filter(piece)
+            out[start : start + count] = filtered[:count]
+            if count == size:
+                self._state = state
+        given, left = self._given, len(signal) % size
+        self._held, self._given = signal[len(signal) - left :], left
+        return out[given:]
+
+    def _filter(self, signal: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`signal` (1024,) filtered from the present state on, and the state behind it."""
+        found = signal.reshape(_BLOCKS, _BLOCK) @ self._of_samples
+        states = np.empty((_BLOCKS + 1, _STATES))
+        states[0] = self._state
+        for row in range(_BLOCKS):
+            states[row + 1] = found[row, _BLOCK:] + states[row] @ self._of_state[:, _BLOCK:]
+        return (found[:, :_BLOCK] + states[:-1] @ self._of_state[:, :_BLOCK]).ravel(), states[-1]
+
+
+@cache
+def _responses(rate: int, stop_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a block's samples (64) and the state before it (6) add to its output (64) and to the state behind it (6)."""
+    b, a = _sections(rate, stop_hz)
+    cases = _BLOCK + _STATES
+    signal, states = np.zeros((cases, _BLOCK)), np.zeros((cases, len(b), 2))
+    signal[:_BLOCK] = np.eye(_BLOCK)
+    states[_BLOCK:] = np.eye(_STATES).reshape(_STATES, len(b), 2)
+    for n in range(_BLOCK):
+        for k in range(len(b)):
+            x = signal[:, n].copy()
+            y = b[k, 0] * x + states[:, k, 0]
+            states[:, k, 0] = b[k, 1] * x - a[k, 1] * y + states[:, k, 1]
+            states[:, k, 1] = b[k, 2] * x - a[k, 2] * y
+            signal[:, n] = y
+    found = np.concatenate((signal, states.reshape(cases, _STATES)), axis=1)
+    return found[:_BLOCK], found[_BLOCK:]
+
+
+def _sections(rate: int, stop_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Numerators and denominators, (3, 3) each, of the filter as sections of second order, by the bilinear transform.
+
+    `scipy.signal.cheby2(5, 30, stop_hz, "high", fs=rate)` is the same filter.
+    """
+    angles = np.pi * np.arange(1, _ORDER + 1, 2) / (2 * _ORDER)  # of one pole in each pair
+    mu = np.arcsinh(np.sqrt(10.0 ** (_STOP_DB / 10.0) - 1.0)) / _ORDER
+    edge = np.tan(np.pi * stop_hz / rate)
+    poles = edge * (-np.sinh(mu) * np.sin(angles) + 1j * np.cosh(mu) * np.cos(angles))
+    zeros = 1j * edge * np.cos(angles)
+    b, a = np.zeros((len(angles), 3)), np.zeros((len(angles), 3))
+    for k in range(len(angles)):
+        for out, root in ((b, zeros[k]), (a, poles[k])):
+            root = (1.0 + root) / (1.0 - root)
+            last = 2 * k + 1 == _ORDER  # the pole and the zero that have no twin
+            out[k] = [1.0, -root.real, 0.0] if last else [1.0, -2.0 * root.real, abs(root) ** 2]
+        b[k] *= (a[k] @ [1, -1, 1]) / (b[k] @ [1, -1, 1])  # gain 1 at the Nyquist frequency
+    return b, a
