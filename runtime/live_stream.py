@@ -7,12 +7,19 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from .audio import mono
 from .errors import AudioError, ComosvcError, OptionError
+from .high_pass import HighPass
+from .loudness import RUMBLE_HZ
 from .stream import SingerChoice, Stream
 
 DEADLINE_POLICIES = ("hold", "dry", "silence")
 _KEPT_S = 2.0
 """Input and output that are kept. A computation that is further behind starts anew at the present."""
+_HELD_S = 0.5
+"""As long as "hold" repeats a block: a stumble is covered, a voice that is gone does not drone."""
+_BETWEEN_ERRORS_S = 1.0
+"""Of audio between two errors of the computation that it goes on after; sooner, the second ends it."""
 _log = logging.getLogger(__name__)
 
 
@@ -21,8 +28,10 @@ class LiveStream:
 
     What goes out is what came in `latency_samples` before, converted: the stream's own latency, and the time of a block
     to compute in. Where it is not ready in time `policy` fills in, `underruns` counts it, and what comes too late is
-    left out, so that the latency stays what it is. "hold" repeats the last block that was ready, "dry" gives the input,
-    as late as the voice would be, "silence" nothing. A block below `gate_db` (RMS, full scale at 0) counts as silence.
+    left out, so that the latency stays what it is. "hold" repeats the last block that was ready for half a second,
+    "dry" gives the input, as late as the voice would be, "silence" nothing. A block below `gate_db` (RMS without offset
+    and rumble, full scale at 0) counts as silence. So does one with samples that are none (NaN, far beyond full scale):
+    `bad_blocks` counts it. After an error of a graph the computation starts anew; a second one within a second ends it.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class LiveStream:
             raise OptionError(f"the input gate is {gate_db} dB; it must be -120 to 0 dB, or None")
         self._stream, self._policy = stream, policy
         self._gate = 0.0 if gate_db is None else 10.0 ** (gate_db / 20.0)
+        self._without_rumble = HighPass(stream.sample_rate, RUMBLE_HZ)
         self.block_samples = max(1, round(1e-3 * block_ms * stream.sample_rate))
         self.latency_samples = stream.latency_samples + self.block_samples
         self._kept = round(_KEPT_S * stream.sample_rate)
@@ -50,8 +60,11 @@ class LiveStream:
         self._heard_end = self._sung_end = 0
         self._sung_from = 0  # what lies before was never computed
         self._held = np.zeros(self.block_samples, np.float32)  # for "hold"
-        self.underruns, self.restarts = 0, 0
-        """Blocks that came too late, and times that the computation had to start anew."""
+        self._held_for = 0
+        self.underruns, self.restarts, self.bad_blocks = 0, 0, 0
+        """Blocks that came too late, times that the computation had to start anew, blocks with samples that are none."""
+        self.bad_block: AudioError | None = None
+        """What was wrong with the last of those."""
         self.error: Exception | None = None
         """What ended the computation, if anything did."""
         self._changed, self._turn = threading.Condition(), threading.Lock()
@@ -85,7 +98,7 @@ class LiveStream:
                 self._stream.key = key
 
     def exchange(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`block_samples` of mono float32 in, or a multiple; the same number out. Only copies.
+        """`block_samples` of mono float32 in, or a multiple; the same number out. Only checks and copies.
 
         Raises `ComosvcError` if it is not running.
         """
@@ -100,6 +113,11 @@ class LiveStream:
                 f"a block of {count} samples; this live stream takes {self.block_samples}, or a multiple up to "
                 f"{_KEPT_S:g} s\nhint: a fixed block size of the audio device, and block_ms to match it"
             )
+        try:
+            audio = mono(audio, "the block", self._heard_end) if count else audio
+        except AudioError as error:
+            self.bad_blocks, self.bad_block = self.bad_blocks + 1, error
+            audio = np.zeros(count, np.float32)
         with self._changed:
             _write(self._heard, self._heard_end, audio)
             self._heard_end += count
@@ -109,40 +127,57 @@ class LiveStream:
             missing = first + count > self._sung_end or max(0, first) < self._sung_from
             if not missing:
                 out = np.pad(ready, (count - len(ready), 0))
-                self._held = out[-self.block_samples :]
+                self._held, self._held_for = out[-self.block_samples :], 0
                 return out
             self.underruns += 1
+            self._held_for += count
             if self._policy == "dry":
                 dry = _read(self._heard, max(0, first), max(0, first + count))
                 return np.pad(dry, (count - len(dry), 0))
-            return np.resize(self._held, count) if self._policy == "hold" else np.zeros(count, np.float32)
+            hold = self._policy == "hold" and self._held_for <= _HELD_S * self._stream.sample_rate
+            return np.resize(self._held, count) if hold else np.zeros(count, np.float32)
 
     def _run(self) -> None:
-        try:
-            done = 0
-            while (block := self._next(done)) is not None:
-                start, audio = block
+        done, failed_at = 0, None
+        while (block := self._next(done)) is not None:
+            start, audio = block
+            try:
                 if start != done:
                     with self._turn:
                         self._stream.reset()
-                    self.restarts += 1
-                    with self._changed:
-                        self._sung_from = self._sung_end = start
-                if np.sqrt(np.square(audio).mean()) < self._gate:
-                    audio = np.zeros_like(audio)
+                    self._start_anew(start)
                 with self._turn:
-                    sung = self._stream.process(audio)
+                    sung = self._stream.process(self._gated(audio))
                 done = start + len(audio)
-                with self._changed:
-                    # The stream's own latency is taken off: position n of what is sung belongs to n of what was heard.
-                    at = done - len(sung) - self._stream.latency_samples
-                    skip = max(0, self._sung_from - at)
-                    if skip < len(sung):
-                        _write(self._sung, at + skip, sung[skip:])
-                        self._sung_end = at + len(sung)
-        except Exception as error:
-            self.error = error
-            _log.exception("the live conversion ended")
+                self._keep(sung, done)
+            except Exception as error:
+                done = start + len(audio)
+                if failed_at is not None and done - failed_at < _BETWEEN_ERRORS_S * self._stream.sample_rate:
+                    self.error = error
+                    _log.exception("the live conversion ended")
+                    return
+                _log.warning("the live conversion starts anew: %s", error)
+                failed_at = done
+                self._start_anew(done)
+
+    def _gated(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
+        return audio if np.sqrt(np.square(self._without_rumble.push(audio)).mean()) >= self._gate else 0.0 * audio
+
+    def _start_anew(self, position: int) -> None:
+        """Nothing before `position` will be computed any more."""
+        self.restarts += 1
+        with self._changed:
+            self._sung_from = self._sung_end = position
+
+    def _keep(self, sung: NDArray[np.float32], done: int) -> None:
+        """Put what came out for the input up to `done` where `exchange` reads it."""
+        with self._changed:
+            # The stream's own latency is taken off: position n of what is sung belongs to n of what was heard.
+            at = done - len(sung) - self._stream.latency_samples
+            skip = max(0, self._sung_from - at)
+            if skip < len(sung):
+                _write(self._sung, at + skip, sung[skip:])
+                self._sung_end = at + len(sung)
 
     def _next(self, done: int) -> tuple[int, NDArray[np.float32]] | None:
         """The next block with its position; None when it is over."""

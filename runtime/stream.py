@@ -48,19 +48,31 @@ class Stream:
         self._warm_up(max(1, round(1e-3 * block_ms * sample_rate)))
 
     def process(self, audio: NDArray[Any]) -> NDArray[np.float32]:
-        """The next samples in, (n,) or (n, channels), float32, float64 or int16; the same number out, float32 (n,)."""
+        """The next samples in, (n,) or (n, channels), float32, float64 or int16; the same number out, float32 (n,).
+
+        Raises `AudioError` for samples that are none, such as NaN, and takes nothing of that block. After any other
+        error, of a graph for instance, the block is lost and the stream begins anew with the next: what comes out is
+        again as much as goes in, first `latency_samples` zeros. So play silence for a block that raised.
+        """
         with self._in_use():
             if self._ended:
                 raise ComosvcError("this stream was flushed: nothing comes after its end\nhint: stream.reset()")
             if np.shape(audio)[:1] == (0,):
                 return np.zeros(0, np.float32)
-            samples = mono(audio, "the block", self._chain.n_samples)
-            self._check_given_f0_covers(self._chain.n_samples + len(samples))
-            length = round(_AT_ONCE_S * self.sample_rate)
-            return np.concatenate([self._push(samples[at : at + length]) for at in range(0, len(samples), length)])
+            samples = mono(audio, "the block", self._skipped + self._chain.n_samples)
+            self._check_given_f0_covers(self._skipped + self._chain.n_samples + len(samples))
+            length, end = round(_AT_ONCE_S * self.sample_rate), self._chain.n_samples + len(samples)
+            try:
+                return np.concatenate([self._push(samples[at : at + length]) for at in range(0, len(samples), length)])
+            except BaseException:
+                self._begin(self._skipped + end)
+                raise
 
     def flush(self) -> NDArray[np.float32]:
-        """The rest, exactly `latency_samples`: silence is taken for what would have come. `reset` begins anew."""
+        """The rest, exactly `latency_samples`: silence is taken for what would have come. `reset` begins anew.
+
+        Whether it raises or not, this was the stream's end.
+        """
         with self._in_use():
             if self._ended:
                 raise ComosvcError("this stream was flushed already\nhint: stream.reset() begins anew")
@@ -111,12 +123,14 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self) -> None:
+    def _begin(self, skipped: int = 0) -> None:
+        """A new chain. A given F0 goes on behind `skipped` samples, to the nearest frame."""
         manifest, timings = self._bundle.manifest, defaultdict[str, float](float)
-        self._chain = LowLatency(
-            manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S, f0_hz=self._request.f0_hz
-        )
-        self._out, self._ended = Track(), False
+        spec, f0_hz = manifest.audio, self._request.f0_hz
+        if f0_hz is not None:
+            f0_hz = f0_hz[round(skipped / self.sample_rate * spec.frame_rate_hz) :]
+        self._chain = LowLatency(manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S, f0_hz=f0_hz)
+        self._out, self._ended, self._skipped = Track(), False, skipped
 
     def _target(self) -> Target:
         return Target(self._voice.embedding, self.key, self._request.seed, self._request.schedule)

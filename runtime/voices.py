@@ -68,15 +68,40 @@ def voice_of(bundle: Bundle, singer: str | Mapping[str, float] | None) -> Voice:
 def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
     if not isinstance(asked, Mapping) or not asked:
         raise OptionError(f"singer must be a name or a mapping of names to weights, got {asked!r}")
+    weights = {}
     for name, weight in asked.items():
         if name not in known:
             raise OptionError(f"no singer {name!r} in this voice; it has {', '.join(known)}")
-        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number) or not 0 <= weight < math.inf:
-            raise OptionError(f"the weight of singer {name!r} is {weight!r}; it must be a number from 0 up")
-    total = float(sum(asked.values()))
-    if total <= 0.0:
-        raise OptionError(f"the weights of {', '.join(asked)} add up to {total:g}; one must be above 0")
-    return {name: float(weight) / total for name, weight in asked.items() if weight > 0}
+        weights[name] = _finite(weight)
+        if not weights[name] >= 0.0:
+            raise OptionError(f"the weight of singer {name!r} is {_shown(weight)}; it must be a finite number from 0 up")
+    largest = max(weights.values())
+    if largest == 0.0:
+        raise OptionError(f"the weights of {', '.join(asked)} add up to 0; one must be above 0")
+    # By the largest first: the sum of large weights may not be a number.
+    total = sum(weight / largest for weight in weights.values())
+    shares = {name: weight / largest / total for name, weight in weights.items()}
+    return {name: share for name, share in shares.items() if share > 0.0}
+
+
+def _finite(value: object) -> float:
+    """A real number as a float; NaN for anything else, bools and infinities among it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _shown(value: object) -> str:
+    """`repr` of an argument, cut short where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
 
 
 def check_key(key: float | str, voice: Voice) -> float | None:
@@ -94,10 +119,10 @@ def check_key(key: float | str, voice: Voice) -> float | None:
 def check_semitones(key: float | str, otherwise: str = "") -> float:
     """`key` as a float within `KEY_RANGE`; `otherwise` is what else the error says it may be. Raises `OptionError`."""
     low, high = KEY_RANGE
-    number = isinstance(key, int | float | np.number) and not isinstance(key, bool)
-    if not number or not low <= float(key) <= high:
-        raise OptionError(f"key is {key!r}; it must be {low:g} to {high:g} semitones{otherwise}")
-    return float(key)
+    number = _finite(key)
+    if not low <= number <= high:
+        raise OptionError(f"key is {_shown(key)}; it must be {low:g} to {high:g} semitones{otherwise}")
+    return number
 
 
 def auto_key(song: PitchStatistics, f0_median_hz: float) -> float:
