@@ -3,6 +3,7 @@
 import importlib
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,12 @@ from .live_stream import LiveStream
 from .stream import SingerChoice
 
 _READ_OUT_S = 0.5
+_REOPEN_S = 5.0
+"""As long as a device that stopped is opened again and again before that is an error."""
+_STEADY_S = 10.0
+"""A device that ran this long since it was opened again has come back."""
+_STALLED_S = 2.0
+"""A device that asks for no block for so long has stopped, whatever it says."""
 _PORTAUDIO = "PortAudio (Debian and Ubuntu: apt install libportaudio2)"
 
 
@@ -52,12 +59,20 @@ def sound_devices() -> Any:
 
 
 def list_devices() -> str:
-    """The audio devices, a line each: number, name, channels; > and < mark the defaults."""
-    return str(sound_devices().query_devices())
+    """The audio devices, a line each: number, name, channels; > and < mark the defaults. Raises `ComosvcError`."""
+    sound = sound_devices()
+    try:
+        listed = str(sound.query_devices())
+    except sound.PortAudioError as error:
+        raise ComosvcError(f"the audio devices cannot be listed: {error}") from error
+    return listed if listed.strip() else "there are no audio devices"
 
 
 def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], None]) -> None:
-    """Convert until the device stops or the user interrupts. `say` is told the latency, again and again."""
+    """Convert until the user interrupts; `say` is called with the latency, again and again.
+
+    A device that stops is opened again for some seconds. Raises `ComosvcError` if it does not come back.
+    """
     if not 0.0 <= options.monitor <= 1.0:
         raise OptionError(f"monitor is {options.monitor}; it must be 0 to 1")
     sound = sound_devices()
@@ -76,7 +91,7 @@ def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], No
             live = LiveStream(stream, options.block_ms, options.policy, options.gate_db)
             live.start()
             try:
-                _play(sound, live, rate, options, say)
+                _play_on(sound, live, rate, options, say)
             finally:
                 live.stop()
     except (sound.PortAudioError, ValueError) as error:
@@ -85,30 +100,84 @@ def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], No
         ) from error
 
 
+def _play_on(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say: Callable[[str], None]) -> None:
+    """Play through the device, opened again where it stops, until Ctrl-C."""
+    stopped_at: float | None = None  # since when it has not run for `_STEADY_S`
+    reason = ""
+    while True:
+        opened_at = time.monotonic()
+        try:
+            _play(sound, live, rate, options, say)
+        except KeyboardInterrupt:
+            return
+        except (sound.PortAudioError, ValueError) as error:
+            if not live.n_samples:  # it was never there
+                raise
+            reason = f": {error}"
+        now = time.monotonic()
+        if live.error is not None:
+            raise live.error
+        if stopped_at is None or now - opened_at >= _STEADY_S:
+            stopped_at = now
+        if now - stopped_at >= _REOPEN_S:
+            raise ComosvcError(
+                f"the audio device stopped{reason}; it did not come back within {_REOPEN_S:g} s\n"
+                "hint: is it still plugged in? --list-devices shows what there is"
+            )
+        say("the audio device stopped; opening it again")
+        try:
+            time.sleep(_READ_OUT_S)
+            _look_for_devices(sound)
+        except KeyboardInterrupt:
+            return
+
+
+def _look_for_devices(sound: Any) -> None:
+    """Let PortAudio find the devices anew: it lists them once, when it is initialised."""
+    for name in ("_terminate", "_initialize"):
+        with suppress(AttributeError, sound.PortAudioError):
+            getattr(sound, name)()
+
+
 def _play(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say: Callable[[str], None]) -> None:
+    """Until the device stops, an error or Ctrl-C."""
+    failed: list[Exception] = []
+    asked_at = time.monotonic()
+
     def callback(heard: NDArray[np.float32], out: NDArray[np.float32], *_: object) -> None:
-        out[:, 0] = live.exchange(heard[:, 0])
+        nonlocal asked_at
+        asked_at = time.monotonic()
+        try:
+            out[:, 0] = live.exchange(heard[:, 0])
+        except Exception as error:  # it would be printed by PortAudio's thread, and the command would not know
+            failed.append(error)
+            out[:] = 0.0
+            return
         if options.monitor:
-            out[:, 0] += options.monitor * heard[:, 0]
+            out[:, 0] += options.monitor * np.clip(np.nan_to_num(heard[:, 0]), -1.0, 1.0)
 
     devices = options.input_device, options.output_device
     with sound.Stream(
         samplerate=rate, blocksize=live.block_samples, device=devices, channels=1, dtype="float32", callback=callback
     ) as device:
+        device_s = sum(device.latency)
         try:
-            while device.active and live.error is None:
-                say(_read_out(live, rate, sum(device.latency)))
+            while device.active and live.error is None and not failed:
+                say(_read_out(live, rate, device_s))
+                if time.monotonic() - asked_at > _STALLED_S:
+                    break
                 time.sleep(_READ_OUT_S)
-        except KeyboardInterrupt:
-            pass
-    say(_read_out(live, rate, sum(device.latency)))
-    if live.error is not None:
-        raise live.error
+        finally:
+            say(_read_out(live, rate, device_s))
+    if failed:
+        raise failed[0]
 
 
 def _read_out(live: LiveStream, rate: int, device_s: float) -> str:
     voice_ms, device_ms = 1e3 * live.latency_samples / rate, 1e3 * device_s
     lost = f", {live.restarts} restarts" if live.restarts else ""
+    if live.bad_block is not None:
+        lost += f", {live.bad_blocks} bad blocks from the device ({str(live.bad_block).splitlines()[0]})"
     return (
         f"latency {voice_ms + device_ms:.0f} ms (voice {voice_ms:.0f}, device {device_ms:.0f}), "
         f"{live.underruns} under-runs{lost}"

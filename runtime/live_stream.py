@@ -62,7 +62,7 @@ class LiveStream:
         self._held = np.zeros(self.block_samples, np.float32)  # for "hold"
         self._held_for = 0
         self.underruns, self.restarts, self.bad_blocks = 0, 0, 0
-        """Blocks that came too late, times that the computation had to start anew, blocks with samples that are none."""
+        """Blocks that came too late, times that the computation started anew, blocks with samples that are none."""
         self.bad_block: AudioError | None = None
         """What was wrong with the last of those."""
         self.error: Exception | None = None
@@ -70,6 +70,11 @@ class LiveStream:
         self._changed, self._turn = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = False
+
+    @property
+    def n_samples(self) -> int:
+        """Samples that came in so far."""
+        return self._heard_end
 
     def start(self) -> None:
         """Begin to compute."""

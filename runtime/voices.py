@@ -74,7 +74,9 @@ def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
             raise OptionError(f"no singer {name!r} in this voice; it has {', '.join(known)}")
         weights[name] = _finite(weight)
         if not weights[name] >= 0.0:
-            raise OptionError(f"the weight of singer {name!r} is {_shown(weight)}; it must be a finite number from 0 up")
+            raise OptionError(
+                f"the weight of singer {name!r} is {_shown(weight)}; it must be a finite number from 0 up"
+            )
     largest = max(weights.values())
     if largest == 0.0:
         raise OptionError(f"the weights of {', '.join(asked)} add up to 0; one must be above 0")

@@ -10,13 +10,16 @@ class PortAudioError(Exception):
 
 
 class FileDevice:
-    """Stands in for the module. `pace` is called before each block: it waits as a device does."""
+    """Stands in for the module. `pace` is called before each block: it waits as a device does.
+
+    `at_end` is called with the number of times that it was opened so far when the audio is over; then it stops.
+    """
 
     PortAudioError = PortAudioError
 
-    def __init__(self, audio, rate, pace=lambda: None):
-        self.audio, self.rate, self.pace = audio, rate, pace
-        self.played, self.asked = [], {}
+    def __init__(self, audio, rate, pace=lambda: None, at_end=lambda times: None):
+        self.audio, self.rate, self.pace, self.at_end = audio, rate, pace, at_end
+        self.played, self.asked, self.times = [], {}, 0
 
     def query_devices(self, device=None, kind=None):
         if device == "missing":
@@ -26,7 +29,7 @@ class FileDevice:
         return {"default_samplerate": float(self.rate)}
 
     def Stream(self, **asked):
-        self.asked = asked
+        self.asked, self.times = asked, self.times + 1
         return _Running(self, **asked)
 
 
@@ -51,5 +54,6 @@ class _Running:
                 out = np.full((self._size, 1), np.nan, np.float32)
                 self._callback(self._device.audio[at : at + self._size, None], out, self._size, None, None)
                 self._device.played.append(out[:, 0])
+            self._device.at_end(self._device.times)
         finally:
             self.active = False

@@ -1,5 +1,7 @@
 """The audio callback's side of a stream, and the command, with a device that plays an array."""
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -7,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from sound_device import FileDevice
+from sound_device import FileDevice, PortAudioError
 from typer.testing import CliRunner
 
 from comosvc.runtime import AudioError, ComosvcError, Converter, LiveStream, OptionError
@@ -201,6 +203,67 @@ def test_an_error_of_the_voice_is_kept_and_the_callback_goes_on(own, song, caplo
     assert "the live conversion ended" in caplog.text
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_bad_block_is_silence_and_the_next_ones_are_right(own, song, bad):
+    """As if the device had given zeros."""
+    silenced, broken = song[: 40 * BLOCK].copy(), song[: 40 * BLOCK].copy()
+    silenced[20 * BLOCK : 21 * BLOCK] = 0.0
+    broken[20 * BLOCK + 7] = bad
+    with own.stream(24_000) as stream:
+        wanted = np.concatenate((np.zeros(BLOCK), stream.process(silenced)))
+        stream.reset()
+        live = LiveStream(stream, BLOCK_MS)
+        live.start()
+        found = played(live, broken)
+        live.stop()
+    np.testing.assert_allclose(found, wanted[: len(found)], atol=1e-5)
+    assert (live.bad_blocks, live.underruns, live.error) == (1, 0, None)
+    assert f"the first at sample {20 * BLOCK + 7}" in str(live.bad_block)
+
+
+def test_after_one_error_of_a_graph_live_goes_on(own, song, caplog):
+    loud = np.tile(song[:24_000], 3)
+    graph, run = own._graphs["vocoder"], own._graphs["vocoder"].run
+
+    def fail_once(inputs):
+        graph.run = run
+        raise RuntimeError("the GPU hiccuped")
+
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS, "silence")
+        live.start()
+        played(live, loud[:24_000])
+        graph.run = fail_once
+        out = played(live, loud[24_000:])
+        live.stop()
+    assert (live.error, live.restarts) == (None, 1)
+    assert "starts anew: the GPU hiccuped" in caplog.text
+    assert np.abs(out[-12_000:]).max() > 0.05
+
+
+def test_a_held_block_does_not_drone(own, late, song):
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS, "hold")
+        live.start()
+        played(live, song[: 30 * BLOCK])
+        late.clear()
+        out = played(live, song[30 * BLOCK : 70 * BLOCK], wait=False)
+        late.set()
+        live.stop()
+    assert np.abs(out[20 * BLOCK : 24 * BLOCK]).max() > 0.01
+    np.testing.assert_array_equal(out[30 * BLOCK :], 0.0)
+
+
+def test_an_offset_does_not_open_the_input_gate(own, song):
+    with own.stream(24_000) as stream:
+        live = LiveStream(stream, BLOCK_MS, "silence", gate_db=-50.0)
+        live.start()
+        blocks = song[: 20 * BLOCK] * np.float32(1e-3) + np.float32(0.2)
+        out = played(live, blocks)
+        live.stop()
+    np.testing.assert_array_equal(out, 0.0)
+
+
 LEFT_RUNNING = """
 import sys, threading
 import numpy as np
@@ -241,7 +304,7 @@ def invoke_convert(*arguments):
 
 @pytest.fixture
 def device(monkeypatch, song):
-    fake = FileDevice(song, 24_000, pace=lambda: time.sleep(0.01))
+    fake = FileDevice(song, 24_000, lambda: time.sleep(0.01), lambda times: os.kill(os.getpid(), signal.SIGINT))
     monkeypatch.setitem(sys.modules, "sounddevice", fake)
     monkeypatch.setattr(live_module, "_READ_OUT_S", 0.05)
     return fake
@@ -262,6 +325,66 @@ def test_the_command_plays_what_the_device_hears(device, bundle_path, song):
     assert np.abs(wet).max() > 0.01
     assert err.index("live; Ctrl-C ends it") < err.index("under-runs")
     assert "device 10" in err
+
+
+def test_a_device_that_stops_is_opened_again_and_then_an_error(device, bundle_path, song, monkeypatch):
+    monkeypatch.setattr(live_module, "_REOPEN_S", 0.3)
+    device.audio, device.at_end = song[: 20 * BLOCK], lambda times: None
+    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    assert code == 1
+    assert "the audio device stopped; it did not come back within 0.3 s" in err
+    assert device.times > 1
+
+    def refuse(times):
+        device.Stream = refused
+
+    def refused(**_):
+        raise PortAudioError("Device unavailable")
+
+    device.at_end = refuse
+    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    assert code == 1
+    assert "the audio device stopped: Device unavailable" in err
+
+
+def test_a_device_that_comes_back_goes_on(device, bundle_path, song):
+    device.audio = song[: 20 * BLOCK]
+    device.at_end = lambda times: times == 2 and os.kill(os.getpid(), signal.SIGINT)
+    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    assert code == 0, err
+    assert device.times == 2
+    assert len(device.played) == 40
+
+
+def test_a_device_that_asks_for_nothing_has_stopped(device, bundle_path, monkeypatch):
+    monkeypatch.setattr(live_module, "_STALLED_S", 0.1)
+    monkeypatch.setattr(live_module, "_REOPEN_S", 0.1)
+    device.audio, device.at_end = np.zeros(2 * BLOCK, np.float32), lambda times: time.sleep(0.3)
+    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    assert code == 1
+    assert "the audio device stopped" in err
+
+
+def test_bad_blocks_of_the_device_are_said(device, bundle_path, song):
+    device.audio = song[: 20 * BLOCK].copy()
+    device.audio[3 * BLOCK + 5] = np.nan
+    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1", "--monitor", "0.5")
+    assert code == 0, err
+    assert f"1 bad blocks from the device (the block has 1 samples that are NaN or infinite, the first at sample {3 * BLOCK + 5})" in err  # fmt: skip
+    assert np.isfinite(np.concatenate(device.played)).all()
+
+
+def test_no_devices_are_said(device, monkeypatch):
+    monkeypatch.setattr(device, "query_devices", lambda *_: "")
+    assert invoke_convert("--list-devices")[:2] == (0, "there are no audio devices\n")
+
+    def refuse(*_):
+        raise PortAudioError("Error querying host API 0")
+
+    monkeypatch.setattr(device, "query_devices", refuse)
+    code, _, err = invoke_convert("--list-devices")
+    assert code == 1
+    assert "error: the audio devices cannot be listed: Error querying host API 0" in err
 
 
 def test_devices_are_listed(device):
