@@ -188,7 +188,7 @@ class Stream:
 
 def stream_key(key: float | str) -> float:
     """`key` in semitones. Raises `OptionError`, also for "auto"."""
-    if key == AUTO_KEY:
+    if isinstance(key, str) and key == AUTO_KEY:
         raise OptionError(
             "key is 'auto', which needs the whole song; a stream hears it as it comes\n"
             "hint: give semitones, for instance those that convert(..., key='auto') found for this singer"

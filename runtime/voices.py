@@ -108,7 +108,7 @@ def _shown(value: object) -> str:
 
 def check_key(key: float | str, voice: Voice) -> float | None:
     """`key` in semitones, or None for "auto". Raises `OptionError`."""
-    if key == AUTO_KEY:
+    if isinstance(key, str) and key == AUTO_KEY:
         if voice.f0_median_hz is None:
             raise OptionError(
                 f"key is {AUTO_KEY!r}, and the pitch that {voice.label} sings at is not known: the voice was imported "

@@ -84,6 +84,24 @@ def test_a_rest_gives_true_zeros(converter, rate):
     assert np.abs(result.audio[-20_000:]).max() > 0.05
 
 
+@pytest.mark.parametrize("latency", ["default", "low"])
+@pytest.mark.parametrize(
+    ("offset", "f_hz", "level"), [(0.2, 0, 0), (0, 8, 0.0141), (0, 20, 0.0141), (0, 50, 0.00447), (0, 100, 0.00447)]
+)
+def test_what_lies_below_a_voice_is_not_sung(converter, offset, f_hz, level, latency):
+    """An offset, rumble at -40 dB and hum at -50 dB: alone nothing, in a rest nothing, under a voice no louder."""
+    for rate in (24_000, 44_100):
+        low = (offset + level * np.sin(2 * np.pi * f_hz * np.arange(2 * rate) / rate)).astype(np.float32)
+        assert not converter.convert(low, rate, latency=latency).audio.any()
+    rest = np.zeros(12_000, np.float32)
+    clip = np.concatenate((rest, GLIDE[:20_000], rest))
+    low = (offset + level * np.sin(2 * np.pi * f_hz * np.arange(len(clip)) / 24_000)).astype(np.float32)
+    found, wanted = (converter.convert(audio, 24_000, latency=latency).audio for audio in (clip + low, clip))
+    assert not found[:10_000].any()
+    assert not found[-6_000:].any()
+    assert np.square(found).mean() == pytest.approx(np.square(wanted).mean(), rel=0.15)
+
+
 def test_a_long_rest_is_skipped_without_a_trace(bundle_path, monkeypatch):
     """The notes after half a minute of rest come out as if all of it had been computed."""
     clip = np.concatenate((GLIDE, np.zeros(25 * 24_000, np.float32), GLIDE))
@@ -158,6 +176,12 @@ def test_a_blend_is_the_weighted_mean(converter):
     assert np.abs(mixed.mel - alto.mel).max() > 0.01
 
 
+@pytest.mark.parametrize("weight", [1e308, 5e-324, np.float32(1e-40), 10**300, np.int8(3)])
+def test_equal_weights_of_any_size_are_halves(converter, weight):
+    halves = converter.convert(GLIDE[:2_400], 24_000, {"alto": weight, "bass": weight}).options.singer
+    assert halves == {"alto": 0.5, "bass": 0.5}
+
+
 def test_a_blends_key_rests_on_the_mean_of_log_f0(converter):
     keys = {name: converter.convert(GLIDE, 24_000, name, key="auto").options.key for name in ("alto", "bass")}
     median_hz = float(np.median(GLIDE_HZ))
@@ -194,6 +218,15 @@ def test_more_steps_are_another_sample(converter):
         ({"singer": 3}, "must be a name or a mapping"),
         ({"singer": {"alto": -1}}, "the weight of singer 'alto' is -1"),
         ({"singer": {"alto": float("nan")}}, "the weight of singer 'alto' is nan"),
+        ({"singer": {"alto": float("inf")}}, "the weight of singer 'alto' is inf"),
+        ({"singer": {"alto": True}}, "the weight of singer 'alto' is True"),
+        ({"singer": {"alto": 1j}}, "the weight of singer 'alto' is 1j; it must be a finite number from 0 up"),
+        ({"singer": {"alto": 10**400}}, "(401 characters); it must be a finite number"),
+        ({"singer": {"alto": 10**5000}}, "is a number of thousands of digits"),
+        ({"key": 1e308}, "key is 1e+308"),
+        ({"key": 10**400}, "(401 characters); it must be -36 to 36 semitones"),
+        ({"key": np.complex64(1)}, "key is np.complex64(1+0j)"),
+        ({"key": np.zeros(2)}, "key is array([0., 0.])"),
         ({"singer": {"alto": "much"}}, "the weight of singer 'alto' is 'much'"),
         ({"singer": {"alto": 0, "bass": 0}}, "add up to 0"),
         ({"key": 37}, "key is 37; it must be -36 to 36 semitones"),

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import signal
 
 from comosvc.runtime import COMOSVC_24K
 from comosvc.runtime.framing import content_index, frames_to_cover, mel_range, samples_before
-from comosvc.runtime.loudness import loudness
+from comosvc.runtime.high_pass import HighPass
+from comosvc.runtime.loudness import gate_loudness, loudness
 from comosvc.runtime.mel import hz_to_mel, mel_centres_hz, mel_filterbank, mel_spectrogram, mel_to_hz
 from comosvc.runtime.pitch import f0_at_frames, pitch_frames_around
 from comosvc.runtime.pitch_statistics import PitchStatistics
@@ -63,6 +65,50 @@ def test_short_signals_have_frames_too():
 def test_loudness_is_the_root_mean_square():
     tone = np.sin(2 * np.pi * 1_000 * np.arange(24_000) / 24_000).astype(np.float32)
     np.testing.assert_allclose(loudness(0.5 * tone, SPEC)[2:-2], 0.5 / np.sqrt(2), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("offset", "f_hz", "amplitude"), [(0.2, 20, 0.0), (0.0, 20, 0.1), (0.0, 30, 0.1), (0.3, 8, 0.1)]
+)
+def test_loudness_is_that_of_the_voices_band(offset, f_hz, amplitude):
+    """An offset and rumble change it by less than 1 %, and are no sound by themselves."""
+    seconds = np.arange(24_000) / 24_000
+    tone = (0.1 * np.sin(2 * np.pi * 200 * seconds)).astype(np.float32)
+    low = (offset + amplitude * np.sin(2 * np.pi * f_hz * seconds)).astype(np.float32)
+    np.testing.assert_allclose(loudness(tone + low, SPEC)[60:-4], loudness(tone, SPEC)[60:-4], rtol=0.01)
+    assert loudness(low, SPEC)[60:].max() < 3e-3
+    assert gate_loudness(low, SPEC)[60:].max() < 1e-4
+    assert loudness(np.full(24_000, offset, np.float32), SPEC).max() < 1e-7
+
+
+def test_mains_hum_opens_no_gate():
+    seconds = np.arange(24_000) / 24_000
+    hum = 0.0026 * sum(np.sin(2 * np.pi * f_hz * seconds) for f_hz in (50, 100, 150))  # -50 dB
+    assert gate_loudness(hum.astype(np.float32), SPEC)[20:].max() < 1e-3
+    assert gate_loudness((10 * hum).astype(np.float32), SPEC).max() > 2e-3, "that of a voice at 150 Hz does"
+
+
+def test_an_abrupt_end_does_not_ring_on():
+    tone = np.sin(2 * np.pi * 100 * np.arange(12_000) / 24_000).astype(np.float32)
+    tone[8_000:] = 0.0
+    assert not loudness(tone, SPEC)[66:].any()
+
+
+@pytest.mark.parametrize(("rate", "stop_hz"), [(8_000, 125.0), (44_100, 33.0), (192_000, 33.0)])
+def test_the_high_pass_is_a_chebyshev_filter(rate, stop_hz):
+    noise = RNG.standard_normal(rate).astype(np.float32)
+    wanted = signal.sosfilt(signal.cheby2(5, 30, stop_hz, "high", fs=rate, output="sos"), noise - float(noise[0]))
+    np.testing.assert_allclose(HighPass(rate, stop_hz).push(noise), wanted, atol=1e-6)
+
+
+def test_the_high_pass_is_the_same_in_blocks():
+    noise, filtered, at = RNG.standard_normal(20_000).astype(np.float32), HighPass(24_000, 33.0), 0
+    pieces = []
+    while at < len(noise):
+        size = int(RNG.integers(0, 2_500))
+        pieces.append(filtered.push(noise[at : at + size]))
+        at += size
+    np.testing.assert_array_equal(np.concatenate(pieces), HighPass(24_000, 33.0).push(noise))
 
 
 def test_content_index_is_the_nearest_frame_in_time():

@@ -348,6 +348,66 @@ def test_wrong_use_is_one_clear_error(bundle_path, song):
         other.process(song)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_a_bad_block_is_refused_and_the_next_ones_are_right(converter, song, bad):
+    """Nothing of it is taken: the stream is the one that never saw it."""
+    with converter.stream(24_000) as stream:
+        wanted = fed(stream, song[:24_000], (480,))
+        stream.reset()
+        before = fed_blocks(stream, song[:12_000], (480,))
+        block = song[12_000:12_480].copy()
+        block[7] = bad
+        with pytest.raises(AudioError, match="the first at sample 12007"):
+            stream.process(block)
+        after = fed_blocks(stream, song[12_000:24_000], (480,))
+        np.testing.assert_array_equal(np.concatenate((before, after, stream.flush())), wanted)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the GPU is gone"), MemoryError(), KeyboardInterrupt()])
+def test_after_an_error_of_a_graph_the_stream_begins_anew(bundle_path, song, error):
+    converter = Converter(bundle_path, threads=1)
+    graph, run = converter._graphs["vocoder"], converter._graphs["vocoder"].run
+
+    def fail(inputs):
+        graph.run = run
+        raise error
+
+    with converter.stream(24_000) as stream:
+        wanted = fed(stream, song[12_480:24_000], (480,))
+        stream.reset()
+        fed_blocks(stream, song[:12_000], (480,))
+        graph.run = fail
+        with pytest.raises(type(error)):
+            stream.process(song[12_000:12_480])
+        np.testing.assert_array_equal(fed(stream, song[12_480:24_000], (480,)), wanted)
+
+
+def test_given_f0_goes_on_after_an_error(bundle_path, song):
+    converter = Converter(bundle_path, threads=1)
+    graph, run = converter._graphs["vocoder"], converter._graphs["vocoder"].run
+    melody = np.linspace(200.0, 400.0, converter.frames(25_600, 24_000)).astype(np.float32)
+
+    def fail(inputs):
+        graph.run = run
+        raise RuntimeError
+
+    loud = np.tile(song[:6_400], 4)
+    with converter.stream(24_000, f0_hz=melody[100:]) as stream:
+        wanted = fed(stream, loud[12_800:], (640,))
+    with converter.stream(24_000, f0_hz=melody) as stream:
+        fed_blocks(stream, loud[:12_160], (640,))
+        graph.run = fail
+        with pytest.raises(RuntimeError):
+            stream.process(loud[12_160:12_800])
+        np.testing.assert_allclose(fed(stream, loud[12_800:], (640,)), wanted, atol=1e-6)
+        with pytest.raises(ComosvcError, match="was flushed"):
+            stream.process(loud[:10])
+        stream.reset()
+        stream.process(loud)
+        with pytest.raises(AudioError, match="f0_hz ends after 200"):
+            stream.process(loud[:10])
+
+
 def test_two_threads_on_one_stream_are_refused(bundle_path, song):
     converter = Converter(bundle_path, threads=1)
     stream = converter.stream(24_000)

@@ -184,3 +184,17 @@ def test_listing_may_be_read_in_any_order(tmp_path):
     assert {(r.id, r.split) for r in m4singer_material(tmp_path).recordings} == {
         (r.id, r.split) for r in whole.recordings
     }
+
+
+@pytest.mark.parametrize(("offset", "f_hz", "level"), [(0.002, 0, 0), (0.1, 0, 0), (0, 20, 0.1), (0, 100, 0.0045)])
+def test_silence_is_found_with_what_nobody_sings(offset, f_hz, level):
+    """An offset, rumble and hum do not join what a rest of two seconds divides, and are no piece by themselves."""
+    seconds = np.arange(4 * RATE) / RATE
+    song = 0.3 * np.sin(2 * np.pi * 220 * seconds) * ((seconds < 1) | (seconds >= 3))
+    low = offset + level * np.sin(2 * np.pi * f_hz * seconds)
+    config = SlicingConfig(max_seconds=3.0)
+    wanted = list(slice_at_silences(song.astype(np.float32), RATE, config))
+    found = list(slice_at_silences((song + low).astype(np.float32), RATE, config))
+    assert len(found) == len(wanted) == 2
+    np.testing.assert_allclose(found, wanted, atol=RATE // 20)
+    assert list(slice_at_silences(np.full(RATE, offset, np.float32), RATE, config)) == []
