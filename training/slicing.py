@@ -11,6 +11,8 @@ from ..runtime.loudness import voice_band
 
 SILENCE = 1e-4
 """Peak of a file in which nobody sings."""
+_HUM_SHARE = 0.25
+"""A frame with less of its power in the voice's band counts with that alone: the rest is offset, rumble or hum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,7 @@ def slice_at_silences(signal: NDArray[np.float32], rate: int, config: SlicingCon
     An offset, rumble and mains hum are silence. Pieces are joined up to the longest allowed, so that phrases keep their
     short rests.
     """
-    signal = voice_band(signal, rate)
-    if len(signal) == 0 or np.abs(signal).max() < SILENCE:
+    if np.abs(voice_band(signal, rate)).max(initial=0.0) < SILENCE:
         return
     longest = config.max_seconds * rate
     joined: list[list[int]] = []
@@ -52,10 +53,15 @@ def slice_at_silences(signal: NDArray[np.float32], rate: int, config: SlicingCon
 def _sounding(signal: NDArray[np.float32], rate: int, silence_db: float) -> list[list[int]]:
     """Stretches within `silence_db` of the loudest frame; frames of 100 ms, every 25 ms. As `librosa.effects.split`."""
     width, hop = rate // 10, rate // 40
-    energy = np.concatenate(([0.0], np.cumsum(np.square(signal, dtype=np.float64))))
     centres = np.arange(len(signal) // hop + 1) * hop
     first, last = (np.clip(centres + shift, 0, len(signal)) for shift in (-(width // 2), width - width // 2))
-    power = (energy[last] - energy[first]) / width
+
+    def power_of(audio: NDArray[np.float32]) -> NDArray[np.float64]:
+        energy = np.concatenate(([0.0], np.cumsum(np.square(audio, dtype=np.float64))))
+        return (energy[last] - energy[first]) / width
+
+    whole, voice = power_of(signal), power_of(voice_band(signal, rate))
+    power = np.where(voice < _HUM_SHARE * whole, voice, whole)
     sounds = power > power.max() * 10.0 ** (-silence_db / 10.0)
     edges = np.flatnonzero(np.diff(np.concatenate(([False], sounds, [False]))))
     return np.minimum(edges.reshape(-1, 2) * hop, len(signal)).tolist()
