@@ -64,6 +64,16 @@ def pitch_warnings(song: PitchStatistics, semitones: float, voice: Voice) -> lis
     ]
 
 
+def key_warnings(semitones: float, found: bool) -> list[str]:
+    """A warning if the key was found, and puts the song out of tune with its backing track."""
+    if not found or semitones % 12.0 == 0.0:
+        return []
+    return [
+        f"key 'auto' moved the song by {semitones:+g} semitones against its backing track: move that as well, or take "
+        "key 'octave', the nearest multiple of 12"
+    ]
+
+
 def output_warnings(clipped_samples: int) -> list[str]:
     """A warning if the result had to be cut at full scale."""
     if not clipped_samples:

@@ -127,22 +127,27 @@ def timed(work: Work[T]) -> Work[tuple[T, float]]:
             raise
 
 
-def run(work: Work[T], runner: Runner) -> T:
-    """Run one conversion to its end."""
+def run(work: Work[T], runner: Runner, answered: Callable[[Call], object] | None = None) -> T:
+    """Run one conversion to its end. `answered` is called with each call that was replied to, and may raise."""
 
     def failed(_: Work[T], error: Exception) -> T:
         raise error
 
-    [result] = run_together([work], runner, 1, failed)
+    [result] = run_together([work], runner, 1, failed, lambda _, call: answered and answered(call))
     return result
 
 
 def run_together(
-    works: Iterable[Work[T]], runner: Runner, width: int, failed: Callable[[Work[T], Exception], T]
+    works: Iterable[Work[T]],
+    runner: Runner,
+    width: int,
+    failed: Callable[[Work[T], Exception], T],
+    answered: Callable[[Work[T], Call], object] = lambda work, call: None,
 ) -> Iterator[T]:
     """Run conversions `width` at a time, their calls together; yields each result when it is there.
 
-    An exception of one conversion, or of its graphs, ends that one only: `failed` turns it into a result.
+    An exception of one conversion, or of its graphs, ends that one only: `failed` turns it into a result. So does one
+    that `answered` raises, which is called with a conversion and each call of it that was replied to.
     """
     waiting = iter(works)
     active: list[_Active[T]] = []
@@ -157,8 +162,9 @@ def run_together(
             for number, reply in found.items():
                 entry, index = asked[number]
                 entry.done[index] = reply
+                entry.tell(entry.calls[index], answered)
             # Each stays among the active until it goes on: whatever ends this early finds it there, and closes it.
-            for entry in [entry for entry in active if len(entry.done) == len(entry.calls)]:
+            for entry in [entry for entry in active if entry.error or len(entry.done) == len(entry.calls)]:
                 active.remove(entry)
                 yield from _step(entry.work, entry.outcome(), active, failed)
     finally:
@@ -173,8 +179,18 @@ class _Active(Generic[T]):
     work: Work[T]
     calls: list[Call]
     done: dict[int, Reply | Exception] = field(default_factory=dict)
+    error: Exception | None = None
+    """What `answered` raised."""
+
+    def tell(self, call: Call, answered: Callable[[Work[T], Call], object]) -> None:
+        try:
+            answered(self.work, call)
+        except Exception as error:
+            self.error = self.error or error
 
     def outcome(self) -> list[Reply] | Exception:
+        if self.error is not None:
+            return self.error
         replies = [self.done[index] for index in range(len(self.calls))]
         error = next((reply for reply in replies if isinstance(reply, Exception)), None)
         return error or [reply for reply in replies if isinstance(reply, Reply)]

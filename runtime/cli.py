@@ -23,11 +23,14 @@ from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
 from .version import __version__
-from .voices import AUTO_KEY
+from .voices import FOUND_KEYS
 
 _PLOTTED_S = 60.0
 
 _HELP = """Convert singing into another voice.
+
+The sources must be isolated vocals: of a song with instruments, separate the vocals first
+(a source separator such as Demucs does), convert them, and mix the result with the rest.
 
 Give files, folders (without their sub-folders) or patterns. A result is as long as its
 source, to the sample, and is written as 24-bit mono.
@@ -38,6 +41,7 @@ Examples:
   comosvc-convert song.wav                              demo voice -> ./song_SINGER_0key.wav
   comosvc-convert song.wav -o out.wav -s alto -k -3     three semitones down
   comosvc-convert album/ more/*.flac -o out/ -k auto    many files, the key that suits the singer
+  comosvc-convert vocals.wav -k octave                  the octave that suits the singer and the band
   comosvc-convert "album/**/*.flac" -o out/            sub-folders too
   comosvc-convert song.mp3 -s alto=0.7,bass=0.3 -o out.flac --plot out.png
   comosvc-convert --live -s alto -k 5                   microphone to headphones; --list-devices
@@ -90,7 +94,14 @@ def _convert(
             help="A singer of the voice, or a blend: alto=0.7,bass=0.9. Weights are divided by their sum.",
         ),
     ] = None,
-    key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key",
+            "-k",
+            help="Semitones up; auto: what suits the singer; octave: the same in steps of 12, for a backing track.",
+        ),
+    ] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
     steps: Annotated[int, typer.Option("--steps", help="Sampling steps; --info says which there are.")] = 1,
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
@@ -180,12 +191,12 @@ def _parse_singer(text: str | None) -> str | dict[str, float] | None:
 
 
 def _parse_key(text: str) -> float | str:
-    if text == AUTO_KEY:
+    if text in FOUND_KEYS:
         return text
     try:
         return float(text)
     except ValueError:
-        raise OptionError(f"--key {text!r} is neither a number of semitones nor {AUTO_KEY}") from None
+        raise OptionError(f"--key {text!r} is neither a number of semitones nor {' or '.join(FOUND_KEYS)}") from None
 
 
 def _parse_device(text: str | None) -> int | str | None:

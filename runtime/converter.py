@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 
 from .audio import blocks, check_rate, mono
 from .bundle import open_bundle
-from .calls import Batches, Runnable, Runner, Work, run, run_together, timed
+from .calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
 from .cores import Cores
 from .device import Device
 from .device_arrays import DeviceArray, fetch, is_on_device
 from .engine_files import EngineRecord
-from .errors import CancelledError, ComosvcError, OptionError, ProviderError
+from .errors import ComosvcError, OptionError, ProviderError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
 from .files import FORMATS
 from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .probes import probe_errors
+from .progress import Meter, Progress
 from .providers import AT_ONCE, ON_GPU, check_threads, choose_provider, open_twins, open_voice
 from .request import Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
@@ -35,8 +36,6 @@ from .stream import SingerChoice, Stream, stream_key
 from .transfers import Transfers
 from .voices import singers_of
 
-Progress = Callable[[float], Any]
-"""Told the share that is done, 0 to 1; returning False cancels (`CancelledError`)."""
 _LONG_S = 30.0
 """Clips from here on are worth the second or so, once, in which large graphs are opened again for single cores."""
 
@@ -105,11 +104,12 @@ class Converter:
         """Convert a clip.
 
         `audio`: (L,) or (L, channels), float32, float64 or int16. `sample_rate`: 8 to 192 kHz. `key`: semitones up, or
-        "auto" to bring the song's median F0 to the singer's. `steps`: 1, or what the bundle has schedules for.
+        "auto" to bring the song's median F0 to the singer's, or "octave" for the multiple of 12 nearest to that, which
+        stays in tune with a backing track. `steps`: 1, or what the bundle has schedules for.
         `latency`: "low" gives what a stream would. `f0_hz`: the source's F0 at mel frames, (T,), 0 where unvoiced, in
         place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s for the first
-        step. T is `frames(L, sample_rate)`. `progress` is told the share that is done, 0 to 1, and cancels by returning
-        False.
+        step. T is `frames(L, sample_rate)`. `progress` is called with the share that is done, 0 to 1, whenever a graph
+        has computed a piece, and cancels by returning False.
 
         With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__` or DLPack, of torch,
         CuPy, Numba or pycuda. The result's audio then does too, as a `DeviceArray`.
@@ -124,16 +124,19 @@ class Converter:
         shape = self.frames(len(samples), rate), self.spec.n_mels
         request = with_tracks(request, f0_hz, noise, shape, self.spec.sample_rate)
         pieces: list[NDArray[np.float32]] = []
+        meter = self._meter(request, progress)
+        meter.expect(len(samples), rate)
 
         def sink(piece: NDArray[np.float32]) -> None:
             pieces.append(piece)
-            _report(progress, sum(map(len, pieces)) / len(samples))
+            meter.written(len(piece))
 
         channels = np.shape(audio)[1] if np.ndim(audio) == 2 else 1
         request = replace(request, at_once=self._pieces_at_once(len(samples) / rate))
         read = partial(blocks, samples, round(BLOCK_S * request.at_once * rate))
         work = convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True)
-        outcome, total_ms = run(timed(work), self._runner())
+        outcome, total_ms = run(timed(work), self._runner(), meter.computed)
+        meter.finish()
         assert outcome.mel is not None
         assert outcome.f0_hz is not None
         converted = np.concatenate(pieces)
@@ -164,12 +167,14 @@ class Converter:
         """Convert a file of any length in constant memory; the samples are those of `convert`.
 
         `source`: WAV, FLAC, OGG, MP3 or whatever libsndfile reads. `output`: .wav or .flac (24 bit, mono, the source's
-        rate); it appears when complete, or not at all. `overwrite`: replace a file that is there. `progress` is told
-        the share that is done, 0 to 1, and cancels by returning False: `CancelledError`, and no file. Other arguments
+        rate); it appears when complete, or not at all. `overwrite`: replace a file that is there. `progress` is
+        called as by `convert`; it cancels by returning False: `CancelledError`, and no file. Other arguments
         as in `convert`; raises `OutputError` as well.
         """
         request = self._request(singer, key, seed, steps, latency)
-        return run(self._file_work(request, FileJob(Path(source), Path(output)), overwrite, progress), self._runner())
+        meter = self._meter(request, progress)
+        work = self._file_work(request, FileJob(Path(source), Path(output)), overwrite, meter)
+        return run(work, self._runner(), meter.computed)
 
     def convert_many(
         self,
@@ -190,8 +195,8 @@ class Converter:
 
         Their graph calls are batched on a GPU, and spread over the cores of a processor. `batch` None is what suits the
         provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or ".flac"). A file that fails is
-        yielded with its `error`, and the others go on. `progress` is told the source and the share of it that is done,
-        0 to 1; returning False cancels that file, whose `error` is a `CancelledError` then. Other arguments as in
+        yielded with its `error`, and the others go on. `progress` is called with the source and the share of it that is
+        done, 0 to 1; returning False cancels that file, whose `error` is a `CancelledError` then. Other arguments as in
         `convert_file`; wrong ones raise at once.
         """
         if isinstance(sources, str | os.PathLike):
@@ -217,21 +222,24 @@ class Converter:
         batch: int,
         progress: Callable[[Path, float], Any] | None,
     ) -> Iterator[FileConversion]:
-        sources: dict[Work[FileConversion], Path] = {}
+        started: dict[Work[FileConversion], tuple[Path, Meter]] = {}
 
         def works() -> Iterator[Work[FileConversion]]:
             for job in jobs:
-                tell = None if progress is None else partial(progress, job.source)
-                work = self._file_work(request, job, overwrite, tell)
-                sources[work] = job.source
+                meter = self._meter(request, None if progress is None else partial(progress, job.source))
+                work = self._file_work(request, job, overwrite, meter)
+                started[work] = job.source, meter
                 yield work
+
+        def answered(work: Work[FileConversion], call: Call) -> None:
+            started[work][1].computed(call)
 
         def failed(work: Work[FileConversion], error: Exception) -> FileConversion:
             if not isinstance(error, ComosvcError):
                 raise error
-            return FileConversion(sources[work], None, error=error)
+            return FileConversion(started[work][0], None, error=error)
 
-        yield from run_together(works(), self._runner(batch), batch, failed)
+        yield from run_together(works(), self._runner(batch), batch, failed, answered)
 
     def stream(
         self,
@@ -342,20 +350,21 @@ class Converter:
         self._ready()
         return make_request(self._bundle, singer, key, seed, steps, latency)
 
-    def _file_work(
-        self, request: Request, job: FileJob, overwrite: bool, progress: Progress | None
-    ) -> Work[FileConversion]:
-        work = file_work(self.manifest, request, job, overwrite, self._pieces_at_once, partial(_report, progress))
-        (outcome, rate), total_ms = yield from timed(work)
+    def _file_work(self, request: Request, job: FileJob, overwrite: bool, meter: Meter) -> Work[FileConversion]:
+        work = file_work(self.manifest, request, job, overwrite, self._pieces_at_once, meter)
+        (outcome, rate, output), total_ms = yield from timed(work)
         return FileConversion(
             source=job.source,
-            output=job.output,
+            output=output,
             seconds=outcome.n_samples / rate,
             sample_rate=rate,
             timings_ms=_timings_ms(outcome, total_ms),
             options=self._options(request, outcome),
             warnings=tuple(outcome.warnings),
         )
+
+    def _meter(self, request: Request, progress: Progress | None) -> Meter:
+        return Meter(progress, self.spec, request.steps, pitch_passes=2 if request.key is None else 1)
 
     def _options(self, request: Request, outcome: Outcome) -> Options:
         return Options(
@@ -368,11 +377,6 @@ class Converter:
             provider=self.provider,
             precision=self.precision,
         )
-
-
-def _report(progress: Progress | None, share: float) -> None:
-    if progress is not None and progress(share) is False:
-        raise CancelledError(f"cancelled at {share:.0%} by the progress function")
 
 
 def _timings_ms(outcome: Outcome, total_ms: float) -> dict[str, float]:

@@ -12,9 +12,9 @@ from .calls import Work
 from .errors import ComosvcError, OutputError
 from .files import AudioReader, AudioWriter
 from .manifest import Manifest
-from .pipeline import BLOCK_S, Outcome, convert_blocks
+from .pipeline import BLOCK_S, Outcome, convert_blocks, with_key
+from .progress import Meter
 from .request import Request
-from .voices import AUTO_KEY
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class FileJob:
     source: Path
     output: Path
     obstacle: ComosvcError | None = None
+    ending: str | None = None
+    """Where the output is named after the key that was used, which `output` may not know yet."""
 
 
 def jobs_into(folder: Path, sources: list[Path], request: Request, ending: str) -> Iterator[FileJob]:
-    """A job for each source, results in `folder`; two sources never share a result."""
+    """A job for each source, results in `folder`; two sources of one name never share a result, whatever their keys."""
     taken: dict[Path, Path] = {}
     for source in sources:
         output = folder / output_name(source, request, ending)
@@ -35,12 +37,12 @@ def jobs_into(folder: Path, sources: list[Path], request: Request, ending: str) 
         clash = (
             f"{source}: its result {output} would replace that of {first}\nhint: convert them into different folders"
         )
-        yield FileJob(source, output, None if first is source else OutputError(clash))
+        yield FileJob(source, output, None if first is source else OutputError(clash), ending)
 
 
 def output_name(source: Path, request: Request, ending: str) -> str:
-    """`<song>_<singer>_<key>key` + `ending`; a key still to be found is called auto."""
-    key = AUTO_KEY if request.key is None else f"{request.key:g}"
+    """`<song>_<singer>_<key>key` + `ending`; a key still to be found is called found."""
+    key = "found" if request.key is None else f"{request.key:g}"
     label = re.sub(r"[^-+.=()&\w ]", "_", request.voice.label)
     return f"{source.stem}_{label}_{key}key{ending}"
 
@@ -51,33 +53,37 @@ def file_work(
     job: FileJob,
     overwrite: bool,
     at_once: Callable[[float], int],
-    progress: Callable[[float], None],
-) -> Work[tuple[Outcome, int]]:
-    """Convert one file; returns outcome and rate. Nothing appears under the result's name unless all went well.
+    meter: Meter,
+) -> Work[tuple[Outcome, int, Path]]:
+    """Convert one file; returns outcome, rate and the result's path.
+
+    Nothing appears under the result's name unless all went well. Where the key is found, the name has it.
 
     `at_once`: the pieces that a clip of so many seconds is computed in at the same time.
     """
     if job.obstacle is not None:
         raise job.obstacle
     with AudioReader(job.source) as reader:
-        if job.output.exists() and job.output.samefile(job.source):
-            raise OutputError(f"{job.output} is the source itself\nhint: give the result another name")
         rate = reader.sample_rate
-        with AudioWriter(job.output, rate, overwrite) as writer:
-            written = 0
+        meter.expect(reader.claimed_samples, rate)
+        request = replace(request, at_once=at_once(reader.claimed_samples / rate))
+        length, output = round(BLOCK_S * request.at_once * rate), job.output
+        request = yield from with_key(manifest, request, lambda: reader.blocks(length), rate)
+        if job.ending is not None:
+            output = output.with_name(output_name(job.source, request, job.ending))
+        if output.exists() and output.samefile(job.source):
+            raise OutputError(f"{output} is the source itself\nhint: give the result another name")
+        with AudioWriter(output, rate, overwrite) as writer:
 
             def sink(piece: NDArray[np.float32]) -> None:
-                nonlocal written
                 writer.write(piece)
-                written += len(piece)
-                progress(min(1.0, written / max(1, reader.claimed_samples)))
+                meter.written(len(piece))
 
-            request = replace(request, at_once=at_once(reader.claimed_samples / rate))
-            length = round(BLOCK_S * request.at_once * rate)
             outcome = yield from convert_blocks(
                 manifest, request, lambda: reader.blocks(length), rate, reader.channels, sink, keep=False
             )
-        return outcome, rate
+            meter.finish()
+        return outcome, rate, output
 
 
 def make_folder(folder: Path) -> None:

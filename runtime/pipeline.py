@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .advice import SourceSurvey, output_warnings, pitch_warnings
+from .advice import SourceSurvey, key_warnings, output_warnings, pitch_warnings
 from .analysis import Analysis, reach_frames
 from .calls import Work
 from .low_latency import LowLatency
@@ -51,12 +51,9 @@ def convert_blocks(
     `blocks` is called once, or twice where the key has to be found first. `keep` collects mel and F0, which grow with
     the clip.
     """
-    timings: defaultdict[str, float] = defaultdict(float)
-    key = request.key
-    if key is None:
-        song = yield from _song_pitch(manifest, request, blocks(), sample_rate, timings)
-        assert request.voice.f0_median_hz is not None  # check_key
-        key = auto_key(song, request.voice.f0_median_hz)
+    request = yield from with_key(manifest, request, blocks, sample_rate)
+    timings, key = defaultdict[str, float](float, request.found_in_ms or {}), request.key
+    assert key is not None
     target = Target(request.voice.embedding, key, request.seed, request.schedule, request.noise)
     chain: _Chain
     if request.low_latency:
@@ -76,13 +73,24 @@ def convert_blocks(
     warnings = survey.warnings()
     if not survey.silent:
         warnings += pitch_warnings(chain.pitch_statistics, key, request.voice)
-    warnings += output_warnings(chain.clipped_samples)
+    warnings += key_warnings(key, request.found_in_ms is not None) + output_warnings(chain.clipped_samples)
     outcome = Outcome(key, chain.n_samples, warnings, timings)
     if keep:
         assert chain.n_frames is not None
         outcome.mel = mel.read(chain.n_frames)
         outcome.f0_hz = f0_hz.read(chain.n_frames) * np.float32(2.0 ** (key / 12.0))
     return outcome
+
+
+def with_key(manifest: Manifest, request: Request, blocks: Callable[[], Blocks], sample_rate: int) -> Work[Request]:
+    """`request` with its key, found from the song where it is not given; the song is read for it once more."""
+    if request.key is not None:
+        return request
+    timings: defaultdict[str, float] = defaultdict(float)
+    song = yield from _song_pitch(manifest, request, blocks(), sample_rate, timings)
+    assert request.voice.f0_median_hz is not None  # check_key
+    key = auto_key(song, request.voice.f0_median_hz, request.key_step)
+    return replace(request, key=key, found_in_ms=timings)
 
 
 class _Chain(Protocol):

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .bundle import Bundle
 from .errors import OptionError
-from .voices import Voice, check_key, voice_of
+from .voices import FOUND_KEYS, Voice, check_key, voice_of
 
 LATENCIES = ("default", "low")
 PIECE_S = 4.0
@@ -24,7 +24,11 @@ _HIGHEST_F0_SHARE = 0.4  # of the sample rate: a pulse train has no second harmo
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What to convert to. `key` None: found from the song. `schedule`: the step index of each step after the first."""
+    """What to convert to.
+
+    `key` None: found from the song, a multiple of `key_step` semitones. `schedule`: the step index of each step after
+    the first.
+    """
 
     voice: Voice
     key: float | None
@@ -34,6 +38,9 @@ class Request:
     """F0 of the source at each mel frame, (T,), in place of the pitch graph's."""
     noise: NDArray[np.float32] | None = None
     """Noise of the first step, (T, M), in place of what `seed` gives."""
+    key_step: int = 1
+    found_in_ms: Mapping[str, float] | None = None
+    """The time that each stage took to find the key; None where it was given."""
     piece_s: float = PIECE_S
     at_once: int = 1
     """Pieces that may be computed at the same time."""
@@ -53,7 +60,8 @@ def make_request(
         raise OptionError(f"unknown latency {latency!r}; known: {', '.join(LATENCIES)}")
     voice = voice_of(bundle, singer)
     key_or_none, schedule = check_key(key, voice), _schedule(bundle, steps)
-    return Request(voice, key_or_none, _check_seed(seed), schedule, low_latency=latency == "low")
+    step = FOUND_KEYS[str(key)] if key_or_none is None else 1
+    return Request(voice, key_or_none, _check_seed(seed), schedule, low_latency=latency == "low", key_step=step)
 
 
 def with_tracks(

@@ -31,7 +31,7 @@ class Options:
     voice: str
     singer: Mapping[str, float]
     key: float
-    """Semitones up; the number found, where "auto" was asked for."""
+    """Semitones up; the number found, where "auto" or "octave" was asked for."""
     seed: int
     steps: int
     latency: str

@@ -18,7 +18,7 @@ from .low_latency import LowLatency, latency_samples
 from .request import Request, check_f0
 from .synthesis import Target
 from .tracks import Track
-from .voices import AUTO_KEY, check_semitones, voice_of
+from .voices import FOUND_KEYS, check_semitones, voice_of
 
 SingerChoice = str | Mapping[str, float] | None
 """A name, weights by name for a blend, or None for the voice's first."""
@@ -187,10 +187,10 @@ class Stream:
 
 
 def stream_key(key: float | str) -> float:
-    """`key` in semitones. Raises `OptionError`, also for "auto"."""
-    if isinstance(key, str) and key == AUTO_KEY:
+    """`key` in semitones. Raises `OptionError`, also for "auto" and "octave"."""
+    if isinstance(key, str) and key in FOUND_KEYS:
         raise OptionError(
-            "key is 'auto', which needs the whole song; a stream hears it as it comes\n"
-            "hint: give semitones, for instance those that convert(..., key='auto') found for this singer"
+            f"key is {key!r}, which needs the whole song; a stream hears it as it comes\n"
+            "hint: give semitones, for instance those that convert(..., key={key!r}) found for this singer"
         )
     return check_semitones(key)

@@ -14,7 +14,9 @@ from .results import Singer
 
 KEY_RANGE = (-36.0, 36.0)
 """Semitones; three octaves either way."""
-AUTO_KEY = "auto"
+AUTO_KEY, OCTAVE_KEY = "auto", "octave"
+FOUND_KEYS = {AUTO_KEY: 1, OCTAVE_KEY: 12}
+"""Keys that are found from the song, with the semitones that they are multiples of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,15 +109,15 @@ def _shown(value: object) -> str:
 
 
 def check_key(key: float | str, voice: Voice) -> float | None:
-    """`key` in semitones, or None for "auto". Raises `OptionError`."""
-    if isinstance(key, str) and key == AUTO_KEY:
+    """`key` in semitones, or None for one of `FOUND_KEYS`. Raises `OptionError`."""
+    if isinstance(key, str) and key in FOUND_KEYS:
         if voice.f0_median_hz is None:
             raise OptionError(
-                f"key is {AUTO_KEY!r}, and the pitch that {voice.label} sings at is not known: the voice was imported "
+                f"key is {key!r}, and the pitch that {voice.label} sings at is not known: the voice was imported "
                 "without it\nhint: give the key in semitones, or import again with --f0-median NAME=HZ"
             )
         return None
-    return check_semitones(key, f", or {AUTO_KEY!r}")
+    return check_semitones(key, f", or {' or '.join(map(repr, FOUND_KEYS))}")
 
 
 def check_semitones(key: float | str, otherwise: str = "") -> float:
@@ -127,13 +129,13 @@ def check_semitones(key: float | str, otherwise: str = "") -> float:
     return number
 
 
-def auto_key(song: PitchStatistics, f0_median_hz: float) -> float:
-    """Semitones, a whole number, that take the song's median F0 to the voice's; 0 for a song without pitch.
+def auto_key(song: PitchStatistics, f0_median_hz: float, step: int = 1) -> float:
+    """Semitones that take the song's median F0 to the voice's, a multiple of `step`; 0 for a song without pitch.
 
-    Nearest semitone, not octave: it keeps the song inside the voice's range; choose -12, 0 or 12 to stay in tune with a
-    backing track.
+    The nearest semitone (1) keeps the song inside the voice's range; the nearest octave (12) in tune with a backing
+    track.
     """
     if not song.voiced_frames:
         return 0.0
     semitones = round(12.0 * math.log2(f0_median_hz / song.percentile_hz(0.5)))
-    return float(np.clip(semitones, *KEY_RANGE))
+    return float(np.clip(step * round(semitones / step), *KEY_RANGE))

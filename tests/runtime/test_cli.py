@@ -84,7 +84,7 @@ def test_negative_keys_are_keys(convert, key):
 def test_folders_patterns_and_files_in_one_go(convert, folder):
     code, _, err = convert("lieder", "lieder/*.flac", "broken.wav", "gone.wav", "-o", "out", "-k", "auto")
     assert code == 1
-    assert names(folder / "out") == ["a ü_alto_autokey.wav", "b_alto_autokey.wav"]
+    assert names(folder / "out") == ["a ü_alto_8key.wav", "b_alto_-3key.wav"]
     assert "broken.wav is not audio" in err
     assert "gone.wav: no such file" in err
     assert err.count("b.flac ->") == 1

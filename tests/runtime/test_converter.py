@@ -192,6 +192,16 @@ def test_a_blends_key_rests_on_the_mean_of_log_f0(converter):
     assert blended == round(12 * np.log2(blend_hz / median_hz))
 
 
+@pytest.mark.parametrize(("singer", "auto", "octave"), [("alto", 5, 0), ("bass", -12, -12), ("Ténor 1", -6, 0)])
+def test_the_octave_key_is_the_nearest_to_what_auto_finds(converter, singer, auto, octave):
+    found, warned = {}, {}
+    for key in ("auto", "octave"):
+        result = converter.convert(GLIDE, 24_000, singer, key=key)
+        found[key], warned[key] = result.options.key, any("backing track" in text for text in result.warnings)
+    assert found == {"auto": auto, "octave": octave}
+    assert warned == {"auto": auto % 12 != 0, "octave": False}
+
+
 def test_the_key_moves_the_pitch(converter):
     plain = converter.convert(GLIDE, 24_000)
     moved = converter.convert(GLIDE, 24_000, key=-7.5)
@@ -353,9 +363,13 @@ def test_a_song_outside_the_voices_range_is_reported(converter):
 
 def test_progress_ends_at_one_and_can_cancel(converter):
     clip, shares = np.tile(GLIDE, 8), []
-    converter.convert(clip, 24_000, progress=shares.append)
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    for key, latency in ((0, "default"), ("auto", "default"), (0, "low")):
+        shares = [0.0]
+        converter.convert(clip, 24_000, key=key, latency=latency, progress=shares.append)
+        assert (np.diff(shares) >= 0.0).all()
+        assert np.diff(shares).max() < 0.4
+        assert shares.count(1.0) == 1
+        assert shares[-1] == 1.0
     with pytest.raises(CancelledError, match="cancelled at"):
         converter.convert(clip, 24_000, progress=lambda share: False)
 

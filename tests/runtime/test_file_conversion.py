@@ -61,12 +61,23 @@ def test_an_error_stops_its_own_file_only(converter, songs, tmp_path):
 def test_names_tell_song_singer_and_key(converter, songs, tmp_path):
     for options, wanted in (
         ({"key": 2.5}, "süß 1_alto_2.5key.wav"),
-        ({"key": "auto", "singer": {"alto": 0.7, "bass": 0.3}}, "süß 1_alto0.7+bass0.3_autokey.wav"),
+        ({"key": "auto", "singer": {"alto": 0.7, "bass": 0.3}}, "süß 1_alto0.7+bass0.3_3key.wav"),
+        ({"key": "octave", "singer": "bass"}, "süß 1_bass_-12key.wav"),
         ({"ending": ".flac"}, "süß 1_alto_0key.flac"),
     ):
         (result,) = converter.convert_many(songs[:1], tmp_path / "out", **options)
         assert result.output.name == wanted
         assert result.output.exists()
+
+
+def test_a_result_of_the_same_key_is_not_overwritten_by_one_that_is_found(converter, songs, tmp_path):
+    """And the source is left alone, whose name may be that."""
+    (first,) = converter.convert_many(songs[:1], tmp_path / "out", key="auto")
+    before = first.output.read_bytes()
+    (again,) = converter.convert_many(songs[:1], tmp_path / "out", key="auto")
+    assert "exists" in str(again.error)
+    assert names(tmp_path / "out") == [first.output.name]
+    assert first.output.read_bytes() == before
 
 
 def test_two_songs_of_one_name_do_not_share_a_result(converter, songs, tmp_path):
@@ -184,9 +195,24 @@ def test_wrong_arguments_raise_at_once(converter, songs, tmp_path):
 
 
 def test_progress_names_the_file(converter, songs, tmp_path):
-    seen: dict[Path, float] = {}
-    list(converter.convert_many(songs, tmp_path / "out", progress=seen.__setitem__))
-    assert seen == dict.fromkeys(songs[:3], 1.0)
+    seen: dict[Path, list[float]] = {song: [] for song in songs}
+    list(converter.convert_many(songs, tmp_path / "out", key="auto", progress=lambda path, s: seen[path].append(s)))
+    for song in songs[:3]:
+        assert seen[song] == sorted(seen[song])
+        assert seen[song][-1] == 1.0
+        assert len([share for share in seen[song] if share < 1.0]) >= 5, "one for each graph, pitch twice"
+    assert not any(seen[song] for song in songs[3:])
+
+
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_progress_cancels_between_pieces(converter, songs, tmp_path, after):
+    shares = []
+    with pytest.raises(CancelledError, match="cancelled at"):
+        converter.convert_file(
+            songs[0], tmp_path / "out.wav", progress=lambda share: len(shares) < after and shares.append(share) is None
+        )
+    assert len(shares) == after
+    assert names(tmp_path) == [songs[0].parent.name]
 
 
 def test_progress_that_says_false_cancels_its_file_only(converter, songs, tmp_path):
