@@ -20,6 +20,7 @@ from .levels import Levels
 from .manifest import Manifest
 from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, GapBridge, f0_at_frames, pitch_frames_around
 from .pitch_statistics import PitchStatistics
+from .second_opinion import second_opinion
 from .tracks import Track
 
 _LOUDNESS_FRAMES = 128  # a fixed grid here too: a sum in another order would change the last bit
@@ -165,7 +166,10 @@ class Analysis:
         audio = self.at_16k.read_padded(from_frame * PITCH_HOP_LENGTH, audio_end)
         reply = yield from ask(Call("pitch", {"audio": audio[None]}))
         self.timings_ms["pitch"] += reply.ms
-        return tuple(output[0, first - from_frame : last - from_frame] for output in reply.outputs)
+        f0_hz, confidence = (output[0, first - from_frame : last - from_frame] for output in reply.outputs)
+        f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, first - from_frame)
+        self.pitch_statistics.doubtful_frames += int(doubtful.sum())
+        return f0_hz, confidence
 
     def _sung_over(self, first: int, last: int) -> tuple[int, int]:
         """Mel frames that pitch frames `first` to `last` touch."""

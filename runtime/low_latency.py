@@ -37,6 +37,7 @@ from .pitch import (
     mel_frames_held,
 )
 from .pitch_statistics import PitchStatistics
+from .second_opinion import second_opinion
 from .short_resampler import ShortResampler, half_length
 from .spec import AudioSpec
 from .synthesis import Networks, Target
@@ -210,10 +211,13 @@ class LowLatency:
         for frame in range(first, last):
             if self._given_f0_hz is None and self._is_sung(frame):
                 # One by one: a batch of windows takes several times as long on a CPU as they take alone.
-                reply = yield from ask(Call("pitch", {"audio": self._pitch_window(frame)[None]}))
+                audio, newest = self._pitch_window(frame), BOUNDED_WINDOW_HOPS - 1
+                reply = yield from ask(Call("pitch", {"audio": audio[None]}))
                 self._timings_ms["pitch"] += reply.ms
-                f0_hz, confidence = (output[0, BOUNDED_WINDOW_HOPS - 1] for output in reply.outputs)
-                found[frame - first] = f0_hz if confidence >= VOICED_CONFIDENCE else 0.0
+                f0_hz, confidence = (output[0, newest : newest + 1] for output in reply.outputs)
+                f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, newest, after=PITCH_HOP_LENGTH)
+                self.pitch_statistics.doubtful_frames += int(doubtful[0])
+                found[frame - first] = f0_hz[0] if confidence[0] >= VOICED_CONFIDENCE else 0.0
         self._pitch_hz.append(found)
 
     def _is_sung(self, pitch_frame: int) -> bool:

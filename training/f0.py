@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.audio import resample
 from ..runtime.extras import install
 from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
+from ..runtime.second_opinion import second_opinion
 from ..runtime.spec import AudioSpec, FrontEnd
 from .errors import ConfigError
 
@@ -30,8 +31,8 @@ _UNVOICED_HZ = 1e-3
 def swift_f0(audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
     """The runtime's own: the shipped pitch graph (swift-f0), taken at the front end's instants."""
     at_16k = resample(audio, spec.sample_rate, PITCH_SAMPLE_RATE)
-    pitch = track_pitch(pitch_session(), at_16k)
-    return f0_at_frames(*pitch, spec.frames(len(audio)), spec, instant=front_end.instant)
+    f0_hz, confidence, _ = second_opinion(at_16k, *track_pitch(pitch_session(), at_16k))
+    return f0_at_frames(f0_hz, confidence, spec.frames(len(audio)), spec, instant=front_end.instant)
 
 
 def dio_f0(audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
