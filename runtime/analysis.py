@@ -20,6 +20,7 @@ from .levels import Levels
 from .manifest import Manifest
 from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, GapBridge, f0_at_frames, pitch_frames_around
 from .pitch_statistics import PitchStatistics
+from .pitch_survey import PitchSurvey
 from .second_opinion import second_opinion
 from .tracks import Track
 
@@ -80,7 +81,7 @@ class Analysis:
         self.sung_f0_hz = self.f0_hz if self._bridge is None else Track()
         """F0 as the model is told it: `f0_hz`, with its gaps bridged where the front end says so."""
         self.content = make_content_track(manifest, piece_s, at_once)
-        self.pitch_statistics = PitchStatistics()
+        self.pitch_statistics, self.pitch_survey = PitchStatistics(), PitchSurvey()
 
     def push(self, audio: NDArray[np.float32], last: bool) -> None:
         """The clip's next samples, mono at `sample_rate`; `last` with the final ones."""
@@ -168,7 +169,7 @@ class Analysis:
         self.timings_ms["pitch"] += reply.ms
         f0_hz, confidence = (output[0, first - from_frame : last - from_frame] for output in reply.outputs)
         f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, first - from_frame)
-        self.pitch_statistics.doubtful_frames += int(doubtful.sum())
+        self.pitch_survey.add(audio, confidence, doubtful, first - from_frame)
         return f0_hz, confidence
 
     def _sung_over(self, first: int, last: int) -> tuple[int, int]:

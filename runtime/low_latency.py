@@ -37,6 +37,7 @@ from .pitch import (
     mel_frames_held,
 )
 from .pitch_statistics import PitchStatistics
+from .pitch_survey import PitchSurvey
 from .second_opinion import second_opinion
 from .short_resampler import ShortResampler, half_length
 from .spec import AudioSpec
@@ -149,7 +150,7 @@ class LowLatency:
         self._content, self.mel = Track((manifest.model.content_channels,)), Track((spec.n_mels,))
         self._frames_made, self.n_samples, self.n_given = 0, 0, 0
         self.n_frames: int | None = None
-        self.pitch_statistics, self.clipped_samples = PitchStatistics(), 0
+        self.pitch_statistics, self.pitch_survey, self.clipped_samples = PitchStatistics(), PitchSurvey(), 0
         self.retarget(target)
 
     def retarget(self, target: Target) -> None:
@@ -216,7 +217,7 @@ class LowLatency:
                 self._timings_ms["pitch"] += reply.ms
                 f0_hz, confidence = (output[0, newest : newest + 1] for output in reply.outputs)
                 f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, newest, after=PITCH_HOP_LENGTH)
-                self.pitch_statistics.doubtful_frames += int(doubtful[0])
+                self.pitch_survey.add(audio, confidence, doubtful, newest)
                 found[frame - first] = f0_hz[0] if confidence[0] >= VOICED_CONFIDENCE else 0.0
         self._pitch_hz.append(found)
 

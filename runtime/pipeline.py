@@ -14,6 +14,7 @@ from .calls import Work
 from .low_latency import LowLatency
 from .manifest import Manifest
 from .pitch_statistics import PitchStatistics
+from .pitch_survey import PitchSurvey
 from .request import Request
 from .synthesis import Synthesis, Target, horizon_frames
 from .tracks import Track
@@ -72,7 +73,7 @@ def convert_blocks(
             f0_hz.add(chain.f0_hz)
     warnings = survey.warnings()
     if not survey.silent:
-        warnings += pitch_warnings(chain.pitch_statistics, key, request.voice)
+        warnings += pitch_warnings(chain.pitch_statistics, key, request.voice) + chain.pitch_survey.warnings()
     warnings += key_warnings(key, request.found_in_ms is not None) + output_warnings(chain.clipped_samples)
     outcome = Outcome(key, chain.n_samples, warnings, timings)
     if keep:
@@ -99,6 +100,7 @@ class _Chain(Protocol):
     mel: Track
     f0_hz: Track
     pitch_statistics: PitchStatistics
+    pitch_survey: PitchSurvey
 
     @property
     def n_samples(self) -> int: ...
@@ -169,7 +171,7 @@ class _Exact:
         self._analysis = _analysis(manifest, request, sample_rate, timings, pitch_only=False)
         self._synthesis = Synthesis(self._analysis, manifest, target, request.piece_s, request.at_once)
         self.mel, self.f0_hz = self._synthesis.mel, self._analysis.f0_hz
-        self.pitch_statistics = self._analysis.pitch_statistics
+        self.pitch_statistics, self.pitch_survey = self._analysis.pitch_statistics, self._analysis.pitch_survey
 
     @property
     def n_samples(self) -> int:

@@ -13,8 +13,6 @@ class PitchStatistics:
 
     def __init__(self) -> None:
         self._counts = np.zeros(_BINS_PER_OCTAVE * _OCTAVES, np.int64)
-        self.doubtful_frames = 0
-        """Pitch frames, 16 ms apart, whose F0 is a second opinion's."""
 
     def add(self, f0_hz: NDArray[np.float32]) -> None:
         """Count the voiced frames (F0 above 0) of (T,)."""

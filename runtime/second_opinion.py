@@ -19,14 +19,15 @@ _SUSPECT_HZ = 500.0
 """No formant lies lower that has been seen to be taken for F0."""
 _LEAST_RATIO = 3.5
 """So far above the envelope's frequency a formant is found; an octave or a twelfth is left to the graph."""
-_LEAST_PERIODIC = 0.6
+_LEAST_PERIODIC = 0.5
 """Correlation of the envelope with itself a period later. Vowels at 38 to 250 Hz, steady or with 400 cents of vibrato
-at 8 Hz, have 0.6 to 1 where a formant was found."""
+at 8 Hz, have 0.5 to 1 where a formant was found."""
 _LEAST_DEPTH = 8.0
 """Deviation of the envelope as a share of its mean, times the root of its frequency. Those vowels have 9 to 15; vowels
 that are sung at 500 to 1200 Hz with that vibrato up to 5."""
-_RESCUED_BELOW_HZ, _RESCUE_PERIODIC = 60.0, 0.75
-"""What makes a frame voiced that the graph finds no pitch in: separate pulses. Breath and consonants have none."""
+_RESCUED_BELOW_HZ, _RESCUE_PERIODIC, _RESCUE_CONFIDENCE = 60.0, 0.75, 0.1
+"""What makes a frame voiced that the graph finds no pitch in: separate pulses up to this frequency, or higher ones if
+the graph guesses a formant with some confidence. Breath and consonants have neither."""
 _WINDOW_FUNCTION = np.hanning(WINDOW // _DECIMATION + 2)[1:-1]
 _SMOOTHING = np.hanning(34)[1:-1] / np.hanning(34)[1:-1].sum()
 _FFT = 512
@@ -47,9 +48,9 @@ def second_opinion(
     padded = np.pad(audio, (WINDOW - after, WINDOW))
     voiced = confidence >= VOICED_CONFIDENCE
     for frame in np.flatnonzero(~voiced | (f0_hz >= _SUSPECT_HZ)):
-        highest_hz, least = _RESCUED_BELOW_HZ, _RESCUE_PERIODIC
-        if voiced[frame]:
-            highest_hz, least = min(f0_hz[frame] / _LEAST_RATIO, _HIGHEST_HZ), _LEAST_PERIODIC
+        suspect = f0_hz[frame] >= _SUSPECT_HZ and confidence[frame] >= _RESCUE_CONFIDENCE
+        highest_hz = min(f0_hz[frame] / _LEAST_RATIO, _HIGHEST_HZ) if suspect else _RESCUED_BELOW_HZ
+        least = _LEAST_PERIODIC if voiced[frame] else _RESCUE_PERIODIC
         envelope, depth = _envelope(padded[(first_frame + frame) * PITCH_HOP_LENGTH :][:WINDOW])
         if depth * np.sqrt(highest_hz) < _LEAST_DEPTH:
             continue
