@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from .gate import OPEN_LOUDNESS
 from .pitch_statistics import PitchStatistics
 from .voices import Voice
 
 QUIET_PEAK = 0.03  # -30 dB: below this, pitch trackers start to miss voiced frames
+_GOOD_PEAK = 0.3
 SHORT_S = 0.2
 FULL_SCALE = 0.9999
 CLIPPED_SAMPLES = 10  # fewer at full scale are peaks, not clipping
@@ -30,6 +32,11 @@ class SourceSurvey:
     def silent(self) -> bool:
         return self._peak == 0.0
 
+    @property
+    def too_quiet(self) -> bool:
+        """All of it is below what opens the gate."""
+        return self._peak < OPEN_LOUDNESS
+
     def warnings(self) -> list[str]:
         found = []
         seconds = self._n_samples / self._sample_rate
@@ -37,9 +44,15 @@ class SourceSurvey:
             found.append(f"{self._channels} channels were mixed to mono")
         if self.silent:
             found.append("the source is silent: so is the result")
+        elif self.too_quiet:
+            found.append(
+                f"the source is too quiet (peak {_db(self._peak):.0f} dB): below {_db(OPEN_LOUDNESS):.0f} dB it counts "
+                f"as silence, and so does the result; amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB"
+            )
         elif self._peak < QUIET_PEAK:
             found.append(
-                f"the source is very quiet (peak {_db(self._peak):.0f} dB): its pitch may be missed; amplify it"
+                f"the source is very quiet (peak {_db(self._peak):.0f} dB): its pitch may be missed; "
+                f"amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB"
             )
         if self._at_full_scale >= CLIPPED_SAMPLES:
             found.append(f"the source clips: {self._at_full_scale} samples at full scale")

@@ -74,7 +74,7 @@ def convert_blocks(
             mel.add(chain.mel)
             f0_hz.add(chain.f0_hz)
     warnings = survey.warnings()
-    if not survey.silent:
+    if not survey.too_quiet:
         warnings += pitch_warnings(chain.pitch_statistics, key, request.voice)
     warnings += output_warnings(chain.clipped_samples)
     outcome = Outcome(key, chain.n_samples, warnings, timings)
