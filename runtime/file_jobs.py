@@ -84,7 +84,7 @@ def file_work(
     with AudioReader(job.source, job.channel) as reader:
         if _is_same(job.source, job.output):
             raise OutputError(f"{job.output} is the source itself\nhint: give the result another name")
-        rate, expected = reader.sample_rate, reader.expected_samples
+        rate, expected = reader.sample_rate, reader.claimed_samples
         with AudioWriter(job.output, rate, overwrite, expected, job.ending) as writer:
             written = 0
 

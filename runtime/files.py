@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .audio import OPPOSITE_PHASE, PhaseMeter, check_rate, take_channel
 from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .headers import Contents, Part, examine
-from .media import Media, media_format
+from .media import ROUNDING_S, Media, media_format
 from .sources import Openable, Source, name_of
 from .storage import Aside, reason
 
@@ -28,7 +28,7 @@ _UNKNOWN_FRAMES = 2**60
 _MPEG_SLACK = 2_500
 """An MP3 may lack two frames of what its header counts: the delays of encoder and decoder."""
 _SCAN = 1 << 16
-_MOST_WAV_BYTES = 2**32 - 2**12
+MOST_WAV_BYTES = 2**32 - 2**12
 """Of sound: sizes in a WAV file have 32 bits."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FULL = "\nhint: free some space on that disk, or give another place"
@@ -67,8 +67,8 @@ class AudioReader:
             if isinstance(error, AudioError) or not isinstance(error, ComosvcError):
                 raise
             raise AudioError(f"{self.name}: {error}") from error
-        self.expected_samples = frames if frames < _UNKNOWN_FRAMES else None
-        """Samples that there should be; None if the header does not say."""
+        self.claimed_samples = frames if frames < _UNKNOWN_FRAMES else None
+        """Samples that there are according to the header; None if it does not say."""
 
     def blocks(self, length: int) -> Iterator[tuple[NDArray[np.float32], bool]]:
         """The whole file, from its start, in pieces of up to `length` samples, each with whether it is the last."""
@@ -127,7 +127,7 @@ class AudioReader:
         """Note what is missing."""
         if self._contents.claimed_share is not None:
             claimed = round(done * self._contents.claimed_share)
-        slack = _MPEG_SLACK if getattr(self._sound, "format", "") == "MP3" and not failure else 0
+        slack = 0 if failure else self._slack()
         read = f"{done / self.sample_rate:.2f}"
         because = "" if failure is None else f" ({failure})"
         if claimed > done + slack:
@@ -137,6 +137,12 @@ class AudioReader:
             self.warnings.append(f"the file was cut short or is damaged: {read} s could be read{because}")
         elif self._contents.note is not None:
             self.warnings.append(f"{self._contents.note}: {read} s were read")
+
+    def _slack(self) -> int:
+        """Samples that may be missing in a whole file."""
+        if isinstance(self._sound, Media):
+            return round(ROUNDING_S * self.sample_rate)
+        return _MPEG_SLACK if self._sound is not None and self._sound.format == "MP3" else 0
 
     def _examine(self) -> Contents:
         try:
@@ -237,7 +243,7 @@ class AudioWriter:
         place = target if isinstance(target, Path) else Path(tempfile.gettempdir()) / "result"
         ending = ending or Path(self.name).suffix.lower()
         kind = FORMATS.get(ending, "WAV")
-        self._is_rf64 = kind == "WAV" and (samples is None or samples * _BYTES > _MOST_WAV_BYTES)
+        self._is_rf64 = kind == "WAV" and (samples is None or samples * _BYTES > MOST_WAV_BYTES)
         self._written, self._tail = 0, np.zeros(0, np.float32)
         try:
             self._aside = Aside(place)
@@ -260,7 +266,7 @@ class AudioWriter:
             raise OutputError(f"{self.name} cannot be written: {self._refusal(error)}") from error
         self._written += len(audio)
         self._tail = np.concatenate((self._tail, audio[-_TAIL:]))[-_TAIL:]
-        if self._sound.format == "WAV" and self._written * _BYTES > _MOST_WAV_BYTES:
+        if self._sound.format == "WAV" and self._written * _BYTES > MOST_WAV_BYTES:
             raise OutputError(f"{self.name} gets longer than its source claims, and than WAV can be\nhint: .flac can")
 
     def __enter__(self) -> "AudioWriter":
@@ -278,7 +284,7 @@ class AudioWriter:
 
     def _finish(self) -> None:
         """Check what was written, and give it its name, or to the object."""
-        if self._is_rf64 and self._written * _BYTES <= _MOST_WAV_BYTES:
+        if self._is_rf64 and self._written * _BYTES <= MOST_WAV_BYTES:
             _as_plain_wav(self._aside.file)
         os.fsync(self._aside.file.fileno())
         self._check()

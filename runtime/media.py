@@ -44,7 +44,7 @@ _MAGICS = {
 }
 """Where the first bytes of a format stand, and FFmpeg's name of it. No other format is tried: playlists name files."""
 UNKNOWN_FRAMES = 2**62
-_ROUNDING_S = 0.002  # an MP4 file may give the length of its sound in thousandths of a second
+ROUNDING_S = 0.002  # an MP4 file may give the length of its sound in thousandths of a second
 
 
 def media_format(head: bytes) -> str | None:
@@ -128,7 +128,7 @@ class Media:
             self.error = _words(error)
         if self._by_sample:
             start = self._stream.start_time or 0
-            if end - start - self.frames > _ROUNDING_S * self.samplerate:
+            if end - start - self.frames > ROUNDING_S * self.samplerate:
                 end = start + self.frames
             rest = np.concatenate(held or [self._held[:0]])
             yield rest[: max(0, end - start - done)]

@@ -22,9 +22,9 @@ READABLE = (
 )
 """Endings that a folder is searched for; a file given by name may have any."""
 MOST_PIPED_BYTES = 4 << 30
-_NO_WRITER_S = 5.0
+NO_WRITER_S = 5.0
 """How long a named pipe waits for a program that writes into it."""
-_STALLED_S = 600.0
+STALLED_S = 600.0
 """How long it waits for the next bytes of one."""
 
 Openable = Path | BinaryIO
@@ -108,12 +108,12 @@ def _next_bytes(pipe: int, path: Path) -> bytes:
     """Waits for bytes of a pipe, but not for ever; b"" at its end."""
     start = time.monotonic()
     while not select.select([pipe], [], [], 0.1)[0]:
-        limit_s = _NO_WRITER_S
+        limit_s = NO_WRITER_S
         try:
             if data := os.read(pipe, 1 << 20):
                 return data
         except BlockingIOError:  # a program holds the other end
-            limit_s = _STALLED_S
+            limit_s = STALLED_S
         if (waited := time.monotonic() - start) > limit_s:
             raise AudioError(f"{path} is a pipe, and nothing came out of it for {waited:.0f} s")
     return os.read(pipe, 1 << 20)
