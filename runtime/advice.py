@@ -33,27 +33,22 @@ class SourceSurvey:
         return self._peak == 0.0
 
     @property
-    def too_quiet(self) -> bool:
-        """All of it is below what opens the gate."""
-        return self._peak < OPEN_LOUDNESS
+    def quiet(self) -> bool:
+        return self._peak < QUIET_PEAK
 
-    def warnings(self) -> list[str]:
+    def warnings(self, has_pitch: bool = True) -> list[str]:
+        """`has_pitch`: whether a voiced frame was found."""
         found = []
         seconds = self._n_samples / self._sample_rate
         if self._channels > 1:
             found.append(f"{self._channels} channels were mixed to mono")
         if self.silent:
             found.append("the source is silent: so is the result")
-        elif self.too_quiet:
-            found.append(
-                f"the source is too quiet (peak {_db(self._peak):.0f} dB): below {_db(OPEN_LOUDNESS):.0f} dB it counts "
-                f"as silence, and so does the result; amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB"
-            )
-        elif self._peak < QUIET_PEAK:
-            found.append(
-                f"the source is very quiet (peak {_db(self._peak):.0f} dB): its pitch may be missed; "
-                f"amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB"
-            )
+        elif self.quiet:
+            level = f"the source is very quiet (peak {_db(self._peak):.0f} dB)"
+            floor = f"what is below {_db(OPEN_LOUDNESS):.0f} dB becomes silence"
+            why = "its pitch may be missed" if has_pitch else floor
+            found.append(f"{level}: {why}; amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB")
         if self._at_full_scale >= CLIPPED_SAMPLES:
             found.append(f"the source clips: {self._at_full_scale} samples at full scale")
         if seconds < SHORT_S:

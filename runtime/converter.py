@@ -178,7 +178,7 @@ class Converter:
         request = self._request(singer, key, seed, steps, latency)
         if ending is not None:
             check_ending(ending)
-        job = FileJob(_openable(source), _openable(output), channel=check_channel(channel), ending=ending)
+        job = FileJob(_openable(source), _openable(output), channel=check_channel(channel), object_ending=ending)
         if isinstance(job.output, Path):
             remove_stale(job.output.parent)
         return run(self._file_work(request, job, overwrite, progress), self._runner())

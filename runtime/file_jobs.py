@@ -30,7 +30,7 @@ class FileJob:
     channel: str = "mid"
     skipped: bool = False
     """Nothing is done: the output is there."""
-    ending: str | None = None
+    object_ending: str | None = None
     """Format of an output that is no path."""
 
     @property
@@ -84,17 +84,17 @@ def file_work(
     with AudioReader(job.source, job.channel) as reader:
         if _is_same(job.source, job.output):
             raise OutputError(f"{job.output} is the source itself\nhint: give the result another name")
-        rate, expected = reader.sample_rate, reader.claimed_samples
-        with AudioWriter(job.output, rate, overwrite, expected, job.ending) as writer:
+        rate, claimed = reader.sample_rate, reader.claimed_samples
+        with AudioWriter(job.output, rate, overwrite, claimed or None, job.object_ending) as writer:
             written = 0
 
             def sink(piece: NDArray[np.float32]) -> None:
                 nonlocal written
                 writer.write(piece)
                 written += len(piece)
-                progress(min(1.0, written / expected) if expected else 0.0)
+                progress(min(1.0, written / claimed) if claimed else 0.0)
 
-            request = replace(request, at_once=at_once((expected or 0) / rate))
+            request = replace(request, at_once=at_once(claimed / rate))
             length = round(BLOCK_S * request.at_once * rate)
             outcome = yield from convert_blocks(
                 manifest, request, lambda: reader.blocks(length), rate, reader.n_mixed, sink, keep=False

@@ -67,8 +67,8 @@ class AudioReader:
             if isinstance(error, AudioError) or not isinstance(error, ComosvcError):
                 raise
             raise AudioError(f"{self.name}: {error}") from error
-        self.claimed_samples = frames if frames < _UNKNOWN_FRAMES else None
-        """Samples that there are according to the header; None if it does not say."""
+        self.claimed_samples = frames if frames < _UNKNOWN_FRAMES else 0
+        """Samples that there are according to the header; 0 if it does not say."""
 
     def blocks(self, length: int) -> Iterator[tuple[NDArray[np.float32], bool]]:
         """The whole file, from its start, in pieces of up to `length` samples, each with whether it is the last."""

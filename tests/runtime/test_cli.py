@@ -1,10 +1,12 @@
 """comosvc-convert and comosvc-doctor, as somebody at a terminal meets them."""
 
+import errno
 import importlib
 import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,6 +230,20 @@ def test_plot_draws_one_conversion(convert, folder):
     assert "x.txt" in err
     assert ".png" in err
     assert not (folder / "d.wav").exists()
+
+
+def test_a_picture_appears_whole_or_not_at_all(convert, folder, monkeypatch):
+    def full(figure, path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    (folder / "out").mkdir()
+    code, _, err = convert("lieder/b.flac", "-o", "out/b.wav", "--plot", "out/x.png")
+    assert code == 1
+    assert "out/x.png cannot be written: " in err
+    assert "No space left on device" in err
+    assert names(folder / "out") == ["b.wav"]
 
 
 def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypatch):
