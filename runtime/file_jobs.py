@@ -99,6 +99,8 @@ def file_work(
             outcome = yield from convert_blocks(
                 manifest, request, lambda: reader.blocks(length), rate, reader.n_mixed, sink, keep=False
             )
+            if written != claimed:
+                progress(1.0)
         outcome.warnings[:0] = reader.warnings
         return outcome, rate
 

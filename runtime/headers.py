@@ -14,6 +14,8 @@ _JUNK = 4096
 """Fewer bytes than this behind the sound are padding or a tag; more, unless they are chunks, are sound."""
 _RIFF_LIMIT = 0xFFFFFFFF
 _MOST_CHUNKS = 10_000
+_MOST_SEARCHES = 100_000
+"""For the next MPEG frame, in one file."""
 _MPEG_KBPS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -269,13 +271,16 @@ def _examine_mpeg(file: BinaryIO, size: int) -> Contents:
         lead[at : at + 12] = b"Xing" + struct.pack(">II", 1, n_frames)
         return Contents((Part(bytes(lead), file, first, size),))
     claimed = int.from_bytes(data[at + 8 : at + 12], "big")
-    if n_frames - 1 <= claimed:
+    missed = n_frames - 1 - claimed
+    if missed <= 0:
         return Contents()
     head = bytearray(_read(file, 0, first + frame.size))
     head[first + at + 8 : first + at + 12] = struct.pack(">I", n_frames - 1)
     if data[at + 7] & 2:
         head[first + at + 12 : first + at + 16] = struct.pack(">I", min(size - first, _RIFF_LIMIT))
-    return Contents((Part(bytes(head), file, len(head), size),), note=_note(claimed, n_frames - 1))
+    return Contents(
+        (Part(bytes(head), file, len(head), size),), note=_note(claimed, n_frames - 1) if missed > 2 else None
+    )
 
 
 def _lead_frame(head: bytes) -> bytes:
@@ -296,14 +301,15 @@ def _skip_id3(file: BinaryIO, at: int) -> int:
 
 
 def _count_mpeg_frames(file: BinaryIO, at: int, size: int) -> int:
-    """Frames from `at` to the end; what lies between them is skipped. Joined files have several headers and tags."""
-    count, block, base = 0, b"", at
-    while at + 4 <= size:
+    """Frames like the one at `at`, to the end; what lies between them is skipped: headers and tags of joined files."""
+    count, searched, block, base = 0, 0, b"", at
+    kind = _mpeg_kind(_read(file, at, 4))
+    while at + 4 <= size and searched < _MOST_SEARCHES:
         if not base <= at <= base + len(block) - 10:
             base, block = at, _read(file, at, 1 << 20)
         head = block[at - base : at - base + 4]
         frame = _mpeg_frame(head)
-        if frame is not None:
+        if frame is not None and _mpeg_kind(head) == kind:
             count += at + frame.size <= size
             at += frame.size
         elif head[:3] == b"ID3":
@@ -311,4 +317,10 @@ def _count_mpeg_frames(file: BinaryIO, at: int, size: int) -> int:
         else:
             following = block.find(b"\xff", at - base + 1)
             at = base + (following if following >= 0 else len(block))
+            searched += 1
     return count
+
+
+def _mpeg_kind(head: bytes) -> tuple[int, int]:
+    """Version, layer and rate of a frame."""
+    return head[1] & 0xFE, head[2] & 0x0C

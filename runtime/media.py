@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import shlex
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -63,7 +64,7 @@ def has_pyav() -> bool:
 
 def media_hint(name: str) -> str:
     """How a file of such a format can be read after all."""
-    return f"hint: {install('media')} brings what reads it; or convert it first: ffmpeg -i {name} song.wav"
+    return f"hint: {install('media')} brings what reads it; or convert it first: ffmpeg -i {shlex.quote(name)} song.wav"
 
 
 class Media:
@@ -76,18 +77,18 @@ class Media:
         if not has_pyav():
             raise AudioError(f"{name} is not audio that can be read here: it needs PyAV\n{media_hint(name)}")
         self._av: Any = importlib.import_module("av")
-        self._name = name
         file.seek(0, io.SEEK_SET)
         try:
             self._container = self._av.open(file, format=form)
-            stream = next(iter(self._container.streams.audio), None)
+            stream: Any = next(iter(self._container.streams.audio), None)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
             raise AudioError(f"{name} is not audio that can be read: {_words(error)}") from error
-        if stream is None:
-            raise AudioError(f"{name} has no sound track")
+        # A track of a codec that FFmpeg does not know has neither.
+        self.samplerate: int = getattr(stream, "rate", None) or 0
+        self.channels: int = getattr(stream, "channels", None) or 0
+        if not self.samplerate or not self.channels:
+            raise AudioError(f"{name} has no sound track that can be read")
         self._stream = stream
-        self.samplerate: int = stream.rate
-        self.channels: int = stream.channels
         self._by_sample = stream.time_base == Fraction(1, self.samplerate)
         self.frames = (stream.duration if self._by_sample else None) or UNKNOWN_FRAMES
         self.error: str | None = None
@@ -119,11 +120,11 @@ class Media:
                 if packet.pts is not None:
                     end = max(end, packet.pts + packet.duration)
                 for frame in packet.decode():
-                    held += [np.ascontiguousarray(part.to_ndarray().T) for part in resampler.resample(frame)]
+                    held += map(self._samples, resampler.resample(frame))
                 while len(held) > 2:
                     done += len(held[0])
                     yield held.pop(0)
-            held += [np.ascontiguousarray(part.to_ndarray().T) for part in resampler.resample(None)]
+            held += map(self._samples, resampler.resample(None))
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
             self.error = _words(error)
         if self._by_sample:
@@ -134,6 +135,12 @@ class Media:
             yield rest[: max(0, end - start - done)]
         else:
             yield from held
+
+    def _samples(self, frame: Any) -> NDArray[np.float32]:
+        samples = np.ascontiguousarray(frame.to_ndarray().T)
+        if samples.shape[1] != self.channels:
+            raise ValueError(f"it goes on with {samples.shape[1]} channels")
+        return samples
 
 
 def _words(error: Exception) -> str:

@@ -3,6 +3,7 @@
 import io
 import os
 import select
+import shlex
 import stat
 import tempfile
 import time
@@ -130,7 +131,7 @@ def unread_reason(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in MEDIA_ENDINGS and not has_pyav():
         return f"{suffix} files need PyAV\n{media_hint(path.name)}"
-    return f"{suffix} files are not read\nhint: ffmpeg -i {path.name} song.wav" if suffix in _OTHER_SOUND else None
+    return f"{suffix} files are not read\nhint: ffmpeg -i {shlex.quote(path.name)} song.wav" if suffix in _OTHER_SOUND else None
 
 
 _OTHER_SOUND = (".mp2", ".mpc", ".dsf", ".dff", ".ra", ".rm", ".spx", ".mid", ".midi", ".voc", ".shn")

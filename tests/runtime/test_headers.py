@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def test_a_wav_beyond_4_gib_is_read_to_its_end(tmp_path):
 def test_a_source_that_was_cut_short_is_read_as_far_as_it_goes(tmp_path, form):
     data = encoded(form, None if form == "MP3" else "PCM_16")
     whole, _ = read(io.BytesIO(data))
-    audio, warnings = read(write_bytes(tmp_path / "a", data[: len(data) // 2]))
+    audio, warnings = read(write_bytes(tmp_path / "a", data[: len(data) // 2]), length=1 << 20)
     assert 0.4 * len(SONG) < len(audio) < 0.51 * len(SONG)
     np.testing.assert_array_equal(audio[:50_000], whole[:50_000])
     assert f"{len(audio) / RATE:.2f} of 3.00 s could be read" in warnings[0]
@@ -104,3 +106,14 @@ def test_a_source_that_shrinks_while_it_is_read_is_a_warning(tmp_path):
             if n == 1:
                 os.truncate(path, 1_000)
         assert "of 12.00 s could be read" in reader.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "magic", [b"RIFF", b"RF64", b"FORM", b"caff", b"riff", b".snd", b"OggS", b"ID3\3", VBR[:2_000]]
+)
+def test_headers_of_nonsense_end_soon(magic):
+    for body in (b"\xff" * 3_000_000, bytes(3_000_000), b"data" * 200_000):
+        begin = time.perf_counter()
+        with suppress(AudioError):  # any other error fails
+            read(io.BytesIO(magic + body), length=1 << 20)
+        assert time.perf_counter() - begin < 5.0
