@@ -131,7 +131,9 @@ def unread_reason(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in MEDIA_ENDINGS and not has_pyav():
         return f"{suffix} files need PyAV\n{media_hint(path.name)}"
-    return f"{suffix} files are not read\nhint: ffmpeg -i {shlex.quote(path.name)} song.wav" if suffix in _OTHER_SOUND else None
+    if suffix in _OTHER_SOUND:
+        return f"{suffix} files are not read\nhint: ffmpeg -i {shlex.quote(path.name)} song.wav"
+    return None
 
 
 _OTHER_SOUND = (".mp2", ".mpc", ".dsf", ".dff", ".ra", ".rm", ".spx", ".mid", ".midi", ".voc", ".shn")
