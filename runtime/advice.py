@@ -3,10 +3,13 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from .gate import OPEN_LOUDNESS
 from .pitch_statistics import PitchStatistics
 from .voices import Voice
 
 QUIET_PEAK = 0.03  # -30 dB: below this, pitch trackers start to miss voiced frames
+_GOOD_PEAK = 0.3
+_SILENT_PEAK = 1e-8  # -160 dB: what the mean of a constant is rounded by
 SHORT_S = 0.2
 FULL_SCALE = 0.9999
 CLIPPED_SAMPLES = 10  # fewer at full scale are peaks, not clipping
@@ -18,29 +21,46 @@ class SourceSurvey:
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         self._sample_rate, self._channels = sample_rate, channels
-        self._peak, self._at_full_scale, self._n_samples = 0.0, 0, 0
+        self._lowest, self._highest, self._sum = 0.0, 0.0, 0.0
+        self._at_full_scale, self._n_samples = 0, 0
 
     def add(self, audio: NDArray[np.float32]) -> None:
-        magnitude = np.abs(audio)
-        self._peak = max(self._peak, float(magnitude.max(initial=0.0)))
-        self._at_full_scale += int(np.count_nonzero(magnitude >= FULL_SCALE))
+        if not len(audio):
+            return
+        if self._n_samples == 0:
+            self._lowest = self._highest = float(audio[0])
+        self._lowest, self._highest = min(self._lowest, float(audio.min())), max(self._highest, float(audio.max()))
+        self._sum += float(audio.sum(dtype=np.float64))
+        self._at_full_scale += int(np.count_nonzero(np.abs(audio) >= FULL_SCALE))
         self._n_samples += len(audio)
 
     @property
-    def silent(self) -> bool:
-        return self._peak == 0.0
+    def _peak(self) -> float:
+        """Largest deviation from the mean: an offset is no sound."""
+        mean = self._sum / max(1, self._n_samples)
+        return max(self._highest - mean, mean - self._lowest)
 
-    def warnings(self) -> list[str]:
+    @property
+    def silent(self) -> bool:
+        return self._peak < _SILENT_PEAK
+
+    @property
+    def quiet(self) -> bool:
+        return self._peak < QUIET_PEAK
+
+    def warnings(self, has_pitch: bool = True) -> list[str]:
+        """`has_pitch`: whether a voiced frame was found."""
         found = []
         seconds = self._n_samples / self._sample_rate
         if self._channels > 1:
             found.append(f"{self._channels} channels were mixed to mono")
         if self.silent:
             found.append("the source is silent: so is the result")
-        elif self._peak < QUIET_PEAK:
-            found.append(
-                f"the source is very quiet (peak {_db(self._peak):.0f} dB): its pitch may be missed; amplify it"
-            )
+        elif self.quiet:
+            level = f"the source is very quiet (peak {_db(self._peak):.0f} dB)"
+            floor = f"what is below {_db(OPEN_LOUDNESS):.0f} dB becomes silence"
+            why = "its pitch may be missed" if has_pitch else floor
+            found.append(f"{level}: {why}; amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB")
         if self._at_full_scale >= CLIPPED_SAMPLES:
             found.append(f"the source clips: {self._at_full_scale} samples at full scale")
         if seconds < SHORT_S:

@@ -1,5 +1,6 @@
 """Files in, files out, in constant memory."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,36 +16,56 @@ from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, with_key
 from .progress import Meter
 from .request import Request
+from .sources import Openable, name_of
+from .storage import reason, remove_stale
 
 
 @dataclass(frozen=True)
 class FileJob:
     """One file to convert into another. `obstacle`: why it cannot even be tried."""
 
-    source: Path
-    output: Path
+    source: Openable
+    output: Openable
     obstacle: ComosvcError | None = None
-    ending: str | None = None
-    """Where the output is named after the key that was used, which `output` may not know yet."""
+    channel: str = "mid"
+    skip_existing: bool = False
+    """Nothing is done if the output is there."""
+    name_ending: str | None = None
+    """Ending of an output that is named after the key that was used, which `output` may not know yet."""
+    object_ending: str | None = None
+    """Format of an output that is no path."""
+
+    @property
+    def source_path(self) -> Path:
+        return Path(name_of(self.source))
+
+    @property
+    def output_path(self) -> Path:
+        return Path(name_of(self.output))
 
 
-def jobs_into(folder: Path, sources: list[Path], request: Request, ending: str) -> Iterator[FileJob]:
+def jobs_into(
+    folder: Path, sources: list[Openable], request: Request, ending: str, channel: str, skip_existing: bool
+) -> Iterator[FileJob]:
     """A job for each source, results in `folder`; two sources of one name never share a result, whatever their keys."""
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Openable] = {}
     for source in sources:
-        output = folder / output_name(source, request, ending)
+        name = name_of(source)
+        output = folder / output_name(Path(name), request, ending)
         first = taken.setdefault(output, source)
         clash = (
-            f"{source}: its result {output} would replace that of {first}\nhint: convert them into different folders"
+            f"{name}: its result {output} would replace that of {name_of(first)}\n"
+            "hint: convert them into different folders"
         )
-        yield FileJob(source, output, None if first is source else OutputError(clash), ending)
+        obstacle = None if first is source else OutputError(clash)
+        yield FileJob(source, output, obstacle, channel, skip_existing, ending)
 
 
 def output_name(source: Path, request: Request, ending: str) -> str:
     """`<song>_<singer>_<key>key` + `ending`; a key still to be found is called found."""
     key = "found" if request.key is None else f"{request.key:g}"
     label = re.sub(r"[^-+.=()&\w ]", "_", request.voice.label)
-    return f"{source.stem}_{label}_{key}key{ending}"
+    return f"{source.stem.strip('<>')}_{label}_{key}key{ending}"
 
 
 def file_work(
@@ -54,8 +75,8 @@ def file_work(
     overwrite: bool,
     at_once: Callable[[float], int],
     meter: Meter,
-) -> Work[tuple[Outcome, int, Path]]:
-    """Convert one file; returns outcome, rate and the result's path.
+) -> Work[tuple[Outcome | None, int, Path]]:
+    """Convert one file; returns outcome, rate and the result's path; no outcome where the result was there already.
 
     Nothing appears under the result's name unless all went well. Where the key is found, the name has it.
 
@@ -63,32 +84,52 @@ def file_work(
     """
     if job.obstacle is not None:
         raise job.obstacle
-    with AudioReader(job.source) as reader:
-        rate = reader.sample_rate
-        meter.expect(reader.claimed_samples, rate)
-        request = replace(request, at_once=at_once(reader.claimed_samples / rate))
-        length, output = round(BLOCK_S * request.at_once * rate), job.output
+    output = job.output
+    if request.key is not None and job.skip_existing and os.path.lexists(job.output_path):
+        return None, 0, job.output_path
+    with AudioReader(job.source, job.channel) as reader:
+        rate, claimed = reader.sample_rate, reader.claimed_samples
+        meter.expect(claimed, rate)
+        request = replace(request, at_once=at_once(claimed / rate))
+        length = round(BLOCK_S * request.at_once * rate)
         request = yield from with_key(manifest, request, lambda: reader.blocks(length), rate)
-        if job.ending is not None:
-            output = output.with_name(output_name(job.source, request, job.ending))
-        if output.exists() and output.samefile(job.source):
+        if job.name_ending is not None:
+            output = job.output_path.with_name(output_name(job.source_path, request, job.name_ending))
+            if job.skip_existing and os.path.lexists(output):
+                return None, rate, output
+        if _is_same(job.source, output):
             raise OutputError(f"{output} is the source itself\nhint: give the result another name")
-        with AudioWriter(output, rate, overwrite) as writer:
+        with AudioWriter(output, rate, overwrite, claimed or None, job.object_ending) as writer:
 
             def sink(piece: NDArray[np.float32]) -> None:
                 writer.write(piece)
                 meter.written(len(piece))
 
             outcome = yield from convert_blocks(
-                manifest, request, lambda: reader.blocks(length), rate, reader.channels, sink, keep=False
+                manifest, request, lambda: reader.blocks(length), rate, reader.n_mixed, sink, keep=False
             )
             meter.finish()
-        return outcome, rate, output
+        outcome.warnings[:0] = reader.warnings
+        return outcome, rate, Path(name_of(output))
+
+
+def _is_same(source: Openable, output: Openable) -> bool:
+    """Whether both are one file."""
+    if not isinstance(source, Path) or not isinstance(output, Path):
+        return source is output
+    try:
+        return output.samefile(source)
+    except (OSError, ValueError):  # not there: nothing to lose
+        return False
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder for results if it is not there. Raises `OutputError`."""
+    """Make the folder for results if it is not there, and clear it of what killed processes left there.
+
+    Raises `OutputError`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder} cannot be made: {reason(error)}") from error
+    remove_stale(folder)

@@ -71,8 +71,9 @@ def convert_blocks(
         if keep:
             mel.add(chain.mel)
             f0_hz.add(chain.f0_hz)
-    warnings = survey.warnings()
-    if not survey.silent:
+    has_pitch = chain.pitch_statistics.voiced_frames > 0
+    warnings = survey.warnings(has_pitch)
+    if has_pitch or not survey.quiet:
         warnings += pitch_warnings(chain.pitch_statistics, key, request.voice) + chain.pitch_survey.warnings()
     warnings += key_warnings(key, request.found_in_ms is not None) + output_warnings(chain.clipped_samples)
     outcome = Outcome(key, chain.n_samples, warnings, timings)
