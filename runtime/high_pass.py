@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 _ORDER = 5  # odd: one of the zeros lies at 0 Hz
 _STOP_DB = 30.0
-_BLOCK, _BLOCKS = 64, 16
+_BLOCK, _BLOCKS = 128, 16
 """Samples that one row of a matrix product filters, and rows of a product."""
 _STATES = 2 * ((_ORDER + 1) // 2)
 
@@ -20,7 +20,7 @@ class HighPass:
     """
 
     def __init__(self, rate: int, stop_hz: float) -> None:
-        self._of_samples, self._of_state = _responses(rate, stop_hz)
+        self._of_samples, self._of_state, self._states = _responses(rate, stop_hz)
         self._state = np.zeros(_STATES)
         self._held, self._given = np.zeros(0), 0  # samples of the product that is not full yet; of them, those given
         self._offset: np.float64 | None = None
@@ -48,18 +48,21 @@ class HighPass:
         return out[given:]
 
     def _filter(self, signal: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`signal` (1024,) filtered from the present state on, and the state behind it."""
+        """`signal` (2048,) filtered from the present state on, and the state behind it."""
         found = signal.reshape(_BLOCKS, _BLOCK) @ self._of_samples
-        states = np.empty((_BLOCKS + 1, _STATES))
-        states[0] = self._state
-        for row in range(_BLOCKS):
-            states[row + 1] = found[row, _BLOCK:] + states[row] @ self._of_state[:, _BLOCK:]
-        return (found[:, :_BLOCK] + states[:-1] @ self._of_state[:, :_BLOCK]).ravel(), states[-1]
+        added = np.concatenate((self._state, found[:, _BLOCK:].ravel()))
+        states = (added @ self._states).reshape(_BLOCKS + 1, _STATES)
+        return (found[:, :_BLOCK] + states[:-1] @ self._of_state).ravel(), states[-1]
 
 
 @cache
-def _responses(rate: int, stop_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What a block's samples (64) and the state before it (6) add to its output (64) and to the state behind it (6)."""
+def _responses(rate: int, stop_hz: float) -> tuple[NDArray[np.float64], ...]:
+    """Matrices, of rows times them, for blocks of 128 samples.
+
+    What a block's samples add to its output and to the state behind it, (128, 128 + 6); what the state before it adds
+    to its output, (6, 128); and what a first state and 16 blocks add to the states before, between and behind the
+    blocks, (6 + 16 * 6, 17 * 6).
+    """
     b, a = _sections(rate, stop_hz)
     cases = _BLOCK + _STATES
     signal, states = np.zeros((cases, _BLOCK)), np.zeros((cases, len(b), 2))
@@ -73,7 +76,13 @@ def _responses(rate: int, stop_hz: float) -> tuple[NDArray[np.float64], NDArray[
             states[:, k, 1] = b[k, 2] * x - a[k, 2] * y
             signal[:, n] = y
     found = np.concatenate((signal, states.reshape(cases, _STATES)), axis=1)
-    return found[:_BLOCK], found[_BLOCK:]
+    step = found[_BLOCK:, _BLOCK:]
+    powers = [np.linalg.matrix_power(step, k) for k in range(_BLOCKS + 1)]
+    passed = np.zeros((_BLOCKS + 1, _STATES, _BLOCKS + 1, _STATES))
+    for start in range(_BLOCKS + 1):
+        for end in range(start, _BLOCKS + 1):
+            passed[start, :, end] = powers[end - start]
+    return found[:_BLOCK], found[_BLOCK:, :_BLOCK], passed.reshape((_BLOCKS + 1) * _STATES, -1)
 
 
 def _sections(rate: int, stop_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
