@@ -13,6 +13,7 @@ from ..runtime import Converter
 from ..runtime.bundle import Bundle
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch import PITCH_SAMPLE_RATE
+from ..runtime.providers import cpu
 from ..runtime.providers.onnx import Graph
 from ..runtime.source import make_excitation, noise_samples
 from ..runtime.spec import AudioSpec
@@ -29,7 +30,7 @@ RTF_REPEATS = 5
 
 def open_graph(bundle: Bundle, name: str) -> Graph:
     """A graph of the bundle on one thread."""
-    return Graph(name, bundle.manifest.graphs[name], bundle.graph_bytes(name), threads=1)
+    return cpu.open_graph(bundle, name, bundle.manifest.graphs[name], threads=1)
 
 
 def copy_synthesis(bundle: Bundle, songs: Iterable[HeldOutSong], meter: PitchMeter) -> MelScore:

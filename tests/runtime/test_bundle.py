@@ -252,4 +252,4 @@ def test_embeddings_must_fit(files, tmp_path):
 
 def test_a_huge_manifest_is_not_even_parsed(files, tmp_path):
     text = json.dumps({"format_version": 1, "consent": "x" * (17 << 20)}).encode()
-    refused(write_zip(tmp_path / "fat.comosvc", {**files, "bundle.json": text}), "that is no manifest")
+    refused(write_zip(tmp_path / "fat.comosvc", {**files, "bundle.json": text}), "bytes; at most 2097152 are read")
