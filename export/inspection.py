@@ -10,7 +10,7 @@ from rich.table import Table
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.bundle_info import folding, shown
 from ..runtime.manifest import Manifest
-from .precision import kept_fp32
+from ..runtime.parity_file import kept_fp32
 
 
 def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:

@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BundleError
+from .errors import BundleError, ComosvcError
 from .graph_file import check_graph_file
 from .manifest import MANIFEST_FILE, GraphEntry, Manifest, fits_digest, from_json
 
@@ -45,6 +45,10 @@ class Store(Protocol):
 
     def read(self, name: str, most: int) -> bytes:
         """The file `name`, which may have `most` bytes."""
+        ...
+
+    def names(self) -> list[str]:
+        """Every file, also those that the manifest does not name."""
         ...
 
 
@@ -84,6 +88,10 @@ class Bundle:
         if name in self.manifest.files:
             _verify(data, self.manifest.files[name], f"{self.origin}: {name}")
         return data
+
+    def all_files(self) -> dict[str, bytes]:
+        """Every file by name, also those that the manifest does not name; hashes are not compared."""
+        return {name: self._store.read(name, _GRAPH_LIMIT) for name in self._store.names()}
 
     def verify(self) -> None:
         """Compare the hash of every file that the manifest names, and the manifest's own. Raises `BundleError`."""
@@ -159,7 +167,7 @@ def _reading(what: str, hint: str = "") -> Iterator[None]:
     """Whatever a library raises on damaged data, or the system on an odd path, as a `BundleError`."""
     try:
         yield
-    except BundleError:
+    except ComosvcError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | EOFError) else str(error)
@@ -220,6 +228,15 @@ class _Folder:
             raise BundleError(f"{self._origin}: {name} is missing{_not_a_bundle(name)}")
         return path
 
+    def names(self) -> list[str]:
+        with _reading(self._origin):
+            paths = sorted(self._root.rglob("*"))
+            if links := [path for path in paths if path.is_symlink()]:
+                raise BundleError(
+                    f"{links[0]} is a link; a bundle holds plain files\nhint: put there what it points to"
+                )
+            return [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
+
     def read(self, name: str, most: int) -> bytes:
         with _reading(f"{self._origin}: {name}"):
             path = self._path(name)
@@ -266,6 +283,9 @@ class _Zip:
         if name not in self._members:
             raise BundleError(f"{self._origin}: {name} is missing{_not_a_bundle(name)}")
         return self._members[name]
+
+    def names(self) -> list[str]:
+        return [name for name in self._members if not name.endswith("/")]
 
     def read(self, name: str, most: int) -> bytes:
         info = self._info(name)

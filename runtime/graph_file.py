@@ -20,6 +20,7 @@ _ELEMENT_TYPES = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16})
 """Of weights: numbers of a byte and more, and bool; no texts."""
 _MOST_PARTS = 400_000
 """Fields of a file, which take half a second. The demo's graphs have up to 3,500, and 7,100 in int8."""
+_MOST_DIMS = 16
 _OTHER_FORMATS = (b"ORTM", b"TFL3")
 """At byte 4 engines take a file for one of theirs, whatever else it is: ONNX Runtime's own format, TensorFlow Lite."""
 
@@ -79,86 +80,90 @@ class _Walk:
 
     def model(self) -> None:
         """The whole file."""
-        graphs, opsets = 0, dict[str, int]()
-        for number, value in self._message("model", 0, len(self._data)):
+        graphs, opsets = 0, 0  # protobuf joins what stands there several times
+        for number, value, span in self._message("model", slice(0, len(self._data))):
             if number == 1 and value not in IR_VERSIONS:
                 raise _NotPlainError(f"its format is version {value}; {_ends(IR_VERSIONS)} are read")
             if number == 7:
                 graphs += 1
-                self._graph(value)
+                self._graph(span)
             elif number == 8:
-                self._opset(value, opsets)
-        if graphs != 1 or not opsets:
-            raise _NotPlainError(f"it is no ONNX file: it has {graphs} graphs and {len(opsets)} versions of operators")
+                opsets += 1
+                self._opset(span)
+        if not graphs or not opsets:
+            raise _NotPlainError(f"it is no ONNX file: it has {graphs} graphs and {opsets} versions of operators")
 
-    def _opset(self, span: slice, found: dict[str, int]) -> None:
-        fields = dict(self._message("opset", span.start, span.stop))
-        domain, version = self._text(fields.get(1)), fields.get(2, 0)
-        if domain not in DOMAINS:
-            raise _NotPlainError(f"it takes operators of {domain!r}, not of ONNX")
+    def _opset(self, span: slice) -> None:
+        version = None
+        for number, value, inside in self._message("opset", span):
+            if number == 1 and (domain := self._text(inside)) not in DOMAINS:
+                raise _NotPlainError(f"it takes operators of {domain!r}, not of ONNX")
+            if number == 2:
+                version = value
         if version not in OPSETS:
             raise _NotPlainError(f"its operators are of version {version}; {_ends(OPSETS)} are read")
-        found[domain] = version
 
     def _graph(self, span: slice) -> None:
-        for number, value in self._message("graph", span.start, span.stop):
+        for number, _, inside in self._message("graph", span):
             if number == 1:
-                self._node(value)
+                self._node(inside)
             elif number == 5:
-                self._tensor(value)
+                self._tensor(inside)
             elif number in (11, 12, 13):
-                self._all_of("value", value)
+                self._all_of("value", inside)
 
     def _node(self, span: slice) -> None:
-        for number, value in self._message("node", span.start, span.stop):
-            if number == 7 and (domain := self._text(value)) not in DOMAINS:
+        for number, _, inside in self._message("node", span):
+            if number == 7 and (domain := self._text(inside)) not in DOMAINS:
                 raise _NotPlainError(f"it has an operator of {domain!r}, not of ONNX")
             if number == 5:
-                for part, inside in self._message("attribute", value.start, value.stop):
+                for part, _, tensor in self._message("attribute", inside):
                     if part == 5:
-                        self._tensor(inside)
+                        self._tensor(tensor)
 
     def _tensor(self, span: slice) -> None:
         dims, kind = list[int](), None
-        for number, value in self._message("tensor", span.start, span.stop):
+        for number, value, inside in self._message("tensor", span):
             if number == 1:
-                dims += [value] if isinstance(value, int) else self._packed(value)
+                dims += self._packed(inside) if value is None else [value]
             elif number == 2:
-                kind = value if isinstance(value, int) else None
-            elif number == 14 and value:
+                kind = value
+            elif number == 14 and value != 0:
                 raise _NotPlainError(_REFUSED["tensor", 13])
         n_bytes = span.stop - span.start
         if kind not in _ELEMENT_TYPES:
             raise _NotPlainError(f"it has weights of type {kind}, which is no number of a byte or more")
-        if prod(dims[:16]) > n_bytes or len(dims) > 16:  # a negative one reads as 2^63 and more
-            raise _NotPlainError(f"it has weights of the shape {dims[:16]} in {n_bytes} bytes")
+        if len(dims) > _MOST_DIMS or prod(dims) > n_bytes:  # a negative one reads as 2^63 and more
+            raise _NotPlainError(f"it has weights of the shape {dims[:_MOST_DIMS]} in {n_bytes} bytes")
 
     def _all_of(self, message: str, span: slice) -> None:
-        for number, value in self._message(message, span.start, span.stop):
-            if inside := _FIELDS[message][number]:
-                self._all_of(inside, value)
+        for number, _, inside in self._message(message, span):
+            if part := _FIELDS[message][number]:
+                self._all_of(part, inside)
 
-    def _message(self, message: str, start: int, stop: int) -> Iterator[tuple[int, "int | slice"]]:
-        """Number and value of each field: an int, or where its bytes lie."""
-        fields = _FIELDS[message]
+    def _message(self, message: str, span: slice) -> Iterator[tuple[int, int | None, slice]]:
+        """Of each field: its number, its value if that is one number, and else where its bytes lie."""
+        fields, (start, stop) = _FIELDS[message], (span.start, span.stop)
         while start < stop:
             self._parts += 1
             if self._parts > _MOST_PARTS:
                 raise _NotPlainError(f"it has more than {_MOST_PARTS} parts")
             tag, start = self._varint(start, stop)
             number, form = tag >> 3, tag & 7
-            if number not in fields or tag >= 1 << 32:
+            if number not in fields:
                 refused = _REFUSED.get((message, number), f"field {number} of a {message}, which plain graphs lack")
                 raise _NotPlainError(f"it has {refused}")
+            if fields[number] and form != _BYTES:
+                raise _NotPlainError(f"it is no ONNX file: field {number} of a {message} is no message")
+            value, inside = None, slice(0, 0)
             if form == _VARINT:
                 value, start = self._varint(start, stop)
             else:
-                value, start = self._span(form, start, stop)
-            if fields[number] and form != _BYTES:
-                raise _NotPlainError(f"it is no ONNX file: field {number} of a {message} is no message")
-            yield number, value
+                inside = self._span(form, start, stop)
+                start = inside.stop
+            yield number, value, inside
 
-    def _span(self, form: int, start: int, stop: int) -> tuple[slice, int]:
+    def _span(self, form: int, start: int, stop: int) -> slice:
         if form == _BYTES:
             size, start = self._varint(start, stop)
         elif form in _FIXED_SIZES:
@@ -167,10 +172,12 @@ class _Walk:
             raise _NotPlainError("it is no ONNX file")
         if size > stop - start:
             raise _NotPlainError("it is no ONNX file, or it was cut short")
-        return slice(start, start + size), start + size
+        return slice(start, start + size)
 
     def _varint(self, start: int, stop: int) -> tuple[int, int]:
         """A number in groups of 7 bits, the lowest first, and where it ends."""
+        if start < stop and (value := self._data[start]) < 128:
+            return value, start + 1
         value = 0
         for index, byte in enumerate(self._data[start : min(stop, start + 10)]):
             value |= (byte & 127) << 7 * index
@@ -180,13 +187,13 @@ class _Walk:
 
     def _packed(self, span: slice) -> list[int]:
         values, start = list[int](), span.start
-        while start < span.stop and len(values) < 17:
+        while start < span.stop and len(values) <= _MOST_DIMS:
             value, start = self._varint(start, span.stop)
             values.append(value)
         return values
 
-    def _text(self, span: "int | slice | None") -> str:
-        return bytes(self._data[span]).decode("utf-8", "replace") if isinstance(span, slice) else ""
+    def _text(self, span: slice) -> str:
+        return bytes(self._data[span]).decode("utf-8", "replace")
 
 
 def _ends(versions: range) -> str:
