@@ -12,16 +12,24 @@ from ..runtime.bundle_info import folding, shown
 from ..runtime.manifest import Manifest
 from ..runtime.parity_file import kept_fp32
 
+_INTACT = {
+    True: "as it was written",
+    False: "CHANGED since it was written: its licences and consent may not be those of the export",
+    None: "written by an older version, without a digest: a change of it cannot be noticed",
+}
+"""By `Bundle.digest_fits`."""
+
 
 def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:
     """What `comosvc-export inspect` shows, from top to bottom. Raises `BundleError`."""
     bundle = open_bundle(path)
     manifest = bundle.manifest
     parts = _singers(manifest), _lookahead(manifest), _licences(manifest)
-    yield from map(folding, (_facts(manifest), _graphs(bundle), *_left_out(bundle), *parts))
+    yield from map(folding, (_facts(bundle), _graphs(bundle), *_left_out(bundle), *parts))
 
 
-def _facts(manifest: Manifest) -> Table:
+def _facts(bundle: Bundle) -> Table:
+    manifest = bundle.manifest
     spec, model = manifest.audio, manifest.model
     steps = ", ".join(["1", *sorted(model.schedules, key=int)])
     provenance = manifest.provenance
@@ -34,6 +42,7 @@ def _facts(manifest: Manifest) -> Table:
     versions = ", ".join(f"{key} {value}" for key, value in provenance.get("versions", {}).items())
     table.add_row("made with", shown(versions))
     table.add_row("commit", shown(str(provenance.get("commit", "unknown"))))
+    table.add_row("manifest", _INTACT[bundle.digest_fits])
     return table
 
 
@@ -72,7 +81,7 @@ def _singers(manifest: Manifest) -> Table:
 def _lookahead(manifest: Manifest) -> Table:
     parts = asdict(manifest.lookahead_ms)
     table = Table(*parts, title="look-ahead, ms (total: live, with low-latency pitch)")
-    table.add_row(*(f"{value:.1f}" for value in parts.values()))
+    table.add_row(*("-" if value is None else f"{value:.1f}" for value in parts.values()))
     return table
 
 
