@@ -38,14 +38,10 @@ def test_names_of_a_graph_that_fails_are_not_printed_as_they_are(files, song, tm
     model = onnx.load_from_string(files["vocoder.onnx"])
     for node in model.graph.node:
         node.output[:] = ["inner" if name == "audio" else name for name in node.output]
-    for name, number in (("one", 1), ("far", 10**6)):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(number), name))
-    model.graph.node.append(helper.make_node("Shape", ["inner"], ["length"], start=1, end=2))
-    model.graph.node.append(helper.make_node("Squeeze", ["length"], ["samples"]))
-    model.graph.node.append(helper.make_node("Add", ["samples", "far"], ["end"]))
-    model.graph.node.append(helper.make_node("Range", ["far", "end", "one"], ["beyond"]))
-    gather = helper.make_node("Gather", ["inner", "beyond"], ["audio"], axis=1, name="\x1b]0;owned\x07")
-    model.graph.node.append(gather)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([7]), "seven"))
+    model.graph.node.append(helper.make_node("Shape", ["inner"], ["shape"]))
+    model.graph.node.append(helper.make_node("Mul", ["shape", "seven"], ["larger"]))
+    model.graph.node.append(helper.make_node("Reshape", ["inner", "larger"], ["audio"], name="\x1b]0;owned\x07"))
     data = model.SerializeToString()
     digest = hashlib.sha256(data).hexdigest()
     changed = edited(files, lambda m: m["graphs"]["vocoder"].update(sha256=digest)) | {"vocoder.onnx": data}
