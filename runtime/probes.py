@@ -12,7 +12,7 @@ from .calls import Runnable
 from .errors import BundleError, ComosvcError
 from .framing import ceil_div
 from .graph import GRAPHS
-from .manifest import Manifest
+from .manifest import OPTIONAL_INPUTS, Manifest
 from .outputs import check_finite, check_outputs
 from .profiles import grid_of
 from .providers import cpu
@@ -39,7 +39,7 @@ class Probe:
     @property
     def size(self) -> tuple[int, int]:
         """Batch, and length in 16 kHz samples or mel frames."""
-        first = next(self.inputs[name] for name in ("audio", "mel", "f0_hz") if name in self.inputs)
+        first = next(self.inputs[name] for name in ("audio", "f0_hz", "mel") if name in self.inputs)
         return first.shape[0], first.shape[1]
 
 
@@ -55,6 +55,9 @@ def read_probes(bundle: Bundle) -> list[Probe]:
         if found is None or found[2] not in manifest.graphs:
             raise BundleError(f"{what} has a tensor {key!r}, which is of no graph of this voice")
         number, graph, side, name = found.groups()
+        taken = {tensor[0] for tensor in manifest.graphs[graph].inputs}
+        if side == "in" and name not in taken and name in OPTIONAL_INPUTS.get(graph, ()):
+            continue  # probes are made for the whole contract, of which a design may do without
         probe = probes.setdefault((int(number), graph), Probe(graph, {}, {}))
         # numpy's `ascontiguousarray`, which wrote them, makes a scalar (1,).
         (probe.inputs if side == "in" else probe.outputs)[name] = (
@@ -71,11 +74,9 @@ def _check_probe(what: str, probe: Probe, manifest: Manifest) -> None:
     """Raise `BundleError` unless the arrays fit the contract and each other, and indices point into the content."""
     entry, sizes = manifest.graphs[probe.graph], dict[str, int]()
     letters = {tensor.name: tensor.dims for tensor in GRAPHS[probe.graph].inputs}
-    # Inputs that the design does without may be there: the file has those of the contract.
-    taken, given = {name for name, _, _ in entry.inputs}, {name for name, _, _ in entry.outputs}
-    if not taken <= set(probe.inputs) <= set(letters) or set(probe.outputs) != given:
-        found = ", ".join((*probe.inputs, *probe.outputs)) or "nothing"
-        raise BundleError(f"{what} has {found}; the graph has {', '.join(sorted(taken | given))}")
+    for tensors, arrays in ((entry.inputs, probe.inputs), (entry.outputs, probe.outputs)):
+        if set(arrays) != (wanted := {name for name, _, _ in tensors}):
+            raise BundleError(f"{what} has {', '.join(arrays) or 'nothing'} in place of {', '.join(sorted(wanted))}")
     for name, dtype, dims in entry.inputs:
         found = probe.inputs[name]
         fits = found.dtype == dtype and found.ndim == len(dims) and found.size > 0 and np.isfinite(found).all()
@@ -86,7 +87,7 @@ def _check_probe(what: str, probe: Probe, manifest: Manifest) -> None:
     index = probe.inputs.get("content_index")
     if index is not None and not 0 <= index.min() <= index.max() < sizes["S"]:
         raise BundleError(f"{what}: content_index is {index.min()} to {index.max()}, of {sizes['S']} rows of content")
-    shapes = {name: probe.inputs[name].shape for name in taken}
+    shapes = {name: array.shape for name, array in probe.inputs.items()}
     try:
         outputs = [probe.outputs[name] for name, _, _ in entry.outputs]
         check_outputs(grid_of(manifest, probe.graph), entry, shapes, outputs)
