@@ -23,7 +23,7 @@ def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:
 
 def _facts(manifest: Manifest) -> Table:
     spec, model = manifest.audio, manifest.model
-    steps = ", ".join(["1", *sorted(model.schedules, key=int)])
+    steps = f"{', '.join(map(str, model.step_counts))} ({model.usual_steps} by default)"
     provenance = manifest.provenance
     table = Table(title=manifest.name, show_header=False)
     table.add_row("audio", f"{spec.sample_rate} Hz, hop {spec.hop_length}, {spec.n_mels} mel bands")

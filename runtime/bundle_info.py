@@ -18,7 +18,8 @@ def print_info(converter: Converter, console: Console) -> None:
     """Singers, licences, graphs with their contexts, and look-ahead."""
     manifest = converter.manifest
     spec = manifest.audio
-    steps = ", ".join(["1", *sorted(manifest.model.schedules, key=int)])
+    model = manifest.model
+    steps = f"{', '.join(map(str, model.step_counts))} ({model.usual_steps} by default)"
     console.print(
         f"{manifest.name}: bundle format {manifest.format_version}, runs on {converter.provider}", style="bold"
     )

@@ -92,7 +92,9 @@ def _convert(
     ] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
-    steps: Annotated[int, typer.Option("--steps", help="Sampling steps; --info says which there are.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps. Default: the voice's own number; --info names it.")
+    ] = None,
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)] = None,

@@ -87,8 +87,12 @@ def _needs(manifest: Manifest, steps: int) -> _Needs:
     return needs
 
 
-def latency_samples(manifest: Manifest, sample_rate: int, steps: int = 1) -> int:
-    """Samples at `sample_rate` by which a stream's output lags behind its input, in the worst place of all frames."""
+def latency_samples(manifest: Manifest, sample_rate: int, steps: int | None = None) -> int:
+    """Samples at `sample_rate` by which a stream's output lags behind its input, in the worst place of all frames.
+
+    `steps` None: the voice's own number.
+    """
+    steps = manifest.model.usual_steps if steps is None else steps
     spec, needs, front_end = manifest.audio, _needs(manifest, steps), manifest.front_end
     before, instant = Gate(spec).before, front_end.instant
     worst = 0

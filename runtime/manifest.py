@@ -13,7 +13,7 @@ from .errors import BundleError
 from .graph import GRAPHS, TensorSpec
 from .pitch import PITCH_SAMPLE_RATE
 from .source import SINE_HARMONICS
-from .spec import AudioSpec, FrontEnd
+from .spec import AudioSpec, F0Name, FrontEnd
 from .strict import MismatchError, decode, encode
 
 FORMAT_VERSION = 1
@@ -97,6 +97,22 @@ class ModelEntry:
     """Where the training departs from the published recipe."""
     ode: OdeEntry | None = None
     """The model is a teacher, whose steps follow its ODE; None: a student's steps, each with fresh noise."""
+    default_steps: int | None = None
+    """Steps of a conversion that names no number; None: see `usual_steps`."""
+    f0_extractor: F0Name = "swift-f0"
+    """What found the F0 that the model was trained on."""
+
+    @property
+    def step_counts(self) -> tuple[int, ...]:
+        """Numbers of steps that a conversion can take, ascending."""
+        return tuple(sorted({1, *map(int, self.schedules)}))
+
+    @property
+    def usual_steps(self) -> int:
+        """`default_steps`; without it 1, and the longest schedule of a model that follows an ODE."""
+        if self.default_steps is not None:
+            return self.default_steps
+        return 1 if self.ode is None else self.step_counts[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,9 +238,11 @@ def check(manifest: Manifest) -> None:
     has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
     _expect(has_source == (model.source.kind != "none"), "model.source contradicts the inputs of the vocoder graph")
     for steps, indices in model.schedules.items():
-        complete = steps.isdecimal() and len(indices) == int(steps) - 1
+        complete = steps == str(len(indices) + 1)
         _expect(complete, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
     _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
+    can = model.usual_steps in model.step_counts
+    _expect(can, f"model.default_steps is {model.default_steps}; the voice can do {model.step_counts}")
     if model.ode is not None:
         _check_ode(model, manifest.audio)
     has_low = manifest.context.content_low is not None

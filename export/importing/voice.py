@@ -75,6 +75,7 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
         front_end=AUTHORS_FRONT_END,
         sampler_steps=TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS,
         follows_ode=acoustic.is_teacher,
+        f0_extractor="dio",
     )
 
 
