@@ -44,8 +44,8 @@ class Bundle:
 
     def entry_bytes(self, name: str, entry: GraphEntry) -> bytes:
         """The ONNX file of an entry of the manifest for graph `name`, its hash verified. Raises `BundleError`."""
-        data = self._blob(name, entry) if entry.file is None else self._store.read(entry.file)
-        _verify(data, entry.sha256, f"{self.origin}: {entry.file or name}")
+        data = b"".join(map(self._store.read, entry.files)) if entry.files else self._blob(name, entry)
+        _verify(data, entry.sha256, f"{self.origin}: {' + '.join(entry.files) or name}")
         return data
 
     def read(self, name: str) -> bytes:

@@ -39,6 +39,14 @@ class GraphEntry:
     outputs: tuple[tuple[str, str, tuple[int | str, ...]], ...]
     file: str | None = None
     """Name inside the bundle; None: the file lies in the cache under its hash."""
+    weights: str | None = None
+    """A file inside the bundle that follows `file`: the rest of the ONNX file, which other graphs end with too. The
+    hash is of both together."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files inside the bundle whose bytes, one after the other, are the ONNX file; none: it lies in the cache."""
+        return tuple(name for name in (self.file, self.weights) if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +313,8 @@ def _check_entries(where: str, precision: str, entries: dict[str, GraphEntry], m
         "H": manifest.model.source.channels,
     }
     for name, entry in entries.items():
+        alone = entry.file is not None or entry.weights is None
+        _expect(alone, f"{where}.{name}.weights is {entry.weights}, and there is no file before it")
         _expect(name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}")
         _expect(entry.precision == precision, f"{where}.{name} is {entry.precision}; it must be {precision}")
         _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"{where}.{name}.sha256 is not a SHA-256")
