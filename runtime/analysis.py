@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .audio import Resampler
 from .calls import Call, Work, ask, gather
 from .content_track import make_content_track
-from .framing import ceil_div, frames_to_cover, mel_range, next_piece, samples_before
+from .framing import ceil_div, clip_frames, frames_to_cover, mel_range, next_piece, samples_before
 from .gate import Gate
 from .loudness import condition_loudness, loudness
 from .manifest import Manifest
@@ -74,7 +74,9 @@ class Analysis:
         self._gate = Gate(spec)
         self.n_samples = 0
         self.n_frames: int | None = None
-        """Mel frames of the clip, once its end is known."""
+        """Mel frames that the clip counts as (`framing.clip_frames`), once its end is known."""
+        self.n_covering: int | None = None
+        """Mel frames that audio is made for: those that cover the clip."""
         self._at_model_rate, self.at_16k = Track(), Track()
         self._pitch_hz, self._confidence = Track(), Track()
         self.loudness, self.is_open, self.f0_hz = Track(), Track(dtype=np.bool_), Track()
@@ -91,7 +93,8 @@ class Analysis:
         self._at_model_rate.append(self._to_model.push(audio, last))
         self.at_16k.append(self._to_16k.push(audio, last))
         if last:
-            self.n_frames = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
+            self.n_covering = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
+            self.n_frames = clip_frames(self.n_samples, self.sample_rate, self.spec, self._front_end)
         self.timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
 
     @property
@@ -102,7 +105,7 @@ class Analysis:
     @property
     def goal(self) -> int | None:
         """Mel frames that will be there in the end, the horizon included; None while the clip goes on."""
-        return None if self.n_frames is None else self.n_frames + self._horizon
+        return None if self.n_covering is None else self.n_covering + self._horizon
 
     def advance(self) -> Work[None]:
         """Compute all whole pieces that the audio so far allows; after the last block, everything."""

@@ -22,7 +22,7 @@ from .engine_files import EngineRecord
 from .errors import CancelledError, ComosvcError, OptionError, ProviderError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
 from .files import FORMATS
-from .framing import frames_to_cover
+from .framing import clip_frames
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .probes import probe_errors
@@ -87,7 +87,7 @@ class Converter:
 
     def frames(self, n_samples: int, sample_rate: int) -> int:
         """T, the mel frames of a clip of `n_samples`: the length of `f0_hz`, `mel` and `noise`, in and out."""
-        return frames_to_cover(n_samples, check_rate(sample_rate), self.spec)
+        return clip_frames(n_samples, check_rate(sample_rate), self.spec, self.manifest.front_end)
 
     def convert(
         self,

@@ -13,7 +13,7 @@ from .audio import mono
 from .bundle import Bundle
 from .calls import Batches, Runnable, run
 from .errors import AudioError, ComosvcError, OptionError
-from .framing import frames_to_cover
+from .framing import clip_frames
 from .low_latency import LowLatency, latency_samples
 from .request import Request, check_f0
 from .synthesis import Target
@@ -146,9 +146,10 @@ class Stream:
     def _check_given_f0_covers(self, n_samples: int) -> None:
         if self._request.f0_hz is None:
             return
+        manifest = self._bundle.manifest
         given, asked = (
             len(self._request.f0_hz),
-            frames_to_cover(n_samples, self.sample_rate, self._bundle.manifest.audio),
+            clip_frames(n_samples, self.sample_rate, manifest.audio, manifest.front_end),
         )
         if asked > given:
             raise AudioError(

@@ -87,7 +87,7 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
 def parse_steps(text: str) -> tuple[int, ...]:
     """The numbers of `--steps`, such as "1,4,50", ascending. Raises `ForeignFileError`."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and 1 <= int(part[:4]) <= _MOST_STEPS for part in parts):
+    if not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= _MOST_STEPS for part in parts):
         raise ForeignFileError(f"--steps {text}: must be numbers from 1 to {_MOST_STEPS}, such as 1 or 1,4,50")
     return tuple(sorted({int(part) for part in parts}))
 
