@@ -116,6 +116,7 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
         preview_source=preview_source(features),
         provenance={"stages": stages, "data": data_summary(features), "student_weights": weights},
         front_end=from_mapping(FrontEnd, distilled.get("front_end", {}), "front_end"),
+        f0_extractor=distilled.get("f0", "swift-f0"),
     )
 
 

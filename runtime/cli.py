@@ -24,6 +24,7 @@ from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
 from .version import __version__
 from .voices import AUTO_KEY
+from .world_f0 import f0_warnings
 
 _PLOTTED_S = 60.0
 
@@ -195,6 +196,8 @@ def _parse_device(text: str | None) -> int | str | None:
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
+    for warning in f0_warnings(converter.manifest.model.f0_extractor, live=True):
+        _say(console, f"note: {warning}", style="yellow")
     with console.status("…") as status:
         last = ""
 

@@ -19,6 +19,7 @@ from .request import Request, check_f0
 from .synthesis import Target
 from .tracks import Track
 from .voices import AUTO_KEY, check_semitones, voice_of
+from .world_f0 import f0_warnings
 
 SingerChoice = str | Mapping[str, float] | None
 """A name, weights by name for a blend, or None for the voice's first."""
@@ -44,6 +45,9 @@ class Stream:
         self.sample_rate = sample_rate
         self.latency_samples = latency_samples(bundle.manifest, sample_rate, request.steps)
         """Samples by which the output lags behind the input, always."""
+        given = request.f0_hz is not None
+        self.warnings = () if given else tuple(f0_warnings(bundle.manifest.model.f0_extractor, live=True))
+        """What a user should know about the result."""
         self._busy, self._closed = threading.Lock(), False
         self._warm_up(max(1, round(1e-3 * block_ms * sample_rate)))
 
