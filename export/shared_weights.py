@@ -44,9 +44,8 @@ def store_once(
         names = [entry.file for entry in pair.values() if entry.file is not None and entry.weights is None]
         if len(names) < len(_PAIR):
             return entries
-        end = _tail(
-            [t for t in onnx.load_from_string(inside[names[0]]).graph.initializer if t.name.startswith(_COMMON)]
-        )
+        models = [onnx.load_from_string(inside[name]) for name in names]
+        end = _tail(_take_out(models[0], _common_names(*models)))
         if len(end) <= least_bytes or not all(inside[name].endswith(end) for name in names):
             return entries
         file = graph_file("acoustic_weights", pair["acoustic"].precision)
