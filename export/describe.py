@@ -24,7 +24,7 @@ from .archive import graph_file, sha256
 from .graphs import DYNAMIC_LETTERS, check_contract, narrowed
 from .voice import Voice
 
-EMBEDDING_FILE, PARITY_FILE = "singers.safetensors", "parity.json"
+EMBEDDING_FILE = "singers.safetensors"
 DATA_CARD_FILE, PREVIEW_FILE = "data-card.md", "preview.flac"
 
 PITCH_CONTEXT = Context(past=11, future=10)

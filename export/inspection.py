@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.bundle_info import folding
+from ..runtime.bundle_info import folding, shown
 from ..runtime.manifest import Manifest
-from .precision import kept_fp32
+from ..runtime.parity_file import kept_fp32
 
 
 def tables(path: str | os.PathLike[str]) -> Iterator[RenderableType]:
@@ -25,14 +25,15 @@ def _facts(manifest: Manifest) -> Table:
     spec, model = manifest.audio, manifest.model
     steps = f"{', '.join(map(str, model.step_counts))} ({model.usual_steps} by default)"
     provenance = manifest.provenance
-    table = Table(title=manifest.name, show_header=False)
+    table = Table(title=shown(manifest.name), show_header=False)
     table.add_row("audio", f"{spec.sample_rate} Hz, hop {spec.hop_length}, {spec.n_mels} mel bands")
-    table.add_row("objective", model.objective)
-    table.add_row("departures from the published recipe", "\n".join(model.departures) or "none")
+    table.add_row("objective", shown(model.objective))
+    table.add_row("departures from the published recipe", shown("\n".join(model.departures)) or "none")
     table.add_row("steps", steps)
-    table.add_row("consent", manifest.consent)
-    table.add_row("made with", ", ".join(f"{key} {value}" for key, value in provenance.get("versions", {}).items()))
-    table.add_row("commit", str(provenance.get("commit", "unknown")))
+    table.add_row("consent", shown(manifest.consent))
+    versions = ", ".join(f"{key} {value}" for key, value in provenance.get("versions", {}).items())
+    table.add_row("made with", shown(versions))
+    table.add_row("commit", shown(str(provenance.get("commit", "unknown"))))
     return table
 
 
@@ -55,7 +56,7 @@ def _left_out(bundle: Bundle) -> Iterator[Table]:
     if rows := kept_fp32(bundle):
         table = Table("precision", "graph", "why it is computed in fp32", title="kept in fp32")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(shown, row))
         yield table
 
 
@@ -64,7 +65,7 @@ def _singers(manifest: Manifest) -> Table:
     for name, singer in manifest.singers.items():
         median = "?" if singer.f0_median_hz is None else f"{singer.f0_median_hz:.0f}"
         span = "?" if singer.f0_range_hz is None else "{:.0f}-{:.0f}".format(*singer.f0_range_hz)
-        table.add_row(name, median, span, singer.licence, singer.credit)
+        table.add_row(*map(shown, (name, median, span, singer.licence, singer.credit)))
     return table
 
 
@@ -78,5 +79,5 @@ def _lookahead(manifest: Manifest) -> Table:
 def _licences(manifest: Manifest) -> Table:
     table = Table("part", "licence", "credit", title="licences")
     for entry in manifest.licences:
-        table.add_row(entry.part, entry.licence, entry.credit)
+        table.add_row(*map(shown, (entry.part, entry.licence, entry.credit)))
     return table

@@ -9,6 +9,7 @@ from rich.table import Table
 from .converter import Converter
 from .low_latency import latency_samples
 from .manifest import Manifest
+from .text import printable
 
 _LOOKAHEADS = {"content_low": "content_low_latency"}
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -20,11 +21,10 @@ def print_info(converter: Converter, console: Console) -> None:
     spec = manifest.audio
     model = manifest.model
     steps = f"{', '.join(map(str, model.step_counts))} ({model.usual_steps} by default)"
-    console.print(
-        f"{manifest.name}: bundle format {manifest.format_version}, runs on {converter.provider}", style="bold"
-    )
+    heading = f"{manifest.name}: bundle format {manifest.format_version}, runs on {converter.provider}"
+    console.print(shown(heading), style="bold")
     console.print(f"{spec.sample_rate} Hz, {spec.n_mels} mel bands, hop {spec.hop_length}; steps: {steps}")
-    console.print(f"{manifest.model.objective}\nconsent: {manifest.consent}", markup=False, highlight=False)
+    console.print(shown(f"{manifest.model.objective}\nconsent: {manifest.consent}"), highlight=False)
     for table in (_singers(converter), _licences(manifest), _graphs(manifest)):
         console.print(folding(table))
     total_ms = manifest.lookahead_ms.total
@@ -42,14 +42,14 @@ def _singers(converter: Converter) -> Table:
         if singer.f0_range_hz is not None:
             low, high = singer.f0_range_hz
             spread = f"{low:.0f}-{high:.0f} Hz ({note(low)}-{note(high)})"
-        table.add_row(*map(escape, (singer.name, median, spread, singer.licence, singer.credit)))
+        table.add_row(*map(shown, (singer.name, median, spread, singer.licence, singer.credit)))
     return table
 
 
 def _licences(manifest: Manifest) -> Table:
     table = Table("part", "licence", "credit", title="Licences", title_justify="left")
     for entry in manifest.licences:
-        table.add_row(*map(escape, (entry.part, entry.licence, entry.credit)))
+        table.add_row(*map(shown, (entry.part, entry.licence, entry.credit)))
     return table
 
 
@@ -62,6 +62,11 @@ def _graphs(manifest: Manifest) -> Table:
         frames = str(context.past), str(context.future)
         table.add_row(name, graph.precision, *frames, f"{ahead_ms:.1f} ms", graph.sha256[:12])
     return table
+
+
+def shown(text: str) -> str:
+    """A text of a bundle for `Console.print` and for tables: neither the terminal nor rich takes it for a command."""
+    return escape(printable(text))
 
 
 def folding(table: Table) -> Table:

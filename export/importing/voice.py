@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ...runtime.limits import MOST_STEPS
 from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
 from ...training.errors import ForeignFileError
+from ...training.foreign.comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer
 from ...training.foreign.content_file import ImportedContent
 from ...training.foreign.parts import ForeignFile, content_at, settings_at, vocoder_at
 from ...training.foreign.sources import Source
@@ -17,10 +19,8 @@ from ...training.foreign.vocoder_file import ImportedVocoder
 from ..graphs import SAMPLER_STEPS
 from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from ..voice import Voice
-from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer
 
 logger = logging.getLogger(__name__)
-_MOST_STEPS = 1000
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 """50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
 
@@ -87,8 +87,8 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
 def parse_steps(text: str) -> tuple[int, ...]:
     """The numbers of `--steps`, such as "1,4,50", ascending. Raises `ForeignFileError`."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= _MOST_STEPS for part in parts):
-        raise ForeignFileError(f"--steps {text}: must be numbers from 1 to {_MOST_STEPS}, such as 1 or 1,4,50")
+    if not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= MOST_STEPS for part in parts):
+        raise ForeignFileError(f"--steps {text}: must be numbers from 1 to {MOST_STEPS}, such as 1 or 1,4,50")
     return tuple(sorted({int(part) for part in parts}))
 
 
