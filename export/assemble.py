@@ -15,12 +15,13 @@ from safetensors.numpy import save
 from torch import nn
 
 from ..runtime import graph as contracts
+from ..runtime.bundle_info import PARITY_FILE
 from ..runtime.converter import Converter
 from ..runtime.graph import GRAPHS
 from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
 from ..runtime.probes import PROBES_FILE
 from .archive import sha256, write_zip
-from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PARITY_FILE, PREVIEW_FILE, make_manifest
+from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PREVIEW_FILE, make_manifest
 from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, spec_of, trace
 from .inputs import InputMaker
 from .parity import ParityRow, Runner, check_end_to_end, check_graph, onnx_runner, require, torch_runner

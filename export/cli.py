@@ -234,13 +234,16 @@ def precision(
 
 
 @app.command()
-def inspect(bundle: BundleArgument) -> None:
-    """Show what a voice is: graphs, singers, look-ahead, licences, and what made it."""
-    from .inspection import tables
+def inspect(
+    bundle: BundleArgument,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tensors, hashes, and what made it too.")] = False,
+) -> None:
+    """Show what a voice is: singers, graphs, look-ahead, licences and credits."""
+    from ..runtime.bundle import open_bundle
+    from ..runtime.bundle_info import print_info
 
     with _clear_errors():
-        for item in tables(bundle):
-            output.print(item)
+        print_info(open_bundle(bundle), output, verbose=verbose)
 
 
 @app.command()

@@ -12,10 +12,11 @@ import onnx
 from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle, open_bundle, shipped_voices
+from ..runtime.bundle_info import PARITY_FILE, variant_records
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
 from .archive import graph_file, read_files, sha256, write_zip
 from .blobs import share
-from .describe import PARITY_FILE, graph_entry, versions
+from .describe import graph_entry, versions
 from .errors import ExportError
 from .fp16 import FP16
 from .inputs import InputMaker
@@ -69,16 +70,7 @@ def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
 
 def recorded(bundle: Bundle) -> list[VariantRow]:
     """The figures of every precision that was added to a bundle."""
-    return [VariantRow(**row) for record in _records(bundle).values() for row in record["rows"]]
-
-
-def kept_fp32(bundle: Bundle) -> list[tuple[str, str, str]]:
-    """Precision, graph, reason: what stayed in float32 where another precision was asked for."""
-    return [(name, *kept) for name, record in _records(bundle).items() for kept in record["kept_fp32"].items()]
-
-
-def _records(bundle: Bundle) -> dict[str, Any]:
-    return json.loads(bundle.read(PARITY_FILE)).get("variants", {})
+    return [VariantRow(**row) for record in variant_records(bundle).values() for row in record["rows"]]
 
 
 def files_reader(files: Files) -> Callable[[str], bytes]:
@@ -179,11 +171,11 @@ def _with_variant(
     for name, data in made.items():
         entries[name] = graph_entry(name, data, precision)
         files[graph_file(name, precision)] = data
-    parity = json.loads(files[PARITY_FILE])
+    parity = json.loads(files.get(PARITY_FILE, b"{}"))
     parity.setdefault("variants", {})[precision] = record
     files[PARITY_FILE] = json.dumps(parity, indent=1).encode()
     facts = manifest.provenance
-    facts = {**facts, "files": {**facts["files"], PARITY_FILE: sha256(files[PARITY_FILE])}}
+    facts = {**facts, "files": {**facts.get("files", {}), PARITY_FILE: sha256(files[PARITY_FILE])}}
     others = {name: variant for name, variant in manifest.variants.items() if name != precision}
     variants = {**others, precision: entries} if entries else others
     manifest = replace(manifest, variants=variants, provenance=facts)

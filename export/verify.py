@@ -6,12 +6,12 @@ import os
 import onnx
 
 from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.bundle_info import PARITY_FILE
 from ..runtime.errors import BundleError
 from ..runtime.graph import GRAPHS
 from ..runtime.probes import PROBES_FILE, decode_probes
 from .archive import sha256
 from .assemble import TorchGraphs, measure_parity
-from .describe import PARITY_FILE
 from .errors import ParityError
 from .graphs import check_contract
 from .parity import ParityRow, Runner, onnx_runner, require

@@ -48,6 +48,13 @@ class Bundle:
         _verify(data, entry.sha256, f"{self.origin}: {entry.file or name}")
         return data
 
+    def entry_size(self, entry: GraphEntry) -> int | None:
+        """Bytes of the ONNX file of an entry; None if it should lie in the cache and is not there."""
+        if entry.file is not None:
+            return self._store.size(entry.file)
+        path = self._cached(entry)
+        return path.stat().st_size if path.is_file() else None
+
     def read(self, name: str) -> bytes:
         """Any file of the bundle by name, its hash not checked. Raises `BundleError`."""
         return self._store.read(name)
@@ -59,8 +66,11 @@ class Bundle:
                 self.entry_bytes(name, entry)
         _read_embeddings(self._store, self.manifest, self.origin)
 
+    def _cached(self, entry: GraphEntry) -> Path:
+        return self.home / "blobs" / entry.sha256
+
     def _blob(self, name: str, entry: GraphEntry) -> bytes:
-        path = self.home / "blobs" / entry.sha256
+        path = self._cached(entry)
         if not path.is_file():
             raise BundleError(
                 f"{self.origin}: the {name} graph is not inside the bundle and not in {path.parent}\n"

@@ -4,7 +4,7 @@ import glob
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from .bundle import open_bundle
 from .bundle_info import print_info
 from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
@@ -121,6 +122,7 @@ def _convert(
     ] = None,
     monitor: Annotated[float, typer.Option("--monitor", help="Share of the dry input to hear, with --live.")] = 0.0,
     info: Annotated[bool, typer.Option("--info", help="Describe the voice and stop.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --info: tensors, hashes, what made it.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     console = Console(stderr=True)
@@ -155,7 +157,8 @@ def _convert(
         _check(job, sources, force)
         with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
             if info:
-                print_info(converter, Console())
+                runs_on = f"{converter.provider} in {converter.precision}"
+                print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
             results = _run(converter, job, sources, console)
             if plot is not None and results[0].error is None:
@@ -193,13 +196,15 @@ def _parse_device(text: str | None) -> int | str | None:
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
+    chosen = options.singer or next(iter(converter.singers))
+    who = chosen if isinstance(chosen, str) else _blend(chosen)
     with console.status("…") as status:
         last = ""
 
         def say(text: str) -> None:
             nonlocal last
             if not last:
-                _say(console, "live; Ctrl-C ends it")
+                _say(console, f"live as {who}; Ctrl-C ends it")
             last = text
             status.update(text)
 
@@ -282,10 +287,19 @@ def _announce(console: Console, result: FileConversion) -> None:
         _complain(console, result.error, result.source)
         return
     assert result.options is not None
-    facts = f"{result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"
+    facts = (
+        f"as {_blend(result.options.singer)}, {result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"
+    )
     _say(console, f"{result.source} -> {result.output}  ({facts})")
     for warning in result.warnings:
         _say(console, f"  note: {warning}", style="yellow")
+
+
+def _blend(singer: Mapping[str, float]) -> str:
+    """For instance "alto", or "alto 70 %, bass 30 %"."""
+    if len(singer) == 1:
+        return next(iter(singer))
+    return ", ".join(f"{name} {100 * share:.3g} %" for name, share in singer.items())
 
 
 def _complain(console: Console, error: ComosvcError, source: Path | None = None) -> None:

@@ -28,11 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...export import fp16, half, inputs, int8, parity, precision, ranges
 from ...export.archive import sha256
 from ...export.assemble import TorchGraphs
-from ...export.describe import EMBEDDING_FILE, PARITY_FILE, make_manifest
+from ...export.describe import EMBEDDING_FILE, make_manifest
 from ...export.statements import PITCH_LICENCE
 from ...export.voice import Voice
 from ...runtime import graph as contracts
 from ...runtime.bundle import open_bundle, shipped_voices
+from ...runtime.bundle_info import PARITY_FILE
 from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_json
 from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
 from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel

@@ -1,6 +1,8 @@
 """The command `comosvc-export`."""
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -64,7 +66,7 @@ def test_bundle_verify_inspect_pack(run, files, tmp_path):
     assert "acoustic_n" in checked.output
     assert "mel_nepers" in checked.output
     shown = invoke("inspect", path)
-    for word in ("tiny", "fp16", "soprano", "swift-f0", "look-ahead", "consistency distillation"):
+    for word in ("tiny", "fp16", "soprano", "swift-f0", "look-ahead", "MB", "consistency distillation"):
         assert word in shown.output
     packed = invoke("pack", tmp_path / "unpacked", "-o", tmp_path / "again.comosvc")
     assert packed.exit_code == 0, packed.output
@@ -135,3 +137,10 @@ def test_engines_that_cannot_be_built_are_one_clear_error(bundle, options, words
     done = invoke("engines", bundle, "--flavour", "rtx", *options)
     assert done.exit_code == 1
     assert words in done.output
+
+
+def test_inspect_loads_nothing_heavy():
+    code = "import sys; from comosvc.export.cli import app; app(['inspect', 'demo'], standalone_mode=False)\n"
+    code += "print([name for name in ('torch', 'onnx', 'onnxruntime', 'scipy', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -8,9 +8,10 @@ from onnx import TensorProto, numpy_helper
 from comosvc.export.half import HEAVY
 from comosvc.export.int8 import INT8, make_int8
 from comosvc.export.parity import onnx_runner
-from comosvc.export.precision import kept_fp32, recorded
+from comosvc.export.precision import recorded
 from comosvc.export.variants import StaysFloat32Error, figures, input_maker
 from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.bundle_info import kept_fp32
 from comosvc.runtime.probes import PROBES_FILE, decode_probes
 
 IN_8_BITS = ("acoustic", "acoustic_n", "vocoder")

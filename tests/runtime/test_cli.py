@@ -8,7 +8,7 @@ import soundfile
 from tiny_bundle import SPEC, edited, write_zip
 from typer.testing import CliRunner
 
-from comosvc.runtime import __version__, doctor
+from comosvc.runtime import Converter, __version__, doctor
 from comosvc.runtime.cli import _app
 from comosvc.runtime.extras import install
 from comosvc.runtime.providers import PROVIDERS
@@ -133,20 +133,44 @@ def test_info_folds_what_is_too_long_for_the_screen(convert, monkeypatch):
     assert "…" not in convert("--info")[1]
 
 
-def test_info_prints_singers_licences_and_contexts(convert):
+def test_info_prints_singers_licences_and_graphs(convert):
     code, out, _ = convert("--info")
     assert code == 0
-    for word in (
-        "Ténor 1",
-        "110 Hz (A2)",
-        "CC0",
-        "swift-f0",
-        "steps: 1, 2, 4",
-        "acoustic_n",
-        "60.0 ms",
-        "no recordings",
-    ):
+    for word in ("Ténor 1", "110 Hz (A2)", "swift-f0", "steps: 1, 2, 4", "acoustic_n", "runs on: ", "no recordings"):
         assert word in out
+    assert "confidence" not in out
+    for word in ("audio -> f0_hz, confidence", "5 frames before, 2 after"):
+        assert word in convert("--info", "--verbose")[1]
+
+
+def test_info_names_a_credit_once_for_all_who_share_it(convert):
+    out = convert("--info")[1]
+    assert out.count("CC0") == 1
+    assert "singers alto, bass, Ténor 1: CC0; nobody" in out
+
+
+def test_info_says_the_lag_that_a_stream_has(convert, bundle_path):
+    with Converter(bundle_path, provider="cpu", threads=1) as converter, converter.stream(24_000) as stream:
+        lag_ms = stream.latency_samples / 24.0
+    out = convert("--info")[1]
+    assert f"the output lags {lag_ms:.1f} ms behind the input" in out
+    assert out.count("behind the input") == 1
+
+
+def test_tables_of_the_shipped_voice_fit_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(_app, ["--info", "--provider", "cpu"]).stdout
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    assert len(rows) == 4 + 6  # a line for each singer and each graph
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_singer_that_was_taken_is_named(convert):
+    code, out, err = convert("lieder/b.flac", "-o", "out", "--json")
+    assert code == 0
+    assert "(as alto, " in err
+    assert json.loads(out)["results"][0]["options"]["singer"] == {"alto": 1.0}
+    assert "(as alto 75 %, bass 25 %, " in convert("lieder/b.flac", "-o", "out", "-s", "alto=3,bass=1")[2]
 
 
 def test_files_can_be_converted_as_a_stream_would(convert):

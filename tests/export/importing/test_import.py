@@ -40,6 +40,7 @@ from comosvc.runtime import Converter
 from comosvc.runtime.audio import resample
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError, OptionError
+from comosvc.runtime.low_latency import latency_samples
 from comosvc.runtime.source import noise_frames, sine_source
 from comosvc.training.errors import ForeignFileError
 
@@ -278,6 +279,29 @@ def test_what_the_manifest_says(student, teacher):
     assert imported["acoustic"]["ignored_weights"]["pitch extractor: loaded by the authors' training, never run"] == 2
     assert manifest.provenance["export"]["peak_memory_bytes"] > 1e8
     assert set(open_bundle(teacher).manifest.model.schedules) == {"2", "4", "8", "16", "50"}
+
+
+def test_commands_that_describe_a_voice_take_imported_ones(student, teacher):
+    """They have no live encoder, no F0 statistics, and their content graph in the cache."""
+    for path in (student, teacher):
+        for command in (["inspect"], ["inspect", "--verbose"], ["verify"]):
+            done = CliRunner().invoke(app, [*command, str(path)], env={"COLUMNS": "80"})
+            assert done.exit_code == 0, done.output
+    shown = CliRunner().invoke(app, ["inspect", str(student)], env={"COLUMNS": "80"}).output
+    manifest = open_bundle(student).manifest
+    lag_ms = latency_samples(manifest, RATE) / RATE * 1e3
+    assert f"lags {lag_ms:.1f} ms behind" in shown
+    assert "20000" not in shown
+    assert "windows of 20 s" in shown
+    parts = manifest.lookahead_ms
+    assert 0.0 <= parts.total - lag_ms < 50.0  # of a stream, whose windows end 240 ms after a frame's centre
+
+
+def test_inspect_describes_a_voice_whose_shared_graph_is_missing(student, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["inspect", str(student)])
+    assert done.exit_code == 0, done.output
+    assert "not in the cache" in done.output
 
 
 def test_parity_is_stored_and_verified(student):
