@@ -74,7 +74,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except ComosvcError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError
+from .file_kinds import not_a_voice
 from .manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json
 
 SUFFIX = ".comosvc"
@@ -87,9 +88,13 @@ def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bund
     """
     path = _locate(model)
     origin = os.fspath(model)
-    store: Store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
-    if store.size(MANIFEST_FILE) > _MANIFEST_LIMIT:
-        raise BundleError(f"{origin}: {MANIFEST_FILE} has {store.size(MANIFEST_FILE)} bytes; that is no manifest")
+    try:
+        store: Store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
+        size = store.size(MANIFEST_FILE)
+    except BundleError as error:
+        raise BundleError(not_a_voice(path, origin) or str(error)) from error
+    if size > _MANIFEST_LIMIT:
+        raise BundleError(f"{origin}: {MANIFEST_FILE} has {size} bytes; that is no manifest")
     manifest = from_json(store.read(MANIFEST_FILE), origin)
     embeddings = _read_embeddings(store, manifest, origin)
     return Bundle(origin, manifest, embeddings, store, home or comosvc_home())
@@ -200,7 +205,10 @@ class _Zip:
             _checked_name(name.removesuffix("/"), self._origin)
             # Sums of the stored sizes then bound what is read, so no archive can unfold into more than its own size.
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-                raise BundleError(f"{self._origin}: {name} is compressed; a bundle is an uncompressed zip")
+                raise BundleError(
+                    f"{self._origin}: {name} is compressed; a bundle is an uncompressed zip\n"
+                    f"hint: unpack it, then: comosvc-export pack FOLDER -o voice{SUFFIX}"
+                )
             if info.flag_bits & 1 or name in members or stat.S_ISLNK(info.external_attr >> 16):
                 raise BundleError(f"{self._origin}: {name} is encrypted, a link, or there twice")
             members[name] = info

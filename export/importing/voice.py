@@ -9,14 +9,15 @@ import numpy as np
 from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
 from ...training.errors import ForeignFileError
-from ...training.foreign.content_file import ImportedContent
+from ...training.foreign.content_file import ImportedContent, content_files
 from ...training.foreign.parts import ForeignFile, content_at, settings_at, vocoder_at
 from ...training.foreign.sources import Source
+from ...training.foreign.vocoder_file import CONFIG_NAMES as VOCODER_CONFIG_NAMES
 from ...training.foreign.vocoder_file import ImportedVocoder
 from ..graphs import SAMPLER_STEPS
 from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from ..voice import Voice
-from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer
+from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer, singers_of
 
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 """50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
@@ -45,6 +46,7 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
     Raises `ForeignFileError` where one cannot be used or they do not belong together, `ExportError` without a word on
     the singers' consent.
     """
+    _check_request(request, statements)
     vocoder, vocoder_file = vocoder_at(request.vocoder, request.vocoder_config, request.vocoder_kind)
     acoustic, como_file = _read_acoustic(request, vocoder)
     content, content_file = content_at(request.content)
@@ -90,6 +92,19 @@ def parse_medians(texts: Sequence[str]) -> dict[str, float]:
         if not name or not 20.0 <= medians[name] <= 2_000.0:
             raise ForeignFileError(f"--f0-median {text}: must be NAME=HZ with 20 to 2000 Hz")
     return medians
+
+
+def _check_request(request: ImportRequest, statements: Statements) -> None:
+    """What can be refused before a checkpoint is opened: addresses, configurations, and what is said of singers."""
+    como, vocoder = Source.parse(request.como), Source.parse(request.vocoder)
+    for source in (como, vocoder):
+        if source.repo is None:
+            source.file()
+    settings = settings_at(como, request.config, CONFIG_NAMES, "--config")
+    _singers(singers_of(settings), request.f0_medians_hz, statements)
+    says_m4singer(settings)
+    settings_at(vocoder, request.vocoder_config, VOCODER_CONFIG_NAMES, "--vocoder-config")
+    content_files(Source.parse(request.content))
 
 
 def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[ImportedAcoustic, ForeignFile]:
