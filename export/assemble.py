@@ -15,10 +15,10 @@ from safetensors.numpy import save
 from torch import nn
 
 from ..runtime import graph as contracts
-from ..runtime.bundle_info import PARITY_FILE
 from ..runtime.converter import Converter
 from ..runtime.graph import GRAPHS
 from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from ..runtime.parity_file import PARITY_FILE
 from ..runtime.probes import PROBES_FILE
 from .archive import sha256, write_zip
 from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PREVIEW_FILE, make_manifest

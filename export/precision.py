@@ -12,9 +12,10 @@ import onnx
 from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle, open_bundle, shipped_voices
-from ..runtime.bundle_info import PARITY_FILE, variant_records
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from .archive import graph_file, read_files, sha256, write_zip
+from ..runtime.parity_file import PARITY_FILE, read_parity
+from ..runtime.strict import decode
+from .archive import graph_file, sha256, write_zip
 from .blobs import share
 from .describe import graph_entry, versions
 from .errors import ExportError
@@ -57,10 +58,9 @@ def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
 
     Graphs whose float32 file lies in the cache go there as well. Raises `BundleError` or `ExportError`.
     """
-    source = shipped_voices().get(str(source), source)
-    bundle = open_bundle(source)
+    bundle = open_bundle(shipped_voices().get(str(source), source))
     bundle.verify()
-    files = read_files(source)
+    files = bundle.all_files()
     manifest, files = add_precisions(bundle.manifest, files, names, bundle.graph_bytes, bundle.embeddings)
     shared = [name for name, entry in manifest.graphs.items() if entry.file is None]
     manifest, files = share(manifest, files, shared)
@@ -70,7 +70,8 @@ def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
 
 def recorded(bundle: Bundle) -> list[VariantRow]:
     """The figures of every precision that was added to a bundle."""
-    return [VariantRow(**row) for record in variant_records(bundle).values() for row in record["rows"]]
+    rows = [row for record in read_parity(bundle).variants.values() for row in record.rows]
+    return [decode(VariantRow, row, PARITY_FILE) for row in rows]
 
 
 def files_reader(files: Files) -> Callable[[str], bytes]:

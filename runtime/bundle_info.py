@@ -1,9 +1,7 @@
 """What is in a voice, for people: `comosvc-convert --info` and `comosvc-export inspect`."""
 
-import json
 from collections.abc import Iterator
 from math import log2
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -12,9 +10,10 @@ from rich.text import Text
 from .bundle import Bundle
 from .low_latency import latency_samples
 from .manifest import GraphEntry, Manifest
+from .parity_file import kept_fp32
+from .text import printable
 from .voices import singers_of
 
-PARITY_FILE = "parity.json"
 _LOOKAHEADS = {"content_low": "content_low_latency"}
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
@@ -27,24 +26,12 @@ def print_info(bundle: Bundle, console: Console, *, verbose: bool = False, runs_
         console.print(item, highlight=False)
 
 
-def variant_records(bundle: Bundle) -> dict[str, Any]:
-    """What `parity.json` records of each precision that was added; empty for a bundle without that file."""
-    if PARITY_FILE not in bundle.manifest.provenance.get("files", {}):
-        return {}
-    return json.loads(bundle.read(PARITY_FILE)).get("variants", {})
-
-
-def kept_fp32(bundle: Bundle) -> list[tuple[str, str, str]]:
-    """Precision, graph, reason: what stayed in float32 where another precision was asked for."""
-    return [(name, *kept) for name, record in variant_records(bundle).items() for kept in record["kept_fp32"].items()]
-
-
 def _parts(bundle: Bundle, verbose: bool, runs_on: str | None) -> Iterator[RenderableType]:
     manifest = bundle.manifest
-    yield Text(manifest.name, style="bold")
-    yield from (Text(f"{what}: {text}") for what, text in _facts(manifest, runs_on))
+    yield Text(printable(manifest.name), style="bold")
+    yield from (shown(f"{what}: {text}") for what, text in _facts(manifest, runs_on))
     if verbose:
-        yield from (Text(f"{what}: {text}") for what, text in _origin(manifest))
+        yield from (shown(f"{what}: {text}") for what, text in _origin(manifest))
     yield _singers(bundle)
     yield _graphs(bundle)
     if verbose:
@@ -107,7 +94,7 @@ def _contracts(manifest: Manifest) -> Iterator[Text]:
         inputs, outputs = (", ".join(tensor[0] for tensor in side) for side in (entry.inputs, entry.outputs))
         context = getattr(manifest.context, name.removesuffix("_n"))
         frames = f"{context.past} frames before, {context.future} after"
-        yield Text(f"- {name} {entry.precision}: {inputs} -> {outputs}; {frames}; SHA-256 {entry.sha256}")
+        yield shown(f"- {name} {entry.precision}: {inputs} -> {outputs}; {frames}; SHA-256 {entry.sha256}")
 
 
 def _megabytes(bundle: Bundle, entry: GraphEntry) -> str:
@@ -132,14 +119,19 @@ def _rights(manifest: Manifest) -> Iterator[Text]:
     for entry in manifest.licences:
         whose.setdefault((entry.licence, entry.credit), []).append(entry.part)
     for (licence, credit), parts in whose.items():
-        yield Text(f"- {'; '.join(parts)}: {licence}; {credit}")
+        yield shown(f"- {'; '.join(parts)}: {licence}; {credit}")
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(*heads, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(shown, row))
     return folding(table)
+
+
+def shown(text: str) -> Text:
+    """A text of a bundle for `Console.print` and for tables: neither the terminal nor rich takes it for a command."""
+    return Text(printable(text))
 
 
 def folding(table: Table) -> Table:

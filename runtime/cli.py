@@ -23,6 +23,7 @@ from .live import list_devices as sound_device_list
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
+from .text import printable
 from .version import __version__
 from .voices import AUTO_KEY
 
@@ -262,7 +263,7 @@ def _run(converter: Converter, job: _Job, sources: list[Path], console: Console)
 
         def tell(source: Path, share: float) -> None:
             shares[source] = share
-            bar.update(task, completed=sum(shares.values()), description=_shown(source.name))
+            bar.update(task, completed=sum(shares.values()), description=printable(source.name))
 
         for result in _results(converter, job, sources, tell):
             tell(result.source, 1.0)
@@ -308,7 +309,7 @@ def _complain(console: Console, error: ComosvcError, source: Path | None = None)
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(_shown(text), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plot(converter: Converter, result: FileConversion, path: Path) -> None:
@@ -318,10 +319,5 @@ def _plot(converter: Converter, result: FileConversion, path: Path) -> None:
     for title, file in (("source", result.source), ("result", result.output)):
         audio, rate = read_audio(file)
         audio = audio[: round(_PLOTTED_S * rate)]
-        panels.append(Panel(f"{title}: {_shown(file.name)}", audio, rate, converter.track_f0(audio, rate)))
+        panels.append(Panel(f"{title}: {printable(file.name)}", audio, rate, converter.track_f0(audio, rate)))
     draw(path, panels, converter.spec)
-
-
-def _shown(text: str) -> str:
-    """`text` with the bytes of odd file names replaced, so that any terminal takes it."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -25,7 +25,7 @@ from comosvc.export.memory import peak_memory_bytes
 from comosvc.export.precision import add_precisions
 from comosvc.export.variants import VariantRow, variant_summary
 from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.bundle_info import PARITY_FILE
+from comosvc.runtime.parity_file import PARITY_FILE
 
 
 def shaken(graph: bytes) -> bytes:

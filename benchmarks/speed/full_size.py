@@ -33,8 +33,8 @@ from ...export.statements import PITCH_LICENCE
 from ...export.voice import Voice
 from ...runtime import graph as contracts
 from ...runtime.bundle import open_bundle, shipped_voices
-from ...runtime.bundle_info import PARITY_FILE
 from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_json
+from ...runtime.parity_file import PARITY_FILE
 from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
 from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ...training.contentvec import ContentVec, ContentVecConfig

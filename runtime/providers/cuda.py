@@ -30,6 +30,7 @@ from ..errors import BundleError, ProviderError
 from ..extras import install
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
+from ..outputs import check_outputs
 from ..profiles import Grid, Shape, bucket, grid_of, length_of
 from ..transfers import Transfers, clips_of, joined, n_bytes, n_clips, padded, split_drawn
 from .onnx import CPU, check_signature, onnx_runtime, session_options
@@ -216,7 +217,10 @@ class CudaGraph:
         return _open_session(self._ort, model, options, [(CUDA, _OPTIONS), CPU])
 
     def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
-        """Outputs in the order of the manifest, as long as the inputs or longer."""
+        """Outputs in the order of the manifest, as long as the inputs or longer.
+
+        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        """
         taken = {name: inputs[name] for name in self._inputs}
         parts, first = list[tuple[NDArray, ...]](), 0
         while first < n_clips(taken):
@@ -224,6 +228,8 @@ class CudaGraph:
             try:
                 parts.append(_in_thread(partial(self._run, part)))
                 first += n_clips(part)
+            except BundleError:
+                raise
             except Exception as error:
                 count = n_clips(part)
                 if count == 1 or not _is_out_of_memory(error):
@@ -277,6 +283,7 @@ class CudaGraph:
         outputs = dict(zip(self._outputs, (value.numpy() for value in place.binding.get_outputs()), strict=True))
         copied_s += time.perf_counter() - start
         self.transfers.add(n_bytes(arrays) | fixing, n_bytes(outputs), copied_s, making, making_s)
+        check_outputs(self._grid, self._entry, shapes, tuple(outputs.values()))
         return tuple(outputs.values())
 
     def _make(self, drawn: dict[str, Drawn], place: _Bucket) -> tuple[dict[str, int], dict[str, int]]:

@@ -112,7 +112,7 @@ def _reprobed(files: Files, voice: Voice) -> bytes:
 
 
 def test_verify_rejects_changed_and_missing_files(files, tmp_path):
-    with pytest.raises(BundleError, match=r"data-card.md is not the file that was exported"):
+    with pytest.raises(BundleError, match=r"data-card.md has SHA-256 .* it was damaged or changed"):
         verify(written({**files, "data-card.md": b"all of it is free"}, tmp_path))
     without = {name: data for name, data in files.items() if name != "probes.safetensors"}
     with pytest.raises(BundleError, match=r"probes.safetensors is missing"):
@@ -216,7 +216,7 @@ def test_pack_full_puts_cached_graphs_inside(files, tmp_path, monkeypatch):
 
 
 def test_pack_refuses_what_is_no_bundle(tmp_path):
-    with pytest.raises(ExportError, match=r"holds no bundle.json"):
+    with pytest.raises(BundleError, match=r"bundle.json is missing; this is not a voice bundle"):
         pack(tmp_path, tmp_path / "a.comosvc", full=False)
 
 

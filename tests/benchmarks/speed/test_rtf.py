@@ -46,11 +46,11 @@ from comosvc.export.precision import recorded
 from comosvc.export.variants import BUDGETS, Budget
 from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.bundle_info import kept_fp32
 from comosvc.runtime.engine import BUILD, build_engines
 from comosvc.runtime.engine_target import build_target, engine_spec
 from comosvc.runtime.errors import ComosvcError
 from comosvc.runtime.manifest import MANIFEST_FILE, from_json, to_json
+from comosvc.runtime.parity_file import kept_fp32
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.contentvec import ContentVecConfig
 from comosvc.training.denoiser import DenoiserConfig
