@@ -27,11 +27,14 @@ from .inputs import InputMaker
 from .parity import ParityRow, Runner, check_end_to_end, check_graph, onnx_runner, require, torch_runner
 from .precision import add_precisions, files_reader
 from .probes import encode_probes, make_probes
+from .shared_weights import store_once, with_common_tail
 from .voice import Voice
 
 logger = logging.getLogger(__name__)
 _RUNTIME_DATA = Path(contracts.__file__).with_name("data")
 _NOTICES = ("NOTICE-swift-f0.txt",)
+_LARGE_BYTES = 32 << 20
+"""From here on the acoustic graphs' common weights become a file of their own, which no ONNX tool opens by itself."""
 _TRACE_BATCH, _TRACE_SAMPLES, _TRACE_FRAMES = 2, 4_000, 24
 
 
@@ -51,7 +54,7 @@ class TorchGraphs:
             "content": voice.content,
             **({"content_low": voice.content_low} if voice.content_low else {}),
             "acoustic": AcousticFirstStep(voice.acoustic, voice.noise_scale),
-            "acoustic_n": AcousticNextStep(voice.acoustic, sigmas, voice.follows_ode),
+            **({"acoustic_n": AcousticNextStep(voice.acoustic, sigmas, voice.follows_ode)} if schedules else {}),
             "vocoder": voice.vocoder,
         }
         sizes = {
@@ -89,6 +92,7 @@ def build_files(voice: Voice, name: str) -> tuple[Manifest, dict[str, bytes]]:
     for graph in torch_graphs.modules:
         logger.info("tracing %s", graph)
         graphs[graph] = torch_graphs.trace(graph).SerializeToString(deterministic=True)
+    graphs = with_common_tail(graphs)
     onnx = {graph: onnx_runner(data) for graph, data in graphs.items()}
     references = torch_graphs.runners()
     rows = measure_parity(onnx, references, torch_graphs.maker)
@@ -119,6 +123,7 @@ def export_bundle(voice: Voice, name: str, path: Path, precisions: Collection[st
         facts = {**facts, "files": {**facts["files"], PREVIEW_FILE: sha256(preview)}}
         manifest = replace(manifest, provenance=facts)
         files = {**files, PREVIEW_FILE: preview, MANIFEST_FILE: to_json(manifest).encode()}
+    manifest, files = store_once(manifest, files, _LARGE_BYTES)
     write_zip(path, files)
     return manifest
 

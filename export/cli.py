@@ -134,6 +134,14 @@ def import_(
     network: Annotated[
         NetworkChoice, typer.Option("--network", help="Of a student: what the authors convert with, or its average.")
     ] = NetworkChoice.ONLINE,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            help="Numbers of steps that the voice can do: 1 leaves out the graph of further steps. "
+            "Default: 1,2,4,8, of a teacher also 16,50.",
+        ),
+    ] = None,
     f0_median: Annotated[
         list[str] | None, typer.Option("--f0-median", help="NAME=HZ: where a singer sings, for key auto. Repeatable.")
     ] = None,
@@ -152,7 +160,7 @@ def import_(
     Paths may be hf://owner/name@commit/path/to/file. Nothing in the files is executed; every weight must fit.
     """
     from .importing.bundle import import_bundle
-    from .importing.voice import ImportRequest, parse_medians
+    from .importing.voice import ImportRequest, parse_medians, parse_steps
     from .precision import find_precisions
     from .statements import Statements
 
@@ -167,6 +175,7 @@ def import_(
             vocoder_config=vocoder_config,
             network="ema" if network is NetworkChoice.EMA else "online",
             vocoder_kind=vocoder_kind.value,
+            steps=None if steps is None else parse_steps(steps),
             f0_medians_hz=parse_medians(f0_median or []),
         )
         statements = Statements(licence, credit, consent)

@@ -63,6 +63,8 @@ def make_manifest(
             content_labels=voice.content_labels,
             departures=voice.departures,
             ode=_ode(voice.acoustic, sigmas) if voice.follows_ode else None,
+            default_steps=voice.default_steps,
+            f0_extractor=voice.f0_extractor,
         ),
         front_end=voice.front_end,
         context=contexts(voice),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
-from ..runtime.spec import AudioSpec, FrontEnd
+from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from ..training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
 from ..training.checkpoint import load_module, read_metadata, require_checkpoint
@@ -58,6 +58,13 @@ class Voice:
     sampler_steps: tuple[int, ...] = SAMPLER_STEPS
     follows_ode: bool = False
     """A teacher: its steps are those of the probability-flow ODE."""
+    f0_extractor: F0Name = "swift-f0"
+    """What found the F0 that the acoustic model was trained on."""
+
+    @property
+    def default_steps(self) -> int:
+        """Steps of a conversion that names no number: a teacher's blur unless it takes many."""
+        return max((1, *self.sampler_steps)) if self.follows_ode else 1
 
     @property
     def source(self) -> SourceEntry:
@@ -109,6 +116,7 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
         preview_source=preview_source(features),
         provenance={"stages": stages, "data": data_summary(features), "student_weights": weights},
         front_end=from_mapping(FrontEnd, distilled.get("front_end", {}), "front_end"),
+        f0_extractor=distilled.get("f0", "swift-f0"),
     )
 
 

@@ -81,16 +81,18 @@ class Bundle:
         Raises `BundleError` unless its hash is the manifest's and it is a plain graph (`graph_file`): no engine and no
         other reader of ONNX files sees one that is not.
         """
-        data = self._blob(name, entry) if entry.file is None else self._store.read(entry.file, _GRAPH_LIMIT)
-        what = f"{self.origin}: {entry.file or name}"
+        parts = [self._store.read(file, _GRAPH_LIMIT) for file in entry.files]
+        data = b"".join(parts) if parts else self._blob(name, entry)
+        what = f"{self.origin}: {' + '.join(entry.files) or name}"
         _verify(data, entry.sha256, what)
         check_graph_file(data, f"{what}: the {name} graph")
+
         return data
 
     def entry_size(self, entry: GraphEntry) -> int | None:
         """Bytes of the ONNX file of an entry; None if it should lie in the cache and is not there."""
-        if entry.file is not None:
-            return self._store.size(entry.file)
+        if entry.files:
+            return sum(map(self._store.size, entry.files))
         path = self._cached(entry)
         return path.stat().st_size if path.is_file() else None
 

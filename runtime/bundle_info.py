@@ -49,7 +49,8 @@ def _facts(manifest: Manifest, runs_on: str | None) -> Iterator[tuple[str, str]]
     if runs_on is not None:
         yield "runs on", runs_on
     yield "precisions", ", ".join(["fp32", *manifest.variants])
-    yield "steps", ", ".join(["1", *sorted(manifest.model.schedules, key=int)])
+    yield "steps", f"{', '.join(map(str, manifest.model.step_counts))} ({manifest.model.usual_steps} by default)"
+    yield "F0", f"trained with {manifest.model.f0_extractor}"
     yield "live", f"the output lags {lag_ms:.1f} ms behind the input"
     yield "training", manifest.model.objective
     yield "consent", manifest.consent

@@ -26,6 +26,7 @@ from .results import FileConversion
 from .text import printable
 from .version import __version__
 from .voices import AUTO_KEY
+from .world_f0 import f0_warnings
 
 _PLOTTED_S = 60.0
 
@@ -94,7 +95,9 @@ def _convert(
     ] = None,
     key: Annotated[str, typer.Option("--key", "-k", help="Semitones up, or auto.")] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
-    steps: Annotated[int, typer.Option("--steps", help="Sampling steps; --info says which there are.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps. Default: the voice's own number; --info names it.")
+    ] = None,
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)] = None,
@@ -197,8 +200,11 @@ def _parse_device(text: str | None) -> int | str | None:
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
+    for warning in f0_warnings(converter.manifest.model.f0_extractor, live=True):
+        _say(console, f"note: {warning}", style="yellow")
     chosen = options.singer or next(iter(converter.singers))
     who = chosen if isinstance(chosen, str) else _blend(chosen)
+
     with console.status("…") as status:
         last = ""
 

@@ -18,6 +18,7 @@ from .request import Request
 from .synthesis import Synthesis, Target, horizon_frames
 from .tracks import Track
 from .voices import auto_key
+from .world_f0 import f0_warnings
 
 Blocks = Iterator[tuple[NDArray[np.float32], bool]]
 """Mono samples, and whether they are the last."""
@@ -74,6 +75,8 @@ def convert_blocks(
             mel.add(chain.mel)
             f0_hz.add(chain.f0_hz)
     warnings = survey.warnings()
+    if request.f0_hz is None:
+        warnings += f0_warnings(manifest.model.f0_extractor, live=request.low_latency)
     if not survey.silent:
         warnings += pitch_warnings(chain.pitch_statistics, key, request.voice)
     warnings += output_warnings(chain.clipped_samples)

@@ -162,4 +162,5 @@ def _augmentation(features: FeatureIndex) -> dict[str, Any]:
     return {
         **({"augmentation": features.augmentation} if features.augmentation.probability else {}),
         **({"front_end": features.front_end} if features.front_end != FrontEnd() else {}),
+        **({"f0": features.f0} if features.f0 != "swift-f0" else {}),
     }

@@ -25,7 +25,7 @@ from .content_stage import CONTENT
 from .errors import DataError
 from .evaluation.measures import f0_pearson, f0_rmse_cents, mel_l1
 from .evaluation.score import f0
-from .f0 import swift_f0
+from .f0 import EXTRACTORS
 from .page import Entry, page
 from .pictures import mel_picture, png
 from .rendering import Renderer, Rendering, Song, Stage, load_stage
@@ -118,7 +118,7 @@ def _key(wanted: str, renderer: Renderer, audio: NDArray[np.float32], rate: int,
     signal = resample(audio, rate, spec.sample_rate)
     is_open = Gate(spec).push(loudness(signal, spec), last=True)
     pitch = PitchStatistics()
-    pitch.add(swift_f0(signal, spec, renderer.features.front_end) * is_open)
+    pitch.add(EXTRACTORS[renderer.features.f0](signal, spec, renderer.features.front_end) * is_open)
     return auto_key(pitch, facts.f0_median_hz)
 
 

@@ -11,12 +11,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..runtime.pitch import told_f0
-from ..runtime.spec import AudioSpec, FrontEnd
+from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from .atomic import replacing
 from .augmentation import AugmentationConfig, variation_path
 from .errors import ConfigError, DataError
 
 INDEX = "index.json"
+_VERSION = b"2"
+"""Raised where `prepare.analyse` or `augmentation.vary` give something else for the same audio."""
 _AGAIN = "delete it and run prepare again with the same options; only what is missing is made anew"
 
 
@@ -60,6 +62,8 @@ class FeatureIndex:
     """How the varied copies were made, if there are any."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """How the conditions were taken from the audio."""
+    f0: F0Name = "swift-f0"
+    """What found F0."""
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureIndex":
@@ -74,7 +78,7 @@ class FeatureIndex:
         singers = {n: SingerEntry(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()}
         clips = tuple(ClipEntry(**clip) for clip in data["clips"])
         varied, front_end = AugmentationConfig(**data.get("augmentation", {})), FrontEnd(**data.get("front_end", {}))
-        return cls(folder, AudioSpec(**data["audio"]), singers, clips, varied, front_end)
+        return cls(folder, AudioSpec(**data["audio"]), singers, clips, varied, front_end, data.get("f0", "swift-f0"))
 
     def save(self) -> None:
         data = {
@@ -83,6 +87,7 @@ class FeatureIndex:
             "clips": [asdict(clip) for clip in self.clips],
             "augmentation": asdict(self.augmentation),
             "front_end": asdict(self.front_end),
+            "f0": self.f0,
         }
         with replacing(self.folder / INDEX) as partial:
             partial.write_text(json.dumps(data, indent=1), "utf-8")
@@ -102,7 +107,9 @@ class FeatureIndex:
         ]
 
     def load(self, clip: ClipEntry) -> dict[str, NDArray]:
-        """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip; F0 as the model is told it."""
+        """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip, T whole hops of L; F0 as the
+        model takes it.
+        """
         arrays = load_arrays(feature_path(self.folder, clip.key))
         if "f0_hz" in arrays:
             arrays["f0_hz"] = told_f0(arrays["f0_hz"], self.audio, self.front_end)
@@ -136,8 +143,8 @@ def feature_path(folder: Path, key: str) -> Path:
 
 
 def feature_key(audio: bytes, spec: AudioSpec) -> str:
-    """Name of a feature file: same audio, same spec, same features."""
-    return hashlib.sha256(audio + json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:20]
+    """Name of a feature file: same audio, same spec, same version of what computes features, same features."""
+    return hashlib.sha256(_VERSION + audio + json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:20]
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:

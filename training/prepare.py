@@ -20,12 +20,12 @@ from ..runtime.audio import mono, resample
 from ..runtime.errors import AudioError, OptionError
 from ..runtime.loudness import condition_loudness
 from ..runtime.mel import mel_spectrogram
-from ..runtime.spec import AudioSpec, FrontEnd
+from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from .augmentation import AugmentationConfig, variation_path, vary
 from .dataset_report import Measured, singer_entry, write_report
 from .datasets import Dropped, Material, Recording
 from .errors import DataError
-from .f0 import EXTRACTORS, F0Name
+from .f0 import EXTRACTORS
 from .features import ClipEntry, FeatureIndex, feature_key, feature_path, load_arrays, save_arrays
 from .slicing import SlicingConfig, slice_at_silences
 
@@ -42,7 +42,8 @@ class PrepareConfig:
     """Peak that every clip is brought to; None leaves levels alone. The authors take 0.95."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     f0: F0Name = "swift-f0"
-    """Extractor: "dio", the authors', and "harvest" need the f0 extra. The voice itself finds F0 with swift-f0."""
+    """Extractor: "dio", the authors', and "harvest" need the f0 extra, and so does the voice then: without it, and
+    live, it finds F0 with swift-f0 and says so."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """What the model is told of F0, loudness and content; it travels with it to the voice."""
 
@@ -58,11 +59,12 @@ class PrepareConfig:
 def analyse(
     audio: NDArray[np.float32], spec: AudioSpec, f0: F0Name = "swift-f0", front_end: FrontEnd | None = None
 ) -> dict[str, NDArray]:
-    """mel (T, M), f0_hz (T,) with 0 = unvoiced, loudness (T,) and audio (128 T,) int16 of a signal at the model's
+    """mel (T, M), f0_hz (T,) with 0 = unvoiced, loudness (T,) and audio (L,) int16 of a signal (L,) at the model's
     rate.
+
+    T is `spec.frames(L)`; the last frames see the rest of less than a hop too, before the end is mirrored.
     """
     front_end = front_end or FrontEnd()
-    audio = audio[: spec.samples(spec.frames(len(audio)))]
     return {
         "mel": mel_spectrogram(audio, spec),
         "f0_hz": EXTRACTORS[f0](audio, spec, front_end),
@@ -165,7 +167,8 @@ def prepare(
         reasons = [f"{d.id}: {d.reason}" for d in dropped[:5]]
         raise DataError(f"no usable clip of {', '.join(missing)}; dropped: {'; '.join(reasons)}")
     clips = tuple(m.entry for m in measured)
-    features = FeatureIndex(folder, spec, entries, clips, task.config.augmentation, task.config.front_end)
+    used = task.config
+    features = FeatureIndex(folder, spec, entries, clips, used.augmentation, used.front_end, used.f0)
     features.save()
     write_report(features, measured, dropped)
     return features

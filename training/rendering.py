@@ -33,7 +33,7 @@ from .windows import windowed_content
 @dataclass(frozen=True, eq=False)
 class Song:
     """What is taken from a recording: mel (T, M), content (S, C) and the row of each mel frame (T,), f0_hz (T,),
-    loudness (T,), and the audio (L,) at the model's rate.
+    loudness (T,), and the audio (L,) of those frames at the model's rate.
     """
 
     mel: NDArray[np.float32]
@@ -117,12 +117,12 @@ class Renderer:
         signal = resample(audio, sample_rate, self.spec.sample_rate)
         if self.spec.frames(len(signal)) < 8:
             raise DataError(f"the song has {len(audio)} samples at {sample_rate} Hz: too short to convert")
-        signal = signal[: self.spec.samples(self.spec.frames(len(signal)))]
-        found = analyse(signal, self.spec, front_end=self.features.front_end)
+        found = analyse(signal, self.spec, self.features.f0, self.features.front_end)
         at_16k = resample(signal, self.spec.sample_rate, self.spec.content_sample_rate)
         content, index = self._content(at_16k, len(found["mel"]))
         f0_hz = told_f0(found["f0_hz"], self.spec, self.features.front_end)
-        return Song(found["mel"], content, index, f0_hz, found["loudness"], signal)
+        audio = signal[: self.spec.samples(len(found["mel"]))]
+        return Song(found["mel"], content, index, f0_hz, found["loudness"], audio)
 
     def _content(self, at_16k: NDArray[np.float32], n_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         front_end, encode = self.features.front_end, encode_with(self.encoder)

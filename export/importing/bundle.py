@@ -12,6 +12,7 @@ from ..assemble import build_files
 from ..blobs import share
 from ..memory import peak_memory_bytes
 from ..precision import add_precisions, files_reader
+from ..shared_weights import store_once
 from ..statements import Statements
 from .voice import ImportRequest, load_imported_voice
 
@@ -51,6 +52,7 @@ def import_bundle(
     cost = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
     manifest = replace(manifest, provenance={**manifest.provenance, "export": cost})
     files[MANIFEST_FILE] = to_json(manifest).encode()
+    manifest, files = store_once(manifest, files)
     if not full:
         manifest, files = share(manifest, files, SHARED)
     write_zip(path, files)

@@ -1,5 +1,6 @@
 """Foreign checkpoints put together: everything of a bundle that comes from them."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from ..voice import Voice
 from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer, singers_of
 
+logger = logging.getLogger(__name__)
+_MOST_STEPS = 1000
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 """50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
 
@@ -36,6 +39,8 @@ class ImportRequest:
     """Of a student: the network that the authors convert with, or its average ("ema")."""
     vocoder_kind: str = "auto"
     """One of `vocoder_file.KINDS`; "auto" goes by the layout of the checkpoint."""
+    steps: tuple[int, ...] | None = None
+    """Numbers of steps that the voice shall be able to do, 1 apart; None: 2, 4, 8, and of a teacher 16 and 50."""
     f0_medians_hz: Mapping[str, float] = field(default_factory=dict)
     """Median F0 of singers, as far as known: key "auto" needs it."""
 
@@ -75,9 +80,18 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
         preview_source=np.zeros(0, np.float32),
         provenance={"imported": _provenance(files, acoustic, vocoder, content)},
         front_end=AUTHORS_FRONT_END,
-        sampler_steps=TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS,
+        sampler_steps=_sampler_steps(request, acoustic),
         follows_ode=acoustic.is_teacher,
+        f0_extractor="dio",
     )
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """The numbers of `--steps`, such as "1,4,50", ascending. Raises `ForeignFileError`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= _MOST_STEPS for part in parts):
+        raise ForeignFileError(f"--steps {text}: must be numbers from 1 to {_MOST_STEPS}, such as 1 or 1,4,50")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 def parse_medians(texts: Sequence[str]) -> dict[str, float]:
@@ -114,6 +128,16 @@ def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[Im
     if not says_m4singer(settings):
         vocoder.warn_of_guess(request.vocoder)
     return read_comosvc(path, settings, vocoder.audio, request.network), ForeignFile.of(source, path)
+
+
+def _sampler_steps(request: ImportRequest, acoustic: ImportedAcoustic) -> tuple[int, ...]:
+    """Numbers of steps beyond 1; none: the voice has no graph of further steps."""
+    if request.steps is None:
+        return TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS
+    further = tuple(steps for steps in request.steps if steps > 1)
+    if acoustic.is_teacher and not further:
+        logger.warning("%s is a teacher: in one step it gives a blur; the authors convert in 50", request.como)
+    return further
 
 
 def _singers(

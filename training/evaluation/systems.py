@@ -53,11 +53,12 @@ class Unconverted:
 
 
 class BundleSystem:
-    """A .comosvc file, as applications convert with it."""
+    """A .comosvc file, as applications convert with it. Without a name it is called by its path and steps."""
 
-    def __init__(self, name: str, path: Path | str, steps: int = 1) -> None:
-        self.name, self.steps = name, steps
+    def __init__(self, name: str | None, path: Path | str, steps: int | None = None) -> None:
         self.converter = Converter(path)
+        self.steps = steps or self.converter.manifest.model.usual_steps
+        self.name = f"{path}@{self.steps}" if name is None else name
         self.singers = tuple(self.converter.singers)
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
@@ -121,7 +122,7 @@ def open_system(argument: str) -> System:
     if path.is_dir() and any(path.glob("*.wav")):
         return FolderSystem(name, path)
     if path.suffix == SUFFIX or not path.exists() or (path / "bundle.json").is_file():
-        return BundleSystem(name if equals else f"{place}@{steps or 1}", place, steps or 1)
+        return BundleSystem(given if equals else None, place, steps)
     raise DataError(
         f"{place} is no system: no .comosvc file, no checkpoints of a teacher or student, no .wav files\n"
         "hint: give a bundle, RUN/student, RUN/teacher@50, or a folder of WAV files"
