@@ -1,6 +1,7 @@
 """`comosvc-export`: from a run folder to a voice that applications load."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from ..runtime.bundle import SUFFIX
 from ..runtime.errors import ComosvcError
+from ..runtime.text import printable
 
 if TYPE_CHECKING:
     from ..runtime.engine import BuildReport
@@ -159,8 +161,9 @@ def import_(
 
     Paths may be hf://owner/name@commit/path/to/file. Nothing in the files is executed; every weight must fit.
     """
+    from .facts import parse_medians
     from .importing.bundle import import_bundle
-    from .importing.voice import ImportRequest, parse_medians, parse_steps
+    from .importing.voice import ImportRequest, parse_steps
     from .precision import find_precisions
     from .statements import Statements
 
@@ -273,6 +276,48 @@ def pack(
         console.print(f"done: {file}, {file.stat().st_size / 1e6:.1f} MB, voice {manifest.name}", markup=False)
 
 
+@app.command("set")
+def set_(
+    bundle: BundleArgument,
+    file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
+    f0_median: Annotated[
+        list[str] | None, typer.Option("--f0-median", help="NAME=HZ: where a singer sings, for key auto. Repeatable.")
+    ] = None,
+    f0_range: Annotated[
+        list[str] | None, typer.Option("--f0-range", help="NAME=LOW,HIGH in Hz, 5 to 95 % of it. Repeatable.")
+    ] = None,
+    rename: Annotated[list[str] | None, typer.Option("--rename", help="NAME=NEW, of a singer. Repeatable.")] = None,
+    singer: Annotated[
+        list[str] | None, typer.Option("--singer", help="Whose --licence and --credit. Repeatable. Default: all.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Terms of the singers' voices.")] = None,
+    credit: Annotated[str | None, typer.Option("--credit", help="Whom to thank for the singers' voices.")] = None,
+    consent: Annotated[str | None, typer.Option("--consent", help="How the singers agreed to be imitated.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the voice.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Set what a finished voice says of its singers: F0, names, licence, credit, consent. Its graphs stay as they are.
+
+    With --force the file of -o may be the voice itself.
+    """
+    from .facts import Facts, parse_medians, parse_names, parse_ranges, set_facts
+
+    with _clear_errors():
+        _refuse_overwriting(file, force)
+        facts = Facts(
+            name=name,
+            consent=consent,
+            licence=licence,
+            credit=credit,
+            singers=tuple(singer or ()),
+            f0_medians_hz=parse_medians(f0_median or []),
+            f0_ranges_hz=parse_ranges(f0_range or []),
+            new_names=parse_names(rename or []),
+        )
+        manifest = set_facts(bundle, file, facts)
+        console.print(f"done: {file}, singers: {', '.join(map(printable, manifest.singers))}", markup=False)
+
+
 def _print_figures(rows: "list[VariantRow]") -> None:
     from .variants import variant_summary
 
@@ -353,8 +398,13 @@ def _refuse_overwriting(file: Path, force: bool) -> None:
 
     if file.suffix != SUFFIX:
         raise ExportError(f"{file} does not end in {SUFFIX}\nhint: -o {file.with_suffix(SUFFIX)}")
+    if file.is_dir():
+        raise ExportError(f"{file} is a folder\nhint: -o {file / 'voice'}{SUFFIX}")
     if file.exists() and not force:
         raise ExportError(f"{file} is there already\nhint: --force overwrites it")
+    place = next(folder for folder in file.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ExportError(f"{file} cannot be written: {place} {'takes no files' if place.is_dir() else 'is no folder'}")
 
 
 def main() -> None:

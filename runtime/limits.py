@@ -64,6 +64,7 @@ RANGES: dict[str, Range] = {
     "model.source.channels": Range(1, 64, "an NSF source has 9"),
     "model.initial_noise_scale": Range(0.0, 100.0, "1 is the authors'"),
     "model.schedules.*.*": Range(0, 9_999, "a row of the table of noise levels"),
+    "model.default_steps": Range(1, 200, "steps of a conversion; the authors' teacher takes 50"),
     "model.ode.sigmas.*": _LEVEL,
     "model.ode.mel_mean.*": Range(-1e4, 1e4, "a logarithm of a magnitude"),
     "model.ode.mel_scale": Range(1e-6, 1e4, "the spread of logarithms of magnitudes"),
@@ -82,7 +83,14 @@ SLOWEST_FRAMES_HZ, FASTEST_FRAMES_HZ = 10.0, 1_000.0
 SHORTEST_WINDOW_S = 0.5
 """A content window, where there are any: each is a call of the encoder."""
 _FREE_KEYS = ("context", "lookahead_ms")
-_NAMES = ("name", "singer_embedding_file", "graphs.*.file", "variants.*.*.file")
+_NAMES = (
+    "name",
+    "singer_embedding_file",
+    "graphs.*.file",
+    "graphs.*.weights",
+    "variants.*.*.file",
+    "variants.*.*.weights",
+)
 
 
 def check_limits(manifest: Any) -> None:

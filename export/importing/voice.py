@@ -1,12 +1,13 @@
 """Foreign checkpoints put together: everything of a bundle that comes from them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ...runtime.limits import MOST_STEPS
 from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
 from ...training.errors import ForeignFileError
@@ -21,7 +22,6 @@ from ..voice import Voice
 from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer, singers_of
 
 logger = logging.getLogger(__name__)
-_MOST_STEPS = 1000
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 """50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
 
@@ -89,23 +89,9 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
 def parse_steps(text: str) -> tuple[int, ...]:
     """The numbers of `--steps`, such as "1,4,50", ascending. Raises `ForeignFileError`."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= _MOST_STEPS for part in parts):
-        raise ForeignFileError(f"--steps {text}: must be numbers from 1 to {_MOST_STEPS}, such as 1 or 1,4,50")
+    if not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= MOST_STEPS for part in parts):
+        raise ForeignFileError(f"--steps {text}: must be numbers from 1 to {MOST_STEPS}, such as 1 or 1,4,50")
     return tuple(sorted({int(part) for part in parts}))
-
-
-def parse_medians(texts: Sequence[str]) -> dict[str, float]:
-    """What `--f0-median NAME=HZ` says. Raises `ForeignFileError`."""
-    medians = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        try:
-            medians[name] = float(value)
-        except ValueError:
-            medians[name] = 0.0
-        if not name or not 20.0 <= medians[name] <= 2_000.0:
-            raise ForeignFileError(f"--f0-median {text}: must be NAME=HZ with 20 to 2000 Hz")
-    return medians
 
 
 def _check_request(request: ImportRequest, statements: Statements) -> None:
