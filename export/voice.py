@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.file_kinds import not_a_run
 from ..runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from ..training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
@@ -85,7 +86,11 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     Raises `TrainingError` or `DataError` (naming the command to run) where a stage is missing, `ExportError` where the
     stages do not belong together.
     """
+    if words := not_a_run(run):
+        raise ExportError(words)
+    require_weights(weights)
     features = FeatureIndex.open(run / "features")
+    singers = target_singers(features, statements)
     encoders = load_content_encoders(run)
     vocoder, vocoder_spec = load_vocoder(run)
     acoustic = load_student(require_checkpoint(run / student), weights)
@@ -96,7 +101,6 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     _require_same(run, "singers", distilled["singers"], features.trained_singers)
     for part, spec in (("vocoder", vocoder_spec), ("features", features.audio)):
         _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
-    singers, embeddings = target_singers(features, acoustic, statements)
     content = encoders[CONTENT][0]
     return Voice(
         audio=acoustic.spec,
@@ -106,7 +110,7 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
         vocoder=vocoder,
         noise_scale=distilled["student"]["noise_scale"],
         content_labels=tuple(PHONES) if isinstance(content, ContentEncoder) else (),
-        embeddings=embeddings,
+        embeddings=embedding_rows(features, list(singers), acoustic),
         singers=singers,
         objective=objective(from_mapping(StudentConfig, distilled["student"], "student")),
         departures=published_departures(stages[TEACHER]["config"], distilled),
@@ -120,20 +124,23 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     )
 
 
-def load_student(checkpoint: Path, weights: str) -> AcousticModel:
-    """The model of a student's checkpoint with the `WEIGHTS` asked for. Raises `ExportError` for unknown ones."""
+def require_weights(weights: str) -> None:
+    """Raise `ExportError` unless `weights` is one of `WEIGHTS`."""
     if weights not in WEIGHTS:
         raise ExportError(f"unknown weights {weights!r}\nhint: {', '.join(WEIGHTS)}")
+
+
+def load_student(checkpoint: Path, weights: str) -> AcousticModel:
+    """The model of a student's checkpoint with the `WEIGHTS` asked for. Raises `ExportError` for unknown ones."""
+    require_weights(weights)
     model = load_acoustic(checkpoint, "ema" if weights == "ema" else "model")
     if weights == "target":  # of the denoiser alone: distillation trains nothing else
         load_module(checkpoint, "target", model.denoiser)
     return model
 
 
-def target_singers(
-    features: FeatureIndex, acoustic: AcousticModel, statements: Statements
-) -> tuple[dict[str, SingerEntry], NDArray[np.float32]]:
-    """The singers that the bundle offers and their embeddings (n, D)."""
+def target_singers(features: FeatureIndex, statements: Statements) -> dict[str, SingerEntry]:
+    """The singers that the bundle offers. Raises `ExportError` where there are none, or none agreed."""
     targets = {n: s for n, s in features.singers.items() if s.demo and s.index is not None}
     if not targets:
         raise ExportError("none of the trained singers is marked as a target (demo) in features/index.json")
@@ -142,8 +149,13 @@ def target_singers(
         licence, credit = statements.of_singer(name, singer.kind)
         median, span = singer.f0_median_hz, singer.f0_range_hz
         entries[name] = SingerEntry(index=row, f0_median_hz=median, f0_range_hz=span, licence=licence, credit=credit)
-    rows = acoustic.singer_embed.weight.detach().numpy()[[s.index for s in targets.values() if s.index is not None]]
-    return entries, np.ascontiguousarray(rows, np.float32)
+    return entries
+
+
+def embedding_rows(features: FeatureIndex, names: list[str], acoustic: AcousticModel) -> NDArray[np.float32]:
+    """The embeddings (n, D) of trained singers."""
+    rows = [features.trained_singers.index(name) for name in names]
+    return np.ascontiguousarray(acoustic.singer_embed.weight.detach().numpy()[rows], np.float32)
 
 
 def preview_source(features: FeatureIndex) -> NDArray[np.float32]:

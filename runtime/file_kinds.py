@@ -61,6 +61,22 @@ def not_a_voice(path: Path, origin: str) -> str | None:
     return f"{origin} is {kind}; it is not a voice bundle\nhint: {hint}"
 
 
+def not_a_run(path: Path) -> str | None:
+    """Message for `path` in place of a run folder of `comosvc-train`; None where it may be one."""
+    kind = file_kind(path)
+    hints = {
+        FileKind.VOICE: f"a voice is finished: comosvc-export inspect {path}, comosvc-convert song.wav -m {path}",
+        FileKind.CHECKPOINT: f"comosvc-export import --como {path} makes a voice of a CoMoSVC model",
+        FileKind.STAGE: f"give the folder around it, {path.parent}",
+        FileKind.SAFETENSORS: f"give the run folder around it, {path.parent.parent}",
+    }
+    if kind in (FileKind.RUN, FileKind.FOLDER):
+        return None
+    if not path.exists():
+        return f"{path} is not there; the run folder of comosvc-train is needed"
+    return f"{path} is {kind}; the run folder of comosvc-train is needed\nhint: {hints.get(kind, 'give its -o folder')}"
+
+
 def _hints(path: Path, origin: str) -> dict[FileKind, str]:
     run = Path(origin)  # of which `path` is the folder, a stage, or a checkpoint in one
     run = run.parent.parent if path.is_file() else run.parent if file_kind(path) is FileKind.STAGE else run
