@@ -113,7 +113,8 @@ def bundle(
         voice = load_voice(run, Statements(licence, credit, consent), student, weights)
         manifest = export_bundle(voice, name or file.stem, file, precisions)
         size = file.stat().st_size / 1e6
-        console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(manifest.singers)}", markup=False)
+        singers = printable(", ".join(manifest.singers))
+        console.print(f"done: {file}, {size:.1f} MB, singers: {singers}", markup=False)
 
 
 @app.command("import")
@@ -191,7 +192,8 @@ def import_(
                 f"peak memory {report.peak_memory_bytes / 1e9:.2f} GB, {report.seconds:.0f} s", highlight=False
             )
         size = file.stat().st_size / 1e6
-        console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(report.manifest.singers)}", markup=False)
+        singers = printable(", ".join(report.manifest.singers))
+        console.print(f"done: {file}, {size:.1f} MB, singers: {singers}", markup=False)
 
 
 @app.command()
@@ -203,6 +205,7 @@ def verify(
     student: StudentOption = "student",
 ) -> None:
     """Check a voice: hashes, contracts, and that its graphs still give what torch gave when it was exported."""
+    from ..runtime.bundle import open_bundle
     from .parity import ParityRow, summary
     from .statements import Statements
     from .variants import VariantRow
@@ -218,6 +221,8 @@ def verify(
         output.print(table)
         _print_figures([row for row in rows if isinstance(row, VariantRow)])
         console.print(f"{bundle} is what was exported", markup=False)
+        if open_bundle(bundle).digest_fits is None:
+            console.print("note: an older version wrote its manifest: a change of licences or consent is not noticed")
 
 
 @app.command()
@@ -273,7 +278,9 @@ def pack(
     with _clear_errors():
         _refuse_overwriting(file, force)
         manifest = pack_folder(folder, file, full)
-        console.print(f"done: {file}, {file.stat().st_size / 1e6:.1f} MB, voice {manifest.name}", markup=False)
+        console.print(
+            f"done: {file}, {file.stat().st_size / 1e6:.1f} MB, voice {printable(manifest.name)}", markup=False
+        )
 
 
 @app.command("set")

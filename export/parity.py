@@ -94,7 +94,7 @@ def onnx_runner(graph: bytes) -> Runner:
     """The graph in ONNX Runtime on the CPU, in float32, on one thread: sums in the same order on every machine."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # as in `runtime.providers.onnx`
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     taken = [value.name for value in session.get_inputs()]

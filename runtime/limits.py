@@ -82,7 +82,7 @@ SLOWEST_FRAMES_HZ, FASTEST_FRAMES_HZ = 10.0, 1_000.0
 """Mel frames per second; 86 and 187.5 are usual."""
 SHORTEST_WINDOW_S = 0.5
 """A content window, where there are any: each is a call of the encoder."""
-_FREE_KEYS = ("context", "lookahead_ms")
+FREE_KEYS = ("context", "lookahead_ms")
 _NAMES = (
     "name",
     "singer_embedding_file",
@@ -117,7 +117,7 @@ def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]
     """Every text and number with its place ("singers.alto.index") and its path in `RANGES`; keys are texts."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            key = "*" if path in _FREE_KEYS else field.name
+            key = "*" if path in FREE_KEYS else field.name
             yield from _leaves(_join(place, field.name), _join(path, key), getattr(value, field.name))
     elif isinstance(value, Mapping):
         _check_count(place, value)

@@ -99,7 +99,7 @@ def _probe_runtime() -> None:
 
 def _runs_tiny(ort: Any) -> bool:
     """Whether it runs on the GPU."""
-    session = _open_session(ort, TINY, _quiet(session_options(ort, 1)), [(CUDA, _OPTIONS)])
+    session = _open_session(ort, TINY, session_options(ort, 1), [(CUDA, _OPTIONS)])
     if session.get_providers()[0] != CUDA:
         return False
     x = np.arange(4, dtype=np.float32)
@@ -413,8 +413,3 @@ def _preload(ort: Any) -> None:
     """Load CUDA and cuDNN from the packages that pip installs; what it prints is said again, better, if it fails."""
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
-
-
-def _quiet(options: Any) -> Any:
-    options.log_severity_level = 4
-    return options

@@ -88,7 +88,8 @@ def open_session(model: bytes, what: str, threads: int | None, *, at_once: bool 
 def session_options(ort: Any, threads: int | None) -> Any:
     """What sessions have in common."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # Errors are raised as well, and what it prints has names out of the graph as they are, escape sequences included.
+    options.log_severity_level = 4
     options.inter_op_num_threads = 1
     # Threads that wait by spinning take the cores from whoever else is at work: twice as slow on two busy cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -54,6 +54,11 @@ def edited_json(data: bytes, edit: Callable[[dict], object]) -> bytes:
     return json.dumps(content).encode()
 
 
+def edited_manifest(data: bytes, edit: Callable[[dict], object]) -> bytes:
+    """Without its digest, which a forger could write too."""
+    return edited_json(data, lambda manifest: (manifest.pop("digest"), edit(manifest)))
+
+
 def with_graph(files: Files, name: str, graph: bytes, *, forge: bool) -> Files:
     """`files` with another graph and its hash; with `forge` parity.json and its hash speak of the new graph too."""
     new = {**files, f"{name}.onnx": graph}
@@ -66,7 +71,7 @@ def with_graph(files: Files, name: str, graph: bytes, *, forge: bool) -> Files:
         manifest["graphs"][name].update(hashes["graphs"][name])
         manifest["provenance"]["files"].update(hashes["files"])
 
-    new["bundle.json"] = edited_json(files["bundle.json"], edit)
+    new["bundle.json"] = edited_manifest(files["bundle.json"], edit)
     return new
 
 
@@ -96,9 +101,9 @@ def test_verify_with_the_run_rejects_what_the_probes_allow(files, voice, tmp_pat
     """A forger may compute new probes too; torch still disagrees."""
     forged = with_graph(files, "content", perturbed(files["content.onnx"]), forge=True)
     forged["probes.safetensors"] = _reprobed(forged, voice)
+    digest = sha256(forged["probes.safetensors"])
     forged["bundle.json"] = edited_json(
-        forged["bundle.json"],
-        lambda m: m["provenance"]["files"].update({"probes.safetensors": sha256(forged["probes.safetensors"])}),
+        forged["bundle.json"], lambda m: m["provenance"]["files"].update({"probes.safetensors": digest})
     )
     path = written(forged, tmp_path)
     verify(path)
@@ -201,7 +206,7 @@ def test_pack_full_puts_cached_graphs_inside(files, tmp_path, monkeypatch):
     folder.mkdir()
     for name, data in files.items():
         if name == "bundle.json":
-            data = edited_json(data, lambda m: m["graphs"]["content"].update(file=None))
+            data = edited_manifest(data, lambda m: m["graphs"]["content"].update(file=None))
         if name != "content.onnx":
             (folder / name).write_bytes(data)
     with pytest.raises(BundleError, match=r"the content graph is not inside the bundle"):
