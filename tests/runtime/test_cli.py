@@ -2,15 +2,19 @@
 
 import importlib
 import json
+import warnings
 
+import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 from tiny_bundle import SPEC, edited, write_zip
 from typer.testing import CliRunner
 
 from comosvc.runtime import Converter, __version__, doctor
 from comosvc.runtime.cli import _app
 from comosvc.runtime.extras import install
+from comosvc.runtime.plot import Panel, draw
 from comosvc.runtime.providers import PROVIDERS
 from comosvc.runtime.self_test import vowel
 
@@ -194,6 +198,29 @@ def test_plot_draws_one_conversion(convert, folder):
     assert "x.txt" in err
     assert ".png" in err
     assert not (folder / "d.wav").exists()
+
+
+def picture_of(folder, seconds, title="song"):
+    """Size of a picture of a panel above another, in pixels; warnings are errors."""
+    clip = np.resize(GLIDE, round(seconds * SPEC.sample_rate))
+    panels = [Panel(title, clip, SPEC.sample_rate, np.zeros(SPEC.frames(len(clip)), np.float32))] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(folder / "picture.png", panels, SPEC)
+    return Image.open(folder / "picture.png").size
+
+
+def test_a_long_clip_is_drawn_in_several_rows(folder):
+    width, height = picture_of(folder, 2.0)
+    assert (width, height) == (800, 640)
+    assert picture_of(folder, 12.0) == (2400, 640)
+    assert picture_of(folder, 13.0) == (1300, 2 * 640)
+    assert picture_of(folder, 47.0) == (2350, 4 * 640)
+
+
+@pytest.mark.parametrize("name", ["歌声の魔法.wav", "עברית ไทย 🎤.wav", "cost $5 and $x^$_{.wav", r"alpha {b"])
+def test_names_of_every_script_are_drawn_without_a_warning(folder, name):
+    assert picture_of(folder, 1.0, name) == (800, 640)
 
 
 def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypatch):
