@@ -39,8 +39,7 @@ class Probe:
     @property
     def size(self) -> tuple[int, int]:
         """Batch, and length in 16 kHz samples or mel frames."""
-        first = self.inputs.get("audio", self.inputs.get("f0_hz"))
-        assert first is not None
+        first = next(self.inputs[name] for name in ("audio", "f0_hz", "mel") if name in self.inputs)
         return first.shape[0], first.shape[1]
 
 

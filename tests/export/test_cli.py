@@ -8,6 +8,7 @@ import zipfile
 import pytest
 from typer.testing import CliRunner
 
+from comosvc.export import voice as voice_module
 from comosvc.export.archive import write_zip
 from comosvc.export.cli import app
 from comosvc.runtime.bundle import shipped_voices
@@ -98,6 +99,21 @@ def test_errors_are_one_message(tmp_path):
         assert result.exit_code == 1
         assert "error: " in result.output
         assert "Traceback" not in result.output
+
+
+def test_bundle_names_what_is_no_run_folder(run, bundle, tmp_path):
+    out = tmp_path / "a.comosvc"
+    assert "is a voice; the run folder of comosvc-train is needed" in invoke("bundle", bundle, "-o", out).output
+    assert "give the folder around it" in invoke("bundle", run / "student", "-o", out).output
+    assert "unknown weights 'best'" in invoke("bundle", run, "-o", out, "--weights", "best").output
+    assert not out.exists()
+
+
+def test_consent_is_asked_for_before_networks_are_loaded(make_run, tmp_path, monkeypatch):
+    recorded = make_run(tmp_path / "run", kind="recorded")
+    monkeypatch.setattr(voice_module, "load_content_encoders", None)
+    said = invoke("bundle", recorded, "-o", tmp_path / "a.comosvc").output
+    assert "bass is a recorded person" in said
 
 
 def test_output_needs_the_suffix(run, tmp_path):

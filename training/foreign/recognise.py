@@ -22,7 +22,7 @@ class Part(StrEnum):
 
 _KEYS = {  # how keys begin, in the checkpoint itself or in one of `_TABLES`; the first that fits
     Part.TRAINED: ("ema.", "optimizer."),
-    Part.VOCODER: ("model_gen", "generator."),
+    Part.VOCODER: ("model_gen", "generator", "m_source."),
     Part.MODEL: ("decoder.denoise_fn.",),
     Part.CONTENT: ("feature_extractor.conv_layers.", "hubert.feature_extractor.conv_layers."),
     Part.OTHER: ("enc_p.", "emb_g."),

@@ -33,6 +33,8 @@ from comosvc.export.assemble import TorchGraphs, build_files
 from comosvc.export.blobs import share
 from comosvc.export.cli import app
 from comosvc.export.errors import ExportError
+from comosvc.export.facts import Facts, changed
+from comosvc.export.importing import comosvc_file
 from comosvc.export.importing.voice import ImportRequest, load_imported_voice
 from comosvc.export.statements import Statements
 from comosvc.export.verify import verify
@@ -43,6 +45,7 @@ from comosvc.runtime.errors import BundleError, OptionError
 from comosvc.runtime.low_latency import latency_samples
 from comosvc.runtime.source import noise_frames, sine_source
 from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign import content_file, vocoder_file
 
 _SPEC = importlib.util.spec_from_file_location("authors", Path(__file__).parents[2] / "reference" / "authors.py")
 authors = importlib.util.module_from_spec(_SPEC)
@@ -372,6 +375,54 @@ def test_refusals(files, tmp_path, changes, message):
     if changes.get("como") == "teacher":
         changes = {**changes, "como": files.teacher}
     assert message in imported(files, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"como": "folder"}, "is a folder; a file is needed\nhint: "),
+        ({"content": "folder"}, "como/model.safetensors is not there"),
+        ({"content": "como"}, "it is a CoMoSVC checkpoint\nhint: a CoMoSVC model is --como of comosvc-export import"),
+        ({"config": "como"}, "is a PyTorch checkpoint, no configuration"),
+        ({"como": "voice"}, "is a voice, no checkpoint\nhint: it is finished: comosvc-convert song.wav -m "),
+        ({"content": "voice"}, "is a voice, no checkpoint"),
+    ],
+)
+def test_other_files_are_named_with_their_option(files, student, tmp_path, changes, message):
+    places = {"folder": str(Path(files.student).parent), "como": files.student, "voice": str(student)}
+    changes = {option: places[name] for option, name in changes.items()}
+    if changes.get("como") == str(student):
+        changes["config"] = str(Path(files.student).with_name("config.yaml"))
+    assert message in imported(files, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"consent": ""}, {"f0_median": "Nobody=200"}, {"content": "nowhere.pt"}, {"vocoder_config": "nowhere.yaml"}],
+)
+def test_no_checkpoint_is_opened_before_the_arguments_are_checked(files, tmp_path, monkeypatch, changes):
+    opened = []
+    for module in (vocoder_file, comosvc_file, content_file):
+        monkeypatch.setattr(module, "read_checkpoint", opened.append)
+    imported(files, tmp_path, **changes)
+    assert not opened
+
+
+def test_a_place_that_takes_no_files_is_said_first(files, tmp_path):
+    (tmp_path / "file").touch()
+    parts = ["--como", files.student, "--vocoder", files.vocoder, "--content", files.content, "--consent", "x"]
+    done = CliRunner().invoke(app, ["import", *parts, "-o", str(tmp_path / "file" / "x.comosvc")])
+    assert done.exit_code == 1
+    assert "is no folder" in done.output
+
+
+def test_facts_that_are_set_later_are_those_of_an_import(files, student, tmp_path):
+    request = ImportRequest(como=files.student, vocoder=files.vocoder, content=files.content)
+    bare = load_imported_voice(request, Statements(consent="?"))
+    manifest = open_bundle(student).manifest
+    before = replace(manifest, singers=bare.singers, licences=bare.licences, consent=bare.consent)
+    facts = Facts(consent="signed form", licence="CC-BY-4.0", credit="A. Singer", f0_medians_hz={"Singer-1": 220.0})
+    assert changed(before, facts) == manifest
 
 
 def test_parts_of_different_systems_are_refused(files, tmp_path):
