@@ -5,10 +5,9 @@ graph can be written with its common tensors behind the rest, as the same bytes 
 bytes as a file of their own; the runtime puts them behind each graph's file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto
 
@@ -25,16 +24,9 @@ def with_common_tail(graphs: Mapping[str, bytes]) -> dict[str, bytes]:
     if any(name not in graphs for name in _PAIR):
         return dict(graphs)
     models = [onnx.load_from_string(graphs[name]) for name in _PAIR]
-    first, second = ({_digest(tensor): tensor for tensor in model.graph.initializer} for model in models)
-    common = sorted(digest for digest in first.keys() & second.keys() if len(first[digest].raw_data) >= _LEAST_BYTES)
-    tail = GraphProto()
-    for digest in common:
-        tail.initializer.add().CopyFrom(first[digest])
-        tail.initializer[-1].name = _common_name(digest)
-    end = ModelProto(graph=tail).SerializeToString(deterministic=True) if common else b""
-    for model in models:
-        _leave_out(model, set(common))
-    heads = (model.SerializeToString(deterministic=True) for model in models)
+    names = _common_names(*models)
+    end, _ = (_tail(_take_out(model, names)) for model in models)
+    heads = [model.SerializeToString(deterministic=True) for model in models]
     return {**graphs, **{name: head + end for name, head in zip(_PAIR, heads, strict=True)}}
 
 
@@ -43,7 +35,7 @@ def store_once(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The bundle with the common end of `acoustic` and `acoustic_n` in a file of its own, in every precision.
 
-    Graphs are left alone that lie outside the bundle, share a file already, or end alike in `least_bytes` or fewer.
+    Graphs are left alone that lie outside the bundle, share a file already, or have `least_bytes` or fewer in common.
     """
     inside = dict(files)
 
@@ -52,13 +44,14 @@ def store_once(
         names = [entry.file for entry in pair.values() if entry.file is not None and entry.weights is None]
         if len(names) < len(_PAIR):
             return entries
-        length = _common_end(*(inside[name] for name in names))
-        if length <= least_bytes:
+        models = [onnx.load_from_string(inside[name]) for name in names]
+        end = _tail(_take_out(models[0], _common_names(*models)))
+        if len(end) <= least_bytes or not all(inside[name].endswith(end) for name in names):
             return entries
         file = graph_file("acoustic_weights", pair["acoustic"].precision)
-        inside[file] = inside[names[0]][-length:]
+        inside[file] = end
         for name in names:
-            inside[name] = inside[name][:-length]
+            inside[name] = inside[name].removesuffix(end)
         return {**entries, **{name: replace(entry, weights=file) for name, entry in pair.items()}}
 
     variants = {precision: stored(entries) for precision, entries in manifest.variants.items()}
@@ -66,29 +59,36 @@ def store_once(
     return manifest, {**inside, MANIFEST_FILE: to_json(manifest).encode()}
 
 
-def _common_end(first: bytes, second: bytes) -> int:
-    """Bytes that both end with."""
-    length = min(len(first), len(second))
-    ends = (np.frombuffer(data, np.uint8)[len(data) - length :] for data in (first, second))
-    differing = np.flatnonzero(np.not_equal(*ends))
-    return length - 1 - int(differing[-1]) if len(differing) else length
+def _tail(tensors: Sequence[TensorProto]) -> bytes:
+    """A model of nothing but these tensors, serialised; no bytes for none."""
+    model = ModelProto(graph=GraphProto(initializer=tensors))
+    return model.SerializeToString(deterministic=True) if tensors else b""
 
 
-def _leave_out(model: ModelProto, common: set[str]) -> None:
-    """Take the tensors with these digests out of `model`, and call them by their common names."""
-    graph = model.graph
-    names = {tensor.name: digest for tensor in graph.initializer if (digest := _digest(tensor)) in common}
-    kept = [tensor for tensor in graph.initializer if tensor.name not in names]
+def _common_names(first: ModelProto, second: ModelProto) -> dict[str, str]:
+    """For the digest of each large tensor that both have, the name that it goes by: its own, where both have that."""
+    ours, theirs = ({_digest(tensor): tensor for tensor in model.graph.initializer} for model in (first, second))
+    common = [digest for digest in ours.keys() & theirs.keys() if len(ours[digest].raw_data) >= _LEAST_BYTES]
+    same = {digest: ours[digest].name == theirs[digest].name for digest in common}
+    return {digest: ours[digest].name if same[digest] else f"common_{digest[:16]}" for digest in common}
+
+
+def _take_out(model: ModelProto, names: Mapping[str, str]) -> list[TensorProto]:
+    """Take the tensors with the digests of `names` out of `model`, and return them, one each, under those names."""
+    graph, renamed, kept, taken = model.graph, {}, [], {}
+    for tensor in list(graph.initializer):
+        if (digest := _digest(tensor)) not in names:
+            kept.append(tensor)
+            continue
+        renamed[tensor.name] = tensor.name = names[digest]
+        taken[digest] = tensor
     del graph.initializer[:]
     graph.initializer.extend(kept)
     for node in graph.node:
-        node.input[:] = [_common_name(names[name]) if name in names else name for name in node.input]
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    return [taken[digest] for digest in sorted(taken)]
 
 
 def _digest(tensor: TensorProto) -> str:
     """SHA-256 of a tensor's type, shape and values."""
     return sha256(f"{tensor.data_type} {list(tensor.dims)} ".encode() + tensor.raw_data)
-
-
-def _common_name(digest: str) -> str:
-    return f"common_{digest[:16]}"

@@ -81,12 +81,11 @@ class Bundle:
         Raises `BundleError` unless its hash is the manifest's and it is a plain graph (`graph_file`): no engine and no
         other reader of ONNX files sees one that is not.
         """
-        parts = [self._store.read(file, _GRAPH_LIMIT) for file in entry.files]
-        data = b"".join(parts) if parts else self._blob(name, entry)
+        inside = (self._store.read(file, _GRAPH_LIMIT) for file in entry.files)
+        data = b"".join(inside) if entry.files else self._blob(name, entry)
         what = f"{self.origin}: {' + '.join(entry.files) or name}"
         _verify(data, entry.sha256, what)
         check_graph_file(data, f"{what}: the {name} graph")
-
         return data
 
     def entry_size(self, entry: GraphEntry) -> int | None:

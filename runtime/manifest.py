@@ -116,7 +116,7 @@ class ModelEntry:
     @property
     def step_counts(self) -> tuple[int, ...]:
         """Numbers of steps that a conversion can take, ascending."""
-        return tuple(sorted({1, *map(int, self.schedules)}))
+        return (1, *sorted(map(int, self.schedules)))
 
     @property
     def usual_steps(self) -> int:
@@ -297,7 +297,6 @@ def check(manifest: Manifest) -> None:
         known = 1 < number <= limits.MOST_STEPS
         _expect(known, f"model.schedules[{steps}]: steps are whole numbers from 2 to {limits.MOST_STEPS}")
         _expect(len(indices) == number - 1, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
-
     _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
     can = model.usual_steps in model.step_counts
     _expect(can, f"model.default_steps is {model.default_steps}; the voice can do {model.step_counts}")

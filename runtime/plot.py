@@ -27,7 +27,7 @@ _OTHER_SCRIPTS = (
 )  # fmt: skip
 PICTURES = (".png", ".pdf", ".svg")
 """Endings of the files that can be drawn."""
-_LABELLED_HZ = (200, 400, 800, 1_600, 3_200, 6_400, 12_800)
+LABELLED_HZ = (200, 400, 800, 1_600, 3_200, 6_400, 12_800)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def _draw_mel(axes: Any, mel: NDArray[np.float32], top: float, spec: AudioSpec) 
     low, high = (float(hz_to_mel(hz)) for hz in (spec.f_min_hz, spec.f_max_hz))
     extent = (0.0, len(mel) / spec.frame_rate_hz, low, high)
     axes.imshow(mel.T, origin="lower", aspect="auto", extent=extent, vmin=top - decades, vmax=top, cmap="magma")
-    labelled = [hz for hz in _LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
+    labelled = [hz for hz in LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
     axes.set_yticks([float(hz_to_mel(hz)) for hz in labelled], [str(hz) for hz in labelled])
 
 

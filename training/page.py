@@ -28,7 +28,7 @@ for (const player of players) {
   const at = player.parentElement.querySelector(".at");
   player.addEventListener("play", () => {
     for (const other of players) if (other !== player && !other.paused) {
-      if (sameSong(player, other)) player.currentTime = other.currentTime;  // go on at the same place in another rendering
+      if (sameSong(player, other)) player.currentTime = other.currentTime;
       other.pause();
     }
   });
@@ -52,7 +52,7 @@ class Entry:
     seconds: float
     """Duration of the picture."""
     kind: str = ""
-    """What the recording is, for whoever judges the entries; not shown."""
+    """Of what sort it is, for `verdict`; not shown."""
     other_song: bool = False
     """Not the song of the other entries: its player starts from its own beginning."""
 
@@ -81,7 +81,8 @@ def page(
 <body>
 <h1>{escape(title)}</h1>
 <p class="verdict">{escape(verdict)}</p>
-<p class="note">{escape(note)}. The blue line is the pitch. Starting another player goes on at the same place of the song.</p>
+<p class="note">{escape(note)}. The blue line is the pitch. A player goes on where the last one
+stopped.</p>
 {_table(entries, legend)}
 {"".join(_figure(entry, ticks) for entry in entries)}
 <script>{_SCRIPT}</script>
@@ -120,7 +121,5 @@ def _axes(seconds: float, ticks: Sequence[tuple[str, float]]) -> str:
     """Labels in Hz at the left and in seconds below."""
     step = next((step for step in _TIME_STEPS_S if seconds / step <= _MOST_TIMES), _TIME_STEPS_S[-1])
     times = [count * step for count in range(int(seconds / step) + 1)]
-    hz = "".join(
-        f'<span class="hz" style="bottom:{100 * height:.2f}%">{escape(label)}</span>' for label, height in ticks
-    )
-    return hz + "".join(f'<span class="s" style="left:{100 * t / seconds:.2f}%">{t:g} s</span>' for t in times)
+    hz = [f'<span class="hz" style="bottom:{100 * height:.2f}%">{escape(label)}</span>' for label, height in ticks]
+    return "".join([*hz, *(f'<span class="s" style="left:{100 * t / seconds:.2f}%">{t:g} s</span>' for t in times)])

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.mel import hz_to_mel
+from ..runtime.plot import LABELLED_HZ
 from ..runtime.spec import AudioSpec
 
 Picture = NDArray[np.uint8]
@@ -16,7 +17,6 @@ _MAGMA = ("000004", "1c1044", "4f127b", "812581", "b5367a", "e55964", "fb8761", 
 _CURVE = (0, 255, 255)
 _RANGE_NEPERS = 4.0 * np.log(10.0)  # 80 dB below the loudest
 _ROWS_PER_BAND = 2
-_LABELLED_HZ = (200, 400, 800, 1_600, 3_200, 6_400, 12_800)
 
 
 def mel_picture(mel: NDArray[np.float32], f0_hz: NDArray[np.float32], spec: AudioSpec, top: float) -> Picture:
@@ -39,7 +39,7 @@ def mel_picture(mel: NDArray[np.float32], f0_hz: NDArray[np.float32], spec: Audi
 def hz_ticks(spec: AudioSpec) -> list[tuple[str, float]]:
     """Labels of the frequency axis of `mel_picture` with their height, 0 at its bottom to 1 at its top."""
     low, high = hz_to_mel(np.array([spec.f_min_hz, spec.f_max_hz]))
-    labelled = [hz for hz in _LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
+    labelled = [hz for hz in LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
     return [(f"{hz} Hz", float((hz_to_mel(hz) - low) / (high - low))) for hz in labelled]
 
 

@@ -11,6 +11,14 @@ from ...runtime.limits import MOST_STEPS
 from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
 from ...training.errors import ForeignFileError
+from ...training.foreign.comosvc_file import (
+    CONFIG_NAMES,
+    ImportedAcoustic,
+    Network,
+    read_comosvc,
+    says_m4singer,
+    singers_of,
+)
 from ...training.foreign.content_file import ImportedContent, content_files
 from ...training.foreign.parts import ForeignFile, content_at, settings_at, vocoder_at
 from ...training.foreign.sources import Source
@@ -19,7 +27,6 @@ from ...training.foreign.vocoder_file import ImportedVocoder
 from ..graphs import SAMPLER_STEPS
 from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from ..voice import Voice
-from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer, singers_of
 
 logger = logging.getLogger(__name__)
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)

@@ -15,9 +15,9 @@ from foreign_files import (
 )
 from hostile import PAYLOADS, STOLEN, in_zip, pickled
 
-from comosvc.export.importing.comosvc_file import read_comosvc
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign.comosvc_file import read_comosvc
 from comosvc.training.foreign.content_file import read_content
 from comosvc.training.foreign.settings import read_settings
 from comosvc.training.foreign.vocoder_file import read_vocoder

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ...runtime.spec import AudioSpec
-from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
-from ...training.denoiser import DenoiserConfig
-from ...training.errors import ForeignFileError
-from ...training.foreign.checkpoints import read_checkpoint
-from ...training.foreign.recognise import Part, require_part
-from ...training.foreign.settings import Settings
-from ...training.foreign.weights import ForeignWeights, Ignored, build
+from ..acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
+from ..denoiser import DenoiserConfig
+from ..errors import ForeignFileError
+from .checkpoints import read_checkpoint
+from .recognise import Part, require_part
+from .settings import Settings
+from .weights import ForeignWeights, Ignored, build
 
 logger = logging.getLogger(__name__)
 CONFIG_NAMES = ("config.yaml", "config.yml")
