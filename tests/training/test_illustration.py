@@ -156,7 +156,7 @@ def test_the_page_names_the_checkpoint_to_listen_to_in_one_line(toy_page):
         "and it sings in tune."
     )
     for word in ("FPC", "RMSE", "nepers"):
-        assert word not in toy_page
+        assert word not in re.sub(r"base64,[^\"]*", "", toy_page)
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_the_key_is_what_a_conversion_finds_for_the_whole_song():
     song = np.concatenate((0.01 * tone(100.0, 4.0, 44_100), tone(220.0, 2.0, 44_100))).astype(np.float32)
     with Converter("demo", provider="cpu", threads=1) as converter:
         found = converter.convert(song, 44_100, singer="tenor", key="auto").options.key
-        features = SimpleNamespace(singers=converter.singers, front_end=FrontEnd())
+        features = SimpleNamespace(singers=converter.singers, front_end=FrontEnd(), f0="swift-f0")
         renderer = SimpleNamespace(features=features, spec=converter.spec)
     assert found == 2.0
     assert _key("auto", renderer, song, 44_100, "tenor") == found
