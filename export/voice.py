@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,14 @@ from ..runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
 from ..runtime.spec import AudioSpec, FrontEnd
 from ..training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
-from ..training.checkpoint import load_module, read_metadata, require_checkpoint
+from ..training.checkpoint import load_module, missing_commands, read_metadata, require_checkpoint
 from ..training.config import from_mapping
 from ..training.content import ContentEncoder
 from ..training.content_stage import CONTENT, CONTENT_LOW
 from ..training.contentvec import ContentVec
 from ..training.corpus import PHONES
+from ..training.data_record import DataRecord, changed_singers, report_changes
+from ..training.errors import TrainingError
 from ..training.features import FeatureIndex
 from ..training.rendering import load_vocoder
 from ..training.student import StudentConfig
@@ -78,6 +80,8 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     Raises `TrainingError` or `DataError` (naming the command to run) where a stage is missing, `ExportError` where the
     stages do not belong together.
     """
+    if missing := missing_commands(run, (VOCODER, TEACHER, student)):
+        raise TrainingError(f"{run} is not trained to its end, so there is nothing to export\nhint: run {missing}")
     features = FeatureIndex.open(run / "features")
     encoders = load_content_encoders(run)
     vocoder, vocoder_spec = load_vocoder(run)
@@ -86,9 +90,17 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     distilled = stages[student]["config"]
     hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
     _require_same(run, "content encoders", distilled["content_encoders"], hashes)
-    _require_same(run, "singers", distilled["singers"], features.trained_singers)
-    for part, spec in (("vocoder", vocoder_spec), ("features", features.audio)):
+    data = DataRecord.of(features)
+    if changes := changed_singers(distilled["singers"], data.singers):
+        _refuse(run, f"other data: {'; '.join(changes)}")
+    mel_spec = replace(
+        vocoder_spec,
+        content_sample_rate=acoustic.spec.content_sample_rate,
+        content_hop_length=acoustic.spec.content_hop_length,
+    )
+    for part, spec in (("vocoder", mel_spec), ("features", features.audio)):
         _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
+    report_changes(run, (VOCODER, TEACHER, student), data)
     singers, embeddings = target_singers(features, acoustic, statements)
     content = encoders[CONTENT][0]
     return Voice(
@@ -204,7 +216,11 @@ def _differences(where: str, config: Any, published: Any) -> list[str]:
 
 def _require_same(run: Path, what: str, of_student: Any, found: Any) -> None:
     if of_student != found:
-        raise ExportError(
-            f"the student in {run} was trained with another {what}: {of_student}, now {found}\n"
-            "hint: train teacher and student again, or export the run folder that they came from"
-        )
+        _refuse(run, f"another {what}: {of_student}, now {found}")
+
+
+def _refuse(run: Path, what: str) -> NoReturn:
+    raise ExportError(
+        f"the student in {run} was trained with {what}\n"
+        "hint: train teacher and student again, or export the run folder that they came from"
+    )

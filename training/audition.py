@@ -20,7 +20,7 @@ from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch_statistics import PitchStatistics
 from ..runtime.spec import AudioSpec
 from ..runtime.voices import KEY_RANGE, auto_key
-from .checkpoint import read_metadata
+from .checkpoint import missing_commands, read_metadata, require_checkpoint
 from .content_stage import CONTENT
 from .errors import DataError
 from .evaluation.measures import f0_pearson, f0_rmse_cents, mel_l1
@@ -29,6 +29,7 @@ from .f0 import swift_f0
 from .page import Entry, page
 from .pictures import mel_picture, png
 from .rendering import Renderer, Rendering, Song, Stage, load_stage
+from .vocoder_stage import VOCODER
 
 _FIGURES = {
     "FPC": "correlation of the output's F0 with what was asked for",
@@ -62,9 +63,10 @@ def find_checkpoints(run: Path) -> list[Path]:
         if kept and path.parent.name != CONTENT and "acoustic" in read_metadata(path)[1]:
             found.append(path)
     if not found:
+        commands = missing_commands(run, (VOCODER, "teacher"))
         raise DataError(
-            f"{run} holds no checkpoint of a teacher or a student\nhint: comosvc-train teacher -o {run}; the recipe's "
-            "keep (in [teacher.loop] and [student.loop]) says how many are kept"
+            f"{run} holds no checkpoint of a teacher or a student\nhint: run {commands}; the recipe's keep (in "
+            "[teacher.loop] and [student.loop]) says how many are kept"
         )
     return sorted(found, key=lambda path: ("student" in read_metadata(path)[1], path.parent.name, path.name))
 
@@ -78,7 +80,11 @@ def audition(
 ) -> Path:
     """Write the page and return its path: `output` if that ends in .html, else `index.html` in that folder."""
     path = output if output.suffix == ".html" else output / "index.html"
-    renderer, checkpoints = Renderer(run), find_checkpoints(run)
+    checkpoints = find_checkpoints(run)
+    require_checkpoint(run / VOCODER)
+    renderer = Renderer(run)
+    for checkpoint in checkpoints:
+        renderer.require_own(checkpoint)
     progress(f"listening to {song.name}")
     audio, rate = read_audio(song)
     heard = renderer.listen(audio[: round(options.seconds * rate)], rate)

@@ -59,6 +59,9 @@ def evaluate(
     _check_names(systems)
     if options.task not in TASKS:
         raise DataError(f"there is no task {options.task}\nhint: --task takes {', '.join(TASKS)}")
+    for system in systems:
+        if isinstance(system, StageSystem):
+            system.require_own()
     clips = choose_clips(sources.material, options.split, options.clips)
     enrolment = _enrolment(targets.material, clips, options.enrolment)
     names = _targets(systems, enrolment, options.targets)

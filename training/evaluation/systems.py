@@ -75,11 +75,15 @@ class StageSystem:
     def __init__(self, name: str | None, path: Path, steps: int | None = None) -> None:
         checkpoint = path if path.is_file() else require_checkpoint(path)
         self.run = checkpoint.parent.parent
-        self._renderer, self._stage = Renderer(self.run), load_stage(checkpoint)
+        self._checkpoint, self._renderer, self._stage = checkpoint, Renderer(self.run), load_stage(checkpoint)
         self.steps = steps or (TEACHER_STEPS if self._stage.student is None else 1)
         place = path.absolute().with_suffix("").parts[-3 if path.is_file() else -2 :]
         self.name = f"{'/'.join(place)}@{self.steps}" if name is None else name
         self.singers = self._stage.singers
+
+    def require_own(self) -> None:
+        """Raise `DataError` where the checkpoint does not fit the run that it lies in."""
+        self._renderer.require_own(self._checkpoint)
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         song = self._renderer.listen(pair.clip.audio, pair.clip.rate)
