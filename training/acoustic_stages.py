@@ -125,8 +125,8 @@ def train_student(
     """
     teacher = require_checkpoint(run / TEACHER)
     features = FeatureIndex.open(run / "features")
-    record = begin_stage(run, folder, features)
-    require_same_data(run / TEACHER, record, features.folder)
+    record = begin_stage(run, TEACHER, features)
+    require_same_data(run / folder, record, features.folder)
     if start is not None and start.train == "embedding":
         path = keep_student(start, teacher, run / folder)
         record.write(run / folder)

@@ -177,7 +177,7 @@ def require_fitting(run: Path, features: FeatureIndex, content: Sequence[str], o
 
 
 def report_changes(run: Path, names: Iterable[str], now: DataRecord) -> None:
-    """Log a warning for each stage of `run`, of the folders `names`, that was trained there on other data than `now`."""
+    """Log a warning for each stage of `run`, of the folders `names`, that was trained there on other data."""
     for name in names:
         path = latest_checkpoint(run / name)
         if path is not None and (run / name / RECORD).is_file() and (changes := data_changes(path, now)):
