@@ -163,7 +163,7 @@ def train_encoder(
         resolved_config=resolved,
         resume=resume,
         device=device,
-        validate=lambda model: _validate(cast(ContentEncoder, model), valid),
+        validate=(lambda model: _validate(cast(ContentEncoder, model), valid)) if valid else None,
         console=console,
     )
 

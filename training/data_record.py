@@ -92,7 +92,7 @@ class DataRecord:
         groups = {
             "added": now.keys() - before.keys(),
             "gone": before.keys() - now.keys(),
-            "with other audio": {i for i in common if now[i][2] != before[i][2]},
+            "with other audio or labels": {i for i in common if now[i][2] != before[i][2]},
             "moved between training and validation": {i for i in common if now[i][1] != before[i][1]},
         }
         return [f"{len(ids)} clips {what} ({some(ids)})" for what, ids in groups.items() if ids]
