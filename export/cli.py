@@ -100,6 +100,7 @@ def bundle(
 
     Nothing is written if a graph does not give what torch gives.
     """
+    from ..training.progress import shown
     from .assemble import export_bundle
     from .precision import find_precisions
     from .statements import Statements
@@ -109,7 +110,8 @@ def bundle(
         _refuse_overwriting(file, force)
         precisions = [found.name for found in find_precisions(precision or [])]
         voice = load_voice(run, Statements(licence, credit, consent), student, weights)
-        manifest = export_bundle(voice, name or file.stem, file, precisions)
+        with shown("bundle", console) as progress:
+            manifest = export_bundle(voice, name or file.stem, file, precisions, progress)
         size = file.stat().st_size / 1e6
         console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(manifest.singers)}", markup=False)
 

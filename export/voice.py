@@ -1,6 +1,7 @@
 """A trained voice: what a run folder holds, read back for export."""
 
 import dataclasses
+import logging
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..training.content import ContentEncoder
 from ..training.content_stage import CONTENT, CONTENT_LOW
 from ..training.contentvec import ContentVec
 from ..training.corpus import PHONES
-from ..training.data_record import DataRecord, changed_singers, report_changes
+from ..training.data_record import DataRecord, changed_singers, changed_stages
 from ..training.errors import TrainingError
 from ..training.features import FeatureIndex
 from ..training.rendering import load_vocoder
@@ -31,6 +32,7 @@ from .errors import ExportError
 from .graphs import SAMPLER_STEPS
 from .statements import Statements, data_card
 
+logger = logging.getLogger(__name__)
 PREVIEW_S = 6.0
 
 
@@ -100,7 +102,8 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     )
     for part, spec in (("vocoder", mel_spec), ("features", features.audio)):
         _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
-    report_changes(run, (VOCODER, TEACHER, student), data)
+    for line in changed_stages(run, (VOCODER, TEACHER, student), data):
+        logger.warning("%s", line)
     singers, embeddings = target_singers(features, acoustic, statements)
     content = encoders[CONTENT][0]
     return Voice(

@@ -38,23 +38,16 @@ _LIMITS = (
 _CONTENTVEC_HOP = 320
 
 
-def advise_contentvec(run: Path, audio: AudioSpec) -> None:
-    """Log a warning that the recorded singers of `run` are about to get the demo's content encoder, with its limits and
-    the command that takes ContentVec instead.
+def contentvec_advice(run: Path, audio: AudioSpec) -> str:
+    """For a run with recorded singers and without a content encoder: the limits of the demo's, and the command that
+    takes ContentVec instead.
     """
     hop = audio.content_hop_length
-    first = (
-        ""
-        if hop == _CONTENTVEC_HOP
-        else f"set content_hop_length = {_CONTENTVEC_HOP} under [audio] (the recipe has {hop}), prepare again, then "
-    )
-    logger.warning(
-        "%s has recorded singers and no content encoder yet: without another one it gets that of the demo voice. %s\n"
-        "hint: take ContentVec before anything is trained: %s%s --from FILE",
-        run,
-        _LIMITS,
-        first,
-        train_command(run / CONTENT),
+    first = f"set content_hop_length = {_CONTENTVEC_HOP} under [audio] (the recipe has {hop}), prepare again, then "
+    return (
+        f"{run} has recorded singers and no content encoder yet: without another one it gets that of the demo voice. "
+        f"{_LIMITS}\nhint: take ContentVec before anything is trained: {first if hop != _CONTENTVEC_HOP else ''}"
+        f"{train_command(run / CONTENT)} --from FILE"
     )
 
 

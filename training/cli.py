@@ -20,13 +20,14 @@ from .checkpoint import latest_checkpoint
 from .commands import DEFAULT_RECIPE, STUDENT_PUBLISHED
 from .config import RECIPES, from_mapping, load_config, shipped_recipe, to_mapping
 from .content_stage import CONTENT, ContentTraining
-from .data_record import DataRecord, report_changes
+from .data_record import DataRecord, changed_stages
 from .distributed import is_first_process
 from .errors import ConfigError
 from .evaluation.cli import register
 from .features import FeatureIndex, require_audio, require_crops
 from .fine_tune import Part, Start
 from .loop import LoopConfig
+from .progress import shown
 from .recipe import Recipe
 from .student import StudentConfig
 from .teacher import TeacherConfig
@@ -159,6 +160,10 @@ def _done(path: Path) -> None:
         console.print(f"done: {path}", markup=False)
 
 
+def _warn(text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+
+
 def _start(source: Path | None, train: str) -> Start | None:
     if train not in get_args(Part):
         raise ConfigError(f"--train is {train}\nhint: it is one of {', '.join(get_args(Part))}")
@@ -186,15 +191,12 @@ def corpus(
     jobs: JobsOption = 0,
 ) -> None:
     """Render the demo corpus into RUN/corpus: synthetic singers, and phoneme-timed speech of recorded voices."""
-    from rich.progress import Progress
-
     from .corpus import write_corpus
 
-    with _clear_errors(config), Progress(console=console) as bar:
-        task = bar.add_task("corpus", total=None)
+    with _clear_errors(config), shown("corpus", console) as report:
 
         def progress(done: int, total: int, clip: str) -> None:
-            bar.update(task, completed=done, total=total)
+            report(f"{done} of {total}", done / total)
 
         recipe = load_config(Recipe, config)
         write_corpus(recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or _cores())
@@ -240,7 +242,8 @@ def prepare(
             f"report: {run / 'features' / 'report.json'}",
             markup=False,
         )
-        report_changes(run, ("vocoder", "teacher", "student", STUDENT_PUBLISHED), DataRecord.of(features))
+        for line in changed_stages(run, ("vocoder", "teacher", "student", STUDENT_PUBLISHED), DataRecord.of(features)):
+            _warn(line)
         _advise_on_content(run, features)
 
 
@@ -248,9 +251,9 @@ def _advise_on_content(run: Path, features: FeatureIndex) -> None:
     """Before anything is trained: recorded singers need another content encoder than the shipped one."""
     recorded = any(features.singers[name].kind == "recorded" for name in features.trained_singers)
     if recorded and latest_checkpoint(run / CONTENT) is None:
-        from .adopt import advise_contentvec
+        from .adopt import contentvec_advice
 
-        advise_contentvec(run, features.audio)
+        _warn(contentvec_advice(run, features.audio))
 
 
 @app.command()

@@ -173,20 +173,21 @@ def require_fitting(run: Path, features: FeatureIndex, content: Sequence[str], o
                 f"hint: prepare with the recipe that it was made with; or move it away and run "
                 f"{train_command(run / name)}"
             )
-    report_changes(run, others, now)
+    for line in changed_stages(run, others, now):
+        logger.warning("%s", line)
 
 
-def report_changes(run: Path, names: Iterable[str], now: DataRecord) -> None:
-    """Log a warning for each stage of `run`, of the folders `names`, that was trained there on other data."""
+def changed_stages(run: Path, names: Iterable[str], now: DataRecord) -> list[str]:
+    """A sentence on each stage of `run`, of the folders `names`, that was trained there on other data than `now`."""
+    lines = []
     for name in names:
         path = latest_checkpoint(run / name)
         if path is not None and (run / name / RECORD).is_file() and (changes := data_changes(path, now)):
-            logger.warning(
-                "%s was trained on other data than %s holds now: %s. It stays as it is.",
-                run / name,
-                run / "features",
-                "; ".join(changes),
+            lines.append(
+                f"{run / name} was trained on other data than {run / 'features'} holds now: {'; '.join(changes)}. It "
+                "stays as it is."
             )
+    return lines
 
 
 def _read(folder: Path) -> DataRecord | None:

@@ -102,7 +102,7 @@ def _describe_singer(singer: SingerEntry, clips: Sequence[Measured], frame_rate_
     return {
         "train_minutes": round(singer.minutes, 2),
         "hours": {split: round(n / frame_rate_hz / 3600, 4) for split, n in frames.items()},
-        "songs": {split: len(titles) for split, titles in songs.items()},
+        "songs": {split: len(songs[split]) for split in SPLITS if split in songs},
         "clips": len(clips),
         "f0_median_hz": round(singer.f0_median_hz, 1),
         "f0_range_hz": [round(f, 1) for f in singer.f0_range_hz],

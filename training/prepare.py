@@ -14,7 +14,6 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 
 from ..runtime.audio import mono, resample
 from ..runtime.errors import AudioError, OptionError
@@ -27,6 +26,7 @@ from .datasets import Dropped, Material, Recording, held_out_songs
 from .errors import DataError
 from .f0 import EXTRACTORS, F0Name
 from .features import ClipEntry, FeatureIndex, feature_key, feature_path, load_arrays, save_arrays
+from .progress import tracked
 from .recordings import source_of
 from .slicing import SlicingConfig, slice_at_silences
 
@@ -241,7 +241,7 @@ def _run(
     console: Console | None,
 ) -> Iterator[list[Measured | Dropped]]:
     recordings = list(recordings)
-    progress = partial(track, description="features", total=len(recordings), console=console)
+    progress = partial(tracked, what="features", console=console, total=len(recordings))
     if jobs == 1:
         yield from progress(map(task, recordings))
         return
