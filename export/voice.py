@@ -175,12 +175,13 @@ def taken_from(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def data_summary(features: FeatureIndex) -> dict[str, Any]:
-    """Singers by kind and split, minutes trained on, clips by split."""
+    """Singers by kind and split, minutes trained on, clips by split, marks of the songs not trained on."""
     singers = features.singers.values()
     return {
         "singers": dict(sorted(Counter(f"{s.kind}, {s.split}" for s in singers).items())),
         "train_minutes": round(sum(s.minutes for s in singers), 1),
         "clips": dict(sorted(Counter(clip.split for clip in features.clips).items())),
+        "held_out": sorted(features.held_out),
     }
 
 

@@ -131,6 +131,11 @@ class FeatureIndex:
         rows = {singer.index: name for name, singer in self.singers.items() if singer.index is not None}
         return [rows[index] for index in sorted(rows)]
 
+    @property
+    def held_out(self) -> frozenset[str]:
+        """The `song_mark` of each song of a trained singer that is not trained on."""
+        return frozenset(song_mark(clip.singer, clip.song) for clip in self.select("valid", trained=True))
+
     def select(self, split: str, *, trained: bool | None = None) -> list[ClipEntry]:
         """Clips of a split; `trained` keeps those of singers that have (or do not have) an embedding."""
         return [
@@ -155,6 +160,11 @@ class FeatureIndex:
     def content_path(self, clip: ClipEntry, encoder: str) -> Path:
         """Where the content (S, C) that the encoder with hash `encoder` gives for a clip is kept."""
         return self.folder / f"{clip.key}.{encoder}.safetensors"
+
+
+def song_mark(singer: str, song: str) -> str:
+    """A hash that stands for a song where its title need not be shown, 12 hexadecimal digits."""
+    return hashlib.sha256(f"{singer}/{song}".encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def require_audio(run: Path, audio: AudioSpec) -> None:
