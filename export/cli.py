@@ -102,6 +102,7 @@ def bundle(
 
     Nothing is written if a graph does not give what torch gives.
     """
+    from ..training.progress import shown
     from .assemble import export_bundle
     from .precision import find_precisions
     from .statements import Statements
@@ -111,7 +112,8 @@ def bundle(
         _refuse_overwriting(file, force)
         precisions = [found.name for found in find_precisions(precision or [])]
         voice = load_voice(run, Statements(licence, credit, consent), student, weights)
-        manifest = export_bundle(voice, name or file.stem, file, precisions)
+        with shown("bundle", console) as progress:
+            manifest = export_bundle(voice, name or file.stem, file, precisions, progress)
         size = file.stat().st_size / 1e6
         singers = printable(", ".join(manifest.singers))
         console.print(f"done: {file}, {size:.1f} MB, singers: {singers}", markup=False)
@@ -162,6 +164,7 @@ def import_(
 
     Paths may be hf://owner/name@commit/path/to/file. Nothing in the files is executed; every weight must fit.
     """
+    from ..training.progress import shown
     from .facts import parse_medians
     from .importing.bundle import import_bundle
     from .importing.voice import ImportRequest, parse_steps
@@ -183,7 +186,8 @@ def import_(
             f0_medians_hz=parse_medians(f0_median or []),
         )
         statements = Statements(licence, credit, consent)
-        report = import_bundle(request, statements, name or file.stem, file, full, precisions)
+        with shown("import", console) as progress:
+            report = import_bundle(request, statements, name or file.stem, file, full, precisions, progress)
         for graph, size in report.graph_bytes.items():
             place = "in the bundle" if report.manifest.graphs[graph].file else "in the shared cache"
             console.print(f"{graph}: {size / 1e6:.1f} MB, {place}", markup=False, highlight=False)

@@ -1,10 +1,11 @@
 """A trained voice: what a run folder holds, read back for export."""
 
 import dataclasses
+import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,14 @@ from ..runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from ..training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
-from ..training.checkpoint import load_module, read_metadata, require_checkpoint
+from ..training.checkpoint import load_module, missing_commands, read_metadata, require_checkpoint
 from ..training.config import from_mapping
 from ..training.content import ContentEncoder
 from ..training.content_stage import CONTENT, CONTENT_LOW
 from ..training.contentvec import ContentVec
 from ..training.corpus import PHONES
+from ..training.data_record import DataRecord, changed_singers, changed_stages
+from ..training.errors import TrainingError
 from ..training.features import FeatureIndex
 from ..training.rendering import load_vocoder
 from ..training.student import StudentConfig
@@ -30,6 +33,7 @@ from .errors import ExportError
 from .graphs import SAMPLER_STEPS
 from .statements import Statements, data_card
 
+logger = logging.getLogger(__name__)
 PREVIEW_S = 6.0
 
 
@@ -89,6 +93,8 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     if words := not_a_run(run):
         raise ExportError(words)
     require_weights(weights)
+    if missing := missing_commands(run, (VOCODER, TEACHER, student)):
+        raise TrainingError(f"{run} is not trained to its end, so there is nothing to export\nhint: run {missing}")
     features = FeatureIndex.open(run / "features")
     singers = target_singers(features, statements)
     encoders = load_content_encoders(run)
@@ -98,9 +104,18 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     distilled = stages[student]["config"]
     hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
     _require_same(run, "content encoders", distilled["content_encoders"], hashes)
-    _require_same(run, "singers", distilled["singers"], features.trained_singers)
-    for part, spec in (("vocoder", vocoder_spec), ("features", features.audio)):
+    data = DataRecord.of(features)
+    if changes := changed_singers(distilled["singers"], data.singers):
+        _refuse(run, f"other data: {'; '.join(changes)}")
+    mel_spec = replace(
+        vocoder_spec,
+        content_sample_rate=acoustic.spec.content_sample_rate,
+        content_hop_length=acoustic.spec.content_hop_length,
+    )
+    for part, spec in (("vocoder", mel_spec), ("features", features.audio)):
         _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
+    for line in changed_stages(run, (VOCODER, TEACHER, student), data):
+        logger.warning("%s", line)
     content = encoders[CONTENT][0]
     return Voice(
         audio=acoustic.spec,
@@ -180,12 +195,13 @@ def taken_from(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 def data_summary(features: FeatureIndex) -> dict[str, Any]:
-    """Singers by kind and split, minutes trained on, clips by split."""
+    """Singers by kind and split, minutes trained on, clips by split, marks of the songs not trained on."""
     singers = features.singers.values()
     return {
         "singers": dict(sorted(Counter(f"{s.kind}, {s.split}" for s in singers).items())),
         "train_minutes": round(sum(s.minutes for s in singers), 1),
         "clips": dict(sorted(Counter(clip.split for clip in features.clips).items())),
+        "held_out": sorted(features.held_out),
     }
 
 
@@ -224,7 +240,11 @@ def _differences(where: str, config: Any, published: Any) -> list[str]:
 
 def _require_same(run: Path, what: str, of_student: Any, found: Any) -> None:
     if of_student != found:
-        raise ExportError(
-            f"the student in {run} was trained with another {what}: {of_student}, now {found}\n"
-            "hint: train teacher and student again, or export the run folder that they came from"
-        )
+        _refuse(run, f"another {what}: {of_student}, now {found}")
+
+
+def _refuse(run: Path, what: str) -> NoReturn:
+    raise ExportError(
+        f"the student in {run} was trained with {what}\n"
+        "hint: train teacher and student again, or export the run folder that they came from"
+    )

@@ -21,7 +21,7 @@ from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch_statistics import PitchStatistics
 from ..runtime.spec import AudioSpec
 from ..runtime.voices import KEY_RANGE, auto_key
-from .checkpoint import read_metadata
+from .checkpoint import missing_commands, read_metadata, require_checkpoint
 from .content_stage import CONTENT
 from .errors import DataError
 from .evaluation.measures import f0_pearson, f0_rmse_cents, mel_l1
@@ -31,6 +31,7 @@ from .features import ClipEntry, FeatureIndex
 from .page import Entry, page
 from .pictures import hz_ticks, mel_picture, png
 from .rendering import Renderer, Rendering, Song, Stage, load_stage
+from .vocoder_stage import VOCODER
 
 REFERENCE, TEACHER, STUDENT = "reference", "teacher", "student"
 _MELODY, _PITCH, _VOCODER, _TEACHER, _SOURCE = (
@@ -70,9 +71,10 @@ def find_checkpoints(run: Path) -> list[Path]:
         if kept and path.parent.name != CONTENT and "acoustic" in read_metadata(path)[1]:
             found.append(path)
     if not found:
+        commands = missing_commands(run, (VOCODER, "teacher"))
         raise DataError(
-            f"{run} holds no checkpoint of a teacher or a student\nhint: comosvc-train teacher -o {run}; the recipe's "
-            "keep (in [teacher.loop] and [student.loop]) says how many are kept"
+            f"{run} holds no checkpoint of a teacher or a student\nhint: run {commands}; the recipe's keep (in "
+            "[teacher.loop] and [student.loop]) says how many are kept"
         )
     return sorted(found, key=lambda path: ("student" in read_metadata(path)[1], path.parent.name, path.name))
 
@@ -88,7 +90,11 @@ def audition(
     if words := not_a_run(run):
         raise DataError(words)
     path = output if output.suffix == ".html" else output / "index.html"
-    renderer, checkpoints = Renderer(run), find_checkpoints(run)
+    checkpoints = find_checkpoints(run)
+    require_checkpoint(run / VOCODER)
+    renderer = Renderer(run)
+    for checkpoint in checkpoints:
+        renderer.require_own(checkpoint)
     progress(f"listening to {song.name}")
     audio, rate = read_audio(song)
     heard = renderer.listen(audio[: round(options.seconds * rate)], rate)
