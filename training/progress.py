@@ -11,6 +11,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..runtime.text import printable
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EVERY_S = 60.0
@@ -53,13 +55,13 @@ def shown(what: str, console: Console) -> Iterator[Report]:
         with MinuteLines(what) as lines:
             yield lines.report
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def report(text: str, share: float | None = None) -> None:
             total = None if share is None else 1.0
-            bar.update(task, description=f"{what}: {text}", total=total, completed=share or 0.0)
+            bar.update(task, description=printable(f"{what}: {text}"), total=total, completed=share or 0.0)
 
         yield report
 

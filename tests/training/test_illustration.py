@@ -13,6 +13,7 @@ import soundfile
 import torch
 from dataset_trees import tone
 from PIL import Image
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
@@ -27,6 +28,7 @@ from comosvc.training.features import ClipEntry
 from comosvc.training.illustration import Illustration
 from comosvc.training.page import Entry, page
 from comosvc.training.pictures import beside, hz_ticks, mel_picture, png
+from comosvc.training.progress import shown
 from comosvc.training.rendering import Rendering, Song, Stage
 from comosvc.training.student import StudentConfig
 
@@ -115,6 +117,8 @@ class ToyRenderer:
     def render(self, stage, song, singer, **_):
         return Rendering(song.mel + stage.step / 10, song.f0_hz, self.sing(song.mel, song.f0_hz))
 
+    def require_own(self, checkpoint): ...
+
     def sing(self, mel, f0_hz, seed=0):
         return tone(220.0, len(mel) * SPEC.hop_length / SPEC.sample_rate).astype(np.float32)
 
@@ -131,8 +135,13 @@ def toy_page(tmp_path, monkeypatch):
     monkeypatch.setattr(audition_module, "Renderer", ToyRenderer)
     monkeypatch.setattr(audition_module, "find_checkpoints", lambda run: paths)
     monkeypatch.setattr(audition_module, "load_stage", lambda path: stages[path.parent.name])
-    soundfile.write(tmp_path / "song.wav", tone(220.0, 1.0), SPEC.sample_rate)
-    done = audition_module.audition(tmp_path, tmp_path / "song.wav", tmp_path, audition_module.AuditionOptions(key="0"))
+    monkeypatch.setattr(audition_module, "require_checkpoint", lambda folder: folder)
+    song = tmp_path / "song [b].wav"
+    soundfile.write(song, tone(220.0, 1.0), SPEC.sample_rate)
+    bar = Console(force_terminal=True, file=io.StringIO())
+    with shown("audition", bar) as progress:
+        options = audition_module.AuditionOptions(key="0")
+        done = audition_module.audition(tmp_path, song, tmp_path, options, lambda what: progress(f"{what} [/b]", None))
     return done.read_text("utf-8")
 
 

@@ -50,6 +50,7 @@ from comosvc.runtime.source import noise_frames, sine_source
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.errors import ForeignFileError
 from comosvc.training.foreign import comosvc_file, content_file, vocoder_file
+from comosvc.training.progress import MinuteLines
 
 _SPEC = importlib.util.spec_from_file_location("authors", Path(__file__).parents[2] / "reference" / "authors.py")
 authors = importlib.util.module_from_spec(_SPEC)
@@ -93,11 +94,19 @@ def files(tmp_path_factory, home) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def student(files, tmp_path_factory) -> Path:
+def reported() -> list[str]:
+    """What was reported while `student` was imported."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def student(files, tmp_path_factory, reported) -> Path:
     path = tmp_path_factory.mktemp("voices") / "student.comosvc"
     parts = ["--como", files.student, "--vocoder", files.vocoder, "--content", files.content, "-o", str(path)]
     says = ["--consent", "signed form", "--licence", "CC-BY-4.0", "--credit", "A. Singer"]
-    done = CliRunner().invoke(app, ["import", *parts, *says, "--f0-median", "Singer-1=220", "--precision", "fp16"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MinuteLines, "report", lambda lines, text, share=None: reported.append(text))
+        done = CliRunner().invoke(app, ["import", *parts, *says, "--f0-median", "Singer-1=220", "--precision", "fp16"])
     assert done.exit_code == 0, done.output
     return path
 
@@ -343,6 +352,12 @@ def test_a_guessed_vocoder_is_said_unless_the_model_names_it(files, tmp_path, ca
     (tmp_path / "other.yaml").write_text(config.replace("type: m4-gan", "type: nsf-hifigan"))
     with pytest.raises(ForeignFileError, match=r"vocoder: type is 'nsf-hifigan'; CoMoSVC knows 'm4-gan' only"):
         load_imported_voice(ImportRequest(como=files.student, config=str(tmp_path / "other.yaml"), **content), says)
+
+
+def test_import_says_what_it_does(student, reported):
+    assert reported[0] == "reading the checkpoints"
+    assert {f"tracing {graph}" for graph in ("content", "acoustic", "acoustic_n", "vocoder")} < set(reported)
+    assert {"comparing content with torch", "precisions fp16"} < set(reported)
 
 
 def test_what_the_manifest_says(student, teacher):
