@@ -74,10 +74,11 @@ def convert_blocks(
         if keep:
             mel.add(chain.mel)
             f0_hz.add(chain.f0_hz)
-    warnings = survey.warnings()
+    has_pitch = chain.pitch_statistics.voiced_frames > 0
+    warnings = survey.warnings(has_pitch)
     if request.f0_hz is None:
         warnings += f0_warnings(manifest.model.f0_extractor, live=request.low_latency)
-    if not survey.silent:
+    if has_pitch or not survey.quiet:
         warnings += pitch_warnings(chain.pitch_statistics, key, request.voice)
     warnings += output_warnings(chain.clipped_samples)
     outcome = Outcome(key, chain.n_samples, warnings, timings)

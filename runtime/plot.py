@@ -17,6 +17,7 @@ from .errors import ComosvcError, OutputError
 from .extras import install
 from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
+from .storage import replacing
 
 ROW_S = 12.0
 """The longest that is drawn in one row."""
@@ -76,9 +77,9 @@ def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec)
         row_axes[-1].set_xlabel("seconds")
     grid[0, 0].legend(loc="upper right")
     try:
-        with warnings.catch_warnings():
+        with replacing(Path(path)) as partial, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
-            figure.savefig(Path(path))
+            figure.savefig(partial, format=Path(path).suffix.lower().lstrip("."))
     except (OSError, ValueError) as error:
         raise OutputError(f"{os.fspath(path)} cannot be written: {error}") from error
 
