@@ -176,11 +176,11 @@ def _with_variant(
     for name, data in made.items():
         entries[name] = graph_entry(name, data, precision)
         files[graph_file(name, precision)] = data
-    parity = json.loads(files[PARITY_FILE])
+    parity = json.loads(files.get(PARITY_FILE, b"{}"))
     parity.setdefault("variants", {})[precision] = record
     files[PARITY_FILE] = json.dumps(parity, indent=1).encode()
     facts = manifest.provenance
-    facts = {**facts, "files": {**facts["files"], PARITY_FILE: sha256(files[PARITY_FILE])}}
+    facts = {**facts, "files": {**facts.get("files", {}), PARITY_FILE: sha256(files[PARITY_FILE])}}
     others = {name: variant for name, variant in manifest.variants.items() if name != precision}
     variants = {**others, precision: entries} if entries else others
     manifest = replace(manifest, variants=variants, provenance=facts)

@@ -10,6 +10,9 @@ from ..training.features import FeatureIndex
 from .errors import ExportError
 
 SYNTHETIC, RECORDED = "synthetic", "recorded"
+TARGET_DATA = "training data: target singers"
+"""Part of a manifest's licences."""
+_IMPORTED = "imported from "
 _OURS = "the comosvc authors"
 _SYNTHETIC_CREDIT = "no person: a voice of the synthesiser in comosvc.training.corpus"
 _SYNTHETIC_CONSENT = "not needed: the voices are synthetic and imitate no person"
@@ -68,13 +71,18 @@ class Statements:
             )
         if any(singer.kind == RECORDED and singer.demo for singer in singers):
             own = (self.licence or "not stated", self.credit or "not stated")
-            entries.append(LicenceEntry(part="training data: target singers", licence=own[0], credit=own[1]))
+            entries.append(LicenceEntry(part=TARGET_DATA, licence=own[0], credit=own[1]))
         return tuple(entries)
 
 
 def imported_part(part: str, file: str, licence: str | None = None) -> LicenceEntry:
     """A network that somebody else trained."""
-    return LicenceEntry(part=f"{part} graph", licence=licence or "not stated", credit=f"imported from {file}")
+    return LicenceEntry(part=f"{part} graph", licence=licence or "not stated", credit=f"{_IMPORTED}{file}")
+
+
+def is_imported(entry: LicenceEntry, part: str) -> bool:
+    """Whether an entry is what `imported_part` made for `part`."""
+    return entry.part == imported_part(part, "").part and entry.credit.startswith(_IMPORTED)
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -109,7 +109,7 @@ class Converter:
 
         `audio`: (L,), (L, channels) or (1, L), float32, float64, int16 or int32. `sample_rate`: 8 to 192 kHz. `key`:
         semitones up, or "auto" to bring the song's median F0 to the singer's. `steps`: a number that the voice can do;
-        None is its own, 1 for a student and 50 for an imported teacher. `latency`: "low" gives what a stream would.
+        None: its own, 1 for a student and 50 for an imported teacher. `latency`: "low" gives what a stream would.
         `f0_hz`: the source's F0 at mel frames, (T,), 0 where unvoiced, in place of the one that would be found; `key`
         applies to it. `noise`: (T, M), in place of `seed`'s for the first step. T is `frames(L, sample_rate)`.
         `progress` is told the share that is done, 0 to 1, and cancels by returning False. `channel`: "left", "right",

@@ -43,6 +43,8 @@ from .synthesis import Networks, Target
 from .tracks import Track
 
 _WINDOW_PAST_S, _WINDOW_USED_S, _WINDOW_FUTURE_S = 0.8, 0.16, 0.08
+WINDOW_AHEAD_S = _WINDOW_USED_S + _WINDOW_FUTURE_S
+"""Look-ahead of an encoder without a finite context, live."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from .calls import Runnable
 from .errors import BundleError, ComosvcError
 from .framing import ceil_div
 from .graph import GRAPHS
-from .manifest import Manifest
+from .manifest import OPTIONAL_INPUTS, Manifest
 from .outputs import check_outputs
 from .profiles import grid_of
 from .providers import cpu
@@ -39,8 +39,7 @@ class Probe:
     @property
     def size(self) -> tuple[int, int]:
         """Batch, and length in 16 kHz samples or mel frames."""
-        first = self.inputs.get("audio", self.inputs.get("f0_hz"))
-        assert first is not None
+        first = next(self.inputs[name] for name in ("audio", "f0_hz", "mel") if name in self.inputs)
         return first.shape[0], first.shape[1]
 
 
@@ -56,6 +55,9 @@ def read_probes(bundle: Bundle) -> list[Probe]:
         if found is None or found[2] not in manifest.graphs:
             raise BundleError(f"{what} has a tensor {key!r}, which is of no graph of this voice")
         number, graph, side, name = found.groups()
+        taken = {tensor[0] for tensor in manifest.graphs[graph].inputs}
+        if side == "in" and name not in taken and name in OPTIONAL_INPUTS.get(graph, ()):
+            continue  # probes are made for the whole contract, of which a design may do without
         probe = probes.setdefault((int(number), graph), Probe(graph, {}, {}))
         # numpy's `ascontiguousarray`, which wrote them, makes a scalar (1,).
         (probe.inputs if side == "in" else probe.outputs)[name] = (

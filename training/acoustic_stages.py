@@ -14,7 +14,8 @@ from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_co
 from .adopt import adopt_content
 from .checkpoint import latest_checkpoint, read_metadata, require_checkpoint
 from .config import to_mapping
-from .content_stage import CONTENT, encode_with
+from .content_stage import CONTENT, CONTENT_LOW, encode_with
+from .data_record import begin_stage, require_fitting, require_same_data
 from .distributed import own_device
 from .draws import Draws
 from .encoders import load_content_encoders
@@ -26,6 +27,7 @@ from .loop import fit
 from .rendering import Stage, load_stage
 from .student import StudentConfig, StudentObjective, distances_to_teacher
 from .teacher import TeacherConfig, TeacherObjective, denoising_errors
+from .vocoder_stage import VOCODER
 from .windows import require_windows
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ def training_clips(
     """
     if latest_checkpoint(run / CONTENT) is None and not (run / "corpus").is_dir():
         adopt_content(run, features.audio)
+    require_fitting(run, features, (CONTENT, CONTENT_LOW), (VOCODER,))
     encoders = load_content_encoders(run)
     require_windows(encoders[CONTENT][0], features.front_end)
     groups = [features.select(split, trained=True) for split in splits]
@@ -69,6 +72,7 @@ def train_teacher(
     with, and their network in place of `acoustic`.
     """
     features = FeatureIndex.open(run / "features")
+    record = begin_stage(run, TEACHER, features)
     if start is not None:
         start = _in_our_format(start, TEACHER, run)
         start.adopt_parts(run, TEACHER)
@@ -89,6 +93,7 @@ def train_teacher(
         "singers": features.trained_singers,
         "n_content": n_content,
         "content_encoders": encoder_hashes,
+        "data": record.write(run / TEACHER),
         **_augmentation(features),
         **({"init_from": start.facts(TEACHER)} if start else {}),
     }
@@ -131,15 +136,20 @@ def train_student(
     student's network to begin with; where only singers' vectors are trained, that is the end of it too.
     """
     teacher = require_checkpoint(run / TEACHER)
+    features = FeatureIndex.open(run / "features")
+    record = begin_stage(run, TEACHER, features)
+    require_same_data(run / folder, record, features.folder)
     start = None if start is None else _in_our_format(start, STUDENT, run)
     if start is not None and start.train == "embedding":
-        return keep_student(start, teacher, run / folder)
-    features = FeatureIndex.open(run / "features")
+        path = keep_student(start, teacher, run / folder)
+        record.write(run / folder)
+        return path
     (train, valid), encoder_hashes, _ = training_clips(features, run, ("train", "valid"), device, console)
     step, of_teacher = read_metadata(teacher)
     resolved: dict[str, Any] = {
         **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},
         "teacher": {"step": step, "sha256": sha256_of(teacher, "ema")},
+        "data": record.write(run / folder),
         **({"init_from": start.facts(STUDENT)} if start else {}),
         "student": config,
         "loop": to_mapping(config.loop),

@@ -4,16 +4,19 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ..runtime.errors import ComosvcError
 from ..runtime.pitch import told_f0
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from ..runtime.storage import replacing
 from .augmentation import AugmentationConfig, variation_path
+from .commands import train_command
 from .errors import ConfigError, DataError
 
 INDEX = "index.json"
@@ -53,6 +56,18 @@ class ClipEntry:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The recordings that features were made from."""
+
+    dataset: str
+    """How they are laid out: a name of `datasets.DATASETS`, or "corpus"."""
+    folder: str
+    """Absolute path."""
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Recording's id to the size (bytes) and the modification time (ns) of its file."""
+
+
+@dataclass(frozen=True)
 class FeatureIndex:
     folder: Path
     audio: AudioSpec
@@ -64,21 +79,43 @@ class FeatureIndex:
     """How the conditions were taken from the audio."""
     f0: F0Name = "swift-f0"
     """What found F0."""
+    source: Source | None = None
+    """Where the recordings lie; None where that is not known."""
+    recipe: str = ""
+    """The -c that they were prepared with, for hints."""
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureIndex":
         """Read `index.json`; a `DataError` names the command to run when it is not there."""
         path = folder / INDEX
         if not path.is_file():
-            raise DataError(f"{folder} holds no features\nhint: run it first: comosvc-train prepare -o {folder.parent}")
+            raise DataError(
+                f"{folder} holds no features\nhint: run it first: {train_command(folder.with_name('features'))}"
+            )
         try:
-            data = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is damaged: {error}\nhint: {_AGAIN}") from None
+            return cls._decode(folder, json.loads(path.read_text("utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError, ComosvcError) as error:
+            raise DataError(f"{path} is damaged: {type(error).__name__}: {error}\nhint: {_AGAIN}") from None
+
+    @classmethod
+    def _decode(cls, folder: Path, data: dict[str, Any]) -> "FeatureIndex":
         singers = {n: SingerEntry(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()}
         clips = tuple(ClipEntry(**clip) for clip in data["clips"])
-        varied, front_end = AugmentationConfig(**data.get("augmentation", {})), FrontEnd(**data.get("front_end", {}))
-        return cls(folder, AudioSpec(**data["audio"]), singers, clips, varied, front_end, data.get("f0", "swift-f0"))
+        source = None
+        if data.get("source"):
+            files = {name: (size, time) for name, (size, time) in data["source"]["files"].items()}
+            source = Source(data["source"]["dataset"], data["source"]["folder"], files)
+        return cls(
+            folder,
+            AudioSpec(**data["audio"]),
+            singers,
+            clips,
+            AugmentationConfig(**data.get("augmentation", {})),
+            FrontEnd(**data.get("front_end", {})),
+            data.get("f0", "swift-f0"),
+            source,
+            data.get("recipe", ""),
+        )
 
     def save(self) -> None:
         data = {
@@ -88,6 +125,8 @@ class FeatureIndex:
             "augmentation": asdict(self.augmentation),
             "front_end": asdict(self.front_end),
             "f0": self.f0,
+            "source": None if self.source is None else asdict(self.source),
+            "recipe": self.recipe,
         }
         with replacing(self.folder / INDEX) as partial:
             partial.write_text(json.dumps(data, indent=1), "utf-8")
@@ -97,6 +136,11 @@ class FeatureIndex:
         """Names in the order of the embedding table."""
         rows = {singer.index: name for name, singer in self.singers.items() if singer.index is not None}
         return [rows[index] for index in sorted(rows)]
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """The `song_mark` of each song of a trained singer that is not trained on."""
+        return frozenset(song_mark(clip.singer, clip.song) for clip in self.select("valid", trained=True))
 
     def select(self, split: str, *, trained: bool | None = None) -> list[ClipEntry]:
         """Clips of a split; `trained` keeps those of singers that have (or do not have) an embedding."""
@@ -126,6 +170,11 @@ class FeatureIndex:
         return self.folder / f"{clip.key}.{encoder}.safetensors"
 
 
+def song_mark(singer: str, song: str) -> str:
+    """A hash that stands for a song where its title need not be shown, 12 hexadecimal digits."""
+    return hashlib.sha256(f"{singer}/{song}".encode(errors="surrogateescape")).hexdigest()[:12]
+
+
 def require_audio(run: Path, audio: AudioSpec) -> None:
     """Raise `ConfigError` unless the features of `run` were made with these audio settings."""
     made = FeatureIndex.open(run / "features").audio
@@ -134,6 +183,21 @@ def require_audio(run: Path, audio: AudioSpec) -> None:
         raise ConfigError(
             f"the recipe's [audio] is not that of {run / 'features'}: {pairs}\n"
             "hint: give the recipe that they were prepared with, or prepare again into another -o folder"
+        )
+
+
+def require_crops(run: Path, n_frames: int) -> None:
+    """Raise `DataError` where a singer of `run` has no clip to train on of `n_frames` frames, which a stage to come
+    takes at a time.
+    """
+    features = FeatureIndex.open(run / "features")
+    longest = dict.fromkeys(features.trained_singers, 0)
+    for clip in features.select("train", trained=True):
+        longest[clip.singer] = max(longest[clip.singer], clip.frames)
+    if short := [f"{name} ({frames} frames)" for name, frames in longest.items() if frames < n_frames]:
+        raise DataError(
+            f"no clip of {', '.join(short)} is as long as the {n_frames} frames that the recipe's stages take at a "
+            "time\nhint: lower crop_frames in [vocoder], [teacher] and [student], or give longer recordings"
         )
 
 

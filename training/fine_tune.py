@@ -124,8 +124,8 @@ def keep_student(start: Start, teacher: Path, folder: Path) -> Path:
     model.denoiser.load_state_dict(load_acoustic(path, "ema").denoiser.state_dict())
     folder.mkdir(parents=True, exist_ok=True)
     resolved = {
-        **config,
-        "singers": of_teacher["singers"],
+        **{key: value for key, value in config.items() if key != "data"},
+        **{key: of_teacher[key] for key in ("singers", "data") if key in of_teacher},
         "teacher": {"step": read_metadata(teacher)[0], "sha256": sha256_of(teacher, "ema")},
         "init_from": start.facts("student"),
     }

@@ -1,7 +1,7 @@
 """Foreign checkpoints put together: everything of a bundle that comes from them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,18 @@ from ...runtime.limits import MOST_STEPS
 from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
 from ...training.errors import ForeignFileError
-from ...training.foreign.comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer
-from ...training.foreign.content_file import ImportedContent
+from ...training.foreign.comosvc_file import (
+    CONFIG_NAMES,
+    ImportedAcoustic,
+    Network,
+    read_comosvc,
+    says_m4singer,
+    singers_of,
+)
+from ...training.foreign.content_file import ImportedContent, content_files
 from ...training.foreign.parts import ForeignFile, content_at, settings_at, vocoder_at
 from ...training.foreign.sources import Source
+from ...training.foreign.vocoder_file import CONFIG_NAMES as VOCODER_CONFIG_NAMES
 from ...training.foreign.vocoder_file import ImportedVocoder
 from ..graphs import SAMPLER_STEPS
 from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
@@ -50,6 +58,7 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
     Raises `ForeignFileError` where one cannot be used or they do not belong together, `ExportError` without a word on
     the singers' consent.
     """
+    _check_request(request, statements)
     vocoder, vocoder_file = vocoder_at(request.vocoder, request.vocoder_config, request.vocoder_kind)
     acoustic, como_file = _read_acoustic(request, vocoder)
     content, content_file = content_at(request.content)
@@ -92,18 +101,17 @@ def parse_steps(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def parse_medians(texts: Sequence[str]) -> dict[str, float]:
-    """What `--f0-median NAME=HZ` says. Raises `ForeignFileError`."""
-    medians = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        try:
-            medians[name] = float(value)
-        except ValueError:
-            medians[name] = 0.0
-        if not name or not 20.0 <= medians[name] <= 2_000.0:
-            raise ForeignFileError(f"--f0-median {text}: must be NAME=HZ with 20 to 2000 Hz")
-    return medians
+def _check_request(request: ImportRequest, statements: Statements) -> None:
+    """What can be refused before a checkpoint is opened: addresses, configurations, and what is said of singers."""
+    como, vocoder = Source.parse(request.como), Source.parse(request.vocoder)
+    for source in (como, vocoder):
+        if source.repo is None:
+            source.file()
+    settings = settings_at(como, request.config, CONFIG_NAMES, "--config")
+    _singers(singers_of(settings), request.f0_medians_hz, statements)
+    says_m4singer(settings)
+    settings_at(vocoder, request.vocoder_config, VOCODER_CONFIG_NAMES, "--vocoder-config")
+    content_files(Source.parse(request.content))
 
 
 def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[ImportedAcoustic, ForeignFile]:

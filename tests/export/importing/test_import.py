@@ -36,6 +36,7 @@ from comosvc.export.assemble import TorchGraphs, build_files
 from comosvc.export.blobs import share
 from comosvc.export.cli import app
 from comosvc.export.errors import ExportError
+from comosvc.export.facts import Facts, changed
 from comosvc.export.importing.voice import ImportRequest, load_imported_voice, parse_steps
 from comosvc.export.statements import Statements
 from comosvc.export.verify import verify
@@ -43,10 +44,13 @@ from comosvc.runtime import Converter
 from comosvc.runtime.audio import resample
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError, OptionError
+from comosvc.runtime.low_latency import latency_samples
 from comosvc.runtime.self_test import vowel
 from comosvc.runtime.source import noise_frames, sine_source
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign import comosvc_file, content_file, vocoder_file
+from comosvc.training.progress import MinuteLines
 
 _SPEC = importlib.util.spec_from_file_location("authors", Path(__file__).parents[2] / "reference" / "authors.py")
 authors = importlib.util.module_from_spec(_SPEC)
@@ -90,11 +94,19 @@ def files(tmp_path_factory, home) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def student(files, tmp_path_factory) -> Path:
+def reported() -> list[str]:
+    """What was reported while `student` was imported."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def student(files, tmp_path_factory, reported) -> Path:
     path = tmp_path_factory.mktemp("voices") / "student.comosvc"
     parts = ["--como", files.student, "--vocoder", files.vocoder, "--content", files.content, "-o", str(path)]
     says = ["--consent", "signed form", "--licence", "CC-BY-4.0", "--credit", "A. Singer"]
-    done = CliRunner().invoke(app, ["import", *parts, *says, "--f0-median", "Singer-1=220", "--precision", "fp16"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MinuteLines, "report", lambda lines, text, share=None: reported.append(text))
+        done = CliRunner().invoke(app, ["import", *parts, *says, "--f0-median", "Singer-1=220", "--precision", "fp16"])
     assert done.exit_code == 0, done.output
     return path
 
@@ -342,6 +354,12 @@ def test_a_guessed_vocoder_is_said_unless_the_model_names_it(files, tmp_path, ca
         load_imported_voice(ImportRequest(como=files.student, config=str(tmp_path / "other.yaml"), **content), says)
 
 
+def test_import_says_what_it_does(student, reported):
+    assert reported[0] == "reading the checkpoints"
+    assert {f"tracing {graph}" for graph in ("content", "acoustic", "acoustic_n", "vocoder")} < set(reported)
+    assert {"comparing content with torch", "precisions fp16"} < set(reported)
+
+
 def test_what_the_manifest_says(student, teacher):
     manifest = open_bundle(student).manifest
     assert manifest.model.objective == "imported CoMoSVC student, online network, step 800000"
@@ -362,6 +380,29 @@ def test_what_the_manifest_says(student, teacher):
     model = open_bundle(teacher).manifest.model
     assert set(model.schedules) == {"2", "4", "8", "16", "50"}
     assert (model.default_steps, model.f0_extractor) == (50, "dio")
+
+
+def test_commands_that_describe_a_voice_take_imported_ones(student, teacher):
+    """They have no live encoder, no F0 statistics, and their content graph in the cache."""
+    for path in (student, teacher):
+        for command in (["inspect"], ["inspect", "--verbose"], ["verify"]):
+            done = CliRunner().invoke(app, [*command, str(path)], env={"COLUMNS": "80"})
+            assert done.exit_code == 0, done.output
+    shown = CliRunner().invoke(app, ["inspect", str(student)], env={"COLUMNS": "80"}).output
+    manifest = open_bundle(student).manifest
+    lag_ms = latency_samples(manifest, RATE) / RATE * 1e3
+    assert f"lags {lag_ms:.1f} ms behind" in shown
+    assert "20000" not in shown
+    assert "windows of 20 s" in shown
+    parts = manifest.lookahead_ms
+    assert 0.0 <= parts.total - lag_ms < 50.0  # of a stream, whose windows end 240 ms after a frame's centre
+
+
+def test_inspect_describes_a_voice_whose_shared_graph_is_missing(student, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["inspect", str(student)])
+    assert done.exit_code == 0, done.output
+    assert "not in the cache" in done.output
 
 
 def test_parity_is_stored_and_verified(student):
@@ -432,6 +473,54 @@ def test_refusals(files, tmp_path, changes, message):
     if changes.get("como") == "teacher":
         changes = {**changes, "como": files.teacher}
     assert message in imported(files, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"como": "folder"}, "is a folder; a file is needed\nhint: "),
+        ({"content": "folder"}, "como/model.safetensors is not there"),
+        ({"content": "como"}, "it is a CoMoSVC checkpoint\nhint: a CoMoSVC model is --como of comosvc-export import"),
+        ({"config": "como"}, "is a PyTorch checkpoint, no configuration"),
+        ({"como": "voice"}, "is a voice, no checkpoint\nhint: it is finished: comosvc-convert song.wav -m "),
+        ({"content": "voice"}, "is a voice, no checkpoint"),
+    ],
+)
+def test_other_files_are_named_with_their_option(files, student, tmp_path, changes, message):
+    places = {"folder": str(Path(files.student).parent), "como": files.student, "voice": str(student)}
+    changes = {option: places[name] for option, name in changes.items()}
+    if changes.get("como") == str(student):
+        changes["config"] = str(Path(files.student).with_name("config.yaml"))
+    assert message in imported(files, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"consent": ""}, {"f0_median": "Nobody=200"}, {"content": "nowhere.pt"}, {"vocoder_config": "nowhere.yaml"}],
+)
+def test_no_checkpoint_is_opened_before_the_arguments_are_checked(files, tmp_path, monkeypatch, changes):
+    opened = []
+    for module in (vocoder_file, comosvc_file, content_file):
+        monkeypatch.setattr(module, "read_checkpoint", opened.append)
+    imported(files, tmp_path, **changes)
+    assert not opened
+
+
+def test_a_place_that_takes_no_files_is_said_first(files, tmp_path):
+    (tmp_path / "file").touch()
+    parts = ["--como", files.student, "--vocoder", files.vocoder, "--content", files.content, "--consent", "x"]
+    done = CliRunner().invoke(app, ["import", *parts, "-o", str(tmp_path / "file" / "x.comosvc")])
+    assert done.exit_code == 1
+    assert "is no folder" in done.output
+
+
+def test_facts_that_are_set_later_are_those_of_an_import(files, student, tmp_path):
+    request = ImportRequest(como=files.student, vocoder=files.vocoder, content=files.content)
+    bare = load_imported_voice(request, Statements(consent="?"))
+    manifest = open_bundle(student).manifest
+    before = replace(manifest, singers=bare.singers, licences=bare.licences, consent=bare.consent)
+    facts = Facts(consent="signed form", licence="CC-BY-4.0", credit="A. Singer", f0_medians_hz={"Singer-1": 220.0})
+    assert changed(before, facts) == manifest
 
 
 def test_parts_of_different_systems_are_refused(files, tmp_path):
