@@ -11,6 +11,7 @@ from tiny_bundle import edited, tiny_files, write_zip
 
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import blocks
+from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.bundle_info import print_info
 from comosvc.runtime.calls import Batches, run
 from comosvc.runtime.errors import BundleError, OptionError
@@ -100,7 +101,7 @@ def test_a_voice_has_a_usual_number_of_steps(tmp_path, changes, usual):
         assert converter.stream(24_000).latency_samples == converter.stream(24_000, steps=usual).latency_samples
         assert converter.convert(hum, 24_000, steps=1).options.steps == 1
     shown = Console(width=200, record=True, file=StringIO())
-    print_info(converter, shown)
+    print_info(open_bundle(path), shown)
     assert f"steps: 1, 2, 4 ({usual} by default)" in shown.export_text()
 
 
