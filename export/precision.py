@@ -23,6 +23,7 @@ from .fp16 import FP16
 from .inputs import InputMaker
 from .int8 import INT8
 from .parity import Runner, onnx_runner
+from .shared_weights import store_once, with_common_tail
 from .variants import (
     OpenFp32,
     Precision,
@@ -64,6 +65,8 @@ def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
     manifest, files = add_precisions(bundle.manifest, files, names, bundle.graph_bytes, bundle.embeddings)
     shared = [name for name, entry in manifest.graphs.items() if entry.file is None]
     manifest, files = share(manifest, files, shared)
+    if any(entry.weights for entry in manifest.graphs.values()):
+        manifest, files = store_once(manifest, files)
     write_zip(path, files)
     return manifest
 
@@ -133,6 +136,7 @@ def _add(
         logger.warning("%s: all graphs stay in fp32: %s", precision.name, error)
         kept |= dict.fromkeys(made, str(error))
         made, facts, rows = {}, {}, []
+    made = with_common_tail(made)
     record = {
         "graphs": {name: sha256(data) for name, data in made.items()},
         "versions": versions(),
@@ -166,17 +170,17 @@ def _with_variant(
     manifest: Manifest, files: Files, precision: str, made: Files, record: dict[str, Any]
 ) -> tuple[Manifest, Files]:
     """The bundle with the graphs `made`, in the place of those that it had in this precision."""
-    old = {entry.file for entry in manifest.variants.get(precision, {}).values()}
+    old = {name for entry in manifest.variants.get(precision, {}).values() for name in entry.files}
     files = {name: data for name, data in files.items() if name not in old}
     entries: dict[str, GraphEntry] = {}
     for name, data in made.items():
         entries[name] = graph_entry(name, data, precision)
         files[graph_file(name, precision)] = data
-    parity = json.loads(files[PARITY_FILE])
+    parity = json.loads(files.get(PARITY_FILE, b"{}"))
     parity.setdefault("variants", {})[precision] = record
     files[PARITY_FILE] = json.dumps(parity, indent=1).encode()
     facts = manifest.provenance
-    facts = {**facts, "files": {**facts["files"], PARITY_FILE: sha256(files[PARITY_FILE])}}
+    facts = {**facts, "files": {**facts.get("files", {}), PARITY_FILE: sha256(files[PARITY_FILE])}}
     others = {name: variant for name, variant in manifest.variants.items() if name != precision}
     variants = {**others, precision: entries} if entries else others
     manifest = replace(manifest, variants=variants, provenance=facts)

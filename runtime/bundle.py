@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BundleError, ComosvcError
+from .file_kinds import not_a_voice
 from .graph_file import check_graph_file
 from .manifest import MANIFEST_FILE, GraphEntry, Manifest, fits_digest, from_json
 
@@ -45,6 +46,10 @@ class Store(Protocol):
 
     def read(self, name: str, most: int) -> bytes:
         """The file `name`, which may have `most` bytes."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Bytes of the file `name`."""
         ...
 
     def names(self) -> list[str]:
@@ -76,11 +81,19 @@ class Bundle:
         Raises `BundleError` unless its hash is the manifest's and it is a plain graph (`graph_file`): no engine and no
         other reader of ONNX files sees one that is not.
         """
-        data = self._blob(name, entry) if entry.file is None else self._store.read(entry.file, _GRAPH_LIMIT)
-        what = f"{self.origin}: {entry.file or name}"
+        inside = (self._store.read(file, _GRAPH_LIMIT) for file in entry.files)
+        data = b"".join(inside) if entry.files else self._blob(name, entry)
+        what = f"{self.origin}: {' + '.join(entry.files) or name}"
         _verify(data, entry.sha256, what)
         check_graph_file(data, f"{what}: the {name} graph")
         return data
+
+    def entry_size(self, entry: GraphEntry) -> int | None:
+        """Bytes of the ONNX file of an entry; None if it should lie in the cache and is not there."""
+        if entry.files:
+            return sum(map(self._store.size, entry.files))
+        path = self._cached(entry)
+        return path.stat().st_size if path.is_file() else None
 
     def read(self, name: str) -> bytes:
         """Any other file of the bundle by name; its hash is compared if the manifest has it. Raises `BundleError`."""
@@ -104,8 +117,11 @@ class Bundle:
         for name in self.manifest.files:
             self.read(name)
 
+    def _cached(self, entry: GraphEntry) -> Path:
+        return self.home / "blobs" / entry.sha256
+
     def _blob(self, name: str, entry: GraphEntry) -> bytes:
-        path = self.home / "blobs" / entry.sha256
+        path = self._cached(entry)
         if not path.is_file():
             raise BundleError(
                 f"{self.origin}: the {name} graph is not inside the bundle and not in {path.parent}\n"
@@ -124,8 +140,11 @@ def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bund
     """
     path = _locate(model)
     origin = os.fspath(model)
-    store: Store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
-    text = store.read(MANIFEST_FILE, _MANIFEST_LIMIT)
+    try:
+        store: Store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
+        text = store.read(MANIFEST_FILE, _MANIFEST_LIMIT)
+    except BundleError as error:
+        raise BundleError(not_a_voice(path, origin) or str(error)) from error
     manifest = from_json(text, origin)
     embeddings = _read_embeddings(store, manifest, origin)
     fits = fits_digest(text)
@@ -237,6 +256,10 @@ class _Folder:
                 )
             return [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
 
+    def size(self, name: str) -> int:
+        with _reading(f"{self._origin}: {name}"):
+            return self._path(name).stat().st_size
+
     def read(self, name: str, most: int) -> bytes:
         with _reading(f"{self._origin}: {name}"):
             path = self._path(name)
@@ -269,7 +292,10 @@ class _Zip:
             _checked_name(name.removesuffix("/"), self._origin)
             # Sums of the stored sizes then bound what is read, so no archive can unfold into more than its own size.
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-                raise BundleError(f"{self._origin}: {name} is compressed; a bundle is an uncompressed zip")
+                raise BundleError(
+                    f"{self._origin}: {name} is compressed; a bundle is an uncompressed zip\n"
+                    f"hint: unpack it, then: comosvc-export pack FOLDER -o voice{SUFFIX}"
+                )
             if info.flag_bits & 1 or name in members or stat.S_ISLNK(info.external_attr >> 16):
                 raise BundleError(f"{self._origin}: {name} is encrypted, a link, or there twice")
             members[name] = info
@@ -286,6 +312,9 @@ class _Zip:
 
     def names(self) -> list[str]:
         return [name for name in self._members if not name.endswith("/")]
+
+    def size(self, name: str) -> int:
+        return self._info(name).file_size
 
     def read(self, name: str, most: int) -> bytes:
         info = self._info(name)

@@ -37,6 +37,9 @@ _F0 = Range(10.0, 10_000.0, "Hz; people sing from about 40 to 2000")
 _DIM = Range(1, 2**31 - 1, "a fixed size of a tensor; the contract of its graph says which")
 _LEVEL = Range(1e-9, 1e6, "a noise level; the authors' go from 0.002 to 80")
 
+MOST_STEPS = 200
+"""The authors' teacher takes 50."""
+
 RANGES: dict[str, Range] = {
     "format_version": Range(1, 1, "the format of this version"),
     "audio.sample_rate": Range(8_000, 192_000, "Hz; the rates of files and devices"),
@@ -64,6 +67,7 @@ RANGES: dict[str, Range] = {
     "model.source.channels": Range(1, 64, "an NSF source has 9"),
     "model.initial_noise_scale": Range(0.0, 100.0, "1 is the authors'"),
     "model.schedules.*.*": Range(0, 9_999, "a row of the table of noise levels"),
+    "model.default_steps": Range(1, MOST_STEPS, "the authors' teacher takes 50"),
     "model.ode.sigmas.*": _LEVEL,
     "model.ode.mel_mean.*": Range(-1e4, 1e4, "a logarithm of a magnitude"),
     "model.ode.mel_scale": Range(1e-6, 1e4, "the spread of logarithms of magnitudes"),
@@ -75,14 +79,13 @@ RANGES: dict[str, Range] = {
     "lookahead_ms.*": _LOOKAHEAD_MS,
 }
 """By the place in `bundle.json`; `*` is any key of an object of free keys, any index, or any graph of a context."""
-MOST_STEPS = 200
-"""The authors' teacher takes 50."""
 SLOWEST_FRAMES_HZ, FASTEST_FRAMES_HZ = 10.0, 1_000.0
 """Mel frames per second; 86 and 187.5 are usual."""
 SHORTEST_WINDOW_S = 0.5
 """A content window, where there are any: each is a call of the encoder."""
 FREE_KEYS = ("context", "lookahead_ms")
-_NAMES = ("name", "singer_embedding_file", "graphs.*.file", "variants.*.*.file")
+_FILES = ("graphs.*.file", "graphs.*.weights", "variants.*.*.file", "variants.*.*.weights")
+_NAMES = ("name", "singer_embedding_file", *_FILES)
 
 
 def check_limits(manifest: Any) -> None:

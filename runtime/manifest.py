@@ -15,7 +15,7 @@ from . import limits
 from .errors import BundleError
 from .graph import GRAPHS, TensorSpec
 from .source import SINE_HARMONICS
-from .spec import AudioSpec, FrontEnd
+from .spec import AudioSpec, F0Name, FrontEnd
 from .strict import MismatchError, decode, encode
 from .text import abridged
 
@@ -42,6 +42,14 @@ class GraphEntry:
     outputs: tuple[tuple[str, str, tuple[int | str, ...]], ...]
     file: str | None = None
     """Name inside the bundle; None: the file lies in the cache under its hash."""
+    weights: str | None = None
+    """A file inside the bundle that follows `file`: the rest of the ONNX file, which other graphs end with too. The
+    hash is of both together."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files inside the bundle whose bytes, one after the other, are the ONNX file; none: it lies in the cache."""
+        return tuple(name for name in (self.file, self.weights) if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +108,22 @@ class ModelEntry:
     """Where the training departs from the published recipe."""
     ode: OdeEntry | None = None
     """The model is a teacher, whose steps follow its ODE; None: a student's steps, each with fresh noise."""
+    default_steps: int | None = None
+    """Steps of a conversion that names no number; None: see `usual_steps`."""
+    f0_extractor: F0Name = "swift-f0"
+    """What found the F0 that the model was trained on."""
+
+    @property
+    def step_counts(self) -> tuple[int, ...]:
+        """Numbers of steps that a conversion can take, ascending."""
+        return (1, *sorted(map(int, self.schedules)))
+
+    @property
+    def usual_steps(self) -> int:
+        """`default_steps`; without it 1, and the longest schedule of a model that follows an ODE."""
+        if self.default_steps is not None:
+            return self.default_steps
+        return 1 if self.ode is None else self.step_counts[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +298,8 @@ def check(manifest: Manifest) -> None:
         _expect(known, f"model.schedules[{steps}]: steps are whole numbers from 2 to {limits.MOST_STEPS}")
         _expect(len(indices) == number - 1, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
     _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
+    can = model.usual_steps in model.step_counts
+    _expect(can, f"model.default_steps is {model.default_steps}; the voice can do {model.step_counts}")
     if model.ode is not None:
         _check_ode(model, manifest.audio)
     has_low = manifest.context.content_low is not None
@@ -351,6 +377,8 @@ def _check_entries(where: str, precision: str, entries: dict[str, GraphEntry], m
         "H": manifest.model.source.channels,
     }
     for name, entry in entries.items():
+        alone = entry.file is not None or entry.weights is None
+        _expect(alone, f"{where}.{name}.weights is {entry.weights}, and there is no file before it")
         _expect(name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}")
         _expect(entry.precision == precision, f"{where}.{name} is {entry.precision}; it must be {precision}")
         _expect(_is_sha256(entry.sha256), f"{where}.{name}.sha256 is not a SHA-256")

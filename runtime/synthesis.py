@@ -141,7 +141,7 @@ class Synthesis:
 
     def _make_mel(self) -> Work[None]:
         analysis = self._analysis
-        goal = None if analysis.n_frames is None else analysis.n_frames + self._vocoder_context.future
+        goal = None if analysis.n_covering is None else analysis.n_covering + self._vocoder_context.future
         pieces, end = [], self.mel.end
         while goal is None or end < goal:
             first, end = next_piece(end, self._piece, goal)
@@ -166,7 +166,7 @@ class Synthesis:
         return self._analysis.sung_f0_hz.read(first, last) * self._ratio
 
     def _make_audio(self) -> Work[None]:
-        analysis, goal = self._analysis, self._analysis.n_frames
+        analysis, goal = self._analysis, self._analysis.n_covering
         pieces, end = [], self._frames_sung
         while goal is None or end < goal:
             first, last = next_piece(end, self._piece, goal)

@@ -208,7 +208,7 @@ def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
     if not folder.is_dir():
         with _all_or_nothing(folder) as made:
             every = (manifest.graphs, *manifest.variants.values())
-            for file in filter(None, (entry.file for entries in every for entry in entries.values())):
+            for file in {name for entries in every for entry in entries.values() for name in entry.files}:
                 if model.is_relative_to(cache_folder()):
                     os.link(model / file, made / file)  # half a gigabyte that need not be there once more
                 else:

@@ -1,7 +1,9 @@
 """A run folder becomes a bundle, and `verify` notices whatever happens to it afterwards."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,13 @@ from comosvc.export.parity import LENGTHS, onnx_runner
 from comosvc.export.probes import encode_probes, make_probes
 from comosvc.export.statements import Statements
 from comosvc.export.verify import verify
-from comosvc.export.voice import Voice, load_voice
+from comosvc.export.voice import Voice, data_summary, load_voice
 from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError
 from comosvc.runtime.graph import GRAPHS
 from comosvc.training.errors import DataError, TrainingError
+from comosvc.training.features import FeatureIndex, song_mark
 from comosvc.training.vocoder import VocoderConfig
 
 Files = dict[str, bytes]
@@ -173,6 +176,35 @@ def test_a_missing_stage_names_its_command(run, tmp_path, missing, hint):
             (tmp_path / stage).symlink_to(run / stage)
     with pytest.raises((TrainingError, DataError), match=hint):
         load_voice(tmp_path, Statements())
+
+
+def test_a_bundle_says_which_songs_were_held_out_without_their_titles(run, voice):
+    features = FeatureIndex.open(run / "features")
+    held_out = replace(features, clips=tuple(replace(clip, split="valid") for clip in features.clips))
+    assert voice.provenance["data"]["held_out"] == []
+    assert data_summary(held_out)["held_out"] == [song_mark("chorus", "song")]
+
+
+@pytest.mark.parametrize("folder", ["student-published", "student"])
+def test_every_missing_command_is_named_with_the_recipe(make_run, tmp_path, folder):
+    run = make_run(tmp_path / "run")
+    features = FeatureIndex.open(run / "features")
+    replace(features, recipe="my own.toml").save()
+    for stage in ("vocoder", "teacher", "student"):
+        (run / stage).rename(tmp_path / stage)
+    commands = [f"comosvc-train {stage} -c 'my own.toml' -o {run}" for stage in ("vocoder", "teacher", "student")]
+    commands[2] += " --published" if folder == "student-published" else ""
+    with pytest.raises(TrainingError, match=re.escape("hint: run " + ", then ".join(commands))):
+        load_voice(run, Statements(), folder)
+
+
+def test_singers_that_came_after_the_training_are_named(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    features = FeatureIndex.open(run / "features")
+    zoe = replace(features.singers["bass"], index=3)
+    replace(features, singers={**features.singers, "zoe": zoe}).save()
+    with pytest.raises(ExportError, match=r"was trained with other data: singers added: zoe\nhint: "):
+        load_voice(run, Statements())
 
 
 def test_stages_of_different_runs_are_refused(make_run, tmp_path):
