@@ -56,8 +56,9 @@ class Statements:
         each network that was not trained here.
         """
         ours = [part for part in ("content", "acoustic", "vocoder") if part not in taken_from]
+        own_graphs = f"{_listed(ours)} graph{'s' * (len(ours) > 1)}"
         entries = [
-            LicenceEntry(part=f"{_listed(ours)} graph{'s' * (len(ours) > 1)}", licence="MIT", credit=_OURS),
+            *([LicenceEntry(part=own_graphs, licence="MIT", credit=_OURS)] if ours else []),
             *(imported_part(part, file) for part, file in taken_from.items()),
             PITCH_LICENCE,
         ]
@@ -85,7 +86,7 @@ def is_imported(entry: LicenceEntry, part: str) -> bool:
 
 
 def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def data_card(run: Path, features: FeatureIndex) -> str:

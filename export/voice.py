@@ -189,9 +189,11 @@ def stage_facts(run: Path, stage: str) -> dict[str, Any]:
 
 
 def taken_from(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The files that stages were taken from instead of being trained, by stage."""
+    """The files that stages were taken from instead of being trained, by graph."""
     configs = {name: facts["config"] for name, facts in stages.items()}
-    return {name: config["taken_from"]["file"] for name, config in configs.items() if "taken_from" in config}
+    graphs = {TEACHER: "acoustic"}  # the student is made of it
+    taken = {name: config["taken_from"]["file"] for name, config in configs.items() if "taken_from" in config}
+    return {graphs.get(name, name): file for name, file in taken.items()}
 
 
 def data_summary(features: FeatureIndex) -> dict[str, Any]:
@@ -218,13 +220,20 @@ def objective(config: StudentConfig) -> str:
 def published_departures(teacher: dict[str, Any], student: dict[str, Any]) -> tuple[str, ...]:
     """Each setting that is not the published recipe's, as "table.key = value (published: value)"."""
     acoustic = from_mapping(AcousticConfig, student["acoustic"], "acoustic")
-    teaching = from_mapping(TeacherConfig, teacher["teacher"], "teacher")
     distilling = from_mapping(StudentConfig, student["student"], "student")
     return (
         *_differences("acoustic", acoustic, AUTHORS_ACOUSTIC),
-        *_differences("teacher", teaching, TeacherConfig(loop=teaching.loop)),
+        *_teacher_departures(teacher),
         *_differences("student", distilling, StudentConfig(loop=distilling.loop)),
     )
+
+
+def _teacher_departures(config: dict[str, Any]) -> list[str]:
+    """None of a teacher that was taken from a file: how it was trained is not known."""
+    if "taken_from" in config:
+        return []
+    teaching = from_mapping(TeacherConfig, config["teacher"], "teacher")
+    return _differences("teacher", teaching, TeacherConfig(loop=teaching.loop))
 
 
 def _differences(where: str, config: Any, published: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """The commands `teacher` and `student`: from the features of a run to checkpoints."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .draws import Draws
 from .encoders import load_content_encoders
 from .features import FeatureIndex
 from .fine_tune import Start, initial_model, keep_student, load_acoustic, sha256_of
+from .foreign.acoustic_stage import ENDINGS, take_acoustic
 from .illustration import illustrate
 from .loop import fit
 from .rendering import Stage, load_stage
@@ -72,6 +74,7 @@ def train_teacher(
     features = FeatureIndex.open(run / "features")
     record = begin_stage(run, TEACHER, features)
     if start is not None:
+        start = _in_our_format(start, TEACHER, run)
         start.adopt_parts(run, TEACHER)
     (train, valid), encoder_hashes, n_content = training_clips(features, run, ("train", "valid"), device, console)
     torch.manual_seed(seed)
@@ -109,6 +112,15 @@ def train_teacher(
     )
 
 
+def take_teacher(address: str, settings: str | None, run: Path) -> Path:
+    """Make the authors' teacher at a path or hf:// address the teacher of `run`, for the singers of its features.
+
+    `settings`: its config.yaml; None looks beside it. Returns its checkpoint. Raises as `take_acoustic` does.
+    """
+    singers = FeatureIndex.open(run / "features").trained_singers
+    return take_acoustic(address, settings, TEACHER, run, run / TEACHER, singers)
+
+
 def train_student(
     config: StudentConfig,
     run: Path,
@@ -127,6 +139,7 @@ def train_student(
     features = FeatureIndex.open(run / "features")
     record = begin_stage(run, TEACHER, features)
     require_same_data(run / folder, record, features.folder)
+    start = None if start is None else _in_our_format(start, STUDENT, run)
     if start is not None and start.train == "embedding":
         path = keep_student(start, teacher, run / folder)
         record.write(run / folder)
@@ -165,6 +178,14 @@ def train_student(
         illustrate=illustrate(run, Stage(folder, 0, objective.model, taught.singers, config), taught),
         console=console,
     )
+
+
+def _in_our_format(start: Start, stage: str, run: Path) -> Start:
+    """`start` with a checkpoint of the authors' turned into one of ours, in `run / "init-from"`."""
+    if start.source.suffix not in ENDINGS or not start.source.is_file():
+        return start
+    taken = take_acoustic(str(start.source), None, stage, run, run / "init-from" / stage)
+    return replace(start, source=taken)
 
 
 def _augmentation(features: FeatureIndex) -> dict[str, Any]:

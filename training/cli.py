@@ -64,7 +64,11 @@ NodesOption = Annotated[int | None, typer.Option("--nodes", help="Machines, star
 StrategyOption = Annotated[str | None, typer.Option("--strategy", help="auto or ddp.")]
 InitOption = Annotated[
     Path | None,
-    typer.Option("--init-from", help="Start from the weights of another run folder, or of a checkpoint in one."),
+    typer.Option(
+        "--init-from",
+        help="Start from the weights of another run folder, of a checkpoint in one, or of the CoMoSVC authors' "
+        "model_<step>.pt with its config.yaml beside it.",
+    ),
 ]
 TrainOption = Annotated[
     str, typer.Option("--train", help="With --init-from: embedding (the new singers' vectors only) or all.")
@@ -385,6 +389,18 @@ def student(
     strategy: StrategyOption = None,
     init_from: InitOption = None,
     train: TrainOption = "all",
+    teacher_file: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="Distil this teacher of the CoMoSVC authors' code, model_<step>.pt (a path or "
+            "hf://owner/name@commit/file), instead of the run's own. The run needs their front end (recipe authors), "
+            "ContentVec, and recordings of singers that the teacher has.",
+        ),
+    ] = None,
+    teacher_config: Annotated[
+        str | None, typer.Option("--teacher-config", help="config.yaml of --teacher. Default: beside it.")
+    ] = None,
     published: Annotated[
         bool,
         typer.Option(
@@ -393,11 +409,19 @@ def student(
     ] = False,
 ) -> None:
     """Distil the teacher into the student that needs one step."""
-    from .acoustic_stages import train_student
+    from .acoustic_stages import take_teacher, train_student
+
+    def taught(stage: Stage) -> Path:
+        """The run, whose teacher is now that of --teacher, if one is given."""
+        if teacher_file is not None:
+            take_teacher(teacher_file, teacher_config, stage.run)
+        elif teacher_config is not None:
+            raise ConfigError("--teacher-config is about a teacher from a file\nhint: name the file with --teacher")
+        return stage.run
 
     _run_stage(
         lambda s: train_student(
-            s.placed(s.recipe.student.as_published() if published else s.recipe.student), s.run, **s.how,
+            s.placed(s.recipe.student.as_published() if published else s.recipe.student), taught(s), **s.how,
             folder=STUDENT_PUBLISHED if published else "student", start=_start(init_from, train),
         ),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,

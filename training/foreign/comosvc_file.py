@@ -47,13 +47,15 @@ class ImportedAcoustic:
     ignored: dict[str, int]
 
 
-def read_comosvc(path: Path, settings: Settings, audio: AudioSpec, network: Network = "online") -> ImportedAcoustic:
-    """The model of a checkpoint whose vocoder was trained with `audio`.
+def read_comosvc(
+    path: Path, settings: Settings, audio: AudioSpec, network: Network = "online", of: str = "the vocoder"
+) -> ImportedAcoustic:
+    """The model of a checkpoint that was trained with `audio`, which messages call that of `of`.
 
     `network`: the authors convert with the online network; a student's file has the averaged one ("ema") too. Raises
     `ForeignFileError` where weights, settings and vocoder do not belong together.
     """
-    _check_front_end(settings.table("data"), audio)
+    _check_front_end(settings.table("data"), audio, of)
     _check_type(settings.table("model"))
     content = read_checkpoint(path)
     require_part(content, Part.MODEL, path)
@@ -114,7 +116,7 @@ def _differing(weights: ForeignWeights, prefix: str, settings: Settings) -> str:
     )
 
 
-def _check_front_end(data: Settings, audio: AudioSpec) -> None:
+def _check_front_end(data: Settings, audio: AudioSpec, of: str) -> None:
     """What the model was trained on must be what the vocoder takes and what we compute."""
     pairs = {
         "sampling_rate": audio.sample_rate,
@@ -122,11 +124,11 @@ def _check_front_end(data: Settings, audio: AudioSpec) -> None:
         "filter_length": audio.n_fft,
         "win_length": audio.win_length,
     }
-    for key, of_vocoder in pairs.items():
-        if data.integer(key) != of_vocoder:
+    for key, given in pairs.items():
+        if data.integer(key) != given:
             raise ForeignFileError(
-                f"{data.where}: {key} is {data.integer(key)}, the vocoder's is {of_vocoder}\n"
-                "hint: give the vocoder that the model was trained for"
+                f"{data.where}: {key} is {data.integer(key)}, {of}'s is {given}\n"
+                f"hint: {of} must be for what the model was trained with"
             )
     for key, wanted in (
         ("encoder_sample_rate", audio.content_sample_rate),

@@ -265,7 +265,7 @@ def test_the_whole_path_is_the_authors(student, teacher, kind, steps, n_samples)
 def test_the_common_weights_are_stored_once(student, tmp_path):
     """In both precisions, and every graph is still whole for whoever opens it."""
     bundle = open_bundle(student)
-    files = open_bundle(student).all_files()
+    files = bundle.all_files()
     for entries, suffix in ((bundle.manifest.graphs, ""), (bundle.manifest.variants["fp16"], ".fp16")):
         pair = [entries[name] for name in ("acoustic", "acoustic_n")]
         assert [entry.weights for entry in pair] == [f"acoustic_weights{suffix}.onnx"] * 2
