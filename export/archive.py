@@ -24,14 +24,15 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        # The 64-bit form, for 2 GiB and more, is not read again (`runtime.bundle`).
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
             for name in sorted(files, key=lambda name: (name != MANIFEST_FILE, name)):
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.external_attr = _MODE
                 info.create_system = 3  # Unix, wherever it is written
                 archive.writestr(info, files[name])
         partial.replace(path)
-    except OSError as error:
+    except (OSError, zipfile.LargeZipFile) as error:
         partial.unlink(missing_ok=True)
         raise ExportError(f"{path} cannot be written: {error}") from error
 
@@ -39,13 +40,16 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
 def pack(source: Path, path: Path, full: bool) -> Manifest:
     """Pack a bundle, usually an unpacked one, or a shipped voice by name, into the zip `path`, every hash checked.
 
-    `full` puts graphs from the cache inside.
+    `full` puts graphs from the cache inside. A manifest of an older version gets its digest; one that was changed since
+    is refused, as is whatever else `Bundle.verify` refuses.
     """
     bundle = open_bundle(shipped_voices().get(str(source), source))
     bundle.verify()
     manifest, files = bundle.manifest, bundle.all_files()
     if full:
         manifest, files = _filled(manifest, files)
+    elif bundle.digest_fits is None:
+        files = {**files, MANIFEST_FILE: to_json(manifest).encode()}
     write_zip(path, files)
     return manifest
 

@@ -397,8 +397,8 @@ def _check_tensors(
     contract = {tensor.name: tensor for tensor in wanted}
     names = [name for name, _, _ in found]
     required = [name for name in contract if name not in optional]
-    fits = len(set(names)) == len(names) and set(required) <= set(names) <= set(contract)
-    _expect(fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}")
+    fits = set(required) <= set(names) and names == [name for name in contract if name in names]
+    _expect(fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}, in this order")
     for name, dtype, dims in found:
         tensor = contract[name]
         _expect(dtype == tensor.dtype, f"{where}: {name} is {dtype}, the contract has {tensor.dtype}")

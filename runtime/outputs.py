@@ -15,7 +15,7 @@ _BROKEN = "hint: the bundle is broken; comosvc-export verify says more"
 
 def check_outputs(grid: Grid, entry: GraphEntry, inputs: Mapping[str, Shape], outputs: Sequence[NDArray]) -> None:
     """Raise `BundleError` unless `outputs`, in the order of `entry`, have the element types and shapes that inputs of
-    these shapes ask for, and are finite.
+    these shapes ask for.
     """
     lengths = _lengths(grid, inputs)
     letters = {tensor.name: tensor.dims for tensor in GRAPHS[grid.graph].outputs}
@@ -31,8 +31,13 @@ def check_outputs(grid: Grid, entry: GraphEntry, inputs: Mapping[str, Shape], ou
             raise BundleError(
                 f"{what} {output.dtype} {output.shape} for {asked}; it must be {dtype} ({wanted})\n{_BROKEN}"
             )
-        if not np.isfinite(output).all():
-            bad = output.size - np.count_nonzero(np.isfinite(output))
+
+
+def check_finite(graph: str, outputs: Sequence[NDArray]) -> None:
+    """Raise `BundleError` for numbers that are NaN or infinite; `outputs` are in the order of the contract."""
+    for index, output in enumerate(outputs):
+        if bad := output.size - np.count_nonzero(np.isfinite(output)):
+            what = f"the {graph} graph gave {GRAPHS[graph].outputs[index].name}"
             raise BundleError(f"{what} with {bad} of {output.size} numbers that are NaN or infinite\n{_BROKEN}")
 
 

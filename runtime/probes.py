@@ -13,7 +13,7 @@ from .errors import BundleError, ComosvcError
 from .framing import ceil_div
 from .graph import GRAPHS
 from .manifest import OPTIONAL_INPUTS, Manifest
-from .outputs import check_outputs
+from .outputs import check_finite, check_outputs
 from .profiles import grid_of
 from .providers import cpu
 
@@ -89,7 +89,9 @@ def _check_probe(what: str, probe: Probe, manifest: Manifest) -> None:
         raise BundleError(f"{what}: content_index is {index.min()} to {index.max()}, of {sizes['S']} rows of content")
     shapes = {name: array.shape for name, array in probe.inputs.items()}
     try:
-        check_outputs(grid_of(manifest, probe.graph), entry, shapes, [probe.outputs[t[0]] for t in entry.outputs])
+        outputs = [probe.outputs[name] for name, _, _ in entry.outputs]
+        check_outputs(grid_of(manifest, probe.graph), entry, shapes, outputs)
+        check_finite(probe.graph, outputs)
     except BundleError as error:
         raise BundleError(f"{what}: {error}") from error
 

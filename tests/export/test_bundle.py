@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 from typer.testing import CliRunner
 
 from comosvc.export.archive import pack, sha256, write_zip
@@ -255,6 +255,77 @@ def test_pack_full_puts_cached_graphs_inside(files, tmp_path, monkeypatch):
 def test_pack_refuses_what_is_no_bundle(tmp_path):
     with pytest.raises(BundleError, match=r"bundle.json is missing; this is not a voice bundle"):
         pack(tmp_path, tmp_path / "a.comosvc", full=False)
+
+
+@pytest.fixture
+def unpacked(files, tmp_path):
+    """The folder of the export."""
+    folder = tmp_path / "voice"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_changed_licence_is_noticed_by_every_command(unpacked, tmp_path):
+    manifest = (unpacked / "bundle.json").read_text("utf-8")
+    (unpacked / "bundle.json").write_text(manifest.replace("imitate no person", "imitate some person"), "utf-8")
+    for command in (["verify", unpacked], ["pack", unpacked, "-o", tmp_path / "a.comosvc"]):
+        done = CliRunner().invoke(app, [str(word) for word in command])
+        assert done.exit_code == 1
+        assert "bundle.json is not what was written" in done.output.replace("\n", " ")
+    assert not (tmp_path / "a.comosvc").exists()
+    assert "CHANGED since it was written" in CliRunner().invoke(app, ["inspect", str(unpacked)]).output
+
+
+def test_an_older_manifest_says_so_until_it_is_packed(unpacked, tmp_path):
+    (unpacked / "bundle.json").write_bytes(edited_manifest((unpacked / "bundle.json").read_bytes(), lambda m: None))
+    done = CliRunner().invoke(app, ["verify", str(unpacked)])
+    assert done.exit_code == 0
+    assert "an older version wrote its manifest" in done.output
+    pack(unpacked, tmp_path / "a.comosvc", full=False)
+    assert open_bundle(tmp_path / "a.comosvc").digest_fits is True
+
+
+DAMAGE = {
+    "no parity": ("parity.json", lambda d: b"{}"),
+    "no JSON": ("parity.json", lambda d: b"\xff"),
+    "parity of another form": ("parity.json", lambda d: edited_json(d, lambda p: p.update(graphs=[1]))),
+    "variants of another form": ("parity.json", lambda d: edited_json(d, lambda p: p.update(variants={"int8": 3}))),
+    "deep": ("parity.json", lambda d: b"[" * 100_000),
+    "no probes": ("probes.safetensors", lambda d: save({})),
+    "no tensors": ("probes.safetensors", lambda d: b"garbage"),
+    "no graph": ("content.onnx", lambda d: b"garbage"),
+    "another graph": ("content.onnx", lambda d: onnx.ModelProto(ir_version=10).SerializeToString()),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_verify_and_inspect_name_what_is_damaged_though_its_hash_fits(files, unpacked, what):
+    name, damage = DAMAGE[what]
+    data = damage(files[name])
+    (unpacked / name).write_bytes(data)
+
+    def edit(manifest: dict) -> None:
+        if name in manifest["provenance"]["files"]:
+            manifest["provenance"]["files"][name] = sha256(data)
+        else:
+            manifest["graphs"][name.removesuffix(".onnx")]["sha256"] = sha256(data)
+
+    (unpacked / "bundle.json").write_bytes(edited_manifest(files["bundle.json"], edit))
+    with pytest.raises(BundleError, match=name):
+        verify(unpacked)
+    done = CliRunner().invoke(app, ["inspect", str(unpacked)])
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_a_graph_that_fails_is_the_bundles_fault(files, tmp_path):
+    """Its bytes are plain and its hashes agree; the engine refuses it."""
+    model = onnx.load_from_string(files["content.onnx"])
+    model.graph.node[0].input[0] = "nowhere"
+    path = written(with_graph(files, "content", model.SerializeToString(), forge=True), tmp_path)
+    with pytest.raises(BundleError, match=r"the fp32 content graph fails: "):
+        verify(path)
 
 
 def test_a_failed_write_leaves_nothing(files, tmp_path):

@@ -43,8 +43,8 @@ def assert_same_export(first: dict[str, bytes], second: dict[str, bytes]) -> Non
     added = parity[0].pop("variants")["fp16"]["graphs"]
     assert {name: entry["sha256"] for name, entry in manifests[0]["variants"]["fp16"].items()} == added
     for manifest in manifests:
-        del manifest["provenance"]["commit"], manifest["variants"], manifest["provenance"]["files"]["parity.json"]
-        del manifest["digest"]
+        del manifest["digest"], manifest["variants"], manifest["provenance"]["commit"]
+        del manifest["provenance"]["files"]["parity.json"]
         manifest["provenance"]["files"].pop("preview.flac", None)
     assert manifests[0] == manifests[1]
     assert parity[0] == parity[1]

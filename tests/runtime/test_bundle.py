@@ -217,6 +217,23 @@ def test_a_file_that_is_no_graph_is_refused(files, tmp_path):
     refused(write_zip(tmp_path / "a.comosvc", broken), "content graph cannot be loaded")
 
 
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_no_engine_sees_a_graph_that_is_not_plain(files, tmp_path, monkeypatch, provider):
+    engine = pytest.importorskip({"cpu": "onnxruntime", "openvino": "openvino"}[provider])
+    model = onnx.load_from_string(files["content.onnx"])
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="notes.txt")
+    path = write_zip(tmp_path / "a.comosvc", with_new_hash(files, "content.onnx", model.SerializeToString()))
+    monkeypatch.setattr(engine, {"cpu": "InferenceSession", "openvino": "compile_model"}[provider], None)
+    for open_it in (lambda: Converter(path, provider=provider, cache_dir=tmp_path), lambda: open_bundle(path).verify()):
+        with pytest.raises(
+            BundleError, match=r"content.onnx: the content graph cannot be loaded: it has external data"
+        ):
+            open_it()
+
+
 def test_a_graph_unlike_its_manifest_is_refused(files, tmp_path):
     model = onnx.load_from_string(files["content.onnx"])
     model.graph.output[0].type.tensor_type.shape.dim[2].Clear()
