@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from ..runtime import Converter
 from ..runtime.bundle import Bundle
 from ..runtime.mel import mel_spectrogram
+from ..runtime.parity_file import PARITY_FILE
 from ..runtime.pitch import PITCH_SAMPLE_RATE
+from ..runtime.providers import cpu
 from ..runtime.providers.onnx import Graph
 from ..runtime.source import make_excitation, noise_samples
 from ..runtime.spec import AudioSpec
@@ -29,7 +31,7 @@ RTF_REPEATS = 5
 
 def open_graph(bundle: Bundle, name: str) -> Graph:
     """A graph of the bundle on one thread."""
-    return Graph(name, bundle.manifest.graphs[name], bundle.graph_bytes(name), threads=1)
+    return cpu.open_graph(bundle, name, bundle.manifest.graphs[name], threads=1)
 
 
 def copy_synthesis(bundle: Bundle, songs: Iterable[HeldOutSong], meter: PitchMeter) -> MelScore:
@@ -135,7 +137,7 @@ def bounded_pitch_errors(songs: Iterable[HeldOutSong], meter: PitchMeter, spec: 
 def worst_parity(bundle: Bundle) -> dict[str, float]:
     """Largest relative error of each graph against torch, from the bundle's own `parity.json`."""
     worst: dict[str, float] = {}
-    for row in json.loads(bundle.read("parity.json"))["rows"]:
+    for row in json.loads(bundle.read(PARITY_FILE))["rows"]:
         worst[row["graph"]] = max(worst.get(row["graph"], 0.0), row["relative"])
     return worst
 

@@ -1,14 +1,13 @@
 """Bundles on disk: one uncompressed zip, written all or nothing, the same bytes for the same content."""
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.bundle import comosvc_home, open_bundle, shipped_voices
-from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json, to_json
+from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
 from .errors import ExportError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
@@ -25,48 +24,32 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        # The 64-bit form, for 2 GiB and more, is not read again (`runtime.bundle`).
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
             for name in sorted(files, key=lambda name: (name != MANIFEST_FILE, name)):
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.external_attr = _MODE
                 info.create_system = 3  # Unix, wherever it is written
                 archive.writestr(info, files[name])
         partial.replace(path)
-    except OSError as error:
+    except (OSError, zipfile.LargeZipFile) as error:
         partial.unlink(missing_ok=True)
         raise ExportError(f"{path} cannot be written: {error}") from error
-
-
-def read_files(path: Path) -> dict[str, bytes]:
-    """All files of a bundle, unpacked or not, by name. Raises `ExportError` or `BundleError` if `path` is none."""
-    if path.is_dir():
-        return read_folder(path)
-    bundle = open_bundle(path)
-    with zipfile.ZipFile(path) as archive:
-        return {name: bundle.read(name) for name in archive.namelist() if not name.endswith("/")}
-
-
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """All files below an unpacked bundle, by name. Raises `ExportError` if `folder` is none."""
-    if not (folder / MANIFEST_FILE).is_file():
-        raise ExportError(f"{folder} is no unpacked bundle: it holds no {MANIFEST_FILE}")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    if links := [path for path in paths if path.is_symlink()]:
-        raise ExportError(f"{links[0]} is a link; a bundle holds plain files\nhint: replace it by what it points to")
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def pack(source: Path, path: Path, full: bool) -> Manifest:
     """Pack a bundle, usually an unpacked one, or a shipped voice by name, into the zip `path`, every hash checked.
 
-    `full` puts graphs from the cache inside.
+    `full` puts graphs from the cache inside. A manifest of an older version gets its digest; one that was changed since
+    is refused, as is whatever else `Bundle.verify` refuses.
     """
-    source = shipped_voices().get(str(source), source)
-    files = read_files(source)
-    manifest = from_json(files[MANIFEST_FILE], os.fspath(source))
-    open_bundle(source).verify()
+    bundle = open_bundle(shipped_voices().get(str(source), source))
+    bundle.verify()
+    manifest, files = bundle.manifest, bundle.all_files()
     if full:
         manifest, files = _filled(manifest, files)
+    elif bundle.digest_fits is None:
+        files = {**files, MANIFEST_FILE: to_json(manifest).encode()}
     write_zip(path, files)
     return manifest
 

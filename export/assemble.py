@@ -18,20 +18,31 @@ from ..runtime import graph as contracts
 from ..runtime.converter import Converter
 from ..runtime.graph import GRAPHS
 from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from ..runtime.parity_file import PARITY_FILE
 from ..runtime.probes import PROBES_FILE
+from ..training.progress import Report
 from .archive import sha256, write_zip
-from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PARITY_FILE, PREVIEW_FILE, make_manifest
+from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PREVIEW_FILE, make_manifest
 from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, spec_of, trace
 from .inputs import InputMaker
 from .parity import ParityRow, Runner, check_end_to_end, check_graph, onnx_runner, require, torch_runner
 from .precision import add_precisions, files_reader
 from .probes import encode_probes, make_probes
+from .shared_weights import store_once, with_common_tail
 from .voice import Voice
 
 logger = logging.getLogger(__name__)
+_TRACING = 0.5
+"""Share of the time of an export that tracing takes, roughly."""
 _RUNTIME_DATA = Path(contracts.__file__).with_name("data")
 _NOTICES = ("NOTICE-swift-f0.txt",)
+_LARGE_BYTES = 32 << 20
+"""From here on the acoustic graphs' common weights become a file of their own, which no ONNX tool opens by itself."""
 _TRACE_BATCH, _TRACE_SAMPLES, _TRACE_FRAMES = 2, 4_000, 24
+
+
+def _silent(what: str, share: float | None) -> None:
+    """Reports to nowhere."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class TorchGraphs:
             "content": voice.content,
             **({"content_low": voice.content_low} if voice.content_low else {}),
             "acoustic": AcousticFirstStep(voice.acoustic, voice.noise_scale),
-            "acoustic_n": AcousticNextStep(voice.acoustic, sigmas, voice.follows_ode),
+            **({"acoustic_n": AcousticNextStep(voice.acoustic, sigmas, voice.follows_ode)} if schedules else {}),
             "vocoder": voice.vocoder,
         }
         sizes = {
@@ -81,17 +92,25 @@ class TorchGraphs:
         return trace(spec, self.modules[name], {key: torch.from_numpy(value) for key, value in example.items()})
 
 
-def build_files(voice: Voice, name: str) -> tuple[Manifest, dict[str, bytes]]:
+def build_files(voice: Voice, name: str, progress: Report = _silent) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and every file of the bundle. Raises `ParityError` if a graph is not what torch computes."""
     torch_graphs = TorchGraphs.of(voice)
     graphs = {"pitch": (_RUNTIME_DATA / "pitch.onnx").read_bytes()}
-    for graph in torch_graphs.modules:
+    count = len(torch_graphs.modules)
+    for number, graph in enumerate(torch_graphs.modules):
         logger.info("tracing %s", graph)
+        progress(f"tracing {graph}", _TRACING * number / count)
         graphs[graph] = torch_graphs.trace(graph).SerializeToString(deterministic=True)
+    graphs = with_common_tail(graphs)
     onnx = {graph: onnx_runner(data) for graph, data in graphs.items()}
     references = torch_graphs.runners()
-    rows = measure_parity(onnx, references, torch_graphs.maker)
+
+    def comparing(what: str, share: float | None) -> None:
+        progress(what, _TRACING + (share or 0.0) * (1.0 - _TRACING))
+
+    rows = measure_parity(onnx, references, torch_graphs.maker, comparing)
     require(rows)
+    progress("probes", None)
     probes = make_probes({**references, "pitch": onnx["pitch"]}, torch_graphs.maker)
     files = {
         **{f"{graph}.onnx": data for graph, data in graphs.items()},
@@ -105,19 +124,25 @@ def build_files(voice: Voice, name: str) -> tuple[Manifest, dict[str, bytes]]:
     return manifest, {MANIFEST_FILE: to_json(manifest).encode(), **files}
 
 
-def export_bundle(voice: Voice, name: str, path: Path, precisions: Collection[str] = ()) -> Manifest:
+def export_bundle(
+    voice: Voice, name: str, path: Path, precisions: Collection[str] = (), progress: Report = _silent
+) -> Manifest:
     """Write the bundle of `voice` to `path`, all or nothing, its preview sung by the bundle itself.
 
-    `precisions`: those that it has besides fp32.
+    `precisions`: those that it has besides fp32. `progress` is called with what is being done and the share that is
+    done.
     """
-    manifest, files = build_files(voice, name)
+    manifest, files = build_files(voice, name, progress)
+    progress(f"precisions {', '.join(precisions)}" if precisions else "writing", None)
     manifest, files = add_precisions(manifest, files, precisions, files_reader(files), voice.embeddings)
     if len(voice.preview_source):
+        progress("preview", None)
         preview = make_preview(voice, files)
         facts = manifest.provenance
         facts = {**facts, "files": {**facts["files"], PREVIEW_FILE: sha256(preview)}}
         manifest = replace(manifest, provenance=facts)
         files = {**files, PREVIEW_FILE: preview, MANIFEST_FILE: to_json(manifest).encode()}
+    manifest, files = store_once(manifest, files, _LARGE_BYTES)
     write_zip(path, files)
     return manifest
 
@@ -135,12 +160,16 @@ def make_preview(voice: Voice, files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def measure_parity(onnx: dict[str, Runner], references: dict[str, Runner], maker: InputMaker) -> list[ParityRow]:
+def measure_parity(
+    onnx: dict[str, Runner], references: dict[str, Runner], maker: InputMaker, progress: Report = _silent
+) -> list[ParityRow]:
     """Every graph that torch made at every length and batch, then the whole chain."""
     rows: list[ParityRow] = []
-    for graph, reference in references.items():
+    for number, (graph, reference) in enumerate(references.items()):
         logger.info("comparing %s with torch", graph)
+        progress(f"comparing {graph} with torch", number / (len(references) + 1))
         rows += check_graph(GRAPHS[graph], onnx[graph], reference, maker)
+    progress("comparing the whole chain with torch", len(references) / (len(references) + 1))
     return rows + check_end_to_end(onnx, references, maker)
 
 

@@ -1,6 +1,7 @@
 """`comosvc-export`: from a run folder to a voice that applications load."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from ..runtime.bundle import SUFFIX
 from ..runtime.errors import ComosvcError
+from ..runtime.text import printable
 
 if TYPE_CHECKING:
     from ..runtime.engine import BuildReport
@@ -74,7 +76,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except ComosvcError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -100,6 +102,7 @@ def bundle(
 
     Nothing is written if a graph does not give what torch gives.
     """
+    from ..training.progress import shown
     from .assemble import export_bundle
     from .precision import find_precisions
     from .statements import Statements
@@ -109,9 +112,11 @@ def bundle(
         _refuse_overwriting(file, force)
         precisions = [found.name for found in find_precisions(precision or [])]
         voice = load_voice(run, Statements(licence, credit, consent), student, weights)
-        manifest = export_bundle(voice, name or file.stem, file, precisions)
+        with shown("bundle", console) as progress:
+            manifest = export_bundle(voice, name or file.stem, file, precisions, progress)
         size = file.stat().st_size / 1e6
-        console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(manifest.singers)}", markup=False)
+        singers = printable(", ".join(manifest.singers))
+        console.print(f"done: {file}, {size:.1f} MB, singers: {singers}", markup=False)
 
 
 @app.command("import")
@@ -134,6 +139,14 @@ def import_(
     network: Annotated[
         NetworkChoice, typer.Option("--network", help="Of a student: what the authors convert with, or its average.")
     ] = NetworkChoice.ONLINE,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            help="Numbers of steps that the voice can do: 1 leaves out the graph of further steps. "
+            "Default: 1,2,4,8, of a teacher also 16,50.",
+        ),
+    ] = None,
     f0_median: Annotated[
         list[str] | None, typer.Option("--f0-median", help="NAME=HZ: where a singer sings, for key auto. Repeatable.")
     ] = None,
@@ -151,8 +164,10 @@ def import_(
 
     Paths may be hf://owner/name@commit/path/to/file. Nothing in the files is executed; every weight must fit.
     """
+    from ..training.progress import shown
+    from .facts import parse_medians
     from .importing.bundle import import_bundle
-    from .importing.voice import ImportRequest, parse_medians
+    from .importing.voice import ImportRequest, parse_steps
     from .precision import find_precisions
     from .statements import Statements
 
@@ -167,10 +182,12 @@ def import_(
             vocoder_config=vocoder_config,
             network="ema" if network is NetworkChoice.EMA else "online",
             vocoder_kind=vocoder_kind.value,
+            steps=None if steps is None else parse_steps(steps),
             f0_medians_hz=parse_medians(f0_median or []),
         )
         statements = Statements(licence, credit, consent)
-        report = import_bundle(request, statements, name or file.stem, file, full, precisions)
+        with shown("import", console) as progress:
+            report = import_bundle(request, statements, name or file.stem, file, full, precisions, progress)
         for graph, size in report.graph_bytes.items():
             place = "in the bundle" if report.manifest.graphs[graph].file else "in the shared cache"
             console.print(f"{graph}: {size / 1e6:.1f} MB, {place}", markup=False, highlight=False)
@@ -179,7 +196,8 @@ def import_(
                 f"peak memory {report.peak_memory_bytes / 1e9:.2f} GB, {report.seconds:.0f} s", highlight=False
             )
         size = file.stat().st_size / 1e6
-        console.print(f"done: {file}, {size:.1f} MB, singers: {', '.join(report.manifest.singers)}", markup=False)
+        singers = printable(", ".join(report.manifest.singers))
+        console.print(f"done: {file}, {size:.1f} MB, singers: {singers}", markup=False)
 
 
 @app.command()
@@ -191,6 +209,7 @@ def verify(
     student: StudentOption = "student",
 ) -> None:
     """Check a voice: hashes, contracts, and that its graphs still give what torch gave when it was exported."""
+    from ..runtime.bundle import open_bundle
     from .parity import ParityRow, summary
     from .statements import Statements
     from .variants import VariantRow
@@ -206,6 +225,8 @@ def verify(
         output.print(table)
         _print_figures([row for row in rows if isinstance(row, VariantRow)])
         console.print(f"{bundle} is what was exported", markup=False)
+        if open_bundle(bundle).digest_fits is None:
+            console.print("note: an older version wrote its manifest: a change of licences or consent is not noticed")
 
 
 @app.command()
@@ -234,13 +255,16 @@ def precision(
 
 
 @app.command()
-def inspect(bundle: BundleArgument) -> None:
-    """Show what a voice is: graphs, singers, look-ahead, licences, and what made it."""
-    from .inspection import tables
+def inspect(
+    bundle: BundleArgument,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Tensors, hashes, and what made it too.")] = False,
+) -> None:
+    """Show what a voice is: singers, graphs, look-ahead, licences and credits."""
+    from ..runtime.bundle import open_bundle
+    from ..runtime.bundle_info import print_info
 
     with _clear_errors():
-        for item in tables(bundle):
-            output.print(item)
+        print_info(open_bundle(bundle), output, verbose=verbose)
 
 
 @app.command()
@@ -258,7 +282,51 @@ def pack(
     with _clear_errors():
         _refuse_overwriting(file, force)
         manifest = pack_folder(folder, file, full)
-        console.print(f"done: {file}, {file.stat().st_size / 1e6:.1f} MB, voice {manifest.name}", markup=False)
+        console.print(
+            f"done: {file}, {file.stat().st_size / 1e6:.1f} MB, voice {printable(manifest.name)}", markup=False
+        )
+
+
+@app.command("set")
+def set_(
+    bundle: BundleArgument,
+    file: Annotated[Path, typer.Option("-o", "--output", help="The .comosvc file to write.", show_default=False)],
+    f0_median: Annotated[
+        list[str] | None, typer.Option("--f0-median", help="NAME=HZ: where a singer sings, for key auto. Repeatable.")
+    ] = None,
+    f0_range: Annotated[
+        list[str] | None, typer.Option("--f0-range", help="NAME=LOW,HIGH in Hz, 5 to 95 % of it. Repeatable.")
+    ] = None,
+    rename: Annotated[list[str] | None, typer.Option("--rename", help="NAME=NEW, of a singer. Repeatable.")] = None,
+    singer: Annotated[
+        list[str] | None, typer.Option("--singer", help="Whose --licence and --credit. Repeatable. Default: all.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Terms of the singers' voices.")] = None,
+    credit: Annotated[str | None, typer.Option("--credit", help="Whom to thank for the singers' voices.")] = None,
+    consent: Annotated[str | None, typer.Option("--consent", help="How the singers agreed to be imitated.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the voice.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Set what a finished voice says of its singers: F0, names, licence, credit, consent. Its graphs stay as they are.
+
+    With --force the file of -o may be the voice itself.
+    """
+    from .facts import Facts, parse_medians, parse_names, parse_ranges, set_facts
+
+    with _clear_errors():
+        _refuse_overwriting(file, force)
+        facts = Facts(
+            name=name,
+            consent=consent,
+            licence=licence,
+            credit=credit,
+            singers=tuple(singer or ()),
+            f0_medians_hz=parse_medians(f0_median or []),
+            f0_ranges_hz=parse_ranges(f0_range or []),
+            new_names=parse_names(rename or []),
+        )
+        manifest = set_facts(bundle, file, facts)
+        console.print(f"done: {file}, singers: {', '.join(map(printable, manifest.singers))}", markup=False)
 
 
 def _print_figures(rows: "list[VariantRow]") -> None:
@@ -341,8 +409,13 @@ def _refuse_overwriting(file: Path, force: bool) -> None:
 
     if file.suffix != SUFFIX:
         raise ExportError(f"{file} does not end in {SUFFIX}\nhint: -o {file.with_suffix(SUFFIX)}")
+    if file.is_dir():
+        raise ExportError(f"{file} is a folder\nhint: -o {file / 'voice'}{SUFFIX}")
     if file.exists() and not force:
         raise ExportError(f"{file} is there already\nhint: --force overwrites it")
+    place = next(folder for folder in file.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ExportError(f"{file} cannot be written: {place} {'takes no files' if place.is_dir() else 'is no folder'}")
 
 
 def main() -> None:

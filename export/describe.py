@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 
 from ..runtime.graph import GRAPHS
+from ..runtime.low_latency import WINDOW_AHEAD_S
 from ..runtime.manifest import (
     Context,
     ContextEntry,
@@ -24,7 +25,7 @@ from .archive import graph_file, sha256
 from .graphs import DYNAMIC_LETTERS, check_contract, narrowed
 from .voice import Voice
 
-EMBEDDING_FILE, PARITY_FILE = "singers.safetensors", "parity.json"
+EMBEDDING_FILE = "singers.safetensors"
 DATA_CARD_FILE, PREVIEW_FILE = "data-card.md", "preview.flac"
 
 PITCH_CONTEXT = Context(past=11, future=10)
@@ -62,6 +63,8 @@ def make_manifest(
             content_labels=voice.content_labels,
             departures=voice.departures,
             ode=_ode(voice.acoustic, sigmas) if voice.follows_ode else None,
+            default_steps=voice.default_steps,
+            f0_extractor=voice.f0_extractor,
         ),
         front_end=voice.front_end,
         context=contexts(voice),
@@ -111,7 +114,11 @@ def lookaheads(voice: Voice) -> LookaheadEntry:
     """Look-ahead of each part in ms. The total is that of a live conversion, the parts simply added."""
     window_ms = 1e3 * voice.front_end.content_window_s
     content = window_ms if isinstance(voice.content, ContentVec) else voice.content.lookahead_ms
-    live = voice.content_low.lookahead_ms if voice.content_low else content
+    live = content
+    if voice.content_low:
+        live = voice.content_low.lookahead_ms
+    elif isinstance(voice.content, ContentVec):
+        live = 1e3 * WINDOW_AHEAD_S
     vocoder = voice.vocoder.lookahead_ms
     acoustic = voice.acoustic.denoiser.context_frames[1] * 1e3 / voice.audio.frame_rate_hz
     return LookaheadEntry(

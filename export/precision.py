@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle, open_bundle, shipped_voices
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from .archive import graph_file, read_files, sha256, write_zip
+from ..runtime.parity_file import PARITY_FILE, read_parity
+from ..runtime.strict import decode
+from .archive import graph_file, sha256, write_zip
 from .blobs import share
-from .describe import PARITY_FILE, graph_entry, versions
+from .describe import graph_entry, versions
 from .errors import ExportError
 from .fp16 import FP16
 from .inputs import InputMaker
 from .int8 import INT8
 from .parity import Runner, onnx_runner
+from .shared_weights import store_once, with_common_tail
 from .variants import (
     OpenFp32,
     Precision,
@@ -56,29 +59,22 @@ def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
 
     Graphs whose float32 file lies in the cache go there as well. Raises `BundleError` or `ExportError`.
     """
-    source = shipped_voices().get(str(source), source)
-    bundle = open_bundle(source)
+    bundle = open_bundle(shipped_voices().get(str(source), source))
     bundle.verify()
-    files = read_files(source)
+    files = bundle.all_files()
     manifest, files = add_precisions(bundle.manifest, files, names, bundle.graph_bytes, bundle.embeddings)
     shared = [name for name, entry in manifest.graphs.items() if entry.file is None]
     manifest, files = share(manifest, files, shared)
+    if any(entry.weights for entry in manifest.graphs.values()):
+        manifest, files = store_once(manifest, files)
     write_zip(path, files)
     return manifest
 
 
 def recorded(bundle: Bundle) -> list[VariantRow]:
     """The figures of every precision that was added to a bundle."""
-    return [VariantRow(**row) for record in _records(bundle).values() for row in record["rows"]]
-
-
-def kept_fp32(bundle: Bundle) -> list[tuple[str, str, str]]:
-    """Precision, graph, reason: what stayed in float32 where another precision was asked for."""
-    return [(name, *kept) for name, record in _records(bundle).items() for kept in record["kept_fp32"].items()]
-
-
-def _records(bundle: Bundle) -> dict[str, Any]:
-    return json.loads(bundle.read(PARITY_FILE)).get("variants", {})
+    rows = [row for record in read_parity(bundle).variants.values() for row in record.rows]
+    return [decode(VariantRow, row, PARITY_FILE) for row in rows]
 
 
 def files_reader(files: Files) -> Callable[[str], bytes]:
@@ -140,6 +136,7 @@ def _add(
         logger.warning("%s: all graphs stay in fp32: %s", precision.name, error)
         kept |= dict.fromkeys(made, str(error))
         made, facts, rows = {}, {}, []
+    made = with_common_tail(made)
     record = {
         "graphs": {name: sha256(data) for name, data in made.items()},
         "versions": versions(),
@@ -173,17 +170,17 @@ def _with_variant(
     manifest: Manifest, files: Files, precision: str, made: Files, record: dict[str, Any]
 ) -> tuple[Manifest, Files]:
     """The bundle with the graphs `made`, in the place of those that it had in this precision."""
-    old = {entry.file for entry in manifest.variants.get(precision, {}).values()}
+    old = {name for entry in manifest.variants.get(precision, {}).values() for name in entry.files}
     files = {name: data for name, data in files.items() if name not in old}
     entries: dict[str, GraphEntry] = {}
     for name, data in made.items():
         entries[name] = graph_entry(name, data, precision)
         files[graph_file(name, precision)] = data
-    parity = json.loads(files[PARITY_FILE])
+    parity = json.loads(files.get(PARITY_FILE, b"{}"))
     parity.setdefault("variants", {})[precision] = record
     files[PARITY_FILE] = json.dumps(parity, indent=1).encode()
     facts = manifest.provenance
-    facts = {**facts, "files": {**facts["files"], PARITY_FILE: sha256(files[PARITY_FILE])}}
+    facts = {**facts, "files": {**facts.get("files", {}), PARITY_FILE: sha256(files[PARITY_FILE])}}
     others = {name: variant for name, variant in manifest.variants.items() if name != precision}
     variants = {**others, precision: entries} if entries else others
     manifest = replace(manifest, variants=variants, provenance=facts)

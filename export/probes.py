@@ -34,7 +34,7 @@ def _variants(inputs: Arrays, n_sigmas: int) -> list[Arrays]:
 
 
 def encode_probes(probes: list[Probe]) -> bytes:
-    """The file that `runtime.probes.decode_probes` reads."""
+    """The file that `runtime.probes.read_probes` reads."""
     tensors = {}
     for number, probe in enumerate(probes):
         for side, arrays in (("in", probe.inputs), ("out", probe.outputs)):

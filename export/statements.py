@@ -10,6 +10,9 @@ from ..training.features import FeatureIndex
 from .errors import ExportError
 
 SYNTHETIC, RECORDED = "synthetic", "recorded"
+TARGET_DATA = "training data: target singers"
+"""Part of a manifest's licences."""
+_IMPORTED = "imported from "
 _OURS = "the comosvc authors"
 _SYNTHETIC_CREDIT = "no person: a voice of the synthesiser in comosvc.training.corpus"
 _SYNTHETIC_CONSENT = "not needed: the voices are synthetic and imitate no person"
@@ -53,8 +56,9 @@ class Statements:
         each network that was not trained here.
         """
         ours = [part for part in ("content", "acoustic", "vocoder") if part not in taken_from]
+        own_graphs = f"{_listed(ours)} graph{'s' * (len(ours) > 1)}"
         entries = [
-            LicenceEntry(part=f"{_listed(ours)} graph{'s' * (len(ours) > 1)}", licence="MIT", credit=_OURS),
+            *([LicenceEntry(part=own_graphs, licence="MIT", credit=_OURS)] if ours else []),
             *(imported_part(part, file) for part, file in taken_from.items()),
             PITCH_LICENCE,
         ]
@@ -67,17 +71,22 @@ class Statements:
             )
         if any(singer.kind == RECORDED and singer.demo for singer in singers):
             own = (self.licence or "not stated", self.credit or "not stated")
-            entries.append(LicenceEntry(part="training data: target singers", licence=own[0], credit=own[1]))
+            entries.append(LicenceEntry(part=TARGET_DATA, licence=own[0], credit=own[1]))
         return tuple(entries)
 
 
 def imported_part(part: str, file: str, licence: str | None = None) -> LicenceEntry:
     """A network that somebody else trained."""
-    return LicenceEntry(part=f"{part} graph", licence=licence or "not stated", credit=f"imported from {file}")
+    return LicenceEntry(part=f"{part} graph", licence=licence or "not stated", credit=f"{_IMPORTED}{file}")
+
+
+def is_imported(entry: LicenceEntry, part: str) -> bool:
+    """Whether an entry is what `imported_part` made for `part`."""
+    return entry.part == imported_part(part, "").part and entry.credit.startswith(_IMPORTED)
 
 
 def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def data_card(run: Path, features: FeatureIndex) -> str:

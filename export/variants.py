@@ -19,7 +19,7 @@ from ..runtime.spec import AudioSpec
 from ..training.contentvec import ContentVecConfig
 from .errors import ExportError, ParityError
 from .inputs import Arrays, InputMaker
-from .parity import BATCHES, CHAIN, LENGTHS, Runner, chain_inputs, chain_step, lengths, relative_error
+from .parity import BATCHES, LENGTHS, Runner, chain_graphs, chain_inputs, chain_step, lengths, relative_error
 
 Measure = Callable[[Arrays, Arrays, AudioSpec], float | None]
 """From what was measured and the float32 graph's outputs; None where there is nothing to measure."""
@@ -154,7 +154,7 @@ def input_maker(manifest: Manifest, embeddings: NDArray[np.float32]) -> InputMak
             "H": model.source.channels,
             "M": manifest.audio.n_mels,
         },
-        n_sigmas=1 + max(indices, default=0),
+        n_sigmas=1 + max(indices, default=-1),
         source_kind=model.source.kind,
         phones=bool(model.content_labels),
         min_samples=ContentVecConfig().min_samples if front_end.content_window_s else manifest.audio.content_hop_length,
@@ -194,7 +194,7 @@ def check_chain(
     feeds = [chain_inputs(maker, *size) for size in sizes]
     got, wanted = ([{"audio": audio} for audio, _ in feeds] for _ in range(2))
     for states, opened in ((got, open_variant), (wanted, open_fp32)):
-        for graph in CHAIN:
+        for graph in chain_graphs(maker):
             runner = opened(graph)
             for state, (_, inputs) in zip(states, feeds, strict=True):
                 state |= chain_step(graph, runner, state, inputs, maker.audio)

@@ -1,19 +1,23 @@
 """Is a bundle still what was exported?"""
 
-import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import onnx
 
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import BundleError
+from ..runtime.errors import BundleError, ComosvcError
 from ..runtime.graph import GRAPHS
-from ..runtime.probes import PROBES_FILE, decode_probes
-from .archive import sha256
+from ..runtime.manifest import GraphEntry
+from ..runtime.outputs import check_outputs
+from ..runtime.parity_file import PARITY_FILE, read_parity
+from ..runtime.probes import read_probes
+from ..runtime.profiles import grid_of
 from .assemble import TorchGraphs, measure_parity
-from .describe import PARITY_FILE
 from .errors import ParityError
 from .graphs import check_contract
+from .inputs import Arrays
 from .parity import ParityRow, Runner, onnx_runner, require
 from .precision import find_precisions
 from .probes import Probe, check_probes
@@ -31,15 +35,9 @@ def verify(path: str | os.PathLike[str], voice: Voice | None = None) -> list[Par
     """
     bundle = open_bundle(path)
     bundle.verify()
-    _check_other_files(bundle)
-    graphs = {name: bundle.graph_bytes(name) for name in bundle.manifest.graphs}
-    for name, data in graphs.items():
-        check_contract(GRAPHS[name], onnx.load_from_string(data))
     _check_measured(bundle)
-    runners = {name: onnx_runner(data) for name, data in graphs.items()}
-    probes = decode_probes(bundle.read(PROBES_FILE))
-    if missing := sorted(graphs.keys() - {probe.graph for probe in probes}):
-        raise BundleError(f"{bundle.origin}: {PROBES_FILE} has no probe of {', '.join(missing)}")
+    probes, graphs = read_probes(bundle), bundle.manifest.graphs
+    runners = {name: _runner(bundle, name, entry, onnx_runner) for name, entry in graphs.items()}
     rows = check_probes(probes, runners)
     require(rows)
     variants = _check_variants(bundle, probes)
@@ -47,30 +45,49 @@ def verify(path: str | os.PathLike[str], voice: Voice | None = None) -> list[Par
     return [*rows, *(_against_torch(voice, runners) if voice else []), *variants]
 
 
-def _check_other_files(bundle: Bundle) -> None:
-    for name, expected in bundle.manifest.provenance.get("files", {}).items():
-        if sha256(bundle.read(name)) != expected:
-            raise BundleError(f"{bundle.origin}: {name} is not the file that was exported (its SHA-256 differs)")
-
-
 def _check_measured(bundle: Bundle) -> None:
     """`parity.json` must speak of the graphs that are here, in every precision."""
-    measured = json.loads(bundle.read(PARITY_FILE))
-    records = {"fp32": measured, **measured.get("variants", {})}
+    measured = read_parity(bundle)
     for precision, entries in {"fp32": bundle.manifest.graphs, **bundle.manifest.variants}.items():
         for name, entry in entries.items():
-            if records.get(precision, {}).get("graphs", {}).get(name) != entry.sha256:
+            if measured.measured(precision).get(name) != entry.sha256:
                 which = name if precision == "fp32" else f"{precision} {name}"
                 raise ParityError(f"{bundle.origin}: {PARITY_FILE} was not measured on this {which} graph")
+
+
+def _runner(bundle: Bundle, name: str, entry: GraphEntry, open_runner: Callable[[bytes], Runner]) -> Runner:
+    """The graph of an entry, which follows its contract; whatever a library raises of it is a `BundleError`."""
+    what = f"{bundle.origin}: the {entry.precision} {name} graph"
+    with _as_bundle_error(what):
+        data = bundle.entry_bytes(name, entry)
+        check_contract(GRAPHS[name], onnx.load_from_string(data))
+        runner = open_runner(data)
+
+    def run(inputs: Arrays) -> Arrays:
+        with _as_bundle_error(what):
+            found = runner(inputs)
+        shapes = {tensor: inputs[tensor].shape for tensor, _, _ in entry.inputs}
+        check_outputs(grid_of(bundle.manifest, name), entry, shapes, [found[tensor] for tensor, _, _ in entry.outputs])
+        return found
+
+    return run
+
+
+@contextmanager
+def _as_bundle_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ComosvcError:
+        raise
+    except Exception as error:  # onnx and ONNX Runtime have no base in common but this
+        raise BundleError(f"{what} fails: {error}") from error
 
 
 def _check_variants(bundle: Bundle, probes: list[Probe]) -> list[VariantRow]:
     rows = []
     for precision in find_precisions(bundle.manifest.variants):
         for name, entry in bundle.manifest.variants[precision.name].items():
-            data = bundle.entry_bytes(name, entry)
-            check_contract(GRAPHS[name], onnx.load_from_string(data))
-            run = precision.runner(data)
+            run = _runner(bundle, name, entry, precision.runner)
             for probe in (probe for probe in probes if probe.graph == name):
                 got = run(probe.inputs)
                 rows += figures(name, precision, got, probe.outputs, probe.size, bundle.manifest.audio)

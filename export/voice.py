@@ -1,24 +1,28 @@
 """A trained voice: what a run folder holds, read back for export."""
 
 import dataclasses
+import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.file_kinds import not_a_run
 from ..runtime.manifest import LicenceEntry, SingerEntry, SourceEntry
-from ..runtime.spec import AudioSpec, FrontEnd
+from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from ..training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..training.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
-from ..training.checkpoint import load_module, read_metadata, require_checkpoint
+from ..training.checkpoint import load_module, missing_commands, read_metadata, require_checkpoint
 from ..training.config import from_mapping
 from ..training.content import ContentEncoder
 from ..training.content_stage import CONTENT, CONTENT_LOW
 from ..training.contentvec import ContentVec
 from ..training.corpus import PHONES
+from ..training.data_record import DataRecord, changed_singers, changed_stages
+from ..training.errors import TrainingError
 from ..training.features import FeatureIndex
 from ..training.rendering import load_vocoder
 from ..training.student import StudentConfig
@@ -29,6 +33,7 @@ from .errors import ExportError
 from .graphs import SAMPLER_STEPS
 from .statements import Statements, data_card
 
+logger = logging.getLogger(__name__)
 PREVIEW_S = 6.0
 
 
@@ -58,6 +63,13 @@ class Voice:
     sampler_steps: tuple[int, ...] = SAMPLER_STEPS
     follows_ode: bool = False
     """A teacher: its steps are those of the probability-flow ODE."""
+    f0_extractor: F0Name = "swift-f0"
+    """What found the F0 that the acoustic model was trained on."""
+
+    @property
+    def default_steps(self) -> int:
+        """Steps of a conversion that names no number: a teacher's blur unless it takes many."""
+        return max((1, *self.sampler_steps)) if self.follows_ode else 1
 
     @property
     def source(self) -> SourceEntry:
@@ -78,7 +90,13 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     Raises `TrainingError` or `DataError` (naming the command to run) where a stage is missing, `ExportError` where the
     stages do not belong together.
     """
+    if words := not_a_run(run):
+        raise ExportError(words)
+    require_weights(weights)
+    if missing := missing_commands(run, (VOCODER, TEACHER, student)):
+        raise TrainingError(f"{run} is not trained to its end, so there is nothing to export\nhint: run {missing}")
     features = FeatureIndex.open(run / "features")
+    singers = target_singers(features, statements)
     encoders = load_content_encoders(run)
     vocoder, vocoder_spec = load_vocoder(run)
     acoustic = load_student(require_checkpoint(run / student), weights)
@@ -86,10 +104,18 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     distilled = stages[student]["config"]
     hashes = {name: encoder_hash for name, (_, encoder_hash) in encoders.items()}
     _require_same(run, "content encoders", distilled["content_encoders"], hashes)
-    _require_same(run, "singers", distilled["singers"], features.trained_singers)
-    for part, spec in (("vocoder", vocoder_spec), ("features", features.audio)):
+    data = DataRecord.of(features)
+    if changes := changed_singers(distilled["singers"], data.singers):
+        _refuse(run, f"other data: {'; '.join(changes)}")
+    mel_spec = replace(
+        vocoder_spec,
+        content_sample_rate=acoustic.spec.content_sample_rate,
+        content_hop_length=acoustic.spec.content_hop_length,
+    )
+    for part, spec in (("vocoder", mel_spec), ("features", features.audio)):
         _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
-    singers, embeddings = target_singers(features, acoustic, statements)
+    for line in changed_stages(run, (VOCODER, TEACHER, student), data):
+        logger.warning("%s", line)
     content = encoders[CONTENT][0]
     return Voice(
         audio=acoustic.spec,
@@ -99,7 +125,7 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
         vocoder=vocoder,
         noise_scale=distilled["student"]["noise_scale"],
         content_labels=tuple(PHONES) if isinstance(content, ContentEncoder) else (),
-        embeddings=embeddings,
+        embeddings=embedding_rows(features, list(singers), acoustic),
         singers=singers,
         objective=objective(from_mapping(StudentConfig, distilled["student"], "student")),
         departures=published_departures(stages[TEACHER]["config"], distilled),
@@ -109,23 +135,27 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
         preview_source=preview_source(features),
         provenance={"stages": stages, "data": data_summary(features), "student_weights": weights},
         front_end=from_mapping(FrontEnd, distilled.get("front_end", {}), "front_end"),
+        f0_extractor=distilled.get("f0", "swift-f0"),
     )
+
+
+def require_weights(weights: str) -> None:
+    """Raise `ExportError` unless `weights` is one of `WEIGHTS`."""
+    if weights not in WEIGHTS:
+        raise ExportError(f"unknown weights {weights!r}\nhint: {', '.join(WEIGHTS)}")
 
 
 def load_student(checkpoint: Path, weights: str) -> AcousticModel:
     """The model of a student's checkpoint with the `WEIGHTS` asked for. Raises `ExportError` for unknown ones."""
-    if weights not in WEIGHTS:
-        raise ExportError(f"unknown weights {weights!r}\nhint: {', '.join(WEIGHTS)}")
+    require_weights(weights)
     model = load_acoustic(checkpoint, "ema" if weights == "ema" else "model")
     if weights == "target":  # of the denoiser alone: distillation trains nothing else
         load_module(checkpoint, "target", model.denoiser)
     return model
 
 
-def target_singers(
-    features: FeatureIndex, acoustic: AcousticModel, statements: Statements
-) -> tuple[dict[str, SingerEntry], NDArray[np.float32]]:
-    """The singers that the bundle offers and their embeddings (n, D)."""
+def target_singers(features: FeatureIndex, statements: Statements) -> dict[str, SingerEntry]:
+    """The singers that the bundle offers. Raises `ExportError` where there are none, or none agreed."""
     targets = {n: s for n, s in features.singers.items() if s.demo and s.index is not None}
     if not targets:
         raise ExportError("none of the trained singers is marked as a target (demo) in features/index.json")
@@ -134,8 +164,13 @@ def target_singers(
         licence, credit = statements.of_singer(name, singer.kind)
         median, span = singer.f0_median_hz, singer.f0_range_hz
         entries[name] = SingerEntry(index=row, f0_median_hz=median, f0_range_hz=span, licence=licence, credit=credit)
-    rows = acoustic.singer_embed.weight.detach().numpy()[[s.index for s in targets.values() if s.index is not None]]
-    return entries, np.ascontiguousarray(rows, np.float32)
+    return entries
+
+
+def embedding_rows(features: FeatureIndex, names: list[str], acoustic: AcousticModel) -> NDArray[np.float32]:
+    """The embeddings (n, D) of trained singers."""
+    rows = [features.trained_singers.index(name) for name in names]
+    return np.ascontiguousarray(acoustic.singer_embed.weight.detach().numpy()[rows], np.float32)
 
 
 def preview_source(features: FeatureIndex) -> NDArray[np.float32]:
@@ -154,18 +189,21 @@ def stage_facts(run: Path, stage: str) -> dict[str, Any]:
 
 
 def taken_from(stages: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """The files that stages were taken from instead of being trained, by stage."""
+    """The files that stages were taken from instead of being trained, by graph."""
     configs = {name: facts["config"] for name, facts in stages.items()}
-    return {name: config["taken_from"]["file"] for name, config in configs.items() if "taken_from" in config}
+    graphs = {TEACHER: "acoustic"}  # the student is made of it
+    taken = {name: config["taken_from"]["file"] for name, config in configs.items() if "taken_from" in config}
+    return {graphs.get(name, name): file for name, file in taken.items()}
 
 
 def data_summary(features: FeatureIndex) -> dict[str, Any]:
-    """Singers by kind and split, minutes trained on, clips by split."""
+    """Singers by kind and split, minutes trained on, clips by split, marks of the songs not trained on."""
     singers = features.singers.values()
     return {
         "singers": dict(sorted(Counter(f"{s.kind}, {s.split}" for s in singers).items())),
         "train_minutes": round(sum(s.minutes for s in singers), 1),
         "clips": dict(sorted(Counter(clip.split for clip in features.clips).items())),
+        "held_out": sorted(features.held_out),
     }
 
 
@@ -182,13 +220,20 @@ def objective(config: StudentConfig) -> str:
 def published_departures(teacher: dict[str, Any], student: dict[str, Any]) -> tuple[str, ...]:
     """Each setting that is not the published recipe's, as "table.key = value (published: value)"."""
     acoustic = from_mapping(AcousticConfig, student["acoustic"], "acoustic")
-    teaching = from_mapping(TeacherConfig, teacher["teacher"], "teacher")
     distilling = from_mapping(StudentConfig, student["student"], "student")
     return (
         *_differences("acoustic", acoustic, AUTHORS_ACOUSTIC),
-        *_differences("teacher", teaching, TeacherConfig(loop=teaching.loop)),
+        *_teacher_departures(teacher),
         *_differences("student", distilling, StudentConfig(loop=distilling.loop)),
     )
+
+
+def _teacher_departures(config: dict[str, Any]) -> list[str]:
+    """None of a teacher that was taken from a file: how it was trained is not known."""
+    if "taken_from" in config:
+        return []
+    teaching = from_mapping(TeacherConfig, config["teacher"], "teacher")
+    return _differences("teacher", teaching, TeacherConfig(loop=teaching.loop))
 
 
 def _differences(where: str, config: Any, published: Any) -> list[str]:
@@ -204,7 +249,11 @@ def _differences(where: str, config: Any, published: Any) -> list[str]:
 
 def _require_same(run: Path, what: str, of_student: Any, found: Any) -> None:
     if of_student != found:
-        raise ExportError(
-            f"the student in {run} was trained with another {what}: {of_student}, now {found}\n"
-            "hint: train teacher and student again, or export the run folder that they came from"
-        )
+        _refuse(run, f"another {what}: {of_student}, now {found}")
+
+
+def _refuse(run: Path, what: str) -> NoReturn:
+    raise ExportError(
+        f"the student in {run} was trained with {what}\n"
+        "hint: train teacher and student again, or export the run folder that they came from"
+    )

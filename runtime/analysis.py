@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .audio import Resampler
 from .calls import Call, Work, ask, gather
 from .content_track import make_content_track
-from .framing import ceil_div, frames_to_cover, mel_range, next_piece, samples_before
+from .framing import ceil_div, clip_frames, frames_to_cover, mel_range, next_piece, samples_before
 from .gate import Gate
 from .levels import Levels
 from .manifest import Manifest
@@ -23,6 +23,7 @@ from .pitch_statistics import PitchStatistics
 from .pitch_survey import PitchSurvey
 from .second_opinion import second_opinion
 from .tracks import Track
+from .world_f0 import make_world_f0
 
 _LOUDNESS_FRAMES = 128  # a fixed grid here too: a sum in another order would change the last bit
 
@@ -74,8 +75,11 @@ class Analysis:
         self._gate = Gate(spec)
         self.n_samples = 0
         self.n_frames: int | None = None
-        """Mel frames of the clip, once its end is known."""
+        """Mel frames that the clip counts as (`framing.clip_frames`), once its end is known."""
+        self.n_covering: int | None = None
+        """Mel frames that audio is made for: those that cover the clip."""
         self.at_16k, self._pitch_hz, self._confidence = Track(), Track(), Track()
+        self._world_f0 = None if f0_hz is not None else make_world_f0(manifest.model.f0_extractor, spec)
         self.loudness, self.is_open, self.f0_hz = Track(), Track(dtype=np.bool_), Track()
         self._bridge = GapBridge(spec) if self._front_end.unvoiced_f0 == "interpolated" else None
         self.sung_f0_hz = self.f0_hz if self._bridge is None else Track()
@@ -90,7 +94,8 @@ class Analysis:
         self._levels.push(audio, last)
         self.at_16k.append(self._to_16k.push(audio, last))
         if last:
-            self.n_frames = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
+            self.n_covering = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
+            self.n_frames = clip_frames(self.n_samples, self.sample_rate, self.spec, self._front_end)
         self.timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
 
     @property
@@ -101,12 +106,17 @@ class Analysis:
     @property
     def goal(self) -> int | None:
         """Mel frames that will be there in the end, the horizon included; None while the clip goes on."""
-        return None if self.n_frames is None else self.n_frames + self._horizon
+        return None if self.n_covering is None else self.n_covering + self._horizon
 
     def advance(self) -> Work[None]:
         """Compute all whole pieces that the audio so far allows; after the last block, everything."""
         self._measure_loudness()
-        yield from self._track_pitch()
+        if self._world_f0 is None:
+            yield from self._track_pitch()
+        else:
+            start = time.perf_counter()
+            self._world_f0.advance(self, self._levels.audio)
+            self.timings_ms["pitch"] += 1e3 * (time.perf_counter() - start)
         self._align_f0()
         if not self._pitch_only:
             yield from self.content.advance(self)
@@ -124,7 +134,11 @@ class Analysis:
         frame = max(0, before - self.reach)
         for track in (self.loudness, self.is_open, self.f0_hz, self.sung_f0_hz):
             track.forget(frame)
-        self._levels.forget(self.loudness.end)
+        levels_from = self.loudness.end
+        if self._world_f0 is not None:
+            levels_from = min(levels_from, self._world_f0.first_sample // self.spec.hop_length)
+            self._world_f0.f0_hz.forget(self.f0_hz.end)
+        self._levels.forget(levels_from)
         audio_16k = samples_before(frame, PITCH_SAMPLE_RATE, self.spec)
         self.at_16k.forget(audio_16k if self._pitch_only else min(audio_16k, self.content.first_sample))
         self.content.forget(frame)
@@ -184,6 +198,8 @@ class Analysis:
         if self._given_f0_hz is not None:
             values = self._given_f0_hz[first:last]
             values = np.concatenate((values, np.zeros(last - first - len(values), np.float32)))
+        elif self._world_f0 is not None:
+            values = self._world_f0.f0_hz.read(first, last)
         else:
             instant = self._front_end.instant
             from_pitch, to_pitch = pitch_frames_around(first, last - first, self.spec, instant)
@@ -198,5 +214,7 @@ class Analysis:
     def _aligned_end(self) -> int:
         if self.goal is not None:
             return self.goal
+        if self._world_f0 is not None:
+            return min(self._world_f0.f0_hz.end, self.is_open.end)
         samples = max(0, self._pitch_hz.end - 2) * PITCH_HOP_LENGTH
         return min(mel_range(samples, samples, PITCH_SAMPLE_RATE, self.spec)[0], self.is_open.end)

@@ -1,9 +1,20 @@
-"""Open a voice bundle: one uncompressed zip, or the folder it unpacks to. Nothing is trusted before it is checked."""
+"""Open a voice bundle: one uncompressed zip, or the folder it unpacks to. Nothing is trusted before it is checked.
+
+What is promised of a bundle from anywhere, its hashes written by an attacker: opening it or converting with it runs no
+code of the bundle, reads no file outside of it but graphs in the cache, and writes none. Whatever is wrong with it is a
+`BundleError`. Numbers stay within their ranges (`limits`) and graphs are plain (`graph_file`), before an engine sees
+either. The hashes find damage, not forgery. A graph may still take time and memory, and sing badly. TensorRT engines
+are code, and are left out of this promise.
+"""
 
 import hashlib
+import logging
 import os
 import stat
+import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -11,19 +22,39 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BundleError
-from .manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json
+from .errors import BundleError, ComosvcError
+from .file_kinds import not_a_voice
+from .graph_file import check_graph_file
+from .manifest import MANIFEST_FILE, GraphEntry, Manifest, fits_digest, from_json
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".comosvc"
-_MANIFEST_LIMIT = 16 << 20  # bytes; a manifest is some kilobytes
+_MANIFEST_LIMIT = 2 << 20  # bytes; a manifest is some kilobytes
+_GRAPH_LIMIT = (2 << 30) - 1  # bytes; the most that protobuf takes, and so ONNX
+_TENSORS_LIMIT = 256 << 20  # bytes; embeddings are some kilobytes, probes some hundred
+_MOST_MEMBERS, _DIRECTORY_LIMIT = 1_000, 1 << 20  # files of a zip, bytes of its directory; a bundle has about 15
+_END, _LOCATOR_SIZE = (
+    struct.Struct("<4s4H2IH"),
+    20,
+)  # of the end of a zip, and of what stands before it in the 64-bit form
+_CHANGED = f"{MANIFEST_FILE} is not what was written when the bundle was made: it was damaged or changed"
 
 
 class Store(Protocol):
-    """Files of a bundle by name: a zip or a folder."""
+    """Files of a bundle by name: a zip or a folder. Raises `BundleError`."""
 
-    def read(self, name: str) -> bytes: ...
+    def read(self, name: str, most: int) -> bytes:
+        """The file `name`, which may have `most` bytes."""
+        ...
 
-    def size(self, name: str) -> int: ...
+    def size(self, name: str) -> int:
+        """Bytes of the file `name`."""
+        ...
+
+    def names(self) -> list[str]:
+        """Every file, also those that the manifest does not name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,52 +68,89 @@ class Bundle:
     _store: Store
     home: Path
     """Where large shared graphs and engines lie."""
+    digest_fits: bool | None
+    """Whether the manifest is the one that was written; None: an older version wrote it, without a digest."""
 
     def graph_bytes(self, name: str) -> bytes:
-        """The ONNX file of graph `name` in fp32, its hash verified. Raises `BundleError`."""
+        """The ONNX file of graph `name` in fp32, as `entry_bytes` gives it."""
         return self.entry_bytes(name, self.manifest.graphs[name])
 
     def entry_bytes(self, name: str, entry: GraphEntry) -> bytes:
-        """The ONNX file of an entry of the manifest for graph `name`, its hash verified. Raises `BundleError`."""
-        data = self._blob(name, entry) if entry.file is None else self._store.read(entry.file)
-        _verify(data, entry.sha256, f"{self.origin}: {entry.file or name}")
+        """The ONNX file of an entry of the manifest for graph `name`.
+
+        Raises `BundleError` unless its hash is the manifest's and it is a plain graph (`graph_file`): no engine and no
+        other reader of ONNX files sees one that is not.
+        """
+        inside = (self._store.read(file, _GRAPH_LIMIT) for file in entry.files)
+        data = b"".join(inside) if entry.files else self._blob(name, entry)
+        what = f"{self.origin}: {' + '.join(entry.files) or name}"
+        _verify(data, entry.sha256, what)
+        check_graph_file(data, f"{what}: the {name} graph")
         return data
 
+    def entry_size(self, entry: GraphEntry) -> int | None:
+        """Bytes of the ONNX file of an entry; None if it should lie in the cache and is not there."""
+        if entry.files:
+            return sum(map(self._store.size, entry.files))
+        path = self._cached(entry)
+        return path.stat().st_size if path.is_file() else None
+
     def read(self, name: str) -> bytes:
-        """Any file of the bundle by name, its hash not checked. Raises `BundleError`."""
-        return self._store.read(name)
+        """Any other file of the bundle by name; its hash is compared if the manifest has it. Raises `BundleError`."""
+        data = self._store.read(name, _TENSORS_LIMIT)
+        if name in self.manifest.files:
+            _verify(data, self.manifest.files[name], f"{self.origin}: {name}")
+        return data
+
+    def all_files(self) -> dict[str, bytes]:
+        """Every file by name, also those that the manifest does not name; hashes are not compared."""
+        return {name: self._store.read(name, _GRAPH_LIMIT) for name in self._store.names()}
 
     def verify(self) -> None:
-        """Read every file that the manifest names and compare its hash. Raises `BundleError`."""
+        """Compare the hash of every file that the manifest names, and the manifest's own. Raises `BundleError`."""
+        if self.digest_fits is False:
+            raise BundleError(f"{self.origin}: {_CHANGED}\nhint: fetch the bundle again")
         for entries in (self.manifest.graphs, *self.manifest.variants.values()):
             for name, entry in entries.items():
                 self.entry_bytes(name, entry)
         _read_embeddings(self._store, self.manifest, self.origin)
+        for name in self.manifest.files:
+            self.read(name)
+
+    def _cached(self, entry: GraphEntry) -> Path:
+        return self.home / "blobs" / entry.sha256
 
     def _blob(self, name: str, entry: GraphEntry) -> bytes:
-        path = self.home / "blobs" / entry.sha256
+        path = self._cached(entry)
         if not path.is_file():
             raise BundleError(
                 f"{self.origin}: the {name} graph is not inside the bundle and not in {path.parent}\n"
                 f"hint: put the file with SHA-256 {entry.sha256} there under that name, or ask for a full bundle "
                 "(comosvc-export pack --full)"
             )
-        return path.read_bytes()
+        with _reading(f"{self.origin}: {path}"):
+            return path.read_bytes()
 
 
 def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bundle:
     """Open a shipped voice by name, a .comosvc file or its unpacked folder.
 
-    `home` is where large shared graphs lie (`blobs/<sha256>`); None: `comosvc_home()`. Raises `BundleError`.
+    `home` is where large shared graphs lie (`blobs/<sha256>`); None: `comosvc_home()`. Raises `BundleError`. A manifest
+    that was changed is logged; `Bundle.verify` refuses it.
     """
     path = _locate(model)
     origin = os.fspath(model)
-    store: Store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
-    if store.size(MANIFEST_FILE) > _MANIFEST_LIMIT:
-        raise BundleError(f"{origin}: {MANIFEST_FILE} has {store.size(MANIFEST_FILE)} bytes; that is no manifest")
-    manifest = from_json(store.read(MANIFEST_FILE), origin)
+    try:
+        store: Store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
+        text = store.read(MANIFEST_FILE, _MANIFEST_LIMIT)
+    except BundleError as error:
+        raise BundleError(not_a_voice(path, origin) or str(error)) from error
+    manifest = from_json(text, origin)
     embeddings = _read_embeddings(store, manifest, origin)
-    return Bundle(origin, manifest, embeddings, store, home or comosvc_home())
+    fits = fits_digest(text)
+    if fits is False:
+        log.warning("%s: %s", origin, _CHANGED)
+    return Bundle(origin, manifest, embeddings, store, home or comosvc_home(), fits)
 
 
 def comosvc_home() -> Path:
@@ -101,8 +169,11 @@ def _locate(model: str | os.PathLike[str]) -> Path:
     if isinstance(model, str) and model in shipped:
         return shipped[model]
     path = Path(model)
-    if path.exists():
-        return path
+    with _reading(os.fspath(model)):
+        if path.exists():
+            if not path.is_dir() and not path.is_file():
+                raise BundleError(f"{os.fspath(model)} is a pipe or a device; a voice is a file or a folder")
+            return path
     names = ", ".join(shipped) or "none"
     raise BundleError(
         f"no voice {os.fspath(model)!r}: neither a file or folder nor a shipped voice (shipped: {names})\n"
@@ -110,17 +181,31 @@ def _locate(model: str | os.PathLike[str]) -> Path:
     )
 
 
-def _read_embeddings(store: Store, manifest: Manifest, origin: str) -> NDArray[np.float32]:
-    from safetensors import SafetensorError
+@contextmanager
+def _reading(what: str, hint: str = "") -> Iterator[None]:
+    """Whatever a library raises on damaged data, or the system on an odd path, as a `BundleError`."""
+    try:
+        yield
+    except ComosvcError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, KeyError | EOFError) else str(error)
+        raise BundleError(f"{what} cannot be read: {reason}{hint}") from error
+
+
+def load_tensors(data: bytes, what: str) -> dict[str, NDArray]:
+    """The arrays of a safetensors file. Raises `BundleError` for anything else, and for types that numpy lacks."""
     from safetensors.numpy import load
 
+    with _reading(f"{what} is not a safetensors file, or one of other types; it"):
+        return load(data)
+
+
+def _read_embeddings(store: Store, manifest: Manifest, origin: str) -> NDArray[np.float32]:
     name = manifest.singer_embedding_file
-    data = store.read(name)
+    data = store.read(name, _TENSORS_LIMIT)
     _verify(data, manifest.singer_embedding_sha256, f"{origin}: {name}")
-    try:
-        embeddings = load(data).get("embedding")
-    except SafetensorError as error:
-        raise BundleError(f"{origin}: {name} is not a safetensors file: {error}") from error
+    embeddings = load_tensors(data, f"{origin}: {name}").get("embedding")
     width = manifest.model.singer_channels
     if embeddings is None or embeddings.ndim != 2 or embeddings.shape[1] != width or embeddings.dtype != np.float32:
         found = "none" if embeddings is None else f"{embeddings.dtype} {embeddings.shape}"
@@ -162,25 +247,42 @@ class _Folder:
             raise BundleError(f"{self._origin}: {name} is missing{_not_a_bundle(name)}")
         return path
 
-    def read(self, name: str) -> bytes:
-        try:
-            return self._path(name).read_bytes()
-        except OSError as error:
-            raise BundleError(f"{self._origin}: {name} cannot be read: {error}") from error
+    def names(self) -> list[str]:
+        with _reading(self._origin):
+            paths = sorted(self._root.rglob("*"))
+            if links := [path for path in paths if path.is_symlink()]:
+                raise BundleError(
+                    f"{links[0]} is a link; a bundle holds plain files\nhint: put there what it points to"
+                )
+            return [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
 
     def size(self, name: str) -> int:
-        return self._path(name).stat().st_size
+        with _reading(f"{self._origin}: {name}"):
+            return self._path(name).stat().st_size
+
+    def read(self, name: str, most: int) -> bytes:
+        with _reading(f"{self._origin}: {name}"):
+            path = self._path(name)
+            _check_size(path.stat().st_size, most, f"{self._origin}: {name}")
+            return path.read_bytes()
 
 
 class _Zip:
     def __init__(self, path: Path, origin: str) -> None:
         self._path, self._origin = path, origin
+        self._members = self._open()
+
+    def _open(self) -> dict[str, zipfile.ZipInfo]:
         try:
-            with zipfile.ZipFile(path) as archive:
-                self._members = self._check(archive.infolist())
-        except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
+            _check_directory(self._path)
+            with zipfile.ZipFile(self._path) as archive:
+                return self._check(archive.infolist())
+        except BundleError:
+            raise
+        except Exception as error:  # damaged archives make `zipfile` raise what its own reading raises: EOFError, ...
             raise BundleError(
-                f"{origin} is not a voice bundle: {error}\nhint: a bundle is a {SUFFIX} file or its unpacked folder"
+                f"{self._origin} is not a voice bundle: {error}\n"
+                f"hint: a bundle is a {SUFFIX} file or its unpacked folder"
             ) from error
 
     def _check(self, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
@@ -190,7 +292,10 @@ class _Zip:
             _checked_name(name.removesuffix("/"), self._origin)
             # Sums of the stored sizes then bound what is read, so no archive can unfold into more than its own size.
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-                raise BundleError(f"{self._origin}: {name} is compressed; a bundle is an uncompressed zip")
+                raise BundleError(
+                    f"{self._origin}: {name} is compressed; a bundle is an uncompressed zip\n"
+                    f"hint: unpack it, then: comosvc-export pack FOLDER -o voice{SUFFIX}"
+                )
             if info.flag_bits & 1 or name in members or stat.S_ISLNK(info.external_attr >> 16):
                 raise BundleError(f"{self._origin}: {name} is encrypted, a link, or there twice")
             members[name] = info
@@ -205,17 +310,42 @@ class _Zip:
             raise BundleError(f"{self._origin}: {name} is missing{_not_a_bundle(name)}")
         return self._members[name]
 
-    def read(self, name: str) -> bytes:
-        info = self._info(name)
-        try:
-            with zipfile.ZipFile(self._path) as archive:
-                return archive.read(info)
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-            message = f"{self._origin}: {name} cannot be read: {error}\nhint: fetch the bundle again"
-            raise BundleError(message) from error
+    def names(self) -> list[str]:
+        return [name for name in self._members if not name.endswith("/")]
 
     def size(self, name: str) -> int:
         return self._info(name).file_size
+
+    def read(self, name: str, most: int) -> bytes:
+        info = self._info(name)
+        _check_size(info.file_size, most, f"{self._origin}: {name}")
+        with (
+            _reading(f"{self._origin}: {name}", "\nhint: fetch the bundle again"),
+            zipfile.ZipFile(self._path) as archive,
+        ):
+            return archive.read(info)
+
+
+def _check_directory(path: Path) -> None:
+    """Raise `zipfile.BadZipFile` unless the directory at the end of the archive is small: `zipfile` reads all of it.
+
+    Neither a comment nor the 64-bit form is read, which would hide another directory and are in no bundle.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _END.size - _LOCATOR_SIZE))
+        tail = file.read()
+    if len(tail) < _END.size or not tail[-_END.size :].startswith(b"PK\5\6"):
+        raise zipfile.BadZipFile("it does not end as a zip without a comment does")
+    _, _, _, _, members, size, _, comment = _END.unpack(tail[-_END.size :])
+    if tail.startswith(b"PK\6\7") or comment:
+        raise zipfile.BadZipFile("it has a comment, or is of the 64-bit form")
+    if members > _MOST_MEMBERS or size > _DIRECTORY_LIMIT:
+        raise zipfile.BadZipFile(f"it has {members} files; a bundle has {_MOST_MEMBERS} at most")
+
+
+def _check_size(size: int, most: int, what: str) -> None:
+    if size > most:
+        raise BundleError(f"{what} has {size} bytes; at most {most} are read")
 
 
 def _not_a_bundle(name: str) -> str:

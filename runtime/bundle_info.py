@@ -1,66 +1,145 @@
-"""`comosvc-convert --info`: what is in a voice, for people."""
+"""What is in a voice, for people: `comosvc-convert --info` and `comosvc-export inspect`."""
 
+from collections.abc import Iterator
 from math import log2
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from .converter import Converter
+from .bundle import Bundle
 from .low_latency import latency_samples
-from .manifest import Manifest
+from .manifest import GraphEntry, Manifest
+from .parity_file import kept_fp32
+from .text import printable
+from .voices import singers_of
 
 _LOOKAHEADS = {"content_low": "content_low_latency"}
+_INTACT = {
+    True: "as it was written",
+    False: "CHANGED since it was written: its licences and consent may not be those of the export",
+    None: "written by an older version, without a digest: a change of it cannot be noticed",
+}
+"""By `Bundle.digest_fits`."""
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
-def print_info(converter: Converter, console: Console) -> None:
-    """Singers, licences, graphs with their contexts, and look-ahead."""
-    manifest = converter.manifest
+def print_info(bundle: Bundle, console: Console, *, verbose: bool = False, runs_on: str | None = None) -> None:
+    """Singers, licences and graphs, in tables that fit 80 columns; `verbose` adds tensors, contexts, hashes and what
+    made the voice. `runs_on`: provider and precision that were chosen. Raises `BundleError`.
+    """
+    for item in _parts(bundle, verbose, runs_on):
+        console.print(item, highlight=False)
+
+
+def _parts(bundle: Bundle, verbose: bool, runs_on: str | None) -> Iterator[RenderableType]:
+    manifest = bundle.manifest
+    yield Text(printable(manifest.name), style="bold")
+    yield from (shown(f"{what}: {text}") for what, text in _facts(manifest, runs_on))
+    yield Text(f"manifest: {_INTACT[bundle.digest_fits]}")
+    if verbose:
+        yield from (shown(f"{what}: {text}") for what, text in _origin(manifest))
+    yield _singers(bundle)
+    yield _graphs(bundle)
+    if verbose:
+        yield from _contracts(manifest)
+    if rows := kept_fp32(bundle):
+        yield _table("Kept in fp32", ("precision", "graph", "reason"), rows)
+    yield Text("Licences and credits", style="italic")
+    yield from _rights(manifest)
+
+
+def _facts(manifest: Manifest, runs_on: str | None) -> Iterator[tuple[str, str]]:
     spec = manifest.audio
-    steps = ", ".join(["1", *sorted(manifest.model.schedules, key=int)])
-    console.print(
-        f"{manifest.name}: bundle format {manifest.format_version}, runs on {converter.provider}", style="bold"
-    )
-    console.print(f"{spec.sample_rate} Hz, {spec.n_mels} mel bands, hop {spec.hop_length}; steps: {steps}")
-    console.print(f"{manifest.model.objective}\nconsent: {manifest.consent}", markup=False, highlight=False)
-    for table in (_singers(converter), _licences(manifest), _graphs(manifest)):
-        console.print(folding(table))
-    total_ms = manifest.lookahead_ms.total
-    stream_ms = 1e3 * latency_samples(manifest, spec.sample_rate) / spec.sample_rate
-    console.print(f"look-ahead of a live conversion: {total_ms:.1f} ms in all, F0 with its low-latency rule")
-    console.print(f"a stream's output lags {stream_ms:.1f} ms behind its input")
+    lag_ms = 1e3 * latency_samples(manifest, spec.sample_rate) / spec.sample_rate
+    yield "audio", f"{spec.sample_rate} Hz, hop {spec.hop_length}, {spec.n_mels} mel bands"
+    if runs_on is not None:
+        yield "runs on", runs_on
+    yield "precisions", ", ".join(["fp32", *manifest.variants])
+    yield "steps", f"{', '.join(map(str, manifest.model.step_counts))} ({manifest.model.usual_steps} by default)"
+    yield "F0", f"trained with {manifest.model.f0_extractor}"
+    yield "live", f"the output lags {lag_ms:.1f} ms behind the input"
+    yield "training", manifest.model.objective
+    yield "consent", manifest.consent
 
 
-def _singers(converter: Converter) -> Table:
-    table = Table("singer", "median F0", "range (5-95 %)", "licence", "credit", title="Singers", title_justify="left")
-    for singer in converter.singers.values():
+def _origin(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """What made the voice."""
+    provenance = manifest.provenance
+    yield "departures from the published recipe", "; ".join(manifest.model.departures) or "none"
+    yield "made with", ", ".join(f"{key} {value}" for key, value in provenance.get("versions", {}).items()) or "unknown"
+    yield "commit", str(provenance.get("commit", "unknown"))
+    yield "bundle format", str(manifest.format_version)
+
+
+def _singers(bundle: Bundle) -> Table:
+    rows = []
+    for singer in singers_of(bundle).values():
         median, spread = "not known", "not known"
         if singer.f0_median_hz is not None:
             median = f"{singer.f0_median_hz:.0f} Hz ({note(singer.f0_median_hz)})"
         if singer.f0_range_hz is not None:
             low, high = singer.f0_range_hz
             spread = f"{low:.0f}-{high:.0f} Hz ({note(low)}-{note(high)})"
-        table.add_row(*map(escape, (singer.name, median, spread, singer.licence, singer.credit)))
-    return table
+        rows.append((singer.name, median, spread))
+    return _table("Singers", ("singer", "F0 median", "F0 range (5-95 %)"), rows)
 
 
-def _licences(manifest: Manifest) -> Table:
-    table = Table("part", "licence", "credit", title="Licences", title_justify="left")
+def _files(manifest: Manifest) -> list[tuple[str, GraphEntry]]:
+    return [item for entries in (manifest.graphs, *manifest.variants.values()) for item in entries.items()]
+
+
+def _graphs(bundle: Bundle) -> Table:
+    rows = []
+    for name, entry in _files(bundle.manifest):
+        rows.append((name, entry.precision, _megabytes(bundle, entry), _look_ahead(bundle.manifest, name)))
+    return _table("Graphs", ("graph", "precision", "MB", "look-ahead"), rows)
+
+
+def _contracts(manifest: Manifest) -> Iterator[Text]:
+    """Tensors, context and hash of each graph."""
+    for name, entry in _files(manifest):
+        inputs, outputs = (", ".join(tensor[0] for tensor in side) for side in (entry.inputs, entry.outputs))
+        context = getattr(manifest.context, name.removesuffix("_n"))
+        frames = f"{context.past} frames before, {context.future} after"
+        yield shown(f"- {name} {entry.precision}: {inputs} -> {outputs}; {frames}; SHA-256 {entry.sha256}")
+
+
+def _megabytes(bundle: Bundle, entry: GraphEntry) -> str:
+    size = bundle.entry_size(entry)
+    return "not in the cache" if size is None else f"{size / 1e6:.2f}"
+
+
+def _look_ahead(manifest: Manifest, name: str) -> str:
+    window_s = manifest.front_end.content_window_s
+    if name == "content" and window_s:
+        return f"windows of {window_s:g} s"
+    part = name.removesuffix("_n")
+    return f"{getattr(manifest.lookahead_ms, _LOOKAHEADS.get(part, part)):.1f} ms"
+
+
+def _rights(manifest: Manifest) -> Iterator[Text]:
+    """One line for each licence and credit, with all singers and parts that have it."""
+    singers: dict[tuple[str, str], list[str]] = {}
+    for name, singer in manifest.singers.items():
+        singers.setdefault((singer.licence, singer.credit), []).append(name)
+    whose = {rights: [f"singer{'s' * (len(names) > 1)} {', '.join(names)}"] for rights, names in singers.items()}
     for entry in manifest.licences:
-        table.add_row(*map(escape, (entry.part, entry.licence, entry.credit)))
-    return table
+        whose.setdefault((entry.licence, entry.credit), []).append(entry.part)
+    for (licence, credit), parts in whose.items():
+        yield shown(f"- {'; '.join(parts)}: {licence}; {credit}")
 
 
-def _graphs(manifest: Manifest) -> Table:
-    columns = "graph", "precision", "frames before", "after", "looks ahead", "SHA-256"
-    table = Table(*columns, title="Graphs", title_justify="left")
-    for name, graph in manifest.graphs.items():
-        part = name.removesuffix("_n")
-        context, ahead_ms = getattr(manifest.context, part), getattr(manifest.lookahead_ms, _LOOKAHEADS.get(part, part))
-        frames = str(context.past), str(context.future)
-        table.add_row(name, graph.precision, *frames, f"{ahead_ms:.1f} ms", graph.sha256[:12])
-    return table
+def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(*heads, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*map(shown, row))
+    return folding(table)
+
+
+def shown(text: str) -> Text:
+    """A text of a bundle for `Console.print` and for tables: neither the terminal nor rich takes it for a command."""
+    return Text(printable(text))
 
 
 def folding(table: Table) -> Table:

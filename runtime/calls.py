@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .drawn import Drawn, Input
+from .outputs import check_finite
 
 T = TypeVar("T")
 
@@ -241,13 +242,14 @@ def _length(call: Call) -> int:
 
 
 def run_batch(calls: Sequence[Call], graphs: Mapping[str, Runnable]) -> list[Reply]:
-    """Like calls as one run of their graph."""
+    """Like calls as one run of their graph. Raises `BundleError` for outputs that are NaN or infinite."""
     start = time.perf_counter()
     inputs = {name: _stack([call.inputs[name] for call in calls]) for name in calls[0].inputs}
     graph = graphs[calls[0].graph]
     if not getattr(graph, "takes_drawn", False):
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
     outputs = graph.run(inputs)
+    check_finite(calls[0].graph, outputs)
     ms = 1e3 * (time.perf_counter() - start) / len(calls)
     return [Reply(tuple(output[i : i + 1] for output in outputs), ms) for i in range(len(calls))]
 

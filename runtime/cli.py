@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .audio import check_channel
+from .bundle import open_bundle
 from .bundle_info import print_info
 from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
@@ -25,8 +26,10 @@ from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
 from .sources import READABLE, STDIN, files_in, is_readable, unread_reason
+from .text import printable
 from .version import __version__
 from .voices import FOUND_KEYS
+from .world_f0 import f0_warnings
 
 _PLOTTED_S = 60.0
 
@@ -120,7 +123,9 @@ def _convert(
         ),
     ] = "0",
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
-    steps: Annotated[int, typer.Option("--steps", help="Sampling steps; --info says which there are.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Sampling steps. Default: the voice's own number; --info names it.")
+    ] = None,
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)] = None,
@@ -157,6 +162,7 @@ def _convert(
     ] = None,
     monitor: Annotated[float, typer.Option("--monitor", help="Share of the dry input to hear, with --live.")] = 0.0,
     info: Annotated[bool, typer.Option("--info", help="Describe the voice and stop.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --info: tensors, hashes, what made it.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     console = Console(stderr=True)
@@ -193,7 +199,8 @@ def _convert(
         _check(job, sources, force, as_json)
         with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
             if info:
-                print_info(converter, Console())
+                runs_on = f"{converter.provider} in {converter.precision}"
+                print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
             results = _run(converter, job, sources, console)
             if plot is not None and results[0].error is None and not results[0].skipped:
@@ -233,13 +240,18 @@ def _parse_device(text: str | None) -> int | str | None:
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
+    for warning in f0_warnings(converter.manifest.model.f0_extractor, live=True):
+        _say(console, f"note: {warning}", style="yellow")
+    chosen = options.singer or next(iter(converter.singers))
+    who = chosen if isinstance(chosen, str) else _blend(chosen)
+
     with console.status("…") as status:
         last = ""
 
         def say(text: str) -> None:
             nonlocal last
             if not last:
-                _say(console, "live; Ctrl-C ends it")
+                _say(console, f"live as {who}; Ctrl-C ends it")
             last = text
             status.update(text)
 
@@ -327,7 +339,7 @@ def _run(converter: Converter, job: _Job, sources: list[Path], console: Console)
 
         def tell(source: Path, share: float) -> None:
             shares[source] = share
-            bar.update(task, completed=sum(shares.values()), description=_shown(source.name))
+            bar.update(task, completed=sum(shares.values()), description=printable(source.name))
 
         for result in _results(converter, job, sources, tell):
             tell(result.source, 1.0)
@@ -362,10 +374,19 @@ def _announce(console: Console, result: FileConversion) -> None:
         _say(console, f"skipped: {result.source}: {result.output} exists")
         return
     assert result.options is not None
-    facts = f"{result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"
+    facts = (
+        f"as {_blend(result.options.singer)}, {result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"
+    )
     _say(console, f"{result.source} -> {result.output}  ({facts})")
     for warning in result.warnings:
         _say(console, f"  note: {warning}", style="yellow")
+
+
+def _blend(singer: Mapping[str, float]) -> str:
+    """For instance "alto", or "alto 70 %, bass 30 %"."""
+    if len(singer) == 1:
+        return next(iter(singer))
+    return ", ".join(f"{name} {100 * share:.3g} %" for name, share in singer.items())
 
 
 def _complain(console: Console, error: ComosvcError, source: Path | None = None) -> None:
@@ -374,7 +395,7 @@ def _complain(console: Console, error: ComosvcError, source: Path | None = None)
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(_shown(text), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _plot(converter: Converter, result: FileConversion, path: Path) -> None:
@@ -384,10 +405,5 @@ def _plot(converter: Converter, result: FileConversion, path: Path) -> None:
     for title, file in (("source", result.source), ("result", result.output)):
         audio, rate = read_audio(file)
         audio = audio[: round(_PLOTTED_S * rate)]
-        panels.append(Panel(f"{title}: {_shown(file.name)}", audio, rate, converter.track_f0(audio, rate)))
+        panels.append(Panel(f"{title}: {printable(file.name)}", audio, rate, converter.track_f0(audio, rate)))
     draw(path, panels, converter.spec)
-
-
-def _shown(text: str) -> str:
-    """`text` with the bytes of odd file names replaced, so that any terminal takes it."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calls import Call, Work, ask, gather
-from .framing import ceil_div, content_index, mel_range, next_piece, samples_before, stretched_index
+from .framing import (
+    Clip,
+    Window,
+    Windows,
+    ceil_div,
+    content_index,
+    mel_range,
+    next_piece,
+    samples_before,
+    stretched_index,
+)
 from .manifest import Manifest
 from .spec import AudioSpec, FrontEnd
 from .tracks import Track
@@ -21,17 +31,11 @@ _MIN_SAMPLES = 400
 """25 ms, the window of a HuBERT's first frame; less is filled up with silence."""
 
 
-class Heard(Protocol):
+class Heard(Clip, Protocol):
     """What is known of the clip: see `analysis.Analysis`."""
 
     at_16k: Track
-    n_frames: int | None
     timings_ms: defaultdict[str, float]
-
-    @property
-    def goal(self) -> int | None: ...
-
-    def knows(self, frame: int) -> bool: ...
 
     def is_silent(self, first: int, last: int) -> bool: ...
 
@@ -122,17 +126,13 @@ class FramedContent:
 
 
 class WindowedContent:
-    """Rows window after window. Window k begins at mel frame k (window - overlap) and is used up to the middle of what
-    it shares with the next; the last one ends with the clip.
-    """
+    """Rows window after window: see `framing.Windows`."""
 
     def __init__(self, spec: AudioSpec, front_end: FrontEnd, n_content: int) -> None:
         self._spec = spec
-        self._window = round(front_end.content_window_s * spec.frame_rate_hz)
-        self._overlap = round(front_end.content_overlap_s * spec.frame_rate_hz)
+        self._windows = Windows(front_end.content_window_s, front_end.content_overlap_s, spec)
         self._stretched = front_end.content_index == "stretched"
         self._rows, self._index = Track((n_content,)), Track(dtype=np.int64)
-        self._start = 0  # mel frame that the next window begins at
 
     @property
     def position(self) -> int:
@@ -140,7 +140,7 @@ class WindowedContent:
 
     @property
     def first_sample(self) -> int:
-        return samples_before(self._start, self._spec.content_sample_rate, self._spec)
+        return samples_before(self._windows.start, self._spec.content_sample_rate, self._spec)
 
     def read(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         index = self._index.read(first, last)
@@ -148,33 +148,24 @@ class WindowedContent:
 
     def advance(self, heard: Heard) -> Work[None]:
         while heard.goal is None or self.position < heard.goal:
-            end = self._start + self._window
-            n_frames = heard.n_frames
-            if n_frames is None:
-                if not heard.knows(end):  # and so the clip goes on beyond this window
-                    return
-                is_last = False
-            else:
-                is_last = n_frames <= end
-            used_end = self._start + self._window - self._overlap // 2
-            if is_last:
-                assert heard.goal is not None
-                used_end = heard.goal
-            yield from self._encode(heard, used_end, n_frames if is_last and n_frames is not None else end, is_last)
-            self._start += self._window - self._overlap
+            window = self._windows.next(heard)
+            if window is None:
+                return
+            yield from self._encode(heard, window)
 
-    def _encode(self, heard: Heard, used_end: int, end: int, is_last: bool) -> Work[None]:
-        """Rows for the mel frames from `position` to `used_end`, from the window that ends at mel frame `end`."""
-        used = np.arange(self.position, used_end) - self._start
-        if heard.is_silent(self.position, used_end):
+    def _encode(self, heard: Heard, window: Window) -> Work[None]:
+        """Rows for the mel frames from `position` to the end of what is used of `window`."""
+        rate, length = self._spec.content_sample_rate, window.end - window.start
+        used = np.arange(self.position, window.used_end) - window.start
+        if heard.is_silent(self.position, window.used_end):
             self._append(np.zeros((1, self._rows.read(self._rows.end, self._rows.end).shape[1]), np.float32), 0 * used)
             return
-        last_sample = heard.at_16k.end if is_last else samples_before(end, self._spec.content_sample_rate, self._spec)
-        last_sample = max(last_sample, self.first_sample + _MIN_SAMPLES)
-        audio = heard.at_16k.read_padded(self.first_sample, last_sample)
+        first_sample = samples_before(window.start, rate, self._spec)
+        last_sample = heard.at_16k.end if window.is_last else samples_before(window.end, rate, self._spec)
+        audio = heard.at_16k.read_padded(first_sample, max(last_sample, first_sample + _MIN_SAMPLES))
         reply = yield from ask(Call("content", {"audio": audio[None]}, whole=True))
         heard.timings_ms["content"] += reply.ms
-        rows, length = reply.outputs[0][0], end - self._start
+        rows = reply.outputs[0][0]
         all_rows = stretched_index(len(rows), length) if self._stretched else content_index(0, length, self._spec)
         self._append(rows, np.minimum(all_rows[np.minimum(used, length - 1)], len(rows) - 1))
 

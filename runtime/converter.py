@@ -22,7 +22,7 @@ from .engine_files import EngineRecord
 from .errors import ComosvcError, OptionError, ProviderError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
 from .files import check_ending
-from .framing import frames_to_cover
+from .framing import clip_frames
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .probes import probe_errors
@@ -88,7 +88,7 @@ class Converter:
 
     def frames(self, n_samples: int, sample_rate: int) -> int:
         """T, the mel frames of a clip of `n_samples`: the length of `f0_hz`, `mel` and `noise`, in and out."""
-        return frames_to_cover(n_samples, check_rate(sample_rate), self.spec)
+        return clip_frames(n_samples, check_rate(sample_rate), self.spec, self.manifest.front_end)
 
     def convert(
         self,
@@ -97,7 +97,7 @@ class Converter:
         singer: SingerChoice = None,
         key: float | str = 0.0,
         seed: int = 0,
-        steps: int = 1,
+        steps: int | None = None,
         latency: str = "default",
         f0_hz: NDArray[np.floating] | None = None,
         noise: NDArray[np.floating] | None = None,
@@ -108,12 +108,13 @@ class Converter:
 
         `audio`: (L,), (L, channels) or (1, L), float32, float64, int16 or int32. `sample_rate`: 8 to 192 kHz. `key`:
         semitones up, or "auto" to bring the song's median F0 to the singer's, or "octave" for the multiple of 12
-        nearest to that, which stays in tune with a backing track. `steps`: 1, or what the bundle has schedules for.
-        `latency`: "low" gives what a stream would. `f0_hz`: the source's F0 at mel frames, (T,), 0 where unvoiced, in
-        place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s for the first
-        step. T is `frames(L, sample_rate)`. `progress` is called with the share that is done, 0 to 1, whenever a graph
-        has computed a piece, and cancels by returning False. `channel`: "left", "right", or "mid", the mean of all
-        channels, or the left one where they would cancel each other.
+        nearest to that, which stays in tune with a backing track. `steps`: a number that the voice can do; None: its
+        own, 1 for a student and 50 for an imported teacher. `latency`: "low" gives what a stream would. `f0_hz`: the
+        source's F0 at mel frames, (T,), 0 where unvoiced, in place of the one that would be found; `key` applies to it.
+        `noise`: (T, M), in place of `seed`'s for the first step. T is `frames(L, sample_rate)`. `progress` is called
+        with the share that is done, 0 to 1, whenever a graph has computed a piece, and cancels by returning False.
+        `channel`: "left", "right", or "mid", the mean of all channels, or the left one where they would cancel each
+        other.
 
         With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__` or DLPack, of torch,
         CuPy, Numba or pycuda. The result's audio then does too, as a `DeviceArray`.
@@ -162,7 +163,7 @@ class Converter:
         singer: SingerChoice = None,
         key: float | str = 0.0,
         seed: int = 0,
-        steps: int = 1,
+        steps: int | None = None,
         latency: str = "default",
         overwrite: bool = False,
         progress: Progress | None = None,
@@ -195,7 +196,7 @@ class Converter:
         singer: SingerChoice = None,
         key: float | str = 0.0,
         seed: int = 0,
-        steps: int = 1,
+        steps: int | None = None,
         latency: str = "default",
         overwrite: bool = False,
         ending: str = ".wav",
@@ -264,7 +265,7 @@ class Converter:
         singer: SingerChoice = None,
         key: float = 0.0,
         seed: int = 0,
-        steps: int = 1,
+        steps: int | None = None,
         f0_hz: NDArray[np.floating] | None = None,
         block_ms: float = 40.0,
     ) -> Stream:
@@ -297,7 +298,7 @@ class Converter:
         """
         self._bundle.verify()
         errors = probe_errors(self._bundle, self._ready(), self.precision)
-        return replace(run_self_test(self.convert, self.spec), probe_errors=errors)
+        return replace(run_self_test(partial(self.convert, steps=1), self.spec), probe_errors=errors)
 
     def close(self) -> None:
         """Free the graphs. Conversions that are running end normally; new ones raise `ComosvcError`."""
@@ -362,7 +363,7 @@ class Converter:
         """Of one clip of that length."""
         return 1 if self._twins is not None and seconds < _LONG_S else self._at_once
 
-    def _request(self, singer: SingerChoice, key: float | str, seed: int, steps: int, latency: str) -> Request:
+    def _request(self, singer: SingerChoice, key: float | str, seed: int, steps: int | None, latency: str) -> Request:
         self._ready()
         return make_request(self._bundle, singer, key, seed, steps, latency)
 

@@ -15,11 +15,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from .bundle import comosvc_home, shipped_voices
-from .bundle_info import folding
+from .bundle_info import folding, shown
 from .converter import Converter
 from .device_source import SOURCE
 from .errors import ComosvcError, NoEnginesError, OptionError
@@ -109,7 +108,7 @@ def _doctor(
     table = Table("", "what", "detail", show_header=False)
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
     for finding in said_once([*environment(), *accelerators(), *extras(), asked, *others]):
-        table.add_row(marks[finding.works], finding.what, escape(finding.beside_what))
+        table.add_row(marks[finding.works], finding.what, shown(finding.beside_what))
     Console().print(folding(table))
     if not asked.works:
         _fail(asked.detail.partition("\nhint:")[0])  # which stands in the table

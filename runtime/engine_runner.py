@@ -22,6 +22,7 @@ from .drawn import Input
 from .engine_files import EngineRecord
 from .errors import ProviderError
 from .manifest import GraphEntry
+from .outputs import check_outputs
 from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
 from .transfers import Transfers, clips_of, fill, joined, n_bytes, n_clips, split_drawn
 
@@ -143,6 +144,7 @@ class EngineGraph:
         copying_ms = device.elapsed_ms(start, copied) + device.elapsed_ms(computed, end)
         making_s = host_s + 1e-3 * device.elapsed_ms(copied, made)
         self.transfers.add(n_bytes(sent) | fixing, n_bytes(outputs), 1e-3 * copying_ms, making, making_s)
+        check_outputs(self._grid, self._entry, place.inputs, tuple(outputs.values()))
         return tuple(staged[:batch].copy() for staged in outputs.values())
 
     def _bucket_for(self, inputs: Mapping[str, Input], batch: int) -> _Bucket:

@@ -1,8 +1,13 @@
 """Everything that can go wrong for a caller. Each message says what happened, with the values, and what to do."""
 
+from .text import printable
+
 
 class ComosvcError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package. `str` of one is safe on a terminal, whatever it names."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class AudioError(ComosvcError):

@@ -1,9 +1,12 @@
 """Where frames of one rate lie among frames and samples of another. Integer arithmetic: exact at any position."""
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import AudioSpec
+from .spec import AudioSpec, FrontEnd
 
 
 def ceil_div(numerator: int, denominator: int) -> int:
@@ -14,6 +17,18 @@ def ceil_div(numerator: int, denominator: int) -> int:
 def frames_to_cover(n_samples: int, sample_rate: int, spec: AudioSpec) -> int:
     """Mel frames that a clip of `n_samples` at `sample_rate` is converted in; the last may be partly past its end."""
     return max(1, ceil_div(n_samples * spec.sample_rate, sample_rate * spec.hop_length))
+
+
+def clip_frames(n_samples: int, sample_rate: int, spec: AudioSpec, front_end: FrontEnd) -> int:
+    """Mel frames, T, that a clip of `n_samples` at `sample_rate` counts as.
+
+    Those that cover it; where content is stretched over the clip, the authors' whole hops, which the stretch depends
+    on. What then remains of the clip's end, less than a hop, is converted with what follows it.
+    """
+    if front_end.content_index != "stretched":
+        return frames_to_cover(n_samples, sample_rate, spec)
+    at_model_rate = (2 * n_samples * spec.sample_rate + sample_rate) // (2 * sample_rate)  # rounded, as resamplers do
+    return max(1, spec.frames(at_model_rate))
 
 
 def content_index(first_frame: int, n_frames: int, spec: AudioSpec) -> NDArray[np.int64]:
@@ -58,3 +73,49 @@ def mel_range(first_sample: int, last_sample: int, sample_rate: int, spec: Audio
 def samples_before(frame: int, sample_rate: int, spec: AudioSpec) -> int:
     """Samples at `sample_rate` that lie wholly before mel frame `frame`."""
     return frame * spec.hop_length * sample_rate // spec.sample_rate
+
+
+class Clip(Protocol):
+    """A clip as far as it has come: see `analysis.Analysis`."""
+
+    n_frames: int | None
+
+    @property
+    def goal(self) -> int | None: ...
+
+    def knows(self, frame: int) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of mel frames that is analysed as a whole; what it gives is used up to frame `used_end`."""
+
+    start: int
+    end: int
+    used_end: int
+    is_last: bool
+    """It ends with the clip."""
+
+
+class Windows:
+    """Windows of one length for what depends on all of its input. They are anchored to absolute time and overlap; each
+    is used up to the middle of what it shares with the next, and the last one ends with the clip.
+    """
+
+    def __init__(self, window_s: float, overlap_s: float, spec: AudioSpec) -> None:
+        self._length, self._overlap = round(window_s * spec.frame_rate_hz), round(overlap_s * spec.frame_rate_hz)
+        self.start = 0
+        """Mel frame that the next window begins at."""
+
+    def next(self, clip: "Clip") -> Window | None:
+        """The next window; None where too little of the clip is known for it."""
+        start, end = self.start, self.start + self._length
+        is_last = clip.n_frames is not None and clip.n_frames <= end
+        if clip.n_frames is None and not clip.knows(end):
+            return None
+        self.start += self._length - self._overlap
+        if is_last:
+            assert clip.n_frames is not None
+            assert clip.goal is not None
+            return Window(start, clip.n_frames, clip.goal, True)
+        return Window(start, end, end - self._overlap // 2, False)

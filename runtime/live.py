@@ -33,7 +33,7 @@ class LiveOptions:
     singer: SingerChoice = None
     key: float | str = 0.0
     seed: int = 0
-    steps: int = 1
+    steps: int | None = None
     input_device: int | str | None = None
     output_device: int | str | None = None
     rate: int | None = None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .calls import Call, Work, ask
 from .drawn import make_source_track
-from .framing import ceil_div, content_index, frames_to_cover, frames_within_content
+from .framing import ceil_div, clip_frames, content_index, frames_to_cover, frames_within_content
 from .gate import Gate, gains
 from .levels import Levels
 from .manifest import Manifest
@@ -45,6 +45,8 @@ from .synthesis import Networks, Target
 from .tracks import Track
 
 _WINDOW_PAST_S, _WINDOW_USED_S, _WINDOW_FUTURE_S = 0.8, 0.16, 0.08
+WINDOW_AHEAD_S = _WINDOW_USED_S + _WINDOW_FUTURE_S
+"""Look-ahead of an encoder without a finite context, live."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,12 @@ def _needs(manifest: Manifest, steps: int) -> _Needs:
     return needs
 
 
-def latency_samples(manifest: Manifest, sample_rate: int, steps: int = 1) -> int:
-    """Samples at `sample_rate` by which a stream's output lags behind its input, in the worst place of all frames."""
+def latency_samples(manifest: Manifest, sample_rate: int, steps: int | None = None) -> int:
+    """Samples at `sample_rate` by which a stream's output lags behind its input, in the worst place of all frames.
+
+    `steps` None: the voice's own number.
+    """
+    steps = manifest.model.usual_steps if steps is None else steps
     spec, needs, front_end = manifest.audio, _needs(manifest, steps), manifest.front_end
     before, instant = Gate(spec).before, front_end.instant
     worst = 0
@@ -150,6 +156,7 @@ class LowLatency:
         self._content, self.mel = Track((manifest.model.content_channels,)), Track((spec.n_mels,))
         self._frames_made, self.n_samples, self.n_given = 0, 0, 0
         self.n_frames: int | None = None
+        self._n_covering: int | None = None
         self.pitch_statistics, self.pitch_survey, self.clipped_samples = PitchStatistics(), PitchSurvey(), 0
         self.retarget(target)
 
@@ -166,7 +173,8 @@ class LowLatency:
         self._levels.push(audio, last)
         self._at_16k.append(self._to_16k.push(audio, last))
         if last:
-            self.n_frames = frames_to_cover(self.n_samples, self._rate, self._spec)
+            self._n_covering = frames_to_cover(self.n_samples, self._rate, self._spec)
+            self.n_frames = clip_frames(self.n_samples, self._rate, self._spec, self._front_end)
             if self._given_f0_hz is not None:
                 self._given_f0_hz = self._given_f0_hz[: self.n_frames]
         self._timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
@@ -181,10 +189,10 @@ class LowLatency:
     @property
     def _goal(self) -> int | None:
         """Mel frames that will be asked for in the end."""
-        if self.n_frames is None:
+        if self._n_covering is None:
             return None
         needs = self._needs
-        return self.n_frames + max(needs.mel_future + needs.acoustic_future, needs.source_future) + 1
+        return self._n_covering + max(needs.mel_future + needs.acoustic_future, needs.source_future) + 1
 
     def _measure_loudness(self) -> None:
         spec, hop, goal = self._spec, self._spec.hop_length, self._goal
@@ -264,7 +272,7 @@ class LowLatency:
 
     def _sing(self) -> Work[NDArray[np.float32]]:
         needs, hop = self._needs, self._spec.hop_length
-        end = self.n_frames
+        end = self._n_covering
         if end is None:
             told = min(
                 frames_within_content(self._rows_possible(), self._spec), self._sung_f0_hz.end, self._loudness.end
@@ -282,7 +290,7 @@ class LowLatency:
                 audio = audio * gains(flags, from_frame, first * hop, len(audio), self._spec.sample_rate, self._spec)
             self._frames_made = last
             start = time.perf_counter()
-            ready.append(self._from_model.push(audio, last=last == self.n_frames))
+            ready.append(self._from_model.push(audio, last=last == self._n_covering))
             self._timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
         audio = np.concatenate(ready)
         if self.n_frames is not None:

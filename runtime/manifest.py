@@ -1,20 +1,23 @@
 """What a bundle says about itself: `bundle.json` as frozen dataclasses, read strictly.
 
 Export builds these and writes `to_json`; the runtime reads them back with `from_json`. An unknown key, a missing key or
-a value of another type is an error.
+a value of another type is an error, and so is a number beyond its range (`limits`).
 """
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import limits
 from .errors import BundleError
 from .graph import GRAPHS, TensorSpec
-from .pitch import PITCH_SAMPLE_RATE
 from .source import SINE_HARMONICS
-from .spec import AudioSpec, FrontEnd
+from .spec import AudioSpec, F0Name, FrontEnd
 from .strict import MismatchError, decode, encode
+from .text import abridged
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "bundle.json"
@@ -39,6 +42,14 @@ class GraphEntry:
     outputs: tuple[tuple[str, str, tuple[int | str, ...]], ...]
     file: str | None = None
     """Name inside the bundle; None: the file lies in the cache under its hash."""
+    weights: str | None = None
+    """A file inside the bundle that follows `file`: the rest of the ONNX file, which other graphs end with too. The
+    hash is of both together."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files inside the bundle whose bytes, one after the other, are the ONNX file; none: it lies in the cache."""
+        return tuple(name for name in (self.file, self.weights) if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +108,22 @@ class ModelEntry:
     """Where the training departs from the published recipe."""
     ode: OdeEntry | None = None
     """The model is a teacher, whose steps follow its ODE; None: a student's steps, each with fresh noise."""
+    default_steps: int | None = None
+    """Steps of a conversion that names no number; None: see `usual_steps`."""
+    f0_extractor: F0Name = "swift-f0"
+    """What found the F0 that the model was trained on."""
+
+    @property
+    def step_counts(self) -> tuple[int, ...]:
+        """Numbers of steps that a conversion can take, ascending."""
+        return (1, *sorted(map(int, self.schedules)))
+
+    @property
+    def usual_steps(self) -> int:
+        """`default_steps`; without it 1, and the longest schedule of a model that follows an ODE."""
+        if self.default_steps is not None:
+            return self.default_steps
+        return 1 if self.ode is None else self.step_counts[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,15 +193,22 @@ class Manifest:
     licences: tuple[LicenceEntry, ...]
     consent: str
     provenance: dict[str, Any]
-    """Versions, commit, data summary: whatever made it."""
+    """Versions, commit, data summary: whatever made it. `files`: SHA-256 of those that no other field names."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """How the voice's conditions are taken from the audio."""
     variants: dict[str, dict[str, GraphEntry]] = field(default_factory=dict)
     """Graphs in other precisions than `graphs`: precision -> name -> file. One that stays fp32 there is left out."""
     format_version: int = FORMAT_VERSION
+    digest: str | None = field(default=None, compare=False)
+    """SHA-256 of the rest of `bundle.json` when it was written (`fits_digest`); `to_json` computes it."""
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """SHA-256 by name of the files that only `provenance` names."""
+        return self.provenance.get("files", {})
 
     def has(self, precision: str) -> bool:
         """Whether it holds what an engine needs to compute in `precision`; bf16 is computed from fp32 graphs."""
@@ -186,31 +220,68 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The text of `bundle.json`."""
-    return json.dumps(encode(manifest), indent=1, ensure_ascii=False)
+    """The text of `bundle.json`, with its digest."""
+    data = json.loads(json.dumps(encode(manifest), ensure_ascii=False, allow_nan=False))
+    return json.dumps({**data, "digest": _digest(data)}, indent=1, ensure_ascii=False)
 
 
 def from_json(text: str | bytes, origin: str) -> Manifest:
     """Read `bundle.json`; `origin` is the bundle named in the `BundleError` of whatever is wrong with it."""
     try:
-        data = json.loads(text)
-    except ValueError as error:
+        data = _parse(text)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{origin}: {MANIFEST_FILE} is not JSON: {error}") from error
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise BundleError(
-            f"{origin}: bundle format {version!r}; this version of comosvc reads format {FORMAT_VERSION}\n"
+            f"{origin}: bundle format {abridged(version)}; this version of comosvc reads format {FORMAT_VERSION}\n"
             "hint: a newer bundle needs a newer comosvc: pip install --upgrade comosvc"
         )
     try:
+        limits.check_depth(data, MANIFEST_FILE)
         return decode(Manifest, data, MANIFEST_FILE)
-    except (MismatchError, BundleError) as error:
+    except (MismatchError, BundleError, limits.LimitError) as error:
         raise BundleError(f"{origin}: {error}") from error
 
 
+def fits_digest(text: str | bytes) -> bool | None:
+    """Whether a `bundle.json` that `from_json` accepts is what was written; None without a digest.
+
+    It finds damage and edits. Whoever forges a bundle can write its digest too.
+    """
+    data = _parse(text)
+    return data["digest"] == _digest(data) if data.get("digest") is not None else None
+
+
+def _parse(text: str | bytes) -> Any:
+    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """SHA-256 of the data as JSON in one fixed form, without its field `digest`."""
+    rest = {key: value for key, value in data.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def check(manifest: Manifest) -> None:
-    """Raise `BundleError` where the parts of a manifest contradict each other or the graph contracts."""
+    """Raise `BundleError` for a value beyond its limit, or parts that contradict each other or the graph contracts."""
+    try:
+        limits.check_limits(manifest)
+    except limits.LimitError as error:
+        raise BundleError(str(error)) from error
     _check_audio(manifest.audio)
+    _check_provenance(manifest.provenance)
     _check_graphs(manifest)
     _check_singers(manifest)
     model = manifest.model
@@ -222,9 +293,13 @@ def check(manifest: Manifest) -> None:
     has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
     _expect(has_source == (model.source.kind != "none"), "model.source contradicts the inputs of the vocoder graph")
     for steps, indices in model.schedules.items():
-        complete = steps.isdecimal() and len(indices) == int(steps) - 1
-        _expect(complete, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
+        number = int(steps) if re.fullmatch("[1-9][0-9]{0,4}", steps) else 0
+        known = 1 < number <= limits.MOST_STEPS
+        _expect(known, f"model.schedules[{steps}]: steps are whole numbers from 2 to {limits.MOST_STEPS}")
+        _expect(len(indices) == number - 1, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
     _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
+    can = model.usual_steps in model.step_counts
+    _expect(can, f"model.default_steps is {model.default_steps}; the voice can do {model.step_counts}")
     if model.ode is not None:
         _check_ode(model, manifest.audio)
     has_low = manifest.context.content_low is not None
@@ -233,31 +308,46 @@ def check(manifest: Manifest) -> None:
         has_low == (manifest.lookahead_ms.content_low_latency is not None),
         "lookahead_ms.content_low_latency contradicts the graphs",
     )
-    for name, context in vars(manifest.context).items():
-        if context is None:
-            continue
-        _expect(min(context.past, context.future, context.window_ms) >= 0, f"context.{name} must not be negative")
 
 
 def _check_audio(spec: AudioSpec) -> None:
     _expect(spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}")
-    whole = min(spec.sample_rate, spec.hop_length, spec.win_length, spec.content_sample_rate, spec.content_hop_length)
-    _expect(whole > 0, "audio: rates, hops and windows must be positive")
-    rate = spec.content_sample_rate
-    _expect(rate == PITCH_SAMPLE_RATE, f"audio.content_sample_rate is {rate}; graphs take {PITCH_SAMPLE_RATE} Hz")
+    lengths = spec.hop_length, spec.win_length, spec.n_fft
+    nested = sorted(lengths) == list(lengths)
+    _expect(
+        nested, "audio: hop_length, win_length and n_fft are {}, {} and {}; each must hold the last".format(*lengths)
+    )
+    slowest, fastest = limits.SLOWEST_FRAMES_HZ, limits.FASTEST_FRAMES_HZ
+    rate = spec.frame_rate_hz
+    _expect(slowest <= rate <= fastest, f"audio: {rate:.1f} mel frames per second; {slowest:g} to {fastest:g} are read")
+    rising = spec.f_min_hz < spec.f_max_hz
+    _expect(rising, f"audio: f_min_hz is {spec.f_min_hz:g}, f_max_hz {spec.f_max_hz:g}; the mel bands lie between them")
+
+
+def _check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Of what is read again: hashes of other files, and versions."""
+    for key in ("files", "versions"):
+        texts = provenance.get(key, {})
+        fits = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
+        _expect(fits, f"provenance.{key} must be an object of texts, got {abridged(texts)}")
+    for name, sha256 in provenance.get("files", {}).items():
+        _expect(_is_sha256(sha256), f"provenance.files.{name} is not a SHA-256")
 
 
 def _check_ode(model: ModelEntry, spec: AudioSpec) -> None:
     assert model.ode is not None
     bands, known = len(model.ode.mel_mean), len(model.ode.sigmas)
     _expect(bands in (1, spec.n_mels), f"model.ode.mel_mean has {bands} numbers for {spec.n_mels} bands")
-    _expect(min((*model.ode.sigmas, model.ode.mel_scale)) > 0.0, "model.ode: noise levels and scale must be positive")
     beyond = [steps for steps, indices in model.schedules.items() if not all(0 <= i < known for i in indices)]
     _expect(not beyond, f"model.schedules{beyond} points beyond the {known} levels of model.ode.sigmas")
 
 
 def _check_front_end(front_end: FrontEnd) -> None:
     window, overlap = front_end.content_window_s, front_end.content_overlap_s
+    least = limits.SHORTEST_WINDOW_S
+    _expect(
+        window == 0.0 or window >= least, f"front_end.content_window_s is {window}; 0, or {least} and more, are read"
+    )
     _expect(
         0.0 <= 2.0 * overlap <= window,
         f"front_end.content_overlap_s is {overlap}; at most half of content_window_s, {window}, may overlap",
@@ -287,9 +377,11 @@ def _check_entries(where: str, precision: str, entries: dict[str, GraphEntry], m
         "H": manifest.model.source.channels,
     }
     for name, entry in entries.items():
+        alone = entry.file is not None or entry.weights is None
+        _expect(alone, f"{where}.{name}.weights is {entry.weights}, and there is no file before it")
         _expect(name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}")
         _expect(entry.precision == precision, f"{where}.{name} is {entry.precision}; it must be {precision}")
-        _expect(re.fullmatch("[0-9a-f]{64}", entry.sha256) is not None, f"{where}.{name}.sha256 is not a SHA-256")
+        _expect(_is_sha256(entry.sha256), f"{where}.{name}.sha256 is not a SHA-256")
         spec = GRAPHS[name]
         _check_tensors(f"{where}.{name}.inputs", entry.inputs, spec.inputs, OPTIONAL_INPUTS.get(name, ()), sizes)
         _check_tensors(f"{where}.{name}.outputs", entry.outputs, spec.outputs, (), sizes)
@@ -305,8 +397,8 @@ def _check_tensors(
     contract = {tensor.name: tensor for tensor in wanted}
     names = [name for name, _, _ in found]
     required = [name for name in contract if name not in optional]
-    fits = len(set(names)) == len(names) and set(required) <= set(names) <= set(contract)
-    _expect(fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}")
+    fits = set(required) <= set(names) and names == [name for name in contract if name in names]
+    _expect(fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}, in this order")
     for name, dtype, dims in found:
         tensor = contract[name]
         _expect(dtype == tensor.dtype, f"{where}: {name} is {dtype}, the contract has {tensor.dtype}")
@@ -326,7 +418,10 @@ def _check_singers(manifest: Manifest) -> None:
         median = low if singer.f0_median_hz is None else singer.f0_median_hz
         ordered = 0.0 < low <= median <= high
         _expect(ordered, f"singers.{name}: F0 range {low}-{high} Hz does not hold the median {median} Hz")
-        _expect(singer.index >= 0, f"singers.{name}.index is {singer.index}")
+
+
+def _is_sha256(text: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", text) is not None
 
 
 def _expect(holds: bool, message: str) -> None:

@@ -19,6 +19,7 @@ from .request import Request
 from .synthesis import Synthesis, Target, horizon_frames
 from .tracks import Track
 from .voices import auto_key
+from .world_f0 import f0_warnings
 
 Blocks = Iterator[tuple[NDArray[np.float32], bool]]
 """Mono samples, and whether they are the last."""
@@ -73,6 +74,8 @@ def convert_blocks(
             f0_hz.add(chain.f0_hz)
     has_pitch = chain.pitch_statistics.voiced_frames > 0
     warnings = survey.warnings(has_pitch)
+    if request.f0_hz is None:
+        warnings += f0_warnings(manifest.model.f0_extractor, live=request.low_latency)
     if has_pitch or not survey.quiet:
         warnings += pitch_warnings(chain.pitch_statistics, key, request.voice) + chain.pitch_survey.warnings()
     warnings += key_warnings(key, request.found_in_ms is not None) + output_warnings(chain.clipped_samples)

@@ -1,7 +1,9 @@
 """A picture of a conversion: mel spectrograms with their F0 curves. Needs matplotlib, the `plot` extra."""
 
 import importlib
+import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,16 @@ from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
 from .storage import replacing
 
-_INCHES_PER_SECOND, _WIDTH_INCHES = 2.0, (8.0, 24.0)
+ROW_S = 12.0
+"""The longest that is drawn in one row."""
+_INCHES_PER_SECOND, _WIDTH_INCHES, _HIGH_INCHES = 2.0, (8.0, 24.0), 3.2
+_OTHER_SCRIPTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei",
+    "Malgun Gothic", "WenQuanYi Zen Hei", "IPAGothic", "Arial Unicode MS", "Noto Sans", "Segoe UI Emoji",
+)  # fmt: skip
 PICTURES = (".png", ".pdf", ".svg")
 """Endings of the files that can be drawn."""
-_LABELLED_HZ = (200, 400, 800, 1_600, 3_200, 6_400, 12_800)
+LABELLED_HZ = (200, 400, 800, 1_600, 3_200, 6_400, 12_800)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +52,42 @@ def require_matplotlib() -> Any:
 
 
 def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec) -> None:
-    """Write the panels, one above the other on common axes, to `path` (.png, .svg or .pdf). Raises `OutputError`."""
+    """Write the panels, one above the other on common axes, to `path` (.png, .svg or .pdf).
+
+    Clips of more than `ROW_S` continue in further rows below, each with all panels. Raises `OutputError`.
+    """
     seconds = max(len(panel.audio) / panel.sample_rate for panel in panels)
-    width = float(np.clip(_INCHES_PER_SECOND * seconds, *_WIDTH_INCHES))
-    figure = require_matplotlib().Figure(figsize=(width, 3.2 * len(panels)), layout="constrained")
-    rows = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    n_rows = max(1, math.ceil(seconds / ROW_S))
+    width = float(np.clip(_INCHES_PER_SECOND * seconds / n_rows, *_WIDTH_INCHES))
+    size = width, _HIGH_INCHES * len(panels) * n_rows
+    figure = require_matplotlib().Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(n_rows * len(panels), 1, sharey=True, squeeze=False).reshape(n_rows, len(panels))
     mels = [mel_spectrogram(resample(panel.audio, panel.sample_rate, spec.sample_rate), spec) for panel in panels]
     top = max(float(mel.max(initial=-np.inf)) for mel in mels)
-    for axes, panel, mel in zip(rows, panels, mels, strict=True):
-        _draw_mel(axes, mel, top, spec)
-        _draw_f0(axes, panel.f0_hz, spec)
-        axes.set_title(panel.title, loc="left")
-        axes.set_ylabel("Hz")
-    rows[0].legend(loc="upper right")
-    rows[-1].set_xlabel("seconds")
+    fonts = _title_fonts()
+    for row, row_axes in enumerate(grid):
+        start, end = (seconds * part / n_rows for part in (row, row + 1))
+        for axes, panel, mel in zip(row_axes, panels, mels, strict=True):
+            _draw_mel(axes, mel, top, spec)
+            _draw_f0(axes, panel.f0_hz, spec)
+            axes.set_xlim(start, end)
+            title = panel.title if row == 0 else f"{panel.title}, from {start:.1f} s"
+            axes.set_title(title, loc="left", parse_math=False, fontfamily=fonts)
+            axes.set_ylabel("Hz")
+        row_axes[-1].set_xlabel("seconds")
+    grid[0, 0].legend(loc="upper right")
     try:
-        with replacing(Path(path)) as partial:
+        with replacing(Path(path)) as partial, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
             figure.savefig(partial, format=Path(path).suffix.lower().lstrip("."))
     except (OSError, ValueError) as error:
         raise OutputError(f"{os.fspath(path)} cannot be written: {error}") from error
+
+
+def _title_fonts() -> list[str]:
+    """matplotlib's own font, then those of this system that have what it lacks: other scripts in names of files."""
+    installed = set(importlib.import_module("matplotlib.font_manager").get_font_names())
+    return ["DejaVu Sans", *(font for font in _OTHER_SCRIPTS if font in installed)]
 
 
 def _draw_mel(axes: Any, mel: NDArray[np.float32], top: float, spec: AudioSpec) -> None:
@@ -70,7 +95,7 @@ def _draw_mel(axes: Any, mel: NDArray[np.float32], top: float, spec: AudioSpec) 
     low, high = (float(hz_to_mel(hz)) for hz in (spec.f_min_hz, spec.f_max_hz))
     extent = (0.0, len(mel) / spec.frame_rate_hz, low, high)
     axes.imshow(mel.T, origin="lower", aspect="auto", extent=extent, vmin=top - decades, vmax=top, cmap="magma")
-    labelled = [hz for hz in _LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
+    labelled = [hz for hz in LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
     axes.set_yticks([float(hz_to_mel(hz)) for hz in labelled], [str(hz) for hz in labelled])
 
 

@@ -1,19 +1,20 @@
 """Inputs and what torch gave for them, kept in the bundle: does an engine give that too, in its precision, here?"""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from .bundle import Bundle
+from .bundle import Bundle, load_tensors
 from .calls import Runnable
 from .errors import BundleError, ComosvcError
 from .framing import ceil_div
 from .graph import GRAPHS
-from .manifest import Manifest
+from .manifest import OPTIONAL_INPUTS, Manifest
+from .outputs import check_finite, check_outputs
+from .profiles import grid_of
 from .providers import cpu
 
 PROBES_FILE = "probes.safetensors"
@@ -38,38 +39,72 @@ class Probe:
     @property
     def size(self) -> tuple[int, int]:
         """Batch, and length in 16 kHz samples or mel frames."""
-        first = self.inputs.get("audio", self.inputs.get("f0_hz"))
-        assert first is not None
+        first = next(self.inputs[name] for name in ("audio", "f0_hz", "mel") if name in self.inputs)
         return first.shape[0], first.shape[1]
 
 
-def decode_probes(data: bytes) -> list[Probe]:
-    """The probes of a safetensors file, its tensors named `<number>.<graph>.in.<tensor>` and `...out.<tensor>`.
+def read_probes(bundle: Bundle) -> list[Probe]:
+    """The probes of a bundle, one or more of each graph. Raises `BundleError` for a file that holds anything else.
 
-    Raises `BundleError` for anything else.
+    The tensors of the file are named `<number>.<graph>.in.<tensor>` and `...out.<tensor>`.
     """
+    what, manifest = f"{bundle.origin}: {PROBES_FILE}", bundle.manifest
     probes: dict[tuple[int, str], Probe] = {}
-    try:
-        for key, value in load(data).items():
-            number, graph, side, name = key.split(".")
-            probe = probes.setdefault((int(number), graph), Probe(graph, {}, {}))
-            # numpy's `ascontiguousarray`, which wrote them, makes a scalar (1,).
-            value = value.reshape(()) if name == "step_index" else value
-            {"in": probe.inputs, "out": probe.outputs}[side][name] = value
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise BundleError(f"{PROBES_FILE} is not a file of probes: {error}") from error
+    for key, value in load_tensors(bundle.read(PROBES_FILE), what).items():
+        found = re.fullmatch(r"([0-9]{1,6})\.(\w{1,20})\.(in|out)\.(\w{1,20})", key)
+        if found is None or found[2] not in manifest.graphs:
+            raise BundleError(f"{what} has a tensor {key!r}, which is of no graph of this voice")
+        number, graph, side, name = found.groups()
+        taken = {tensor[0] for tensor in manifest.graphs[graph].inputs}
+        if side == "in" and name not in taken and name in OPTIONAL_INPUTS.get(graph, ()):
+            continue  # probes are made for the whole contract, of which a design may do without
+        probe = probes.setdefault((int(number), graph), Probe(graph, {}, {}))
+        # numpy's `ascontiguousarray`, which wrote them, makes a scalar (1,).
+        (probe.inputs if side == "in" else probe.outputs)[name] = (
+            value.reshape(()) if name == "step_index" and value.size == 1 else value
+        )
+    if missing := [name for name in manifest.graphs if name not in {graph for _, graph in probes}]:
+        raise BundleError(f"{what} has no probe of {', '.join(missing)}")
+    for (number, graph), probe in probes.items():
+        _check_probe(f"{what}, probe {number} of the {graph} graph", probe, manifest)
     return [probes[key] for key in sorted(probes)]
+
+
+def _check_probe(what: str, probe: Probe, manifest: Manifest) -> None:
+    """Raise `BundleError` unless the arrays fit the contract and each other, and indices point into the content."""
+    entry, sizes = manifest.graphs[probe.graph], dict[str, int]()
+    letters = {tensor.name: tensor.dims for tensor in GRAPHS[probe.graph].inputs}
+    for tensors, arrays in ((entry.inputs, probe.inputs), (entry.outputs, probe.outputs)):
+        if set(arrays) != (wanted := {name for name, _, _ in tensors}):
+            raise BundleError(f"{what} has {', '.join(arrays) or 'nothing'} in place of {', '.join(sorted(wanted))}")
+    for name, dtype, dims in entry.inputs:
+        found = probe.inputs[name]
+        fits = found.dtype == dtype and found.ndim == len(dims) and found.size > 0 and np.isfinite(found).all()
+        for size, dim, letter in zip(found.shape, dims, letters[name], strict=False):
+            fits = fits and size == (dim if isinstance(dim, int) else sizes.setdefault(letter, size))
+        if not fits:
+            raise BundleError(f"{what}: {name} is {found.dtype} {found.shape}; it does not fit, or is not finite")
+    index = probe.inputs.get("content_index")
+    if index is not None and not 0 <= index.min() <= index.max() < sizes["S"]:
+        raise BundleError(f"{what}: content_index is {index.min()} to {index.max()}, of {sizes['S']} rows of content")
+    shapes = {name: array.shape for name, array in probe.inputs.items()}
+    try:
+        outputs = [probe.outputs[name] for name, _, _ in entry.outputs]
+        check_outputs(grid_of(manifest, probe.graph), entry, shapes, outputs)
+        check_finite(probe.graph, outputs)
+    except BundleError as error:
+        raise BundleError(f"{what}: {error}") from error
 
 
 def probe_errors(bundle: Bundle, graphs: Mapping[str, Runnable], precision: str) -> dict[str, float]:
     """The largest relative error of each graph on the bundle's probes; nothing for a bundle that has none.
 
-    Raises `ComosvcError` for one beyond the precision's budget.
+    Raises `BundleError` for probes that are none, and `ComosvcError` for an error beyond the precision's budget.
     """
-    if PROBES_FILE not in bundle.manifest.provenance.get("files", {}):
+    if PROBES_FILE not in bundle.manifest.files:
         return {}
     errors: dict[str, float] = {}
-    for probe in decode_probes(bundle.read(PROBES_FILE)):
+    for probe in read_probes(bundle):
         error = _error(bundle, graphs[probe.graph], probe, precision)
         errors[probe.graph] = max(errors.get(probe.graph, 0.0), error)
     return errors

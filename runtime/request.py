@@ -53,9 +53,14 @@ class Request:
 
 
 def make_request(
-    bundle: Bundle, singer: str | Mapping[str, float] | None, key: float | str, seed: int, steps: int, latency: str
+    bundle: Bundle,
+    singer: str | Mapping[str, float] | None,
+    key: float | str,
+    seed: int,
+    steps: int | None,
+    latency: str,
 ) -> Request:
-    """Check the arguments that all conversions share. Raises `OptionError`."""
+    """Check the arguments that all conversions share. `steps` None: the voice's own number. Raises `OptionError`."""
     if latency not in LATENCIES:
         raise OptionError(f"unknown latency {latency!r}; known: {', '.join(LATENCIES)}")
     voice = voice_of(bundle, singer)
@@ -109,8 +114,8 @@ def _check_seed(seed: Any) -> int:
 
 
 def _schedule(bundle: Bundle, steps: Any) -> tuple[int, ...]:
-    schedules = bundle.manifest.model.schedules
-    known = {1: (), **{int(number): indices for number, indices in schedules.items()}}
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps not in known:
-        raise OptionError(f"steps is {steps!r}; this voice can do {', '.join(map(str, sorted(known)))}")
-    return known[int(steps)]
+    model = bundle.manifest.model
+    steps = model.usual_steps if steps is None else steps
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps not in model.step_counts:
+        raise OptionError(f"steps is {steps!r}; this voice can do {', '.join(map(str, model.step_counts))}")
+    return model.schedules.get(str(steps), ())

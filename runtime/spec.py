@@ -77,6 +77,10 @@ OPENVPI_44K = AudioSpec(
 """Values of the openvpi NSF-HiFi-GAN and of what was trained for it (so-vits-svc, DiffSinger)."""
 
 
+F0Name = Literal["swift-f0", "dio", "harvest"]
+"""Extractors of F0: the shipped pitch graph, and two of WORLD."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrontEnd:
     """How the conditions are taken from the audio. It travels as `AudioSpec` does; the defaults are ours."""

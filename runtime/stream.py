@@ -13,12 +13,13 @@ from .audio import mono
 from .bundle import Bundle
 from .calls import Batches, Runnable, run
 from .errors import AudioError, ComosvcError, OptionError
-from .framing import frames_to_cover
+from .framing import clip_frames
 from .low_latency import LowLatency, latency_samples
 from .request import Request, check_f0
 from .synthesis import Target
 from .tracks import Track
 from .voices import FOUND_KEYS, check_semitones, voice_of
+from .world_f0 import f0_warnings
 
 SingerChoice = str | Mapping[str, float] | None
 """A name, weights by name for a blend, or None for the voice's first."""
@@ -44,6 +45,9 @@ class Stream:
         self.sample_rate = sample_rate
         self.latency_samples = latency_samples(bundle.manifest, sample_rate, request.steps)
         """Samples by which the output lags behind the input, always."""
+        given = request.f0_hz is not None
+        self.warnings = () if given else tuple(f0_warnings(bundle.manifest.model.f0_extractor, live=True))
+        """What a user should know about the result."""
         self._busy, self._closed = threading.Lock(), False
         self._warm_up(max(1, round(1e-3 * block_ms * sample_rate)))
 
@@ -160,9 +164,10 @@ class Stream:
     def _check_given_f0_covers(self, n_samples: int) -> None:
         if self._request.f0_hz is None:
             return
+        manifest = self._bundle.manifest
         given, asked = (
             len(self._request.f0_hz),
-            frames_to_cover(n_samples, self.sample_rate, self._bundle.manifest.audio),
+            clip_frames(n_samples, self.sample_rate, manifest.audio, manifest.front_end),
         )
         if asked > given:
             raise AudioError(

@@ -6,6 +6,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from .text import abridged
+
 T = TypeVar("T")
 
 
@@ -51,7 +53,10 @@ def _decode(kind: Any, data: Any, where: str) -> Any:
         return {key: _decode(arguments[1], value, f"{where}.{key}") for key, value in data.items()}
     if kind is float:
         _require(isinstance(data, int | float) and not isinstance(data, bool), where, "a number", data)
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise MismatchError(f"{where} is {abridged(data)}, which no float holds") from None
     _require(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), where, kind.__name__, data)
     return data
 
@@ -84,7 +89,7 @@ def _union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
             if dataclasses.is_dataclass(kind):
                 raise
     names = " or ".join("null" if kind is types.NoneType else getattr(kind, "__name__", str(kind)) for kind in kinds)
-    raise MismatchError(f"{where} must be {names}, got {data!r}")
+    raise MismatchError(f"{where} must be {names}, got {abridged(data)}")
 
 
 def _tuple(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
@@ -97,5 +102,4 @@ def _tuple(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
 
 def _require(holds: bool, where: str, wanted: str, data: Any) -> None:
     if not holds:
-        shown = repr(data)
-        raise MismatchError(f"{where} must be {wanted}, got {shown if len(shown) <= 60 else shown[:57] + '...'}")
+        raise MismatchError(f"{where} must be {wanted}, got {abridged(data)}")

@@ -12,7 +12,6 @@ from .analysis import Analysis
 from .audio import Resampler
 from .calls import Call, Work, ask, gather
 from .drawn import Drawn, Input, Normals, make_source_track
-from .errors import BundleError
 from .framing import mel_range, next_piece, samples_before
 from .gate import gains
 from .manifest import Manifest
@@ -100,10 +99,7 @@ class Networks:
         inputs["noise"] = Drawn([Normals(sample_noise(self.target.seed, first * hop), (len(mel) * hop,))])
         reply = yield from ask(Call("vocoder", inputs))
         self._timings_ms["vocoder"] += reply.ms
-        audio = reply.outputs[0][0, : len(mel) * hop]
-        if not np.isfinite(audio).all():
-            raise BundleError("the vocoder graph gave samples that are NaN or infinite\nhint: the bundle is broken")
-        return audio
+        return reply.outputs[0][0, : len(mel) * hop]
 
 
 class Synthesis:
@@ -145,7 +141,7 @@ class Synthesis:
 
     def _make_mel(self) -> Work[None]:
         analysis = self._analysis
-        goal = None if analysis.n_frames is None else analysis.n_frames + self._vocoder_context.future
+        goal = None if analysis.n_covering is None else analysis.n_covering + self._vocoder_context.future
         pieces, end = [], self.mel.end
         while goal is None or end < goal:
             first, end = next_piece(end, self._piece, goal)
@@ -170,7 +166,7 @@ class Synthesis:
         return self._analysis.sung_f0_hz.read(first, last) * self._ratio
 
     def _make_audio(self) -> Work[None]:
-        analysis, goal = self._analysis, self._analysis.n_frames
+        analysis, goal = self._analysis, self._analysis.n_covering
         pieces, end = [], self._frames_sung
         while goal is None or end < goal:
             first, last = next_piece(end, self._piece, goal)

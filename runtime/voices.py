@@ -114,7 +114,7 @@ def check_key(key: float | str, voice: Voice) -> float | None:
         if voice.f0_median_hz is None:
             raise OptionError(
                 f"key is {key!r}, and the pitch that {voice.label} sings at is not known: the voice was imported "
-                "without it\nhint: give the key in semitones, or import again with --f0-median NAME=HZ"
+                "without it\nhint: give the key in semitones, or set it: comosvc-export set VOICE --f0-median NAME=HZ"
             )
         return None
     return check_semitones(key, f", or {' or '.join(map(repr, FOUND_KEYS))}")

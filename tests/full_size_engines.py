@@ -19,8 +19,8 @@ from pathlib import Path
 from comosvc.benchmarks.report import this_machine
 from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, with_precision
 from comosvc.export.describe import commit
-from comosvc.export.precision import kept_fp32
 from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.parity_file import kept_fp32
 
 
 def build(folder: Path, home: Path, precision: str) -> dict:

@@ -236,8 +236,9 @@ def write_folder(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def edited(files: dict[str, bytes], edit: Callable[[dict[str, Any]], object]) -> dict[str, bytes]:
-    """`files` with `edit` done to the parsed bundle.json."""
+    """`files` with `edit` done to the parsed bundle.json, and without its digest, which an attacker could write too."""
     manifest = json.loads(files["bundle.json"])
+    manifest.pop("digest", None)
     edit(manifest)
     return {**files, "bundle.json": json.dumps(manifest).encode()}
 

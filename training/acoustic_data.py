@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from ..runtime.audio import resample
@@ -18,6 +17,7 @@ from .content_scores import Encode
 from .crops import Crops
 from .draws import Draws
 from .features import ClipEntry, FeatureIndex, load_arrays, save_arrays
+from .progress import tracked
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def encode_content(
     """Run the content encoder over every clip that has no content from this encoder yet, each clip as a whole."""
     spec = features.audio
     todo = [clip for clip in clips if not features.content_path(clip, encoder_hash).is_file()]
-    for clip in track(todo, "content features", console=console, disable=not todo):
+    for clip in tracked(todo, "content features", console):
         audio = features.load(clip)["audio"].astype(np.float32) / np.float32(32768)
         content = encode(resample(audio, spec.sample_rate, spec.content_sample_rate)).astype(np.float16)
         save_arrays(features.content_path(clip, encoder_hash), {"content": content})

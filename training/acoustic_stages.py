@@ -1,6 +1,7 @@
 """The commands `teacher` and `student`: from the features of a run to checkpoints."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_co
 from .adopt import adopt_content
 from .checkpoint import latest_checkpoint, read_metadata, require_checkpoint
 from .config import to_mapping
-from .content_stage import CONTENT, encode_with
+from .content_stage import CONTENT, CONTENT_LOW, encode_with
+from .data_record import begin_stage, require_fitting, require_same_data
 from .distributed import own_device
 from .draws import Draws
 from .encoders import load_content_encoders
 from .features import FeatureIndex
 from .fine_tune import Start, initial_model, keep_student, load_acoustic, sha256_of
+from .foreign.acoustic_stage import ENDINGS, take_acoustic
 from .illustration import illustrate
 from .loop import fit
 from .rendering import Stage, load_stage
 from .student import StudentConfig, StudentObjective, distances_to_teacher
 from .teacher import TeacherConfig, TeacherObjective, denoising_errors
+from .vocoder_stage import VOCODER
 from .windows import require_windows
 
 logger = logging.getLogger(__name__)
@@ -41,6 +45,7 @@ def training_clips(
     """
     if latest_checkpoint(run / CONTENT) is None and not (run / "corpus").is_dir():
         adopt_content(run, features.audio)
+    require_fitting(run, features, (CONTENT, CONTENT_LOW), (VOCODER,))
     encoders = load_content_encoders(run)
     require_windows(encoders[CONTENT][0], features.front_end)
     groups = [features.select(split, trained=True) for split in splits]
@@ -67,7 +72,9 @@ def train_teacher(
     with, and their network in place of `acoustic`.
     """
     features = FeatureIndex.open(run / "features")
+    record = begin_stage(run, TEACHER, features)
     if start is not None:
+        start = _in_our_format(start, TEACHER, run)
         start.adopt_parts(run, TEACHER)
     (train, valid), encoder_hashes, n_content = training_clips(features, run, ("train", "valid"), device, console)
     torch.manual_seed(seed)
@@ -86,6 +93,7 @@ def train_teacher(
         "singers": features.trained_singers,
         "n_content": n_content,
         "content_encoders": encoder_hashes,
+        "data": record.write(run / TEACHER),
         **_augmentation(features),
         **({"init_from": start.facts(TEACHER)} if start else {}),
     }
@@ -104,6 +112,15 @@ def train_teacher(
     )
 
 
+def take_teacher(address: str, settings: str | None, run: Path) -> Path:
+    """Make the authors' teacher at a path or hf:// address the teacher of `run`, for the singers of its features.
+
+    `settings`: its config.yaml; None looks beside it. Returns its checkpoint. Raises as `take_acoustic` does.
+    """
+    singers = FeatureIndex.open(run / "features").trained_singers
+    return take_acoustic(address, settings, TEACHER, run, run / TEACHER, singers)
+
+
 def train_student(
     config: StudentConfig,
     run: Path,
@@ -119,14 +136,20 @@ def train_student(
     student's network to begin with; where only singers' vectors are trained, that is the end of it too.
     """
     teacher = require_checkpoint(run / TEACHER)
-    if start is not None and start.train == "embedding":
-        return keep_student(start, teacher, run / folder)
     features = FeatureIndex.open(run / "features")
+    record = begin_stage(run, TEACHER, features)
+    require_same_data(run / folder, record, features.folder)
+    start = None if start is None else _in_our_format(start, STUDENT, run)
+    if start is not None and start.train == "embedding":
+        path = keep_student(start, teacher, run / folder)
+        record.write(run / folder)
+        return path
     (train, valid), encoder_hashes, _ = training_clips(features, run, ("train", "valid"), device, console)
     step, of_teacher = read_metadata(teacher)
     resolved: dict[str, Any] = {
         **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},
         "teacher": {"step": step, "sha256": sha256_of(teacher, "ema")},
+        "data": record.write(run / folder),
         **({"init_from": start.facts(STUDENT)} if start else {}),
         "student": config,
         "loop": to_mapping(config.loop),
@@ -157,9 +180,18 @@ def train_student(
     )
 
 
+def _in_our_format(start: Start, stage: str, run: Path) -> Start:
+    """`start` with a checkpoint of the authors' turned into one of ours, in `run / "init-from"`."""
+    if start.source.suffix not in ENDINGS or not start.source.is_file():
+        return start
+    taken = take_acoustic(str(start.source), None, stage, run, run / "init-from" / stage)
+    return replace(start, source=taken)
+
+
 def _augmentation(features: FeatureIndex) -> dict[str, Any]:
     """For a stage's configuration: how its data was varied and its conditions taken, where that is not as usual."""
     return {
         **({"augmentation": features.augmentation} if features.augmentation.probability else {}),
         **({"front_end": features.front_end} if features.front_end != FrontEnd() else {}),
+        **({"f0": features.f0} if features.f0 != "swift-f0" else {}),
     }

@@ -21,6 +21,7 @@ from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.spec import AudioSpec
 from ..runtime.storage import replacing
 from .checkpoint import latest_checkpoint, require_checkpoint, save_checkpoint
+from .commands import train_command
 from .config import from_mapping
 from .content import ContentConfig, ContentEncoder
 from .content_stage import CONTENT, CONTENT_LOW
@@ -30,11 +31,24 @@ logger = logging.getLogger(__name__)
 SHIPPED_VOICE = "demo"
 _GRAPHS = {"content": CONTENT, "content_low": CONTENT_LOW}
 _TOLERANCE = 1e-5
-_COST = (
-    "no content encoder in %s: taking those of the voice %s. They know 33 phones, learned from synthetic singers and "
-    "four recorded English speakers: other languages, breaths and unusual voices come out blurred, and of a speaker "
-    "they never heard they name about two frames in three. With phone labels of your own, train `content` instead."
+_LIMITS = (
+    "It knows 33 phones, learned from synthetic singers and four recorded English speakers: other languages, breaths "
+    "and unusual voices come out blurred, and of a speaker outside its training it names about two frames in three."
 )
+_CONTENTVEC_HOP = 320
+
+
+def contentvec_advice(run: Path, audio: AudioSpec) -> str:
+    """For a run with recorded singers and without a content encoder: the limits of the demo's, and the command that
+    takes ContentVec instead.
+    """
+    hop = audio.content_hop_length
+    first = f"set content_hop_length = {_CONTENTVEC_HOP} under [audio] (the recipe has {hop}), prepare again, then "
+    return (
+        f"{run} has recorded singers and no content encoder yet: without another one it gets that of the demo voice. "
+        f"{_LIMITS}\nhint: take ContentVec before anything is trained: {first if hop != _CONTENTVEC_HOP else ''}"
+        f"{train_command(run / CONTENT)} --from FILE"
+    )
 
 
 def adopt_content(run: Path, audio: AudioSpec, voice: str = SHIPPED_VOICE) -> Path:
@@ -52,7 +66,7 @@ def adopt_content(run: Path, audio: AudioSpec, voice: str = SHIPPED_VOICE) -> Pa
                 f"hint: set {name} = {getattr(theirs, name)} under [audio] and prepare again; train `content`, or "
                 "take ContentVec: comosvc-train content --from FILE"
             )
-    logger.warning(_COST, run, voice)
+    logger.warning("no content encoder in %s: taking that of the voice %s. %s", run, voice, _LIMITS)
     for graph, folder in _GRAPHS.items():
         if graph in bundle.manifest.graphs:
             _adopt(bundle, graph, run / folder, voice)

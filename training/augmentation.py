@@ -71,7 +71,6 @@ def vary(audio: NDArray[np.float32], key: str, config: AugmentationConfig, spec:
 
     F0 and loudness of the copy are those of the clip times 2^(key_shift / 12) and times gain.
     """
-    audio = audio[: spec.samples(spec.frames(len(audio)))]
     variation = draw_variation(key, float(np.abs(audio).max(initial=0.0)), config)
     return {
         "mel": key_shifted_mel(audio * np.float32(variation.gain), variation.key_shift, spec),

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..runtime.storage import replacing
+from .commands import train_command
 from .errors import TrainingError
 
 BEST = "best.safetensors"
@@ -34,10 +35,19 @@ def require_checkpoint(folder: Path) -> Path:
     """The latest checkpoint of a stage, or a `TrainingError` that names the command to run first."""
     path = latest_checkpoint(folder)
     if path is None:
-        raise TrainingError(
-            f"no checkpoint in {folder}\nhint: run it first: comosvc-train {folder.name} -o {folder.parent}"
-        )
+        raise TrainingError(f"no checkpoint in {folder}\nhint: run it first: {train_command(folder)}")
     return path
+
+
+def missing_commands(run: Path, names: Sequence[str]) -> str:
+    """The commands that `run` still needs before its stages `names` are trained, in order; empty where none is missing.
+
+    A run with a corpus trains a content encoder first; others take one over.
+    """
+    stages = [*(["content"] if (run / "corpus").is_dir() else []), *names]
+    folders = [] if (run / "features" / "index.json").is_file() else [run / "features"]
+    folders += [run / name for name in stages if latest_checkpoint(run / name) is None]
+    return ", then ".join(train_command(folder) for folder in folders)
 
 
 def save_checkpoint(

@@ -16,14 +16,18 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from ..runtime.errors import ComosvcError
-from .config import RECIPES, from_mapping, load_config, to_mapping
-from .content_stage import ContentTraining
+from .checkpoint import latest_checkpoint
+from .commands import DEFAULT_RECIPE, STUDENT_PUBLISHED
+from .config import RECIPES, from_mapping, load_config, shipped_recipe, to_mapping
+from .content_stage import CONTENT, ContentTraining
+from .data_record import DataRecord, changed_stages
 from .distributed import is_first_process
 from .errors import ConfigError
 from .evaluation.cli import register
-from .features import require_audio
+from .features import FeatureIndex, require_audio, require_crops
 from .fine_tune import Part, Start
 from .loop import LoopConfig
+from .progress import shown
 from .recipe import Recipe
 from .student import StudentConfig
 from .teacher import TeacherConfig
@@ -39,7 +43,8 @@ app = typer.Typer(
     "content, vocoder, teacher, student. Each can be stopped and goes on with --resume; a finished one does nothing.",
 )
 console = Console(stderr=True)
-DEFAULT_RECIPE = "demo"
+_COMMAND = re.compile(r"(?<=comosvc-train )(\w+) (?:-c (?:'[^']*'|\S+) )?(?=-o )")
+"""A command in a hint, up to its -o."""
 
 ConfigOption = Annotated[
     str, typer.Option("-c", "--config", help=f"A TOML file, or a shipped recipe: {', '.join(RECIPES)}.")
@@ -59,10 +64,17 @@ NodesOption = Annotated[int | None, typer.Option("--nodes", help="Machines, star
 StrategyOption = Annotated[str | None, typer.Option("--strategy", help="auto or ddp.")]
 InitOption = Annotated[
     Path | None,
-    typer.Option("--init-from", help="Start from the weights of another run folder, or of a checkpoint in one."),
+    typer.Option(
+        "--init-from",
+        help="Start from the weights of another run folder, of a checkpoint in one, or of the CoMoSVC authors' "
+        "model_<step>.pt with its config.yaml beside it.",
+    ),
 ]
 TrainOption = Annotated[
     str, typer.Option("--train", help="With --init-from: embedding (the new singers' vectors only) or all.")
+]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", help="Steps of training in place of the recipe's, for this stage.", min=1)
 ]
 JobsOption = Annotated[int, typer.Option("-n", "--jobs", help="Processes; 0: one for each core.", min=0)]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0: its own choice.", min=0)]
@@ -80,7 +92,7 @@ def _clear_errors(config: str = DEFAULT_RECIPE) -> Iterator[None]:
         if is_first_process():
             text = str(error)
             if config != DEFAULT_RECIPE:
-                text = re.sub(r"(?<=comosvc-train )\w+(?= -o )", lambda stage: f"{stage[0]} -c {quote(config)}", text)
+                text = _COMMAND.sub(lambda stage: f"{stage[1]} -c {quote(config)} ", text)
             console.print(f"error: {text}", style="red", markup=False, highlight=False)
         raise typer.Exit(1) from None
 
@@ -93,6 +105,8 @@ class Stage:
     run: Path
     resume: bool
     hardware: "Hardware"
+    steps: int | None
+    """In place of the recipe's."""
 
     @property
     def how(self) -> dict[str, Any]:
@@ -109,6 +123,7 @@ class Stage:
             )
         hardware = self.hardware
         given = {"devices": hardware.devices, "nodes": hardware.nodes, "strategy": hardware.strategy}
+        given["steps"] = self.steps
         loop = {**to_mapping(config.loop), **{name: value for name, value in given.items() if value is not None}}
         return replace(config, loop=from_mapping(LoopConfig, loop, "the command line"))
 
@@ -125,7 +140,14 @@ class Hardware:
 
 
 def _run_stage(
-    stage: Callable[[Stage], Path], config: str, run: Path, resume: bool, hardware: Hardware, *, prepared: bool = True
+    stage: Callable[[Stage], Path],
+    config: str,
+    run: Path,
+    resume: bool,
+    hardware: Hardware,
+    steps: int | None,
+    *,
+    prepared: bool = True,
 ) -> None:
     """`prepared`: the stage learns from the features of `run`, which must be those of the recipe."""
     with _clear_errors(config):
@@ -134,12 +156,16 @@ def _run_stage(
         recipe = load_config(Recipe, config)
         if prepared:
             require_audio(run, recipe.audio)
-        _done(stage(Stage(recipe, run, resume, hardware)))
+        _done(stage(Stage(recipe, run, resume, hardware, steps)))
 
 
 def _done(path: Path) -> None:
     if is_first_process():
         console.print(f"done: {path}", markup=False)
+
+
+def _warn(text: str) -> None:
+    console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 
 
 def _start(source: Path | None, train: str) -> Start | None:
@@ -148,6 +174,15 @@ def _start(source: Path | None, train: str) -> Start | None:
     if source is None and train != "all":
         raise ConfigError(f"--train {train} needs a trained model\nhint: name it with --init-from RUN")
     return Start(source=source, train=cast(Part, train)) if source is not None else None
+
+
+@app.command("recipe")
+def print_recipe(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")] = DEFAULT_RECIPE,
+) -> None:
+    """Print a shipped recipe, to be changed and given as -c: comosvc-train recipe demo > my.toml."""
+    with _clear_errors():
+        typer.echo(shipped_recipe(name), nl=False)
 
 
 @app.command()
@@ -160,15 +195,12 @@ def corpus(
     jobs: JobsOption = 0,
 ) -> None:
     """Render the demo corpus into RUN/corpus: synthetic singers, and phoneme-timed speech of recorded voices."""
-    from rich.progress import Progress
-
     from .corpus import write_corpus
 
-    with _clear_errors(config), Progress(console=console) as bar:
-        task = bar.add_task("corpus", total=None)
+    with _clear_errors(config), shown("corpus", console) as report:
 
         def progress(done: int, total: int, clip: str) -> None:
-            bar.update(task, completed=done, total=total)
+            report(f"{done} of {total}", done / total)
 
         recipe = load_config(Recipe, config)
         write_corpus(recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or _cores())
@@ -189,7 +221,10 @@ def prepare(
 ) -> None:
     """Compute mel, F0 and loudness of all recordings into RUN/features, and write RUN/features/report.json.
 
-    Songs are held out for validation whole. Stopped and run again, it goes on where it stopped.
+    About one song in twenty of a singer with five or more is held out for validation, whole. In the layout folder, a
+    folder inside a singer's is one song; so are files whose names differ in a number at the end only (take-1.wav,
+    take-2.wav) beside others; every other file is a song of its own. Stopped and run again, it goes on where it
+    stopped.
     """
     from .dataset_report import report_tables
     from .datasets import corpus_material, open_dataset
@@ -198,15 +233,31 @@ def prepare(
     with _clear_errors(config):
         recipe = load_config(Recipe, config)
         material = corpus_material(run / "corpus") if data is None else open_dataset(dataset, data)
-        features = prepare_features(material, recipe.audio, run / "features", jobs or _cores(), console, recipe.prepare)
+        features = prepare_features(
+            material, recipe.audio, run / "features", jobs or _cores(), console, recipe.prepare,
+            crop_frames=recipe.longest_crop, recipe=config,
+        )  # fmt: skip
         for table in report_tables(features.folder):
             console.print(table)
-        minutes = sum(singer.minutes for singer in features.singers.values())
+        minutes = sum(features.singers[name].minutes for name in features.trained_singers)
         console.print(
-            f"{len(features.clips)} clips of {len(features.singers)} singers, {minutes:.1f} minutes to train on; "
+            f"{len(features.clips)} clips of {len(features.singers)} singers, {minutes:.1f} minutes to train on "
+            f"(singers: {len(features.trained_singers)}); "
             f"report: {run / 'features' / 'report.json'}",
             markup=False,
         )
+        for line in changed_stages(run, ("vocoder", "teacher", "student", STUDENT_PUBLISHED), DataRecord.of(features)):
+            _warn(line)
+        _advise_on_content(run, features)
+
+
+def _advise_on_content(run: Path, features: FeatureIndex) -> None:
+    """Before anything is trained: recorded singers need another content encoder than the shipped one."""
+    recorded = any(features.singers[name].kind == "recorded" for name in features.trained_singers)
+    if recorded and latest_checkpoint(run / CONTENT) is None:
+        from .adopt import contentvec_advice
+
+        _warn(contentvec_advice(run, features.audio))
 
 
 @app.command()
@@ -223,6 +274,7 @@ def content(
     ] = None,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
+    steps: StepsOption = None,
     threads: ThreadsOption = 0,
     devices: DevicesOption = None,
     nodes: NodesOption = None,
@@ -238,9 +290,15 @@ def content(
             recipe = load_config(Recipe, config)
             _done(take_content(source, recipe.audio, recipe.prepare.front_end, run))
         return
+
+    def train(s: Stage) -> Path:
+        if (s.run / "features").is_dir():
+            _advise_on_content(s.run, FeatureIndex.open(s.run / "features"))
+        return train_content(s.placed(s.recipe.content), s.recipe.audio, s.run, **s.how)
+
     _run_stage(
-        lambda s: train_content(s.placed(s.recipe.content), s.recipe.audio, s.run, **s.how),
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy), prepared=False,
+        train,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps, prepared=False,
     )  # fmt: skip
 
 
@@ -263,6 +321,7 @@ def vocoder(
     ] = "auto",
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
+    steps: StepsOption = None,
     threads: ThreadsOption = 0,
     devices: DevicesOption = None,
     nodes: NodesOption = None,
@@ -281,9 +340,14 @@ def vocoder(
         given = "--vocoder-kind" if vocoder_config is None else "--vocoder-config"
         with _clear_errors():
             raise ConfigError(f"{given} is about a vocoder from a file\nhint: name the file with --from FILE")
+
+    def train(s: Stage) -> Path:
+        require_crops(s.run, s.recipe.longest_crop)
+        return train_vocoder(s.placed(s.recipe.vocoder), s.run, **s.how)
+
     _run_stage(
-        lambda s: train_vocoder(s.placed(s.recipe.vocoder), s.run, **s.how),
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
+        train,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip
 
 
@@ -293,6 +357,7 @@ def teacher(
     config: ConfigOption = DEFAULT_RECIPE,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
+    steps: StepsOption = None,
     threads: ThreadsOption = 0,
     devices: DevicesOption = None,
     nodes: NodesOption = None,
@@ -307,7 +372,7 @@ def teacher(
         lambda s: train_teacher(
             s.recipe.acoustic, s.placed(s.recipe.teacher), s.run, **s.how, start=_start(init_from, train)
         ),
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip
 
 
@@ -317,12 +382,25 @@ def student(
     config: ConfigOption = DEFAULT_RECIPE,
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
+    steps: StepsOption = None,
     threads: ThreadsOption = 0,
     devices: DevicesOption = None,
     nodes: NodesOption = None,
     strategy: StrategyOption = None,
     init_from: InitOption = None,
     train: TrainOption = "all",
+    teacher_file: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="Distil this teacher of the CoMoSVC authors' code, model_<step>.pt (a path or "
+            "hf://owner/name@commit/file), instead of the run's own. The run needs their front end (recipe authors), "
+            "ContentVec, and recordings of singers that the teacher has.",
+        ),
+    ] = None,
+    teacher_config: Annotated[
+        str | None, typer.Option("--teacher-config", help="config.yaml of --teacher. Default: beside it.")
+    ] = None,
     published: Annotated[
         bool,
         typer.Option(
@@ -331,14 +409,22 @@ def student(
     ] = False,
 ) -> None:
     """Distil the teacher into the student that needs one step."""
-    from .acoustic_stages import train_student
+    from .acoustic_stages import take_teacher, train_student
+
+    def taught(stage: Stage) -> Path:
+        """The run, whose teacher is now that of --teacher, if one is given."""
+        if teacher_file is not None:
+            take_teacher(teacher_file, teacher_config, stage.run)
+        elif teacher_config is not None:
+            raise ConfigError("--teacher-config is about a teacher from a file\nhint: name the file with --teacher")
+        return stage.run
 
     _run_stage(
         lambda s: train_student(
-            s.placed(s.recipe.student.as_published() if published else s.recipe.student), s.run, **s.how,
-            folder="student-published" if published else "student", start=_start(init_from, train),
+            s.placed(s.recipe.student.as_published() if published else s.recipe.student), taught(s), **s.how,
+            folder=STUDENT_PUBLISHED if published else "student", start=_start(init_from, train),
         ),
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy),
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip
 
 

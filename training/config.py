@@ -14,17 +14,21 @@ RECIPES = ("demo", "smoke", "authors", "fine-tune", "fine-tune-embedding")
 
 def load_config(kind: type[T], name_or_path: str) -> T:
     """Read a shipped recipe (by name) or a TOML file into the dataclass `kind`."""
-    if name_or_path in RECIPES:
-        data = resources.files(__spec__.parent).joinpath(f"recipes/{name_or_path}.toml").read_bytes()
-    else:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise ConfigError(f"{path} is no file\nhint: give a TOML file or a shipped recipe: {', '.join(RECIPES)}")
-        data = path.read_bytes()
+    path = Path(name_or_path)
+    if name_or_path not in RECIPES and not path.is_file():
+        raise ConfigError(f"{path} is no file\nhint: give a TOML file or a shipped recipe: {', '.join(RECIPES)}")
     try:
-        return from_mapping(kind, tomllib.loads(data.decode()), Path(name_or_path).name)
+        text = shipped_recipe(name_or_path) if name_or_path in RECIPES else path.read_text("utf-8")
+        return from_mapping(kind, tomllib.loads(text), path.name)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{name_or_path} is not valid TOML: {error}") from None
+
+
+def shipped_recipe(name: str) -> str:
+    """The text of a shipped recipe. Raises `ConfigError` for an unknown name."""
+    if name not in RECIPES:
+        raise ConfigError(f"there is no shipped recipe {name!r}\nhint: choose of {', '.join(RECIPES)}")
+    return resources.files(__spec__.parent).joinpath(f"recipes/{name}.toml").read_text("utf-8")
 
 
 def from_mapping(kind: type[T], data: dict[str, Any], where: str) -> T:

@@ -18,6 +18,7 @@ from .content import ContentConfig, ContentEncoder, content_loss, log_mel
 from .content_data import Augmentation, CropSampler, LabelledClip
 from .content_scores import Encode, score_frames
 from .corpus import Clip, Corpus
+from .data_record import DataRecord, require_same_data
 from .errors import DataError
 from .loop import Batch, LoopConfig, Objective, fit
 
@@ -71,6 +72,15 @@ def load_clips(corpus: Corpus, split: str, spec: AudioSpec, kind: str | None = N
     ]
 
 
+def corpus_record(corpus: Corpus) -> DataRecord:
+    """The record of a corpus: a clip's key is its length and the sizes of its files."""
+    clips = {}
+    for clip in corpus.all_clips:
+        sizes = [path.stat().st_size if path.is_file() else 0 for path in (clip.audio_path, clip.label_path)]
+        clips[clip.id] = [clip.singer, clip.split, f"{clip.seconds} s, {sizes}"]
+    return DataRecord({"sample_rate": corpus.sample_rate, "recipe": corpus.recipe}, sorted(corpus.singers), clips)
+
+
 def _at_content_rate(clip: Clip, corpus: Corpus, spec: AudioSpec) -> NDArray[np.int16]:
     audio = soxr.resample(clip.audio(), corpus.sample_rate, spec.content_sample_rate)
     return np.clip(np.rint(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
@@ -118,6 +128,8 @@ def train_encoder(
 ) -> Path:
     """Train one encoder into `folder` and return its last checkpoint."""
     corpus = Corpus.open(folder.parent / "corpus")
+    record = corpus_record(corpus)
+    require_same_data(folder, record, corpus.folder)
     clips = load_clips(corpus, "train", audio)
     if not clips:
         raise DataError(f"{corpus.folder} has no training clips\nhint: write it again with more minutes per singer")
@@ -140,6 +152,7 @@ def train_encoder(
         "loop": to_mapping(config.loop),
         "seed": seed,
         "corpus": {"recipe": corpus.recipe, "singers": sorted({clip.singer for clip in clips})},
+        "data": record.write(folder),
     }
     return fit(
         ContentObjective(encoder),
@@ -150,7 +163,7 @@ def train_encoder(
         resolved_config=resolved,
         resume=resume,
         device=device,
-        validate=lambda model: _validate(cast(ContentEncoder, model), valid),
+        validate=(lambda model: _validate(cast(ContentEncoder, model), valid)) if valid else None,
         console=console,
     )
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from ..runtime.spec import AudioSpec
-from .datasets import MIN_SONGS_TO_VALIDATE, Dropped
+from ..runtime.storage import replacing
+from .datasets import MIN_SONGS_TO_VALIDATE, Dropped, Material
 from .features import ClipEntry, FeatureIndex, SingerEntry
 
 REPORT = "report.json"
@@ -57,20 +60,35 @@ def note_name(midi: int) -> str:
     return f"{_NOTES[midi % 12]}{midi // 12 - 1}"
 
 
-def describe(features: FeatureIndex, measured: Sequence[Measured], dropped: Sequence[Dropped]) -> dict[str, Any]:
+def describe(
+    features: FeatureIndex, measured: Sequence[Measured], dropped: Sequence[Dropped], material: Material
+) -> dict[str, Any]:
     """The report as JSON takes it."""
     rate = features.audio.frame_rate_hz
     frames = {split: sum(clip.frames for clip in features.select(split)) for split in SPLITS}
     clips = {name: [m for m in measured if m.entry.singer == name] for name in features.singers}
+    not_held_out = [name for name in features.trained_singers if not any(m.entry.split == "valid" for m in clips[name])]
     return {
         "hours": {split: n / rate / 3600 for split, n in frames.items()},
         "singers": {name: _describe_singer(features.singers[name], own, rate) for name, own in clips.items()},
-        "not_held_out": [
-            name for name in features.trained_singers if not any(m.entry.split == "valid" for m in clips[name])
-        ],
+        "not_held_out": not_held_out,
+        "files_of_one_song": {name: joined for name in not_held_out if (joined := _joined(material, name))},
+        "same_recording": _same_recording(measured),
         "dropped_by_reason": dict(Counter(_kind(d.reason) for d in dropped).most_common()),
         "dropped": [{"clip": d.id, "reason": d.reason} for d in dropped],
     }
+
+
+def _joined(material: Material, singer: str) -> dict[str, int]:
+    """Song to its number of files, of the singer's songs that are several."""
+    files = Counter(recording.song for recording in material.recordings if recording.singer == singer)
+    return {song: n for song, n in files.items() if n > 1}
+
+
+def _same_recording(measured: Sequence[Measured]) -> dict[str, str]:
+    """Clip to the clip before it that has the same audio."""
+    first: dict[str, str] = {}
+    return {m.entry.id: of for m in measured if (of := first.setdefault(m.entry.key, m.entry.id)) != m.entry.id}
 
 
 def _describe_singer(singer: SingerEntry, clips: Sequence[Measured], frame_rate_hz: float) -> dict[str, Any]:
@@ -84,7 +102,7 @@ def _describe_singer(singer: SingerEntry, clips: Sequence[Measured], frame_rate_
     return {
         "train_minutes": round(singer.minutes, 2),
         "hours": {split: round(n / frame_rate_hz / 3600, 4) for split, n in frames.items()},
-        "songs": {split: len(titles) for split, titles in songs.items()},
+        "songs": {split: len(songs[split]) for split in SPLITS if split in songs},
         "clips": len(clips),
         "f0_median_hz": round(singer.f0_median_hz, 1),
         "f0_range_hz": [round(f, 1) for f in singer.f0_range_hz],
@@ -101,28 +119,42 @@ def _kind(reason: str) -> str:
     return re.split(r" \(|:|\n|, the first at", re.sub(r"\b\d+ samples", "samples", reason))[0]
 
 
-def write_report(features: FeatureIndex, measured: Sequence[Measured], dropped: Sequence[Dropped]) -> Path:
+def write_report(
+    features: FeatureIndex, measured: Sequence[Measured], dropped: Sequence[Dropped], material: Material
+) -> Path:
     """Write `report.json` beside the features."""
     path = features.folder / REPORT
-    body = json.dumps(describe(features, measured, dropped), indent=1, ensure_ascii=False)
-    path.write_text(body, "utf-8")
+    body = json.dumps(describe(features, measured, dropped, material), indent=1, ensure_ascii=False)
+    with replacing(path) as partial:
+        partial.write_text(body, "utf-8", errors="backslashreplace")
     return path
 
 
-def report_tables(folder: Path) -> list[Table]:
-    """`report.json` of the features in `folder` for a terminal."""
+def report_tables(folder: Path) -> list[Table | Text]:
+    """`report.json` of the features in `folder` for a terminal of 80 columns or more."""
     report = json.loads((folder / REPORT).read_text("utf-8"))
+    shown = [_singers_table(report), _notes_table(report), *(Text(line) for line in _remarks(report))]
+    if report["dropped"]:
+        dropped = Table("clips", title="dropped", title_justify="left")
+        dropped.add_column("why, for example", overflow="fold")
+        for reason, count in report["dropped_by_reason"].items():
+            example = next(d["clip"] for d in report["dropped"] if _kind(d["reason"]) == reason)
+            dropped.add_row(str(count), Text(f"{reason}: {example}"))
+        shown.append(dropped)
+    return shown
+
+
+def _singers_table(report: dict[str, Any]) -> Table:
     hours = ", ".join(f"{split} {hours:.3g} h" for split, hours in report["hours"].items() if hours)
-    table = Table(title=f"singers: {hours}", title_justify="left")
+    table = Table(title=f"singers: {hours}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("singer", overflow="fold")
-    for name in ("train min", "valid min", "songs", "clips", "F0 Hz (5–50–95 %)", "loudness dB", "peak dB"):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("notes", overflow="fold")
+    for name in ("train\nmin", "valid\nmin", "songs", "clips", "F0 Hz\n5–50–95 %", "loudness\ndB", "peak\ndB"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, singer in report["singers"].items():
         low, high = singer["f0_range_hz"]
         level = singer["loudness_db"]
         table.add_row(
-            name,
+            Text(name),
             f"{singer['train_minutes']:.1f}",
             f"{singer['hours'].get('valid', 0.0) * 60:.1f}",
             " + ".join(str(n) for n in singer["songs"].values()),
@@ -130,23 +162,39 @@ def report_tables(folder: Path) -> list[Table]:
             f"{low:.0f}–{singer['f0_median_hz']:.0f}–{high:.0f}",
             f"{level['p5']:.0f}…{level['p95']:.0f}",
             f"{singer['peak_db']:.1f}",
-            _sketch(singer["f0_histogram_s"]),
         )
+    return table
+
+
+def _notes_table(report: dict[str, Any]) -> Table:
+    table = Table(title="notes sung", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("singer", overflow="fold")
+    table.add_column("from the lowest to the highest", overflow="fold")
+    for name, singer in report["singers"].items():
+        table.add_row(Text(name), _sketch(singer["f0_histogram_s"]))
+    return table
+
+
+def _remarks(report: dict[str, Any]) -> list[str]:
+    """What of the material keeps training or its validation from being what one may expect."""
+    lines = []
     if names := ", ".join(report["not_held_out"]):
-        table.caption = (
+        lines.append(
             f"no song held out: {names}. It takes {MIN_SONGS_TO_VALIDATE} songs of a singer, and evaluate needs some "
             "that were not trained on."
         )
-        table.caption_justify = "left"
-    tables = [table]
-    if report["dropped"]:
-        dropped = Table("clips", title="dropped", title_justify="left")
-        dropped.add_column("why, for example", overflow="fold")
-        for reason, count in report["dropped_by_reason"].items():
-            example = next(d["clip"] for d in report["dropped"] if _kind(d["reason"]) == reason)
-            dropped.add_row(str(count), f"{reason}: {example}")
-        tables.append(dropped)
-    return tables
+    for name, songs in report["files_of_one_song"].items():
+        counted = ", ".join(f"{n} files are the song {song}" for song, n in songs.items())
+        lines.append(
+            f"{name}: {counted}. Files of one folder, or whose names differ in a number at the end only, are one song."
+        )
+    if same := report["same_recording"]:
+        clip, of = next(iter(same.items()))
+        lines.append(
+            f"{len(same)} clips have the audio of another one (for example {clip}, that of {of}). Songs that share a "
+            "recording count as one song."
+        )
+    return lines
 
 
 def _sketch(histogram: dict[str, float]) -> str:

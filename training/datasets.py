@@ -21,6 +21,8 @@ from .errors import DataError
 logger = logging.getLogger(__name__)
 VALIDATION_SHARE = 0.05
 MIN_SONGS_TO_VALIDATE = 5
+CORPUS = "corpus"
+"""Layout of what `comosvc-train corpus` writes, beside those of `DATASETS`."""
 _OPENSINGER_GROUPS = {"ManRaw": "Man", "WomanRaw": "Woman"}
 _NUMBERED = re.compile(r"(.*\S)[_\-#]+\d+")
 
@@ -46,6 +48,8 @@ class Dropped:
 
     id: str
     reason: str
+    singer: str = ""
+    """Empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class Material:
     trained: list[str]
     """Singers that get an embedding, in its order."""
     dropped: list[Dropped]
+    source: tuple[str, Path] | None = None
+    """The layout and the folder that they were read from."""
+    by_song: bool = False
+    """Whether songs are held out here; False: the material has splits of its own. The recordings' splits are then those
+    of `split_by_song` on names alone, and `prepare` chooses anew among what it could use.
+    """
 
 
 def corpus_material(folder: Path) -> Material:
@@ -66,14 +76,15 @@ def corpus_material(folder: Path) -> Material:
     recordings = [Recording(c.audio_path, c.id, c.singer, c.song, c.split, cut=False) for c in corpus.clips()]
     singers = {name: {"kind": s.kind, "split": s.split, "demo": s.demo} for name, s in corpus.singers.items()}
     trained = [name for name, s in singers.items() if s["split"] == "train" and s["kind"] == "synthetic"]
-    return Material(recordings, singers, sorted(trained), [])
+    return Material(recordings, singers, sorted(trained), [], (CORPUS, folder))
 
 
 def folder_material(folder: Path) -> Material:
     """One sub-folder per singer, audio files anywhere below it.
 
-    A folder inside a singer's is a song. So is a file beside others, unless their names differ in a number at the end
-    only (`song_1.wav`, `song_2.wav`: a song cut up earlier) and the singer has more songs than that.
+    A folder inside a singer's is a song, with all folders in it. So is a file beside others, unless their names differ
+    in a number at the end only (`song_1.wav`, `song_2.wav`: a song cut up earlier) and the singer has more songs than
+    that. Takes that are songs of their own need names that differ otherwise, or a folder each.
     """
     recordings, dropped = [], []
     for path in _files(_require_folder(folder).iterdir()):
@@ -92,7 +103,7 @@ def folder_material(folder: Path) -> Material:
             f"{folder} has no sub-folder with {', '.join(READABLE)} files\n"
             "hint: put each singer's recordings into a folder of the singer's name, and give the folder above them"
         )
-    return _recorded(recordings, dropped)
+    return _recorded(recordings, dropped, ("folder", folder))
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
@@ -157,7 +168,7 @@ def m4singer_material(folder: Path) -> Material:
     dropped += [Dropped(p.relative_to(folder).as_posix(), "not in meta.json") for p in extra]
     if not recordings:
         raise DataError(f"none of the files that {listing} lists is there\nhint: unpack M4Singer as a whole")
-    return _recorded(recordings, dropped)
+    return _recorded(recordings, dropped, ("m4singer", folder))
 
 
 def _m4singer_items(listing: Path) -> Iterator[tuple[str, str]]:
@@ -196,7 +207,7 @@ def opensinger_material(folder: Path) -> Material:
                 recordings.append(Recording(wav, f"{name}/{wav.stem}", singer, song, text=_text_beside(wav)))
     if not recordings:
         raise DataError(f"{folder} has no .wav file in ManRaw/<id>_<song> or WomanRaw/<id>_<song>")
-    return _recorded(recordings, dropped)
+    return _recorded(recordings, dropped, ("opensinger", folder))
 
 
 def _text_beside(wav: Path) -> str:
@@ -222,10 +233,10 @@ def open_dataset(name: str, folder: Path) -> Material:
         raise DataError(f"{error.filename or folder} cannot be read: {reason(error)}") from error
 
 
-def _recorded(recordings: list[Recording], dropped: list[Dropped]) -> Material:
+def _recorded(recordings: list[Recording], dropped: list[Dropped], source: tuple[str, Path]) -> Material:
     singers = sorted({r.singer for r in recordings})
     facts = {name: {"kind": "recorded", "split": "train", "demo": True} for name in singers}
-    return Material(split_by_song(recordings), facts, singers, dropped)
+    return Material(split_by_song(recordings), facts, singers, dropped, source, by_song=True)
 
 
 def split_by_song(recordings: Iterable[Recording]) -> list[Recording]:
@@ -239,13 +250,19 @@ def split_by_song(recordings: Iterable[Recording]) -> list[Recording]:
     songs: dict[str, set[str]] = {}
     for recording in recordings:
         songs.setdefault(recording.singer, set()).add(recording.song)
+    held_out = held_out_songs(songs)
+    return [replace(r, split="valid" if r.song in held_out[r.singer] else "train") for r in recordings]
+
+
+def held_out_songs(songs: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The titles of `songs`, by singer, that `split_by_song` holds out."""
     own = {singer: set(sorted(titles, key=_rank)[: _n_valid(len(titles))]) for singer, titles in songs.items()}
     anyone = set().union(*own.values())
     held_out = {}
     for singer, titles in songs.items():
         shared = titles & anyone
         held_out[singer] = shared if len(shared) <= len(titles) / 5 else own[singer]
-    return [replace(r, split="valid" if r.song in held_out[r.singer] else "train") for r in recordings]
+    return held_out
 
 
 def _n_valid(n_songs: int) -> int:

@@ -4,19 +4,24 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ..runtime.errors import ComosvcError
 from ..runtime.pitch import told_f0
-from ..runtime.spec import AudioSpec, FrontEnd
+from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from ..runtime.storage import replacing
 from .augmentation import AugmentationConfig, variation_path
+from .commands import train_command
 from .errors import ConfigError, DataError
 
 INDEX = "index.json"
+_VERSION = b"2"
+"""Raised where `prepare.analyse` or `augmentation.vary` give something else for the same audio."""
 _AGAIN = "delete it and run prepare again with the same options; only what is missing is made anew"
 
 
@@ -51,6 +56,18 @@ class ClipEntry:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The recordings that features were made from."""
+
+    dataset: str
+    """How they are laid out: a name of `datasets.DATASETS`, or "corpus"."""
+    folder: str
+    """Absolute path."""
+    files: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Recording's id to the size (bytes) and the modification time (ns) of its file."""
+
+
+@dataclass(frozen=True)
 class FeatureIndex:
     folder: Path
     audio: AudioSpec
@@ -60,21 +77,45 @@ class FeatureIndex:
     """How the varied copies were made, if there are any."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """How the conditions were taken from the audio."""
+    f0: F0Name = "swift-f0"
+    """What found F0."""
+    source: Source | None = None
+    """Where the recordings lie; None where that is not known."""
+    recipe: str = ""
+    """The -c that they were prepared with, for hints."""
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureIndex":
         """Read `index.json`; a `DataError` names the command to run when it is not there."""
         path = folder / INDEX
         if not path.is_file():
-            raise DataError(f"{folder} holds no features\nhint: run it first: comosvc-train prepare -o {folder.parent}")
+            raise DataError(
+                f"{folder} holds no features\nhint: run it first: {train_command(folder.with_name('features'))}"
+            )
         try:
-            data = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path} is damaged: {error}\nhint: {_AGAIN}") from None
+            return cls._decode(folder, json.loads(path.read_text("utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError, ComosvcError) as error:
+            raise DataError(f"{path} is damaged: {type(error).__name__}: {error}\nhint: {_AGAIN}") from None
+
+    @classmethod
+    def _decode(cls, folder: Path, data: dict[str, Any]) -> "FeatureIndex":
         singers = {n: SingerEntry(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()}
         clips = tuple(ClipEntry(**clip) for clip in data["clips"])
-        varied, front_end = AugmentationConfig(**data.get("augmentation", {})), FrontEnd(**data.get("front_end", {}))
-        return cls(folder, AudioSpec(**data["audio"]), singers, clips, varied, front_end)
+        source = None
+        if data.get("source"):
+            files = {name: (size, time) for name, (size, time) in data["source"]["files"].items()}
+            source = Source(data["source"]["dataset"], data["source"]["folder"], files)
+        return cls(
+            folder,
+            AudioSpec(**data["audio"]),
+            singers,
+            clips,
+            AugmentationConfig(**data.get("augmentation", {})),
+            FrontEnd(**data.get("front_end", {})),
+            data.get("f0", "swift-f0"),
+            source,
+            data.get("recipe", ""),
+        )
 
     def save(self) -> None:
         data = {
@@ -83,6 +124,9 @@ class FeatureIndex:
             "clips": [asdict(clip) for clip in self.clips],
             "augmentation": asdict(self.augmentation),
             "front_end": asdict(self.front_end),
+            "f0": self.f0,
+            "source": None if self.source is None else asdict(self.source),
+            "recipe": self.recipe,
         }
         with replacing(self.folder / INDEX) as partial:
             partial.write_text(json.dumps(data, indent=1), "utf-8")
@@ -93,6 +137,11 @@ class FeatureIndex:
         rows = {singer.index: name for name, singer in self.singers.items() if singer.index is not None}
         return [rows[index] for index in sorted(rows)]
 
+    @property
+    def held_out(self) -> frozenset[str]:
+        """The `song_mark` of each song of a trained singer that is not trained on."""
+        return frozenset(song_mark(clip.singer, clip.song) for clip in self.select("valid", trained=True))
+
     def select(self, split: str, *, trained: bool | None = None) -> list[ClipEntry]:
         """Clips of a split; `trained` keeps those of singers that have (or do not have) an embedding."""
         return [
@@ -102,7 +151,9 @@ class FeatureIndex:
         ]
 
     def load(self, clip: ClipEntry) -> dict[str, NDArray]:
-        """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip; F0 as the model is told it."""
+        """mel (T, M), f0_hz (T,), loudness (T,) float32 and audio (L,) int16 of a clip, T whole hops of L; F0 as the
+        model takes it.
+        """
         arrays = load_arrays(feature_path(self.folder, clip.key))
         if "f0_hz" in arrays:
             arrays["f0_hz"] = told_f0(arrays["f0_hz"], self.audio, self.front_end)
@@ -119,6 +170,11 @@ class FeatureIndex:
         return self.folder / f"{clip.key}.{encoder}.safetensors"
 
 
+def song_mark(singer: str, song: str) -> str:
+    """A hash that stands for a song where its title need not be shown, 12 hexadecimal digits."""
+    return hashlib.sha256(f"{singer}/{song}".encode(errors="surrogateescape")).hexdigest()[:12]
+
+
 def require_audio(run: Path, audio: AudioSpec) -> None:
     """Raise `ConfigError` unless the features of `run` were made with these audio settings."""
     made = FeatureIndex.open(run / "features").audio
@@ -130,14 +186,29 @@ def require_audio(run: Path, audio: AudioSpec) -> None:
         )
 
 
+def require_crops(run: Path, n_frames: int) -> None:
+    """Raise `DataError` where a singer of `run` has no clip to train on of `n_frames` frames, which a stage to come
+    takes at a time.
+    """
+    features = FeatureIndex.open(run / "features")
+    longest = dict.fromkeys(features.trained_singers, 0)
+    for clip in features.select("train", trained=True):
+        longest[clip.singer] = max(longest[clip.singer], clip.frames)
+    if short := [f"{name} ({frames} frames)" for name, frames in longest.items() if frames < n_frames]:
+        raise DataError(
+            f"no clip of {', '.join(short)} is as long as the {n_frames} frames that the recipe's stages take at a "
+            "time\nhint: lower crop_frames in [vocoder], [teacher] and [student], or give longer recordings"
+        )
+
+
 def feature_path(folder: Path, key: str) -> Path:
     """Where the features of a clip are kept."""
     return folder / f"{key}.safetensors"
 
 
 def feature_key(audio: bytes, spec: AudioSpec) -> str:
-    """Name of a feature file: same audio, same spec, same features."""
-    return hashlib.sha256(audio + json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:20]
+    """Name of a feature file: same audio, same spec, same version of what computes features, same features."""
+    return hashlib.sha256(_VERSION + audio + json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:20]
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:

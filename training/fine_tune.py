@@ -28,7 +28,7 @@ class Start:
     """Weights that training starts from."""
 
     source: Path
-    """A run folder, or a checkpoint in one."""
+    """A run folder, a checkpoint in one, or the authors' model_<step>.pt."""
     train: Part = "all"
     """embedding: the singers' vectors only, so that minutes of audio cannot spoil the rest; all: everything."""
 
@@ -70,7 +70,9 @@ class Start:
     def facts(self, stage: str) -> dict[str, Any]:
         """For the configuration that a checkpoint carries."""
         path = self.checkpoint(stage)
-        return {"step": read_metadata(path)[0], "sha256": sha256_of(path, "ema"), "train": self.train}
+        step, config = read_metadata(path)
+        taken = {"taken_from": config["taken_from"]} if "taken_from" in config else {}
+        return {"step": step, "sha256": sha256_of(path, "ema"), "train": self.train, **taken}
 
 
 def initial_model(start: Start, stage: str, features: FeatureIndex, encoders: dict[str, str]) -> AcousticModel:
@@ -113,7 +115,7 @@ def keep_student(start: Start, teacher: Path, folder: Path) -> Path:
     step, config = read_metadata(path)
     _, of_teacher = read_metadata(teacher)
     origin = of_teacher.get("init_from", {})
-    if origin.get("train") != "embedding" or origin.get("sha256") != config["teacher"]["sha256"]:
+    if origin.get("train") != "embedding" or origin.get("sha256") != config.get("teacher", {}).get("sha256"):
         raise TrainingError(
             f"{path} was not distilled from the network that {teacher} still has\n"
             "hint: train the teacher with the same --init-from and --train embedding, or the student with --train all"
@@ -122,8 +124,8 @@ def keep_student(start: Start, teacher: Path, folder: Path) -> Path:
     model.denoiser.load_state_dict(load_acoustic(path, "ema").denoiser.state_dict())
     folder.mkdir(parents=True, exist_ok=True)
     resolved = {
-        **config,
-        "singers": of_teacher["singers"],
+        **{key: value for key, value in config.items() if key != "data"},
+        **{key: of_teacher[key] for key in ("singers", "data") if key in of_teacher},
         "teacher": {"step": read_metadata(teacher)[0], "sha256": sha256_of(teacher, "ema")},
         "init_from": start.facts("student"),
     }

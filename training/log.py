@@ -12,6 +12,8 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from .progress import MinuteLines
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,13 +39,18 @@ class TrainingLog:
             console=console,
             disable=not enabled,
         )
+        self._lines = MinuteLines(folder.name) if enabled and not self._bar.console.is_terminal else None
         self._task = self._bar.add_task(folder.name, total=steps, completed=first_step, loss=math.nan, wait=0.0)
 
     def __enter__(self) -> "TrainingLog":
         self._bar.start()
+        if self._lines is not None:
+            self._lines.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._lines is not None:
+            self._lines.__exit__(kind, error, at)
         self._bar.stop()
         if self._writer is not None:
             self._keep(self._writer.close)
@@ -53,6 +60,10 @@ class TrainingLog:
         values = {name: float(value) for name, value in figures.items()}
         self._write(values, step)
         self._bar.update(self._task, completed=step + 1, loss=values["loss"], wait=values["loader_wait"])
+        if self._lines is not None:
+            left = self._bar.tasks[0].time_remaining
+            soon = "" if left is None else f", {left / 60:.0f} min to go"
+            self._lines.report(f"step {step + 1}/{self._steps}, loss {values['loss']:.4g}{soon}")
 
     def checkpoint(self, step: int, loss: float, measured: Mapping[str, float]) -> None:
         """Figures of the validation after `step` steps."""

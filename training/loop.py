@@ -174,9 +174,9 @@ def fit(
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                 measured = dict(validate(stage.average)) if validate and fabric.is_global_zero else {}
                 log.checkpoint(step + 1, float(figures["loss"]), measured)
+                stage.save(step + 1, measured)
                 if illustrate is not None:
                     log.illustrate(lambda writer, done=step + 1: illustrate(stage.average, done, writer))
-                stage.save(step + 1, measured)
     return require_checkpoint(folder)
 
 

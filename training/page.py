@@ -14,15 +14,21 @@ th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd
 th:first-child, td:first-child { text-align: left }
 figure { margin: 0 0 1.8rem } figcaption { font-weight: 600; margin-bottom: .3rem }
 img { width: 100%; height: 160px; display: block; image-rendering: auto } audio { width: 100%; margin-top: .4rem }
-.frame { position: relative } .at { position: absolute; top: 0; bottom: 0; width: 2px; background: #fff; left: 0 }
+.verdict { font-size: 1.1rem }
+.frame { position: relative; margin: 0 1.5rem 1.3rem 4.5rem }
+.hz, .s { position: absolute; color: #666; font-size: .75rem; line-height: 1; white-space: nowrap }
+.hz { right: 100%; margin-right: .3rem; transform: translateY(50%) }
+.s { top: 100%; margin-top: .25rem; transform: translateX(-50%) }
+ .at { position: absolute; top: 0; bottom: 0; width: 2px; background: #fff; left: 0 }
 """
 _SCRIPT = """
+const sameSong = (a, b) => !a.dataset.otherSong && !b.dataset.otherSong;
 const players = [...document.querySelectorAll("audio")];
 for (const player of players) {
   const at = player.parentElement.querySelector(".at");
   player.addEventListener("play", () => {
     for (const other of players) if (other !== player && !other.paused) {
-      player.currentTime = other.currentTime;  // go on at the same place in another rendering
+      if (sameSong(player, other)) player.currentTime = other.currentTime;
       other.pause();
     }
   });
@@ -31,6 +37,7 @@ for (const player of players) {
   });
 }
 """
+_TIME_STEPS_S, _MOST_TIMES = (0.5, 1, 2, 5, 10, 30, 60), 12
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,26 @@ class Entry:
     audio: str
     picture: str
     figures: Mapping[str, float]
+    seconds: float
+    """Duration of the picture."""
+    kind: str = ""
+    """Of what sort it is, for `verdict`; not shown."""
+    other_song: bool = False
+    """Not the song of the other entries: its player starts from its own beginning."""
 
 
-def page(title: str, note: str, entries: Sequence[Entry], legend: Mapping[str, str]) -> str:
-    """The page. `legend` explains each figure, in the order of the columns."""
+def page(
+    title: str,
+    note: str,
+    entries: Sequence[Entry],
+    legend: Mapping[str, str],
+    *,
+    verdict: str = "",
+    ticks: Sequence[tuple[str, float]] = (),
+) -> str:
+    """The page. `legend` explains each figure, in the order of the columns; `verdict` stands above all; `ticks` are the
+    labels of the frequency axis with their height, 0 to 1.
+    """
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -57,9 +80,11 @@ def page(title: str, note: str, entries: Sequence[Entry], legend: Mapping[str, s
 </head>
 <body>
 <h1>{escape(title)}</h1>
-<p class="note">{escape(note)}. Starting another player goes on at the same place of the song.</p>
+<p class="verdict">{escape(verdict)}</p>
+<p class="note">{escape(note)}. The blue line is the pitch. A player goes on where the last one
+stopped.</p>
 {_table(entries, legend)}
-{"".join(_figure(entry) for entry in entries)}
+{"".join(_figure(entry, ticks) for entry in entries)}
 <script>{_SCRIPT}</script>
 </body>
 </html>
@@ -81,10 +106,20 @@ def _cell(value: float | None) -> str:
     return "<td>–</td>" if value is None or math.isnan(value) else f"<td>{value:.3g}</td>"
 
 
-def _figure(entry: Entry) -> str:
+def _figure(entry: Entry, ticks: Sequence[tuple[str, float]]) -> str:
+    song = ' data-other-song="1"' if entry.other_song else ""
     return f"""<figure>
 <figcaption>{escape(entry.name)} <small>{escape(entry.note)}</small></figcaption>
-<div class="frame"><img alt="mel spectrogram with F0" src="{entry.picture}"><div class="at"></div></div>
-<audio controls preload="metadata" src="{entry.audio}"></audio>
+<div class="frame"><img alt="mel spectrogram with F0" src="{entry.picture}">{_axes(entry.seconds, ticks)}
+<div class="at"></div></div>
+<audio controls preload="metadata" src="{entry.audio}"{song}></audio>
 </figure>
 """
+
+
+def _axes(seconds: float, ticks: Sequence[tuple[str, float]]) -> str:
+    """Labels in Hz at the left and in seconds below."""
+    step = next((step for step in _TIME_STEPS_S if seconds / step <= _MOST_TIMES), _TIME_STEPS_S[-1])
+    times = [count * step for count in range(int(seconds / step) + 1)]
+    hz = [f'<span class="hz" style="bottom:{100 * height:.2f}%">{escape(label)}</span>' for label, height in ticks]
+    return "".join([*hz, *(f'<span class="s" style="left:{100 * t / seconds:.2f}%">{t:g} s</span>' for t in times)])

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.mel import hz_to_mel
+from ..runtime.plot import LABELLED_HZ
 from ..runtime.spec import AudioSpec
 
 Picture = NDArray[np.uint8]
@@ -33,6 +34,13 @@ def mel_picture(mel: NDArray[np.float32], f0_hz: NDArray[np.float32], spec: Audi
     for row in (rows[voiced], rows[voiced] + 1):
         picture[row, voiced] = _CURVE
     return picture
+
+
+def hz_ticks(spec: AudioSpec) -> list[tuple[str, float]]:
+    """Labels of the frequency axis of `mel_picture` with their height, 0 at its bottom to 1 at its top."""
+    low, high = hz_to_mel(np.array([spec.f_min_hz, spec.f_max_hz]))
+    labelled = [hz for hz in LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
+    return [(f"{hz} Hz", float((hz_to_mel(hz) - low) / (high - low))) for hz in labelled]
 
 
 def beside(pictures: list[Picture], gap: int = 6) -> Picture:

@@ -2,10 +2,10 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,20 +13,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import track
 
 from ..runtime.audio import resample
 from ..runtime.errors import AudioError
 from ..runtime.files import read_with_notes
 from ..runtime.loudness import condition_loudness, loudness
 from ..runtime.mel import mel_spectrogram
-from ..runtime.spec import AudioSpec, FrontEnd
+from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from .augmentation import AugmentationConfig, variation_path, vary
 from .dataset_report import Measured, singer_entry, write_report
-from .datasets import Dropped, Material, Recording
+from .datasets import Dropped, Material, Recording, held_out_songs
 from .errors import DataError
-from .f0 import EXTRACTORS, F0Name
+from .f0 import EXTRACTORS
 from .features import ClipEntry, FeatureIndex, feature_key, feature_path, load_arrays, save_arrays
+from .progress import tracked
+from .recordings import source_of
 from .slicing import SlicingConfig, slice_at_silences
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ class PrepareConfig:
     """Peak that every clip is brought to; None leaves levels alone. The authors take 0.95."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     f0: F0Name = "swift-f0"
-    """Extractor: "dio", the authors', and "harvest" need the f0 extra. The voice itself finds F0 with swift-f0."""
+    """Extractor: "dio", the authors', and "harvest" need the f0 extra, and so does the voice then: without it, and
+    live, it finds F0 with swift-f0 and says so."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """What the model is told of F0, loudness and content; it travels with it to the voice."""
 
@@ -58,11 +60,12 @@ class PrepareConfig:
 def analyse(
     audio: NDArray[np.float32], spec: AudioSpec, f0: F0Name = "swift-f0", front_end: FrontEnd | None = None
 ) -> dict[str, NDArray]:
-    """mel (T, M), f0_hz (T,) with 0 = unvoiced, loudness (T,) and audio (128 T,) int16 of a signal at the model's
+    """mel (T, M), f0_hz (T,) with 0 = unvoiced, loudness (T,) and audio (L,) int16 of a signal (L,) at the model's
     rate.
+
+    T is `spec.frames(L)`; the last frames see the rest of less than a hop too, before the end is mirrored.
     """
     front_end = front_end or FrontEnd()
-    audio = audio[: spec.samples(spec.frames(len(audio)))]
     return {
         "mel": mel_spectrogram(audio, spec),
         "f0_hz": EXTRACTORS[f0](audio, spec, front_end),
@@ -78,6 +81,7 @@ class _Task:
     config: PrepareConfig
     spec: AudioSpec
     folder: Path
+    crop_frames: int
 
     def __call__(self, recording: Recording) -> list[Measured | Dropped]:
         """Cut a recording and write the features of each piece that has none yet."""
@@ -103,6 +107,11 @@ class _Task:
         shortest = self.config.slicing.min_seconds
         if len(signal) < shortest * self.spec.sample_rate:
             return Dropped(name, f"shorter than {shortest:g} s ({len(signal) / self.spec.sample_rate:.2f} s)")
+        if (frames := self.spec.frames(len(signal))) < self.crop_frames:
+            seconds, needed = (n / self.spec.frame_rate_hz for n in (frames, self.crop_frames))
+            return Dropped(
+                name, f"too short to train on: {seconds:.2f} s, and the recipe's crop_frames are {needed:.2f} s"
+            )
         peak = float(np.abs(signal).max())
         if self.config.peak is not None:
             signal = signal * np.float32(self.config.peak / (1e-5 + peak))
@@ -136,11 +145,17 @@ def prepare(
     jobs: int,
     console: Console | None = None,
     config: PrepareConfig | None = None,
+    *,
+    crop_frames: int = 0,
+    recipe: str = "",
 ) -> FeatureIndex:
     """Compute the features of every recording into `folder`, in `jobs` processes, then write the index and
     `report.json`.
 
-    Finished clips are kept: the same command goes on where a killed one stopped.
+    Finished clips are kept: the same command goes on where a killed one stopped. `crop_frames`: mel frames that
+    training takes of a clip at a time, shorter clips are dropped. `recipe`: the -c of this command, kept for hints.
+
+    Raises `DataError` where a singer has no clip to train on.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -148,24 +163,75 @@ def prepare(
         raise DataError(f"{folder} cannot be made: {error.strerror}\nhint: give another -o folder") from None
     for left_over in folder.glob("*.partial"):
         left_over.unlink()
-    task = _Task(config or PrepareConfig(), spec, folder)
-    results = [result for found in _run(task, material.recordings, jobs, console) for result in found]
-    measured = [result for result in results if isinstance(result, Measured)]
-    dropped = material.dropped + [result for result in results if isinstance(result, Dropped)]
+    task = _Task(config or PrepareConfig(), spec, folder, crop_frames)
+    measured: list[Measured] = []
+    dropped = list(material.dropped)
+    for recording, found in zip(material.recordings, _run(task, material.recordings, jobs, console), strict=True):
+        measured += [result for result in found if isinstance(result, Measured)]
+        dropped += [replace(result, singer=recording.singer) for result in found if isinstance(result, Dropped)]
+    if material.by_song:
+        measured = hold_out(measured)
+    _require_all(material.trained, measured, dropped)
     entries = {}
     for name, facts in material.singers.items():
-        own = [m for m in measured if m.entry.singer == name]
-        if own:
+        if own := [m for m in measured if m.entry.singer == name]:
             index = material.trained.index(name) if name in material.trained else None
             entries[name] = singer_entry(facts, own, index, spec)
-    if missing := [name for name in material.trained if name not in entries]:
-        reasons = [f"{d.id}: {d.reason}" for d in dropped[:5]]
-        raise DataError(f"no usable clip of {', '.join(missing)}; dropped: {'; '.join(reasons)}")
     clips = tuple(m.entry for m in measured)
-    features = FeatureIndex(folder, spec, entries, clips, task.config.augmentation, task.config.front_end)
+    used = task.config
+    features = FeatureIndex(
+        folder, spec, entries, clips, used.augmentation, used.front_end, used.f0, source_of(material), recipe
+    )
     features.save()
-    write_report(features, measured, dropped)
+    write_report(features, measured, dropped, material)
     return features
+
+
+def hold_out(measured: Sequence[Measured]) -> list[Measured]:
+    """`measured` with songs held out as `split_by_song` does. Titles that share a recording count as one song."""
+    title = _one_title(measured)
+    songs: dict[str, set[str]] = {}
+    for clip in measured:
+        songs.setdefault(clip.entry.singer, set()).add(title[clip.entry.song])
+    held_out = held_out_songs(songs)
+    return [
+        replace(
+            m, entry=replace(m.entry, split="valid" if title[m.entry.song] in held_out[m.entry.singer] else "train")
+        )
+        for m in measured
+    ]
+
+
+def _one_title(measured: Sequence[Measured]) -> dict[str, str]:
+    """Song to the first, by name, of the songs that it shares a recording with, directly or through others."""
+    parent = {clip.entry.song: clip.entry.song for clip in measured}
+
+    def first(song: str) -> str:
+        while parent[song] != song:
+            song = parent[song]
+        return song
+
+    holder: dict[str, str] = {}
+    for clip in measured:
+        low, high = sorted((first(holder.setdefault(clip.entry.key, clip.entry.song)), first(clip.entry.song)))
+        parent[high] = low
+    return {song: first(song) for song in parent}
+
+
+def _require_all(trained: Sequence[str], measured: Sequence[Measured], dropped: Sequence[Dropped]) -> None:
+    """Raise `DataError` where one of the singers `trained` has no clip to train on."""
+    usable = {clip.entry.singer for clip in measured if clip.entry.split == "train"}
+    if not (missing := [name for name in trained if name not in usable]):
+        return
+    lines = []
+    for name in missing:
+        own = [d for d in dropped if d.singer == name]
+        lines.append(f"{name}, {len(own)} dropped: {'; '.join(f'{d.id}: {d.reason}' for d in own[:3])}")
+    raise DataError(
+        f"no usable clip of {' | '.join(lines)}\n"
+        "hint: give longer or other recordings of that singer, or take the folder away; where clips are too short to "
+        "train on, lower crop_frames in [vocoder], [teacher] and [student]"
+    )
 
 
 def _run(
@@ -175,7 +241,7 @@ def _run(
     console: Console | None,
 ) -> Iterator[list[Measured | Dropped]]:
     recordings = list(recordings)
-    progress = partial(track, description="features", total=len(recordings), console=console)
+    progress = partial(tracked, what="features", console=console, total=len(recordings))
     if jobs == 1:
         yield from progress(map(task, recordings))
         return

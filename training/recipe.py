@@ -25,3 +25,9 @@ class Recipe:
     acoustic: AcousticConfig = field(default_factory=AcousticConfig)
     teacher: TeacherConfig
     student: StudentConfig
+
+    @property
+    def longest_crop(self) -> int:
+        """Mel frames that every stage on features takes of a clip at a time, or fewer."""
+        stages = (self.teacher, self.student, *([self.vocoder] if self.vocoder else []))
+        return max(stage.crop_frames for stage in stages)

@@ -1,9 +1,11 @@
 """Songs sung by the torch networks of a run folder, at any checkpoint: what the runtime does, without a bundle."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +14,14 @@ from numpy.typing import NDArray
 from ..runtime.audio import resample
 from ..runtime.pitch import told_f0
 from ..runtime.source import make_excitation, noise_frames, noise_samples
-from ..runtime.spec import AudioSpec
+from ..runtime.spec import AudioSpec, FrontEnd
 from .acoustic import AcousticModel, Condition
 from .acoustic_data import index_into_content
 from .checkpoint import latest_checkpoint, load_module, read_metadata, require_checkpoint
+from .commands import train_command
 from .config import from_mapping
-from .content_stage import CONTENT, encode_with
+from .content_stage import CONTENT, CONTENT_LOW, encode_with
+from .data_record import DataRecord, data_changes, require_fitting
 from .diffusion import consistency_sample, teacher_sample
 from .encoders import load_content_encoders
 from .errors import DataError
@@ -29,11 +33,13 @@ from .vocoder_kinds import MATCHING, AnyVocoder, build_vocoder, vocoder_config
 from .vocoder_stage import VOCODER
 from .windows import windowed_content
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Song:
     """What is taken from a recording: mel (T, M), content (S, C) and the row of each mel frame (T,), f0_hz (T,),
-    loudness (T,), and the audio (L,) at the model's rate.
+    loudness (T,), and the audio (L,) of those frames at the model's rate.
     """
 
     mel: NDArray[np.float32]
@@ -66,7 +72,7 @@ class Stage:
 
 
 def load_stage(checkpoint: Path) -> Stage:
-    """A teacher's or a student's checkpoint, its averaged weights."""
+    """A teacher's or a student's checkpoint, its averaged weights. Raises `DataError` where it is none."""
     step, config = read_metadata(checkpoint)
     if "acoustic" not in config:
         raise DataError(f"{checkpoint} is no checkpoint of a teacher or a student\nhint: look in RUN/teacher")
@@ -93,6 +99,12 @@ def load_vocoder(run: Path) -> tuple[AnyVocoder, AudioSpec]:
     return vocoder, spec
 
 
+def _front_end(config: dict[str, Any]) -> dict[str, Any]:
+    """That of a checkpoint's configuration, by the names of a `DataRecord`."""
+    front_end = from_mapping(FrontEnd, config.get("front_end", {}), "front_end")
+    return {f"front_end.{name}": value for name, value in asdict(front_end).items()}
+
+
 class Renderer:
     """The content encoder and the vocoder of `run`, for its teachers and students."""
 
@@ -100,7 +112,29 @@ class Renderer:
         self.run = run
         self.features = FeatureIndex.open(run / "features")
         self.spec = self.features.audio
-        self.encoder, _ = load_content_encoders(run)[CONTENT]
+        require_fitting(run, self.features, (CONTENT, CONTENT_LOW), (VOCODER,))
+        self._encoders = load_content_encoders(run)
+        self.encoder, _ = self._encoders[CONTENT]
+
+    def require_own(self, checkpoint: Path) -> None:
+        """Raise `DataError` where a checkpoint of a teacher or a student was trained with other audio settings or other
+        content encoders than the run has now. Logs a warning where the data is another otherwise.
+        """
+        now, config = DataRecord.of(self.features), read_metadata(checkpoint)[1]
+        changes = now.changed_settings({**config.get("audio", {}), **_front_end(config)})
+        hashes = {name: encoder_hash for name, (_, encoder_hash) in self._encoders.items()}
+        if (theirs := config.get("content_encoders", hashes)) != hashes:
+            changes.append(f"the content encoders are now {hashes}, were {theirs}")
+        if changes:
+            raise DataError(
+                f"{checkpoint} does not fit what {self.run} holds now: {'; '.join(changes)}\n"
+                f"hint: bring back the features and the content encoders that it was trained with, or train it again: "
+                f"{train_command(checkpoint.parent)}"
+            )
+        if changes := data_changes(checkpoint, now):
+            logger.warning(
+                "%s was trained on other data than %s holds now: %s", checkpoint, self.run, "; ".join(changes)
+            )
 
     @cached_property
     def vocoder(self) -> AnyVocoder:
@@ -117,12 +151,12 @@ class Renderer:
         signal = resample(audio, sample_rate, self.spec.sample_rate)
         if self.spec.frames(len(signal)) < 8:
             raise DataError(f"the song has {len(audio)} samples at {sample_rate} Hz: too short to convert")
-        signal = signal[: self.spec.samples(self.spec.frames(len(signal)))]
-        found = analyse(signal, self.spec, front_end=self.features.front_end)
+        found = analyse(signal, self.spec, self.features.f0, self.features.front_end)
         at_16k = resample(signal, self.spec.sample_rate, self.spec.content_sample_rate)
         content, index = self._content(at_16k, len(found["mel"]))
         f0_hz = told_f0(found["f0_hz"], self.spec, self.features.front_end)
-        return Song(found["mel"], content, index, f0_hz, found["loudness"], signal)
+        audio = signal[: self.spec.samples(len(found["mel"]))]
+        return Song(found["mel"], content, index, f0_hz, found["loudness"], audio)
 
     def _content(self, at_16k: NDArray[np.float32], n_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         front_end, encode = self.features.front_end, encode_with(self.encoder)

@@ -17,6 +17,7 @@ from ..runtime.source import pulse_source, sine_source
 from ..runtime.spec import AudioSpec
 from .config import to_mapping
 from .crops import Crops
+from .data_record import begin_stage
 from .discriminators import Adversary, AdversaryConfig
 from .draws import Batch, Draws
 from .features import FeatureIndex
@@ -142,6 +143,7 @@ def train_vocoder(
 ) -> Path:
     """Train the vocoder on all training clips of the singers of `run` and return its last checkpoint."""
     features = FeatureIndex.open(run / "features")
+    record = begin_stage(run, VOCODER, features)
     loaded = [features.load(clip) for clip in features.select("train", trained=True)]
     clips = [VocoderClip(c["mel"], c["f0_hz"], c["audio"]) for c in loaded]
     torch.manual_seed(seed)
@@ -153,13 +155,14 @@ def train_vocoder(
         "seed": seed,
         "singers": features.trained_singers,
     }
+    data = VocoderData(clips, features.audio, config.crop_frames, model.source_kind)
     return fit(
         VocoderObjective(model, features.audio, config.draws, config.adversary),
-        VocoderData(clips, features.audio, config.crop_frames, model.source_kind).batch,
+        data.batch,
         config.loop,
         run / VOCODER,
         seed=seed,
-        resolved_config=resolved,
+        resolved_config={**resolved, "data": record.write(run / VOCODER)},
         resume=resume,
         device=device,
         console=console,

@@ -28,12 +28,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...export import fp16, half, inputs, int8, parity, precision, ranges
 from ...export.archive import sha256
 from ...export.assemble import TorchGraphs
-from ...export.describe import EMBEDDING_FILE, PARITY_FILE, make_manifest
+from ...export.describe import EMBEDDING_FILE, make_manifest
 from ...export.statements import PITCH_LICENCE
 from ...export.voice import Voice
 from ...runtime import graph as contracts
 from ...runtime.bundle import open_bundle, shipped_voices
 from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_json
+from ...runtime.parity_file import PARITY_FILE
 from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
 from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ...training.contentvec import ContentVec, ContentVecConfig
@@ -207,7 +208,7 @@ def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
     if not folder.is_dir():
         with _all_or_nothing(folder) as made:
             every = (manifest.graphs, *manifest.variants.values())
-            for file in filter(None, (entry.file for entries in every for entry in entries.values())):
+            for file in {name for entries in every for entry in entries.values() for name in entry.files}:
                 if model.is_relative_to(cache_folder()):
                     os.link(model / file, made / file)  # half a gigabyte that need not be there once more
                 else:

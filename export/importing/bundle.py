@@ -7,11 +7,13 @@ from pathlib import Path
 
 from ...runtime.bundle import open_bundle
 from ...runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from ...training.progress import Report
 from ..archive import write_zip
 from ..assemble import build_files
 from ..blobs import share
 from ..memory import peak_memory_bytes
 from ..precision import add_precisions, files_reader
+from ..shared_weights import store_once
 from ..statements import Statements
 from .voice import ImportRequest, load_imported_voice
 
@@ -36,21 +38,26 @@ def import_bundle(
     path: Path,
     full: bool = False,
     precisions: Collection[str] = (),
+    progress: Report = lambda what, share: None,
 ) -> ImportReport:
     """Import, trace, compare with torch, and write `path`. The content graph goes to the blobs unless `full`.
 
-    `precisions`: those that the voice has besides fp32.
+    `precisions`: those that the voice has besides fp32. `progress` is called with what is being done and the share that
+    is done.
     Time and peak memory are also in the manifest's provenance. Raises `ForeignFileError`, `ExportError`, `ParityError`;
     nothing is written then.
     """
     start = time.perf_counter()
+    progress("reading the checkpoints", None)
     voice = load_imported_voice(request, statements)
-    manifest, files = build_files(voice, name)
+    manifest, files = build_files(voice, name, progress)
+    progress(f"precisions {', '.join(precisions)}" if precisions else "writing", None)
     manifest, files = add_precisions(manifest, files, precisions, files_reader(files), voice.embeddings)
     seconds, peak = time.perf_counter() - start, peak_memory_bytes()
     cost = {"seconds": round(seconds, 1), "peak_memory_bytes": peak}
     manifest = replace(manifest, provenance={**manifest.provenance, "export": cost})
     files[MANIFEST_FILE] = to_json(manifest).encode()
+    manifest, files = store_once(manifest, files)
     if not full:
         manifest, files = share(manifest, files, SHARED)
     write_zip(path, files)

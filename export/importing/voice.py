@@ -1,23 +1,34 @@
 """Foreign checkpoints put together: everything of a bundle that comes from them."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ...runtime.limits import MOST_STEPS
 from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
 from ...training.errors import ForeignFileError
-from ...training.foreign.content_file import ImportedContent
+from ...training.foreign.comosvc_file import (
+    CONFIG_NAMES,
+    ImportedAcoustic,
+    Network,
+    read_comosvc,
+    says_m4singer,
+    singers_of,
+)
+from ...training.foreign.content_file import ImportedContent, content_files
 from ...training.foreign.parts import ForeignFile, content_at, settings_at, vocoder_at
 from ...training.foreign.sources import Source
+from ...training.foreign.vocoder_file import CONFIG_NAMES as VOCODER_CONFIG_NAMES
 from ...training.foreign.vocoder_file import ImportedVocoder
 from ..graphs import SAMPLER_STEPS
 from ..statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from ..voice import Voice
-from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, Network, read_comosvc, says_m4singer
 
+logger = logging.getLogger(__name__)
 TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 """50 is what the authors convert with; their ladder goes one step short of sigma_min (`off_by_one_sigmas`)."""
 
@@ -35,6 +46,8 @@ class ImportRequest:
     """Of a student: the network that the authors convert with, or its average ("ema")."""
     vocoder_kind: str = "auto"
     """One of `vocoder_file.KINDS`; "auto" goes by the layout of the checkpoint."""
+    steps: tuple[int, ...] | None = None
+    """Numbers of steps that the voice shall be able to do, 1 apart; None: 2, 4, 8, and of a teacher 16 and 50."""
     f0_medians_hz: Mapping[str, float] = field(default_factory=dict)
     """Median F0 of singers, as far as known: key "auto" needs it."""
 
@@ -45,6 +58,7 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
     Raises `ForeignFileError` where one cannot be used or they do not belong together, `ExportError` without a word on
     the singers' consent.
     """
+    _check_request(request, statements)
     vocoder, vocoder_file = vocoder_at(request.vocoder, request.vocoder_config, request.vocoder_kind)
     acoustic, como_file = _read_acoustic(request, vocoder)
     content, content_file = content_at(request.content)
@@ -73,23 +87,31 @@ def load_imported_voice(request: ImportRequest, statements: Statements) -> Voice
         preview_source=np.zeros(0, np.float32),
         provenance={"imported": _provenance(files, acoustic, vocoder, content)},
         front_end=AUTHORS_FRONT_END,
-        sampler_steps=TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS,
+        sampler_steps=_sampler_steps(request, acoustic),
         follows_ode=acoustic.is_teacher,
+        f0_extractor="dio",
     )
 
 
-def parse_medians(texts: Sequence[str]) -> dict[str, float]:
-    """What `--f0-median NAME=HZ` says. Raises `ForeignFileError`."""
-    medians = {}
-    for text in texts:
-        name, _, value = text.rpartition("=")
-        try:
-            medians[name] = float(value)
-        except ValueError:
-            medians[name] = 0.0
-        if not name or not 20.0 <= medians[name] <= 2_000.0:
-            raise ForeignFileError(f"--f0-median {text}: must be NAME=HZ with 20 to 2000 Hz")
-    return medians
+def parse_steps(text: str) -> tuple[int, ...]:
+    """The numbers of `--steps`, such as "1,4,50", ascending. Raises `ForeignFileError`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) <= 4 and 1 <= int(part) <= MOST_STEPS for part in parts):
+        raise ForeignFileError(f"--steps {text}: must be numbers from 1 to {MOST_STEPS}, such as 1 or 1,4,50")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _check_request(request: ImportRequest, statements: Statements) -> None:
+    """What can be refused before a checkpoint is opened: addresses, configurations, and what is said of singers."""
+    como, vocoder = Source.parse(request.como), Source.parse(request.vocoder)
+    for source in (como, vocoder):
+        if source.repo is None:
+            source.file()
+    settings = settings_at(como, request.config, CONFIG_NAMES, "--config")
+    _singers(singers_of(settings), request.f0_medians_hz, statements)
+    says_m4singer(settings)
+    settings_at(vocoder, request.vocoder_config, VOCODER_CONFIG_NAMES, "--vocoder-config")
+    content_files(Source.parse(request.content))
 
 
 def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[ImportedAcoustic, ForeignFile]:
@@ -99,6 +121,16 @@ def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[Im
     if not says_m4singer(settings):
         vocoder.warn_of_guess(request.vocoder)
     return read_comosvc(path, settings, vocoder.audio, request.network), ForeignFile.of(source, path)
+
+
+def _sampler_steps(request: ImportRequest, acoustic: ImportedAcoustic) -> tuple[int, ...]:
+    """Numbers of steps beyond 1; none: the voice has no graph of further steps."""
+    if request.steps is None:
+        return TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS
+    further = tuple(steps for steps in request.steps if steps > 1)
+    if acoustic.is_teacher and not further:
+        logger.warning("%s is a teacher: in one step it gives a blur; the authors convert in 50", request.como)
+    return further
 
 
 def _singers(

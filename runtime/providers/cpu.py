@@ -2,6 +2,7 @@
 
 from ..bundle import Bundle
 from ..manifest import GraphEntry
+from ..profiles import grid_of
 from .onnx import Graph, onnx_runtime
 
 PRECISIONS = ("fp32", "int8")
@@ -20,4 +21,4 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
 
 def open_graph(bundle: Bundle, name: str, entry: GraphEntry, threads: int | None, *, at_once: bool = False) -> Graph:
     """One of them; `at_once`: for runs in several threads at the same time."""
-    return Graph(name, entry, bundle.entry_bytes(name, entry), threads, at_once=at_once)
+    return Graph(grid_of(bundle.manifest, name), entry, bundle.entry_bytes(name, entry), threads, at_once=at_once)

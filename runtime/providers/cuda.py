@@ -30,6 +30,7 @@ from ..errors import BundleError, ProviderError
 from ..extras import install
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
+from ..outputs import check_outputs
 from ..profiles import Grid, Shape, bucket, grid_of, length_of
 from ..transfers import Transfers, clips_of, joined, n_bytes, n_clips, padded, split_drawn
 from .onnx import CPU, check_signature, onnx_runtime, session_options
@@ -98,7 +99,7 @@ def _probe_runtime() -> None:
 
 def _runs_tiny(ort: Any) -> bool:
     """Whether it runs on the GPU."""
-    session = _open_session(ort, TINY, _quiet(session_options(ort, 1)), [(CUDA, _OPTIONS)])
+    session = _open_session(ort, TINY, session_options(ort, 1), [(CUDA, _OPTIONS)])
     if session.get_providers()[0] != CUDA:
         return False
     x = np.arange(4, dtype=np.float32)
@@ -216,7 +217,10 @@ class CudaGraph:
         return _open_session(self._ort, model, options, [(CUDA, _OPTIONS), CPU])
 
     def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
-        """Outputs in the order of the manifest, as long as the inputs or longer."""
+        """Outputs in the order of the manifest, as long as the inputs or longer.
+
+        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        """
         taken = {name: inputs[name] for name in self._inputs}
         parts, first = list[tuple[NDArray, ...]](), 0
         while first < n_clips(taken):
@@ -224,6 +228,8 @@ class CudaGraph:
             try:
                 parts.append(_in_thread(partial(self._run, part)))
                 first += n_clips(part)
+            except BundleError:
+                raise
             except Exception as error:
                 count = n_clips(part)
                 if count == 1 or not _is_out_of_memory(error):
@@ -277,6 +283,7 @@ class CudaGraph:
         outputs = dict(zip(self._outputs, (value.numpy() for value in place.binding.get_outputs()), strict=True))
         copied_s += time.perf_counter() - start
         self.transfers.add(n_bytes(arrays) | fixing, n_bytes(outputs), copied_s, making, making_s)
+        check_outputs(self._grid, self._entry, shapes, tuple(outputs.values()))
         return tuple(outputs.values())
 
     def _make(self, drawn: dict[str, Drawn], place: _Bucket) -> tuple[dict[str, int], dict[str, int]]:
@@ -406,8 +413,3 @@ def _preload(ort: Any) -> None:
     """Load CUDA and cuDNN from the packages that pip installs; what it prints is said again, better, if it fails."""
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
-
-
-def _quiet(options: Any) -> Any:
-    options.log_severity_level = 4
-    return options

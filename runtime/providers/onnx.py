@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from typing import Any
 
 from numpy.typing import NDArray
@@ -9,8 +10,12 @@ from numpy.typing import NDArray
 from ..errors import BundleError, ProviderError
 from ..extras import install
 from ..manifest import GraphEntry
+from ..outputs import check_outputs
+from ..profiles import Grid
 
 CPU = "CPUExecutionProvider"
+_OLDEST = (1, 28)
+"""Older versions read any file that a graph names as its weights, and crash on some graphs."""
 _TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
@@ -19,21 +24,30 @@ def onnx_runtime() -> Any:
     try:
         # Its official builds report use to Microsoft and keep a device id in the home folder unless told not to.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        return importlib.import_module("onnxruntime")
+        ort = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise ProviderError(
             f"no inference engine is installed ({error})\n"
             f"hint: {install('cpu')}, or with [cuda] for an NVIDIA GPU; one of the two, not both"
         ) from error
+    found = tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
+    if found < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise ProviderError(
+            f"onnxruntime {ort.__version__} is too old: {oldest} is the first that is safe with graphs from anywhere\n"
+            "hint: pip install --upgrade onnxruntime, or onnxruntime-gpu if that is what is installed"
+        )
+    return ort
 
 
 class Graph:
     """One graph of a bundle, ready to run. May be called from several threads; `at_once` if that is what it is for."""
 
     def __init__(
-        self, name: str, entry: GraphEntry, model: bytes, threads: int | None, *, at_once: bool = False
+        self, grid: Grid, entry: GraphEntry, model: bytes, threads: int | None, *, at_once: bool = False
     ) -> None:
-        self.name = name
+        self.name = name = grid.graph
+        self._grid, self._entry = grid, entry
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)
         self._outputs = [tensor[0] for tensor in entry.outputs]
         self._session = open_session(model, f"the {name} graph", threads, at_once=at_once)
@@ -41,12 +55,18 @@ class Graph:
         check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
 
     def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
-        """Outputs in the order of the manifest. `inputs` may hold more than the graph takes."""
+        """Outputs in the order of the manifest. `inputs` may hold more than the graph takes.
+
+        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        """
+        taken = {name: inputs[name] for name in self.inputs}
         try:
-            return tuple(self._session.run(self._outputs, {name: inputs[name] for name in self.inputs}))
+            outputs = tuple(self._session.run(self._outputs, taken))
         except Exception as error:  # ONNX Runtime's own exceptions share no base but this
-            shapes = ", ".join(f"{name} {inputs[name].shape}" for name in self.inputs)
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in taken.items())
             raise ProviderError(f"the {self.name} graph failed on the CPU with {shapes}: {error}") from error
+        check_outputs(self._grid, self._entry, {name: array.shape for name, array in taken.items()}, outputs)
+        return outputs
 
 
 def open_session(model: bytes, what: str, threads: int | None, *, at_once: bool = False) -> Any:
@@ -68,7 +88,8 @@ def open_session(model: bytes, what: str, threads: int | None, *, at_once: bool 
 def session_options(ort: Any, threads: int | None) -> Any:
     """What sessions have in common."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    # Errors are raised as well, and what it prints has names out of the graph as they are, escape sequences included.
+    options.log_severity_level = 4
     options.inter_op_num_threads = 1
     # Threads that wait by spinning take the cores from whoever else is at work: twice as slow on two busy cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

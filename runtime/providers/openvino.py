@@ -18,6 +18,8 @@ from ..calls import Runnable
 from ..errors import BundleError, ProviderError
 from ..extras import install
 from ..manifest import GraphEntry
+from ..outputs import check_outputs
+from ..profiles import Grid, grid_of
 from . import cpu
 from .onnx import check_signature
 
@@ -60,15 +62,18 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
             graphs[name] = cpu.open_graph(bundle, name, entry, threads)
             continue
         hint = {"INFERENCE_PRECISION_HINT": _HINTS["fp32" if name in _ALWAYS_FP32 else others]}
-        graphs[name] = Graph(name, entry, core, bundle.entry_bytes(name, entry), {**options, **hint})
+        graphs[name] = Graph(
+            grid_of(bundle.manifest, name), entry, core, bundle.entry_bytes(name, entry), {**options, **hint}
+        )
     return graphs
 
 
 class Graph:
     """One graph of a bundle, ready to run. May be called from several threads: their calls take turns."""
 
-    def __init__(self, name: str, entry: GraphEntry, core: Any, model: bytes, options: dict[str, Any]) -> None:
-        self.name = name
+    def __init__(self, grid: Grid, entry: GraphEntry, core: Any, model: bytes, options: dict[str, Any]) -> None:
+        self.name = name = grid.graph
+        self._grid, self._entry = grid, entry
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)
         self._outputs = [tensor[0] for tensor in entry.outputs]
         try:
@@ -80,14 +85,20 @@ class Graph:
         self._idle: list[Any] = []
 
     def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
-        """Outputs in the order of the manifest. `inputs` may hold more than the graph takes."""
+        """Outputs in the order of the manifest. `inputs` may hold more than the graph takes.
+
+        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        """
+        taken = {name: inputs[name] for name in self.inputs}
         try:
             with self._request() as request:
-                found = request.infer({name: inputs[name] for name in self.inputs}, share_inputs=True)
-                return tuple(found[name] for name in self._outputs)
+                found = request.infer(taken, share_inputs=True)
+                outputs = tuple(found[name] for name in self._outputs)
         except Exception as error:
-            shapes = ", ".join(f"{name} {inputs[name].shape}" for name in self.inputs)
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in taken.items())
             raise ProviderError(f"the {self.name} graph failed in OpenVINO with {shapes}: {error}") from error
+        check_outputs(self._grid, self._entry, {name: array.shape for name, array in taken.items()}, outputs)
+        return outputs
 
     @contextmanager
     def _request(self) -> Iterator[Any]:

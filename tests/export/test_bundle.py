@@ -1,7 +1,9 @@
 """A run folder becomes a bundle, and `verify` notices whatever happens to it afterwards."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 from typer.testing import CliRunner
 
 from comosvc.export.archive import pack, sha256, write_zip
@@ -20,12 +22,13 @@ from comosvc.export.parity import LENGTHS, onnx_runner
 from comosvc.export.probes import encode_probes, make_probes
 from comosvc.export.statements import Statements
 from comosvc.export.verify import verify
-from comosvc.export.voice import Voice, load_voice
+from comosvc.export.voice import Voice, data_summary, load_voice
 from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError
 from comosvc.runtime.graph import GRAPHS
 from comosvc.training.errors import DataError, TrainingError
+from comosvc.training.features import FeatureIndex, song_mark
 from comosvc.training.vocoder import VocoderConfig
 
 Files = dict[str, bytes]
@@ -54,6 +57,11 @@ def edited_json(data: bytes, edit: Callable[[dict], object]) -> bytes:
     return json.dumps(content).encode()
 
 
+def edited_manifest(data: bytes, edit: Callable[[dict], object]) -> bytes:
+    """Without its digest, which a forger could write too."""
+    return edited_json(data, lambda manifest: (manifest.pop("digest"), edit(manifest)))
+
+
 def with_graph(files: Files, name: str, graph: bytes, *, forge: bool) -> Files:
     """`files` with another graph and its hash; with `forge` parity.json and its hash speak of the new graph too."""
     new = {**files, f"{name}.onnx": graph}
@@ -66,7 +74,7 @@ def with_graph(files: Files, name: str, graph: bytes, *, forge: bool) -> Files:
         manifest["graphs"][name].update(hashes["graphs"][name])
         manifest["provenance"]["files"].update(hashes["files"])
 
-    new["bundle.json"] = edited_json(files["bundle.json"], edit)
+    new["bundle.json"] = edited_manifest(files["bundle.json"], edit)
     return new
 
 
@@ -96,9 +104,9 @@ def test_verify_with_the_run_rejects_what_the_probes_allow(files, voice, tmp_pat
     """A forger may compute new probes too; torch still disagrees."""
     forged = with_graph(files, "content", perturbed(files["content.onnx"]), forge=True)
     forged["probes.safetensors"] = _reprobed(forged, voice)
+    digest = sha256(forged["probes.safetensors"])
     forged["bundle.json"] = edited_json(
-        forged["bundle.json"],
-        lambda m: m["provenance"]["files"].update({"probes.safetensors": sha256(forged["probes.safetensors"])}),
+        forged["bundle.json"], lambda m: m["provenance"]["files"].update({"probes.safetensors": digest})
     )
     path = written(forged, tmp_path)
     verify(path)
@@ -112,7 +120,7 @@ def _reprobed(files: Files, voice: Voice) -> bytes:
 
 
 def test_verify_rejects_changed_and_missing_files(files, tmp_path):
-    with pytest.raises(BundleError, match=r"data-card.md is not the file that was exported"):
+    with pytest.raises(BundleError, match=r"data-card.md has SHA-256 .* it was damaged or changed"):
         verify(written({**files, "data-card.md": b"all of it is free"}, tmp_path))
     without = {name: data for name, data in files.items() if name != "probes.safetensors"}
     with pytest.raises(BundleError, match=r"probes.safetensors is missing"):
@@ -170,6 +178,35 @@ def test_a_missing_stage_names_its_command(run, tmp_path, missing, hint):
         load_voice(tmp_path, Statements())
 
 
+def test_a_bundle_says_which_songs_were_held_out_without_their_titles(run, voice):
+    features = FeatureIndex.open(run / "features")
+    held_out = replace(features, clips=tuple(replace(clip, split="valid") for clip in features.clips))
+    assert voice.provenance["data"]["held_out"] == []
+    assert data_summary(held_out)["held_out"] == [song_mark("chorus", "song")]
+
+
+@pytest.mark.parametrize("folder", ["student-published", "student"])
+def test_every_missing_command_is_named_with_the_recipe(make_run, tmp_path, folder):
+    run = make_run(tmp_path / "run")
+    features = FeatureIndex.open(run / "features")
+    replace(features, recipe="my own.toml").save()
+    for stage in ("vocoder", "teacher", "student"):
+        (run / stage).rename(tmp_path / stage)
+    commands = [f"comosvc-train {stage} -c 'my own.toml' -o {run}" for stage in ("vocoder", "teacher", "student")]
+    commands[2] += " --published" if folder == "student-published" else ""
+    with pytest.raises(TrainingError, match=re.escape("hint: run " + ", then ".join(commands))):
+        load_voice(run, Statements(), folder)
+
+
+def test_singers_that_came_after_the_training_are_named(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    features = FeatureIndex.open(run / "features")
+    zoe = replace(features.singers["bass"], index=3)
+    replace(features, singers={**features.singers, "zoe": zoe}).save()
+    with pytest.raises(ExportError, match=r"was trained with other data: singers added: zoe\nhint: "):
+        load_voice(run, Statements())
+
+
 def test_stages_of_different_runs_are_refused(make_run, tmp_path):
     """The content encoder was trained again after the student."""
     other = make_run(tmp_path / "other")
@@ -201,7 +238,7 @@ def test_pack_full_puts_cached_graphs_inside(files, tmp_path, monkeypatch):
     folder.mkdir()
     for name, data in files.items():
         if name == "bundle.json":
-            data = edited_json(data, lambda m: m["graphs"]["content"].update(file=None))
+            data = edited_manifest(data, lambda m: m["graphs"]["content"].update(file=None))
         if name != "content.onnx":
             (folder / name).write_bytes(data)
     with pytest.raises(BundleError, match=r"the content graph is not inside the bundle"):
@@ -216,8 +253,79 @@ def test_pack_full_puts_cached_graphs_inside(files, tmp_path, monkeypatch):
 
 
 def test_pack_refuses_what_is_no_bundle(tmp_path):
-    with pytest.raises(ExportError, match=r"holds no bundle.json"):
+    with pytest.raises(BundleError, match=r"bundle.json is missing; this is not a voice bundle"):
         pack(tmp_path, tmp_path / "a.comosvc", full=False)
+
+
+@pytest.fixture
+def unpacked(files, tmp_path):
+    """The folder of the export."""
+    folder = tmp_path / "voice"
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_a_changed_licence_is_noticed_by_every_command(unpacked, tmp_path):
+    manifest = (unpacked / "bundle.json").read_text("utf-8")
+    (unpacked / "bundle.json").write_text(manifest.replace("imitate no person", "imitate some person"), "utf-8")
+    for command in (["verify", unpacked], ["pack", unpacked, "-o", tmp_path / "a.comosvc"]):
+        done = CliRunner().invoke(app, [str(word) for word in command])
+        assert done.exit_code == 1
+        assert "bundle.json is not what was written" in done.output.replace("\n", " ")
+    assert not (tmp_path / "a.comosvc").exists()
+    assert "CHANGED since it was written" in CliRunner().invoke(app, ["inspect", str(unpacked)]).output
+
+
+def test_an_older_manifest_says_so_until_it_is_packed(unpacked, tmp_path):
+    (unpacked / "bundle.json").write_bytes(edited_manifest((unpacked / "bundle.json").read_bytes(), lambda m: None))
+    done = CliRunner().invoke(app, ["verify", str(unpacked)])
+    assert done.exit_code == 0
+    assert "an older version wrote its manifest" in done.output
+    pack(unpacked, tmp_path / "a.comosvc", full=False)
+    assert open_bundle(tmp_path / "a.comosvc").digest_fits is True
+
+
+DAMAGE = {
+    "no parity": ("parity.json", lambda d: b"{}"),
+    "no JSON": ("parity.json", lambda d: b"\xff"),
+    "parity of another form": ("parity.json", lambda d: edited_json(d, lambda p: p.update(graphs=[1]))),
+    "variants of another form": ("parity.json", lambda d: edited_json(d, lambda p: p.update(variants={"int8": 3}))),
+    "deep": ("parity.json", lambda d: b"[" * 100_000),
+    "no probes": ("probes.safetensors", lambda d: save({})),
+    "no tensors": ("probes.safetensors", lambda d: b"garbage"),
+    "no graph": ("content.onnx", lambda d: b"garbage"),
+    "another graph": ("content.onnx", lambda d: onnx.ModelProto(ir_version=10).SerializeToString()),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_verify_and_inspect_name_what_is_damaged_though_its_hash_fits(files, unpacked, what):
+    name, damage = DAMAGE[what]
+    data = damage(files[name])
+    (unpacked / name).write_bytes(data)
+
+    def edit(manifest: dict) -> None:
+        if name in manifest["provenance"]["files"]:
+            manifest["provenance"]["files"][name] = sha256(data)
+        else:
+            manifest["graphs"][name.removesuffix(".onnx")]["sha256"] = sha256(data)
+
+    (unpacked / "bundle.json").write_bytes(edited_manifest(files["bundle.json"], edit))
+    with pytest.raises(BundleError, match=name):
+        verify(unpacked)
+    done = CliRunner().invoke(app, ["inspect", str(unpacked)])
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_a_graph_that_fails_is_the_bundles_fault(files, tmp_path):
+    """Its bytes are plain and its hashes agree; the engine refuses it."""
+    model = onnx.load_from_string(files["content.onnx"])
+    model.graph.node[0].input[0] = "nowhere"
+    path = written(with_graph(files, "content", model.SerializeToString(), forge=True), tmp_path)
+    with pytest.raises(BundleError, match=r"the fp32 content graph fails: "):
+        verify(path)
 
 
 def test_a_failed_write_leaves_nothing(files, tmp_path):

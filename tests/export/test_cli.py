@@ -1,11 +1,14 @@
 """The command `comosvc-export`."""
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import pytest
 from typer.testing import CliRunner
 
+from comosvc.export import voice as voice_module
 from comosvc.export.archive import write_zip
 from comosvc.export.cli import app
 from comosvc.runtime.bundle import shipped_voices
@@ -40,7 +43,8 @@ def assert_same_export(first: dict[str, bytes], second: dict[str, bytes]) -> Non
     added = parity[0].pop("variants")["fp16"]["graphs"]
     assert {name: entry["sha256"] for name, entry in manifests[0]["variants"]["fp16"].items()} == added
     for manifest in manifests:
-        del manifest["provenance"]["commit"], manifest["variants"], manifest["provenance"]["files"]["parity.json"]
+        del manifest["digest"], manifest["variants"], manifest["provenance"]["commit"]
+        del manifest["provenance"]["files"]["parity.json"]
         manifest["provenance"]["files"].pop("preview.flac", None)
     assert manifests[0] == manifests[1]
     assert parity[0] == parity[1]
@@ -64,7 +68,7 @@ def test_bundle_verify_inspect_pack(run, files, tmp_path):
     assert "acoustic_n" in checked.output
     assert "mel_nepers" in checked.output
     shown = invoke("inspect", path)
-    for word in ("tiny", "fp16", "soprano", "swift-f0", "look-ahead", "consistency distillation"):
+    for word in ("tiny", "fp16", "soprano", "swift-f0", "look-ahead", "MB", "consistency distillation"):
         assert word in shown.output
     packed = invoke("pack", tmp_path / "unpacked", "-o", tmp_path / "again.comosvc")
     assert packed.exit_code == 0, packed.output
@@ -95,6 +99,21 @@ def test_errors_are_one_message(tmp_path):
         assert result.exit_code == 1
         assert "error: " in result.output
         assert "Traceback" not in result.output
+
+
+def test_bundle_names_what_is_no_run_folder(run, bundle, tmp_path):
+    out = tmp_path / "a.comosvc"
+    assert "is a voice; the run folder of comosvc-train is needed" in invoke("bundle", bundle, "-o", out).output
+    assert "give the folder around it" in invoke("bundle", run / "student", "-o", out).output
+    assert "unknown weights 'best'" in invoke("bundle", run, "-o", out, "--weights", "best").output
+    assert not out.exists()
+
+
+def test_consent_is_asked_for_before_networks_are_loaded(make_run, tmp_path, monkeypatch):
+    recorded = make_run(tmp_path / "run", kind="recorded")
+    monkeypatch.setattr(voice_module, "load_content_encoders", None)
+    said = invoke("bundle", recorded, "-o", tmp_path / "a.comosvc").output
+    assert "bass is a recorded person" in said
 
 
 def test_output_needs_the_suffix(run, tmp_path):
@@ -135,3 +154,10 @@ def test_engines_that_cannot_be_built_are_one_clear_error(bundle, options, words
     done = invoke("engines", bundle, "--flavour", "rtx", *options)
     assert done.exit_code == 1
     assert words in done.output
+
+
+def test_inspect_loads_nothing_heavy():
+    code = "import sys; from comosvc.export.cli import app; app(['inspect', 'demo'], standalone_mode=False)\n"
+    code += "print([name for name in ('torch', 'onnx', 'onnxruntime', 'scipy', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

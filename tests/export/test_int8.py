@@ -8,10 +8,11 @@ from onnx import TensorProto, numpy_helper
 from comosvc.export.half import HEAVY
 from comosvc.export.int8 import INT8, make_int8
 from comosvc.export.parity import onnx_runner
-from comosvc.export.precision import kept_fp32, recorded
+from comosvc.export.precision import recorded
 from comosvc.export.variants import StaysFloat32Error, figures, input_maker
 from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.probes import PROBES_FILE, decode_probes
+from comosvc.runtime.parity_file import kept_fp32
+from comosvc.runtime.probes import read_probes
 
 IN_8_BITS = ("acoustic", "acoustic_n", "vocoder")
 
@@ -36,7 +37,7 @@ def test_graphs_in_8_bits_are_near_what_torch_gave(both, name):
     onnx.checker.check_model(made, full_check=True)
     assert made.ByteSize() < len(both.graph_bytes(name))
     run, seen = onnx_runner(made.SerializeToString()), 0
-    for probe in decode_probes(both.read(PROBES_FILE)):
+    for probe in read_probes(both):
         if probe.graph == name:
             got = run(probe.inputs)
             rows = list(figures(name, INT8, got, probe.outputs, probe.size, both.manifest.audio))

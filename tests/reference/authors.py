@@ -110,6 +110,24 @@ def loudness(audio: Array, hop: int) -> Array:
     return np.sqrt([squares[n * hop : (n + 1) * hop].mean() for n in range(len(audio) // hop)])
 
 
+def dio_f0(audio: Array, hop: int, rate: int) -> Array:
+    """DIO, StoneMask, tenths of a hertz, resized to L // hop; 0 where a frame or its neighbour is unvoiced, (T,)."""
+    import pyworld
+
+    period_ms = 1000 * hop / rate
+    rough, times = pyworld.dio(audio, fs=rate, f0_floor=50, f0_ceil=1100, frame_period=period_ms)
+    found = np.array([round(float(value), 1) for value in pyworld.stonemask(audio, rough, times, rate)])
+    n_frames = len(audio) // hop
+    resized = np.zeros(n_frames)
+    for i in range(n_frames):
+        place = i * len(found) / n_frames
+        low = int(place)
+        high, weight = min(low + 1, len(found) - 1), place - low
+        if found[low] >= 0.001 and (weight == 0.0 or found[high] >= 0.001):
+            resized[i] = (1 - weight) * found[low] + weight * found[high]
+    return resized
+
+
 def interpolated_f0(f0: Array) -> Array:
     """Straight lines through unvoiced frames, the nearest voiced value at the ends."""
     voiced = np.flatnonzero(f0 > 0.0)

@@ -1,7 +1,9 @@
 """A bundle is believed in nothing: each way of being broken or foreign is one clear error."""
 
+import contextlib
 import hashlib
 import json
+import os
 import struct
 import zipfile
 
@@ -74,7 +76,7 @@ def test_an_unknown_name_is_answered_with_the_shipped_ones():
         (lambda m: m["audio"].update(sample_rate="24000"), ("bundle.json.audio.sample_rate must be int", "'24000'")),
         (lambda m: m["audio"].update(n_mels=10), ("multiple of 4",)),
         (lambda m: m["audio"].update(n_mels=12), ("M = 8", "should be 12")),
-        (lambda m: m["audio"].update(hop_length=0), ("must be positive",)),
+        (lambda m: m["audio"].update(hop_length=0), ("audio.hop_length is 0", "16 to 4096")),
         (lambda m: m["audio"].update(content_sample_rate=22_050), ("16000",)),
         (lambda m: m["graphs"].pop("vocoder"), ("no graph for vocoder",)),
         (lambda m: m["graphs"].update(teacher=m["graphs"]["content"]), ("unknown graph 'teacher'",)),
@@ -96,7 +98,7 @@ def test_an_unknown_name_is_answered_with_the_shipped_ones():
         (lambda m: m["model"]["schedules"].update({"3": [0]}), ("needs steps - 1 indices, has 1",)),
         (lambda m: m["graphs"].pop("acoustic_n"), ("without an acoustic_n graph",)),
         (lambda m: m["model"]["source"].update(kind="sines"), ("'sines'", "pulse, sine, none")),
-        (lambda m: m["context"]["vocoder"].update(past=-1), ("must not be negative",)),
+        (lambda m: m["context"]["vocoder"].update(past=-1), ("context.vocoder.past is -1", "0 to 2000")),
         (lambda m: m["singers"].clear(), ("no singers",)),
         (lambda m: m["singers"]["alto"].update(index=3), ("has 3 rows", "alto")),
         (lambda m: m["singers"]["alto"].update(index=-1), ("singers.alto.index is -1",)),
@@ -215,6 +217,23 @@ def test_a_file_that_is_no_graph_is_refused(files, tmp_path):
     refused(write_zip(tmp_path / "a.comosvc", broken), "content graph cannot be loaded")
 
 
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_no_engine_sees_a_graph_that_is_not_plain(files, tmp_path, monkeypatch, provider):
+    engine = pytest.importorskip({"cpu": "onnxruntime", "openvino": "openvino"}[provider])
+    model = onnx.load_from_string(files["content.onnx"])
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="notes.txt")
+    path = write_zip(tmp_path / "a.comosvc", with_new_hash(files, "content.onnx", model.SerializeToString()))
+    monkeypatch.setattr(engine, {"cpu": "InferenceSession", "openvino": "compile_model"}[provider], None)
+    for open_it in (lambda: Converter(path, provider=provider, cache_dir=tmp_path), lambda: open_bundle(path).verify()):
+        with pytest.raises(
+            BundleError, match=r"content.onnx: the content graph cannot be loaded: it has external data"
+        ):
+            open_it()
+
+
 def test_a_graph_unlike_its_manifest_is_refused(files, tmp_path):
     model = onnx.load_from_string(files["content.onnx"])
     model.graph.output[0].type.tensor_type.shape.dim[2].Clear()
@@ -250,6 +269,108 @@ def test_embeddings_must_fit(files, tmp_path):
     refused(write_zip(tmp_path / "garbage.comosvc", broken), "not a safetensors file")
 
 
+@pytest.mark.parametrize("byte", [0x20, 0xFF])
+def test_whatever_zipfile_raises_is_one_error(files, tmp_path, byte):
+    """The last member's data ends behind the directory, of which `zipfile` says EOFError."""
+    path = write_zip(tmp_path / "x.comosvc", files)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        data[archive.getinfo("vocoder.onnx").header_offset + 29] = byte  # of the length of the extra field
+    path.write_bytes(data)
+    refused(path, "vocoder.onnx cannot be read", "fetch the bundle again")
+
+
+def test_any_changed_byte_of_a_zip_is_refused_or_changes_nothing(files, tmp_path):
+    path, rng = write_zip(tmp_path / "x.comosvc", files), np.random.default_rng(0)
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        starts = [info.header_offset for info in archive.infolist()]
+    headers = [start + i for start in starts for i in range(60)] + list(range(len(data) - 600, len(data)))
+    for place in rng.choice(headers, 150):
+        changed = bytearray(data)
+        changed[place] = rng.integers(0, 256)
+        path.write_bytes(changed)
+        with contextlib.suppress(BundleError):
+            open_bundle(path).verify()
+
+
+def test_a_zip_of_many_files_is_not_even_listed(files, tmp_path):
+    path = write_zip(tmp_path / "many.comosvc", {**files, **{f"{i}": b"" for i in range(1_001)}})
+    refused(path, "is not a voice bundle", "it has 1008 files")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"a comment may hide another directory"
+    refused(path, "does not end as a zip without a comment does")
+    path = write_zip(tmp_path / "forged.comosvc", files)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, len(data) - 10, 1 << 30)  # the size of the directory
+    path.write_bytes(data)
+    refused(path, "is not a voice bundle")
+
+
+def tensors_file(**tensors):
+    """A safetensors file of zeros; `tensors` are (type, shape, bytes)."""
+    header, end = {}, 0
+    for name, (dtype, shape, n_bytes) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + n_bytes]}
+        end += n_bytes
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tensors_file(embedding=("BF16", [3, 4], 24)),
+        tensors_file(embedding=("F32", [3, 4], 48), x=("F8_E4M3", [4], 4)),
+        tensors_file(embedding=("F32", [3, 4], 48), x=("F32", [1] * 65, 4)),
+        tensors_file(embedding=("F32", [2**62, 4], 48)),
+        tensors_file(embedding=("F32", [0, 4], 0)),
+        struct.pack("<Q", 2**63) + b"{}",
+        b"",
+    ],
+)
+def test_embeddings_of_any_other_form_are_refused(files, tmp_path, data):
+    broken = with_new_hash(files, "singers.safetensors", data)
+    refused(write_zip(tmp_path / "x.comosvc", broken), "singers.safetensors")
+
+
+def test_what_is_no_plain_file_is_refused_and_not_waited_for(files, tmp_path):
+    os.mkfifo(tmp_path / "pipe.comosvc")
+    refused(tmp_path / "pipe.comosvc", "is a pipe or a device")
+    refused("/dev/zero", "is a pipe or a device")
+    folder = write_folder(tmp_path / "voice", files)
+    (folder / "content.onnx").unlink()
+    os.mkfifo(folder / "content.onnx")
+    refused(folder, "content.onnx is missing")
+    (folder / "content.onnx").unlink()
+    (folder / "content.onnx").symlink_to(folder / "content.onnx")
+    refused(folder, "content.onnx")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(tmp_path / "loop", "no voice")
+    refused("x" * 5_000, "File name too long")
+    refused("x\0y", r"no voice 'x\x00y'")
+
+
+def test_a_file_beyond_any_size_is_not_read(files, tmp_path):
+    folder = write_folder(tmp_path / "voice", files)
+    for name, limit in (("bundle.json", 2 << 20), ("singers.safetensors", 256 << 20), ("content.onnx", 2 << 30)):
+        with (folder / name).open("r+b") as file:
+            file.truncate(limit + 1)
+        refused(folder, f"{name} has {limit + 1} bytes")
+        (folder / name).write_bytes(files[name])
+
+
+def test_other_files_are_compared_with_their_hashes(files, tmp_path):
+    data = b"all of it is free"
+    named = edited(files, lambda m: m["provenance"].update(files={"card.md": hashlib.sha256(data).hexdigest()}))
+    bundle = open_bundle(write_folder(tmp_path / "voice", {**named, "card.md": data}))
+    bundle.verify()
+    (tmp_path / "voice" / "card.md").write_bytes(b"none of it is free")
+    for check in (bundle.verify, lambda: bundle.read("card.md")):
+        with pytest.raises(BundleError, match=r"card.md has SHA-256 .* damaged or changed"):
+            check()
+
+
 def test_a_huge_manifest_is_not_even_parsed(files, tmp_path):
     text = json.dumps({"format_version": 1, "consent": "x" * (17 << 20)}).encode()
-    refused(write_zip(tmp_path / "fat.comosvc", {**files, "bundle.json": text}), "that is no manifest")
+    refused(write_zip(tmp_path / "fat.comosvc", {**files, "bundle.json": text}), "bytes; at most 2097152 are read")

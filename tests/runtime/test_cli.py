@@ -6,17 +6,20 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 from tiny_bundle import SPEC, edited, write_zip
 from typer.testing import CliRunner
 
-from comosvc.runtime import __version__, doctor, sources
+from comosvc.runtime import Converter, __version__, doctor, sources
 from comosvc.runtime.cli import _app
 from comosvc.runtime.extras import install
+from comosvc.runtime.plot import Panel, draw
 from comosvc.runtime.providers import PROVIDERS
 from comosvc.runtime.self_test import vowel
 
@@ -193,20 +196,44 @@ def test_info_folds_what_is_too_long_for_the_screen(convert, monkeypatch):
     assert "…" not in convert("--info")[1]
 
 
-def test_info_prints_singers_licences_and_contexts(convert):
+def test_info_prints_singers_licences_and_graphs(convert):
     code, out, _ = convert("--info")
     assert code == 0
-    for word in (
-        "Ténor 1",
-        "110 Hz (A2)",
-        "CC0",
-        "swift-f0",
-        "steps: 1, 2, 4",
-        "acoustic_n",
-        "60.0 ms",
-        "no recordings",
-    ):
+    for word in ("Ténor 1", "110 Hz (A2)", "swift-f0", "steps: 1, 2, 4", "acoustic_n", "runs on: ", "no recordings"):
         assert word in out
+    assert "confidence" not in out
+    for word in ("audio -> f0_hz, confidence", "5 frames before, 2 after"):
+        assert word in convert("--info", "--verbose")[1]
+
+
+def test_info_names_a_credit_once_for_all_who_share_it(convert):
+    out = convert("--info")[1]
+    assert out.count("CC0") == 1
+    assert "singers alto, bass, Ténor 1: CC0; nobody" in out
+
+
+def test_info_says_the_lag_that_a_stream_has(convert, bundle_path):
+    with Converter(bundle_path, provider="cpu", threads=1) as converter, converter.stream(24_000) as stream:
+        lag_ms = stream.latency_samples / 24.0
+    out = convert("--info")[1]
+    assert f"the output lags {lag_ms:.1f} ms behind the input" in out
+    assert out.count("behind the input") == 1
+
+
+def test_tables_of_the_shipped_voice_fit_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(_app, ["--info", "--provider", "cpu"]).stdout
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    assert len(rows) == 4 + 6  # a line for each singer and each graph
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_singer_that_was_taken_is_named(convert):
+    code, out, err = convert("lieder/b.flac", "-o", "out", "--json")
+    assert code == 0
+    assert "(as alto, " in err
+    assert json.loads(out)["results"][0]["options"]["singer"] == {"alto": 1.0}
+    assert "(as alto 75 %, bass 25 %, " in convert("lieder/b.flac", "-o", "out", "-s", "alto=3,bass=1")[2]
 
 
 def test_files_can_be_converted_as_a_stream_would(convert):
@@ -230,6 +257,31 @@ def test_plot_draws_one_conversion(convert, folder):
     assert "x.txt" in err
     assert ".png" in err
     assert not (folder / "d.wav").exists()
+
+
+def picture_of(folder, seconds, title="song"):
+    """Size of a picture of a panel above another, in pixels; warnings are errors."""
+    clip = np.resize(GLIDE, round(seconds * SPEC.sample_rate))
+    panels = [Panel(title, clip, SPEC.sample_rate, np.zeros(SPEC.frames(len(clip)), np.float32))] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(folder / "picture.png", panels, SPEC)
+    return Image.open(folder / "picture.png").size
+
+
+def test_a_long_clip_is_drawn_in_several_rows(folder):
+    width, height = picture_of(folder, 2.0)
+    assert (width, height) == (800, 640)
+    assert picture_of(folder, 12.0) == (2400, 640)
+    assert picture_of(folder, 13.0) == (1300, 2 * 640)
+    assert picture_of(folder, 47.0) == (2350, 4 * 640)
+
+
+@pytest.mark.parametrize(
+    "name", ["歌声の魔法.wav", "עברית ไทย 🎤.wav", "cost $5 and $x^$.wav", "$x^$.wav", r"alpha {b"]
+)
+def test_names_of_every_script_are_drawn_without_a_warning(folder, name):
+    assert picture_of(folder, 1.0, name) == (800, 640)
 
 
 def test_a_picture_appears_whole_or_not_at_all(convert, folder, monkeypatch):

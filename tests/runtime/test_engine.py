@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from tiny_bundle import write_folder
 
 from comosvc.runtime import Converter, ProviderError, engine, engine_files, engine_target
-from comosvc.runtime.bundle import open_bundle, shipped_voices
+from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.doctor import check_provider
 from comosvc.runtime.engine import build_engines, load_engines
 from comosvc.runtime.engine_target import Target, build_target, engine_spec
@@ -95,11 +95,10 @@ def test_an_engine_is_half_because_its_graph_is(tmp_path):
     """There is no flag to ask for it."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    from comosvc.export.archive import read_files
-
     model = onnx.load_from_string(open_bundle("demo").graph_bytes("acoustic"))
     half = convert_float_to_float16(model, keep_io_types=True).SerializeToString()
-    files, manifest = read_files(shipped_voices()["demo"]), open_bundle("demo").manifest
+    demo = open_bundle("demo")
+    files, manifest = demo.all_files(), demo.manifest
     entry = replace(
         manifest.graphs["acoustic"], precision="fp16", sha256=sha256(half).hexdigest(), file="acoustic.fp16.onnx"
     )

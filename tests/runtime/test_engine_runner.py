@@ -10,7 +10,7 @@ from gpu_double import HostDevice, engine_graph
 from comosvc.runtime import ComosvcError, ProviderError, probes
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.converter import Converter
-from comosvc.runtime.probes import decode_probes, probe_errors
+from comosvc.runtime.probes import probe_errors, read_probes
 from comosvc.runtime.profiles import bucket
 from comosvc.runtime.spec import AUTHORS_FRONT_END
 
@@ -71,12 +71,12 @@ def test_a_probe_that_torch_did_not_give_is_found_in_what_it_is_compared_with(de
     """A probe too short for the engine is compared with the CPU's graph: that one must agree with the probe."""
     demo = open_bundle("demo")
 
-    def wrong(data):
-        for probe in decode_probes(data):
+    def wrong(bundle):
+        for probe in read_probes(bundle):
             off = 1.01 if probe.graph == name else 1.0
             yield replace(probe, outputs={tensor: off * output for tensor, output in probe.outputs.items()})
 
-    monkeypatch.setattr(probes, "decode_probes", wrong)
+    monkeypatch.setattr(probes, "read_probes", wrong)
     graphs = {graph: engine_graph(demo, graph, device)[0] for graph in demo.manifest.graphs}
     with pytest.raises(ComosvcError, match=rf"of the {name} graph in fp32 is 9\.9e-03 from what torch gave at export"):
         probe_errors(demo, graphs, "fp32")

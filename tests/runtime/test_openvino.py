@@ -13,7 +13,7 @@ from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError, ComosvcError, ProviderError
 from comosvc.runtime.extras import install
-from comosvc.runtime.probes import BUDGETS, PROBES_FILE, decode_probes
+from comosvc.runtime.probes import BUDGETS, read_probes
 from comosvc.runtime.providers import choose_provider, open_voice
 from comosvc.runtime.providers.openvino import PRECISIONS, _core, isa_limit
 from comosvc.runtime.self_test import vowel
@@ -156,7 +156,7 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(bundle_path, tmp_path)
 
 
 def test_a_failed_call_names_graph_and_shapes(converter):
-    inputs = dict(decode_probes(open_bundle("demo").read(PROBES_FILE))[0].inputs)
+    inputs = dict(read_probes(open_bundle("demo"))[0].inputs)
     with pytest.raises(ProviderError, match=r"content graph failed in OpenVINO with audio \(2, 3, 4\)"):
         converter._graphs["content"].run({**inputs, "audio": np.zeros((2, 3, 4), np.float32)})
 

@@ -1,13 +1,18 @@
 """What further steps add: for a teacher its steps are Euler's on the ODE, for a student fresh noise."""
 
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
+import soundfile
+from rich.console import Console
 from tiny_bundle import edited, tiny_files, write_zip
 
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import blocks
+from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.bundle_info import print_info
 from comosvc.runtime.calls import Batches, run
 from comosvc.runtime.errors import BundleError, OptionError
 from comosvc.runtime.manifest import ModelEntry, OdeEntry, SourceEntry
@@ -69,10 +74,46 @@ def sung(path, piece_s: float) -> np.ndarray:
         return run(work, Batches(converter._graphs)).mel
 
 
+TEACHER = {"sigmas": [2.0, 0.5, 0.2], "mel_mean": [0.1], "mel_scale": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "usual"), [({}, 1), ({"ode": TEACHER}, 4), ({"ode": TEACHER, "default_steps": 2}, 2)]
+)
+def test_a_voice_has_a_usual_number_of_steps(tmp_path, changes, usual):
+    """A bundle from before `default_steps` that follows an ODE takes its longest schedule, wherever none is named."""
+    hum = (0.3 * np.sin(2 * np.pi * 220 * np.arange(9_000) / 24_000)).astype(np.float32)
+    path = write_zip(tmp_path / "voice.comosvc", edited(tiny_files(), lambda m: m["model"].update(changes)))
+    with Converter(path, threads=1) as converter:
+        for latency in ("default", "low"):
+            found, wanted = (
+                converter.convert(hum, 24_000, latency=latency),
+                converter.convert(hum, 24_000, latency=latency, steps=usual),
+            )
+            assert found.options.steps == usual
+            np.testing.assert_array_equal(found.audio, wanted.audio)
+        soundfile.write(tmp_path / "hum.wav", hum, 24_000)
+        results = [
+            converter.convert_file(tmp_path / "hum.wav", tmp_path / "one.wav"),
+            *converter.convert_many([tmp_path / "hum.wav"], tmp_path / "many"),
+        ]
+        assert [result.options.steps for result in results] == [usual, usual]
+        assert converter.stream(24_000).latency_samples == converter.stream(24_000, steps=usual).latency_samples
+        assert converter.convert(hum, 24_000, steps=1).options.steps == 1
+    shown = Console(width=200, record=True, file=StringIO())
+    print_info(open_bundle(path), shown)
+    assert f"steps: 1, 2, 4 ({usual} by default)" in shown.export_text()
+
+
+def test_a_number_of_steps_that_the_voice_cannot_do_is_refused(tmp_path):
+    path = write_zip(tmp_path / "x.comosvc", edited(tiny_files(), lambda m: m["model"].update(default_steps=3)))
+    with pytest.raises(BundleError, match=r"model.default_steps is 3; the voice can do \(1, 2, 4\)"):
+        Converter(path)
+
+
 def test_pieces_of_a_teachers_clip_join(tmp_path):
     """Each piece follows the ODE on its own, with its context."""
-    ode = {"sigmas": [2.0, 0.5, 0.2], "mel_mean": [0.1], "mel_scale": 1.5}
-    path = write_zip(tmp_path / "teacher.comosvc", edited(tiny_files(), lambda m: m["model"].update(ode=ode)))
+    path = write_zip(tmp_path / "teacher.comosvc", edited(tiny_files(), lambda m: m["model"].update(ode=TEACHER)))
     whole = sung(path, 100.0)
     np.testing.assert_allclose(sung(path, 0.3), whole, atol=1e-5 * np.abs(whole).max())
     assert np.abs(sung(write_zip(tmp_path / "student.comosvc", tiny_files()), 100.0) - whole).max() > 1e-2
@@ -82,7 +123,7 @@ def test_pieces_of_a_teachers_clip_join(tmp_path):
     ("ode", "message"),
     [
         ({"sigmas": [1.0], "mel_mean": [0.0], "mel_scale": 1.0}, r"points beyond the 1 levels"),
-        ({"sigmas": [1.0, 1.0, 0.0], "mel_mean": [0.0], "mel_scale": 1.0}, r"must be positive"),
+        ({"sigmas": [1.0, 1.0, 0.0], "mel_mean": [0.0], "mel_scale": 1.0}, r"model.ode.sigmas\[2\] is 0.0; it must be"),
         ({"sigmas": [1.0, 1.0, 1.0], "mel_mean": [0.0, 0.0], "mel_scale": 1.0}, r"has 2 numbers for 8 bands"),
     ],
 )

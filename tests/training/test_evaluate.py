@@ -21,17 +21,23 @@ from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.cli import app
 from comosvc.training.datasets import folder_material, m4singer_material
 from comosvc.training.errors import DataError
-from comosvc.training.evaluation import systems
+from comosvc.training.evaluation import likeness, systems
 from comosvc.training.evaluation.clips import Clip, Pair, choose_clips, conversions
-from comosvc.training.evaluation.run import Data, EvaluationOptions, evaluate
+from comosvc.training.evaluation.run import Data, EvaluationOptions, as_trained, evaluate
 from comosvc.training.evaluation.score import Score
 from comosvc.training.evaluation.systems import BundleSystem, FolderSystem, file_name, open_system
 from comosvc.training.evaluation.tables import RECONSTRUCTION, Results, as_tables
+from comosvc.training.features import song_mark
 from comosvc.training.loop import LoopConfig
 from comosvc.training.prepare import prepare
 from comosvc.training.singer_id import SingerIdConfig, train_singer_id
 
 SONGS = tuple(f"歌{i}" for i in range(6))
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr(likeness, "LEARNING_STEPS", 50)
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +128,43 @@ def test_tables_of_a_bundle(bundle, singers, tmp_path):
     }  # fmt: skip
     assert len({s["key"] for s in conversion["scores"]}) == 2
     for score in conversion["scores"]:
-        if score["system"] == "source":  # as far from what is asked for as the key says
-            assert score["figures"]["F0 RMSE"] == pytest.approx(100 * abs(score["key"]), abs=5)
+        assert ("F0 RMSE" in score["figures"]) == (score["system"] == "tiny"), "the source's would be the key alone"
+        assert score["figures"]["FPC voiced"] <= 1.0
+        assert {"SIM", "ID"} <= score["figures"].keys(), "likeness is measured by default"
+        if score["system"] == "source":
+            assert score["figures"]["ID"] == 0.0, "an unconverted clip is like its own singer"
     assert all(s["figures"]["CER"] == 0.0 for s in reconstruction["scores"])
     markdown = (tmp_path / "out" / "evaluation.md").read_text("utf-8")
     assert "| system | NFE | clips | FPC |" in markdown
-    assert "SIM: not measured" in markdown
+    assert "by a singer classifier trained on recordings of 2 singers" in markdown
     made = list((tmp_path / "out" / "conversion" / "tiny").glob("*.wav"))
     assert len(made) == 2
     assert soundfile.info(made[0]).frames > 0
+
+
+def test_what_was_trained_on_is_not_evaluated_as_held_out(singers):
+    """Two systems tell which songs they held out; a song counts where both did. One tells nothing."""
+    marks = [{"alto": ("song 1", "song 2")}, {"alto": ("song 2", "song 3"), "bass": ()}]
+    systems = [
+        SimpleNamespace(
+            singers=tuple(held), held_out=frozenset(song_mark(s, song) for s, songs in held.items() for song in songs)
+        )
+        for held in marks
+    ]
+    systems.append(SimpleNamespace(singers=None, held_out=None))
+    material = folder_material(singers)
+    found = {(r.singer, r.song): r.split for r in as_trained(material, systems).recordings}
+    assert [song for song, split in found.items() if split == "valid"] == [("alto", "song 2")]
+    assert as_trained(material, systems[2:]) == material
+
+
+def test_one_singer_alone_has_no_likeness(bundle, singers, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "alto").symlink_to(singers / "alto")
+    run = ["evaluate", str(bundle), "--data", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--split", "all"]
+    result = CliRunner().invoke(app, [*run, "--clips", "1"])
+    assert result.exit_code == 0, result.output
+    assert "likeness is learned from the recordings of two singers" in " ".join(result.output.split())
 
 
 def test_audio_of_another_program_is_taken_by_name(bundle, singers, tmp_path):

@@ -3,10 +3,10 @@
 import io
 from importlib import resources
 
-import numpy as np
 import onnx
 import pytest
 import torch
+from run_folders import noise_features
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -20,7 +20,7 @@ from comosvc.training.config import RECIPES, load_config, to_mapping
 from comosvc.training.content import ContentConfig, ContentEncoder
 from comosvc.training.denoiser import DenoiserConfig
 from comosvc.training.errors import TrainingError
-from comosvc.training.features import ClipEntry, FeatureIndex, SingerEntry, save_arrays
+from comosvc.training.features import FeatureIndex
 from comosvc.training.fine_tune import Start
 from comosvc.training.loop import LoopConfig
 from comosvc.training.recipe import Recipe
@@ -48,34 +48,10 @@ def new_encoder(seed=0):
     return ContentEncoder(ENCODER, SPEC).eval()
 
 
-def recordings(run, *singers):
-    """Features of noise, two clips a singer."""
-    rng = np.random.default_rng(len(run.name))
-    folder = run / "features"
-    folder.mkdir(parents=True)
-    clips = []
-    for singer in singers:
-        for n in range(2):
-            key = f"{run.name}-{singer}-{n}"
-            arrays = {
-                "mel": rng.normal(-3.0, 1.0, (60, SPEC.n_mels)).astype(np.float32),
-                "f0_hz": np.full(60, 200.0, np.float32),
-                "loudness": np.full(60, 0.1, np.float32),
-                "audio": rng.integers(-3000, 3000, SPEC.samples(60)).astype(np.int16),
-            }
-            save_arrays(folder / f"{key}.safetensors", arrays)
-            clips.append(ClipEntry(key, key, singer, f"song {n}", "train", 60))
-    entries = {
-        name: SingerEntry("recorded", "train", True, i, 0.1, 200.0, (150.0, 250.0)) for i, name in enumerate(singers)
-    }
-    FeatureIndex(folder, SPEC, entries, tuple(clips)).save()
-    return run
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of the singers ana and ben, with teacher and student."""
-    run = recordings(tmp_path_factory.mktemp("trained") / "base", "ana", "ben")
+    run = noise_features(tmp_path_factory.mktemp("trained") / "base", "ana", "ben")
     small = VocoderConfig(channels=16, dilations=(1,))
     networks = {"content": (new_encoder(), ENCODER), "vocoder": (Vocoder(small, SPEC), small)}
     for stage, (module, network) in networks.items():
@@ -100,7 +76,7 @@ def changed(ours, theirs):
 
 
 def test_embedding_only_changes_nothing_else(trained, tmp_path):
-    run, start = recordings(tmp_path / "new", "zoe", "ben"), Start(source=trained, train="embedding")
+    run, start = noise_features(tmp_path / "new", "zoe", "ben"), Start(source=trained, train="embedding")
     train_teacher(AcousticConfig(), TEACHER, run, **HOW, start=start)
     before, after = tensors(trained, "teacher", "ema"), tensors(run, "teacher", "model")
     assert changed(after, before) == {"singer_embed.weight"}
@@ -114,7 +90,7 @@ def test_embedding_only_changes_nothing_else(trained, tmp_path):
 
 
 def test_new_singers_begin_at_the_mean_and_known_ones_where_they_were(trained, tmp_path):
-    run = recordings(tmp_path / "new", "zoe", "ben")
+    run = noise_features(tmp_path / "new", "zoe", "ben")
     still = TeacherConfig(
         loop=LoopConfig(**{**to_mapping(LOOP), "learning_rate": 0.0, "final_learning_rate": 0.0}), crop_frames=32
     )
@@ -124,7 +100,7 @@ def test_new_singers_begin_at_the_mean_and_known_ones_where_they_were(trained, t
 
 
 def test_everything_may_be_trained_and_distilled_again(trained, tmp_path):
-    run = recordings(tmp_path / "new", "zoe")
+    run = noise_features(tmp_path / "new", "zoe")
     start = Start(source=latest_checkpoint(trained / "teacher"))
     train_teacher(ACOUSTIC, TEACHER, run, **HOW, start=start)
     before, after = tensors(trained, "teacher", "ema"), tensors(run, "teacher", "model")
@@ -138,14 +114,14 @@ def test_everything_may_be_trained_and_distilled_again(trained, tmp_path):
 
 
 def test_content_encoder_and_vocoder_come_along(trained, tmp_path):
-    run = recordings(tmp_path / "new", "zoe")
+    run = noise_features(tmp_path / "new", "zoe")
     train_teacher(ACOUSTIC, TEACHER, run, **HOW, start=Start(source=trained))
     assert load_content_encoders(run)["content"][1] == load_content_encoders(trained)["content"][1]
     assert changed(tensors(run, "vocoder", "ema"), tensors(trained, "vocoder", "ema")) == set()
 
 
 def test_another_content_encoder_is_refused(trained, tmp_path):
-    run, other = recordings(tmp_path / "new", "zoe"), new_encoder(1)
+    run, other = noise_features(tmp_path / "new", "zoe"), new_encoder(1)
     (run / "content").mkdir()
     config = {"audio": to_mapping(SPEC), "network": to_mapping(ENCODER)}
     save_checkpoint(run / "content", 1, {"model": other, "ema": other}, torch.optim.AdamW(other.parameters()), config)
@@ -154,7 +130,7 @@ def test_another_content_encoder_is_refused(trained, tmp_path):
 
 
 def test_student_of_a_changed_teacher_is_not_kept(trained, tmp_path):
-    run = recordings(tmp_path / "new", "zoe")
+    run = noise_features(tmp_path / "new", "zoe")
     train_teacher(ACOUSTIC, TEACHER, run, **HOW, start=Start(source=trained))
     with pytest.raises(TrainingError, match="--train all"):
         train_student(STUDENT, run, **HOW, start=Start(source=trained, train="embedding"))
@@ -174,7 +150,7 @@ def test_student_of_a_changed_teacher_is_not_kept(trained, tmp_path):
     ],
 )
 def test_options_that_make_no_sense_are_refused(trained, tmp_path, options, says):
-    run = recordings(tmp_path / "new", "zoe")
+    run = noise_features(tmp_path / "new", "zoe")
     (tmp_path / "voice.comosvc").write_bytes(b"PK\x03\x04 and so on")
     save_file({"weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
     files = {

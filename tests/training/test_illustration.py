@@ -13,6 +13,7 @@ import soundfile
 import torch
 from dataset_trees import tone
 from PIL import Image
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
@@ -20,12 +21,16 @@ from comosvc.runtime import Converter
 from comosvc.runtime.mel import mel_spectrogram
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
 from comosvc.runtime.spec import FrontEnd
+from comosvc.training import audition as audition_module
 from comosvc.training.audition import _key
 from comosvc.training.cli import app
+from comosvc.training.features import ClipEntry
 from comosvc.training.illustration import Illustration
 from comosvc.training.page import Entry, page
-from comosvc.training.pictures import beside, mel_picture, png
-from comosvc.training.rendering import Song, Stage
+from comosvc.training.pictures import beside, hz_ticks, mel_picture, png
+from comosvc.training.progress import shown
+from comosvc.training.rendering import Rendering, Song, Stage
+from comosvc.training.student import StudentConfig
 
 
 def test_a_picture_shows_bands_bottom_up_and_the_pitch():
@@ -65,10 +70,102 @@ class Reader(HTMLParser):
 def test_names_cannot_break_the_page():
     evil = "<script>alert(1)</script>"
     text = page(
-        evil, evil, [Entry(evil, evil, "data:,", "data:,", {"a": 1.0, "b": float("nan")})], {"a": evil, "b": ""}
+        evil,
+        evil,
+        [Entry(evil, evil, "data:,", "data:,", {"a": 1.0, "b": float("nan")}, 2.0)],
+        {"a": evil, "b": ""},
+        verdict=evil,
+        ticks=[(evil, 0.5)],
     )
     assert evil not in text
     assert evil in "".join(Reader(text).text)
+
+
+def test_the_axes_are_in_hz_and_seconds():
+    ticks = dict(hz_ticks(SPEC))
+    picture = mel_picture(np.full((3, 80), -5.0, np.float32), np.full(3, 800.0, np.float32), SPEC, 0.0)
+    drawn = np.flatnonzero((picture == (0, 255, 255)).all(axis=2).any(axis=1)).mean()
+    assert ticks["800 Hz"] == pytest.approx(1.0 - drawn / len(picture), abs=0.01)
+    assert list(ticks) == ["200 Hz", "400 Hz", "800 Hz", "1600 Hz", "3200 Hz", "6400 Hz"]
+    text = page("t", "n", [Entry("a", "", "data:,", "data:,", {}, 15.0)], {}, ticks=hz_ticks(SPEC))
+    assert re.findall(r'class="s" style="left:([\d.]+)%">(\d+) s', text)[-1] == ("93.33", "14")
+    assert f'style="bottom:{100 * ticks["800 Hz"]:.2f}%">800 Hz<' in text
+
+
+class ToyRenderer:
+    """A teacher and two students that differ from the song by a constant; the vocoder gives a tone."""
+
+    spec = SPEC
+    clips = tuple(
+        ClipEntry(key=str(n), id=f"alto#{n}", singer="alto", song=str(n), split=split, frames=n)
+        for n, split in ((100, "train"), (120, "valid"), (140, "train"))
+    )
+
+    def __init__(self, run):
+        self.features = SimpleNamespace(clips=self.clips, load=self.load, singers={}, front_end=FrontEnd())
+
+    def load(self, clip):
+        mel = np.zeros((clip.frames, SPEC.n_mels), np.float32)
+        audio = np.full(clip.frames * SPEC.hop_length, 3_277, np.int16)
+        return {"mel": mel, "f0_hz": mel[:, 0], "audio": audio}
+
+    def listen(self, audio, rate):
+        audio = audio.astype(np.float32)
+        mel = mel_spectrogram(audio, SPEC)
+        return Song(mel, mel, mel, np.full(len(mel), 220.0, np.float32), mel[:, 0], audio)
+
+    def render(self, stage, song, singer, **_):
+        return Rendering(song.mel + stage.step / 10, song.f0_hz, self.sing(song.mel, song.f0_hz))
+
+    def require_own(self, checkpoint): ...
+
+    def sing(self, mel, f0_hz, seed=0):
+        return tone(220.0, len(mel) * SPEC.hop_length / SPEC.sample_rate).astype(np.float32)
+
+
+@pytest.fixture
+def toy_page(tmp_path, monkeypatch):
+    """The page of three checkpoints, without networks."""
+    steps = {"teacher": 1, "student": 4, "student-2": 2}
+    stages = {
+        name: Stage(name, step, None, ("alto",), None if name == "teacher" else StudentConfig(loop=None))
+        for name, step in steps.items()
+    }
+    paths = [tmp_path / name / "step.safetensors" for name in steps]
+    monkeypatch.setattr(audition_module, "Renderer", ToyRenderer)
+    monkeypatch.setattr(audition_module, "find_checkpoints", lambda run: paths)
+    monkeypatch.setattr(audition_module, "load_stage", lambda path: stages[path.parent.name])
+    monkeypatch.setattr(audition_module, "require_checkpoint", lambda folder: folder)
+    song = tmp_path / "song [b].wav"
+    soundfile.write(song, tone(220.0, 1.0), SPEC.sample_rate)
+    bar = Console(force_terminal=True, file=io.StringIO())
+    with shown("audition", bar) as progress:
+        options = audition_module.AuditionOptions(key="0")
+        done = audition_module.audition(tmp_path, song, tmp_path, options, lambda what: progress(f"{what} [/b]", None))
+    return done.read_text("utf-8")
+
+
+def test_the_page_plays_source_target_and_vocoder_alone_before_the_checkpoints(toy_page):
+    captions = re.findall(r"<figcaption>(.*?) <small>(.*?)</small>", toy_page)
+    assert [name for name, _ in captions][:3] == ["source", "target: alto", "vocoder alone"]
+    assert "alto#120" in captions[1][1]  # held out
+    players = re.findall(r'<audio[^>]*src="data:audio/flac;base64,([^"]*)"( data-other-song="1")?>', toy_page)
+    assert [bool(other) for _, other in players] == [False, True, False, False, False, False]
+    sounds = [soundfile.read(io.BytesIO(base64.b64decode(data)))[0] for data, _ in players]
+    assert len(sounds[1]) == 120 * SPEC.hop_length
+    assert np.abs(sounds[1] - 0.1).max() < 1e-4
+    assert np.abs(sounds[2]).max() > 0.1
+
+
+def test_the_page_names_the_checkpoint_to_listen_to_in_one_line(toy_page):
+    """Mels that are 0.1 apart for each step, in decades: 2 dB."""
+    (line,) = re.findall(r'<p class="verdict">(.*?)</p>', toy_page)
+    assert line == (
+        "Listen to student-2, step 2 first: of the students it is nearest to the teacher, 2.0 dB apart, "
+        "and it sings in tune."
+    )
+    for word in ("FPC", "RMSE", "nepers"):
+        assert word not in re.sub(r"base64,[^\"]*", "", toy_page)
 
 
 @pytest.mark.slow
@@ -100,7 +197,7 @@ def test_the_key_is_what_a_conversion_finds_for_the_whole_song():
     song = np.concatenate((0.01 * tone(100.0, 4.0, 44_100), tone(220.0, 2.0, 44_100))).astype(np.float32)
     with Converter("demo", provider="cpu", threads=1) as converter:
         found = converter.convert(song, 44_100, singer="tenor", key="auto").options.key
-        features = SimpleNamespace(singers=converter.singers, front_end=FrontEnd())
+        features = SimpleNamespace(singers=converter.singers, front_end=FrontEnd(), f0="swift-f0")
         renderer = SimpleNamespace(features=features, spec=converter.spec)
     assert found == 2.0
     assert _key("auto", renderer, song, 44_100, "tenor") == found
@@ -113,7 +210,7 @@ def test_the_page_has_every_checkpoint_and_needs_nothing_else(audition, smoke_ru
     text = "".join(reader.text)
     for stage, step in (("teacher", 40), ("student", 20), ("student-published", 20)):
         assert f"{stage}, step {step}" in text
-    assert [tag for tag, _, _ in reader.found].count("audio") == 4  # the source too
+    assert [tag for tag, _, _ in reader.found].count("audio") == 6  # source, target and vocoder alone too
     assert all(value.startswith("data:") for _, _, value in reader.found)
     assert not re.search(r"https?://", audition)
     assert "default-src 'none'" in audition.replace("&#x27;", "'")
@@ -121,15 +218,21 @@ def test_the_page_has_every_checkpoint_and_needs_nothing_else(audition, smoke_ru
 
 @pytest.mark.slow
 def test_what_the_page_plays_is_the_song_as_long_as_it_was(audition):
+    lengths = {"audio": [], "img": []}
     for tag, _, value in Reader(audition).found:
         data = base64.b64decode(value.partition(",")[2])
         if tag == "audio":
             sound, rate = soundfile.read(io.BytesIO(data))
             assert rate == 24_000
-            assert len(sound) == 1.5 * 24_000 // 128 * 128
             assert np.isfinite(sound).all()
+            lengths[tag].append(len(sound) // 128)
         else:
-            assert Image.open(io.BytesIO(data)).size == (1.5 * 24_000 // 128, 160)
+            width, height = Image.open(io.BytesIO(data)).size
+            assert height == 160
+            lengths[tag].append(width)
+    assert lengths["img"] == lengths["audio"]
+    del lengths["img"][1]  # the singer's own recording
+    assert set(lengths["img"]) == {1.5 * 24_000 // 128}
 
 
 @pytest.mark.slow

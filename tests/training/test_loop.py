@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import resource
 import shutil
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -101,6 +103,32 @@ def test_half_done_run_asks_for_resume(tmp_path):
         run(tmp_path / "stage", make_batch=killed_after(8))
     with pytest.raises(TrainingError, match="--resume"):
         run(tmp_path / "stage")
+
+
+def test_off_a_terminal_a_line_a_minute_says_the_step(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("comosvc.training.progress.EVERY_S", 0.02)
+    caplog.set_level("INFO")
+
+    def slow(draws):
+        time.sleep(0.02)
+        return batch(draws)
+
+    run(tmp_path / "stage", replace(CONFIG, log_every=1), make_batch=slow)
+    assert re.search(r"stage: step \d+/12, loss [\d.e-]+.* \(0 min so far\)", caplog.text)
+
+
+def test_what_fails_beside_the_training_costs_no_checkpoint(tmp_path):
+    """Pictures of a checkpoint are made after it is written."""
+
+    def illustrate(*_):
+        raise ValueError("no picture")
+
+    with pytest.raises(ValueError, match="no picture"):
+        fit(
+            Line(), batch, CONFIG, tmp_path / "stage",
+            seed=1, resolved_config={"loop": to_mapping(CONFIG)}, resume=False, device="cpu", illustrate=illustrate,
+        )  # fmt: skip
+    assert read_metadata(latest_checkpoint(tmp_path / "stage"))[0] == CONFIG.checkpoint_every
 
 
 def test_finished_run_does_nothing(tmp_path):

@@ -1,7 +1,10 @@
 """From a data set's tree to features: the same in one process and in several, resumed, reported on."""
 
+import hashlib
 import io
 import json
+import re
+import time
 from dataclasses import replace
 from importlib import resources
 
@@ -17,12 +20,15 @@ from comosvc.training import features as features_module
 from comosvc.training import prepare as module
 from comosvc.training.augmentation import AUTHORS_AUGMENTATION, variation_path
 from comosvc.training.cli import app
+from comosvc.training.config import load_config
 from comosvc.training.dataset_report import f0_histogram, report_tables
 from comosvc.training.datasets import Material, folder_material, m4singer_material, opensinger_material
 from comosvc.training.errors import ConfigError, DataError
 from comosvc.training.features import FeatureIndex, require_audio
 from comosvc.training.prepare import PrepareConfig, prepare
+from comosvc.training.recipe import Recipe
 
+SMOKE = load_config(Recipe, "smoke")
 SONGS = tuple(f"歌{i}" for i in range(6))
 
 
@@ -127,6 +133,147 @@ def test_the_report_says_of_whom_no_song_is_held_out(tmp_path):
     screen = Console(width=200, record=True, file=io.StringIO())
     screen.print(*report_tables(features.folder))
     assert "no song held out: Woman_3. It takes 5 songs of a singer" in screen.export_text()
+
+
+def names_by_rank(*names):
+    """`names` in the order in which songs are held out."""
+    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+
+
+def reported(features):
+    return json.loads((features.folder / "report.json").read_text("utf-8"))
+
+
+def split_of(features):
+    return {clip.song: clip.split for clip in features.clips}
+
+
+@pytest.mark.parametrize("useless", [b"", b"no audio", np.zeros(RATE), tone(200.0, 0.3), "noise"])
+def test_the_held_out_song_is_one_that_can_be_used(tmp_path, useless):
+    """The title that comes first is of a file that is empty, no audio, silent, too short, or without pitch."""
+    first, *others = names_by_rank(*(f"song {c}" for c in "ABCDEF"))
+    if isinstance(useless, bytes):
+        write(tmp_path / "data" / "ana" / f"{first}.wav", tone(1.0)).write_bytes(useless)
+    else:
+        noise = np.random.default_rng(0).normal(0.0, 0.05, RATE)
+        write(tmp_path / "data" / "ana" / f"{first}.wav", noise if isinstance(useless, str) else useless)
+    for n, name in enumerate(others):
+        write(tmp_path / "data" / "ana" / f"{name}.wav", tone(200.0 * 2 ** (n / 12)))
+    features = prepare(folder_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+    assert split_of(features) == {name: "valid" if name == others[0] else "train" for name in others}
+    assert reported(features)["not_held_out"] == []
+
+
+def test_four_usable_songs_and_a_useless_one_are_too_few(tmp_path):
+    for n, name in enumerate(names_by_rank(*"ABCD")):
+        write(tmp_path / "data" / "ana" / f"{name}.wav", tone(200.0 * 2 ** (n / 12)))
+    write(tmp_path / "data" / "ana" / "E.wav", np.zeros(RATE))
+    features = prepare(folder_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+    assert set(split_of(features).values()) == {"train"}
+    assert reported(features)["not_held_out"] == ["ana"]
+
+
+def test_clips_shorter_than_training_takes_are_dropped_and_not_counted(tmp_path):
+    write(tmp_path / "data" / "ana" / "long.wav", tone(200.0, 1.0))
+    for n in range(3):
+        write(tmp_path / "data" / "ana" / f"short {n}.wav", tone(210.0 + n, 0.6))
+    material = folder_material(tmp_path / "data")
+    features = prepare(material, SPEC, tmp_path / "out", 1, Console(quiet=True), crop_frames=128)
+    assert [clip.id for clip in features.clips] == ["ana/long.wav#0"]
+    report = reported(features)
+    assert report["singers"]["ana"]["train_minutes"] == pytest.approx(1 / 60, abs=0.01)
+    assert report["dropped_by_reason"] == {"too short to train on": 3}
+    (tmp_path / "data" / "ana" / "long.wav").unlink()
+    with pytest.raises(
+        DataError, match=r"(?s)no usable clip of ana, 3 dropped: .*0.60 s.* 0.68 s.*hint: .*crop_frames"
+    ):
+        prepare(folder_material(tmp_path / "data"), SPEC, tmp_path / "o", 1, Console(quiet=True), crop_frames=128)
+
+
+def test_a_vocoder_is_not_trained_on_clips_that_the_teacher_cannot_take(tmp_path):
+    write(tmp_path / "data" / "ana" / "short.wav", tone(200.0, 0.6))
+    prepare(folder_material(tmp_path / "data"), SMOKE.audio, tmp_path / "run" / "features", 1, Console(quiet=True))
+    run = ["vocoder", "-c", "smoke", "-o", str(tmp_path / "run")]
+    done = CliRunner().invoke(app, run, env={"COLUMNS": "500"})
+    assert done.exit_code == 1
+    assert "no clip of ana (112 frames) is as long as the 128 frames" in done.output
+    assert not (tmp_path / "run" / "vocoder").exists()
+
+
+def test_a_singer_without_a_usable_clip_is_named_with_its_own_reasons(tmp_path):
+    write(tmp_path / "data" / "ana" / "song.wav", tone(200.0))
+    write(tmp_path / "data" / "ana" / "silent.wav", np.zeros(RATE))
+    write(tmp_path / "data" / "ben" / "rest.wav", np.zeros(RATE))
+    with pytest.raises(DataError, match=r"no usable clip of ben, 1 dropped: ben/rest.wav: silent\nhint: "):
+        prepare(folder_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+
+
+def test_a_recording_that_is_there_twice_is_never_in_both_sets(tmp_path):
+    first, second, *others = names_by_rank(*(f"song {c}" for c in "ABCDEF"))
+    for n, name in enumerate((first, *others)):
+        write(tmp_path / "data" / "ana" / f"{name}.wav", tone(200.0 * 2 ** (n / 12)))
+    write(tmp_path / "data" / "ana" / "again" / f"{second}.wav", tone(200.0))
+    features = prepare(folder_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+    split = split_of(features)
+    assert split[first] == split["again"]
+    assert list(split.values()).count("train") >= 4
+    same = reported(features)["same_recording"]
+    assert set(same) | set(same.values()) == {f"ana/{first}.wav#0", f"ana/again/{second}.wav#0"}
+
+
+def test_files_that_count_as_one_song_are_named(tmp_path):
+    for n in range(6):
+        write(tmp_path / "data" / "ana" / f"take-{n + 1}.wav", tone(200.0 * 2 ** (n / 12)))
+    write(tmp_path / "data" / "ana" / "other.v1.wav", tone(150.0))
+    features = prepare(folder_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+    assert reported(features)["files_of_one_song"] == {"ana": {"take": 6}}
+    screen = Console(width=200, record=True, file=io.StringIO())
+    screen.print(*report_tables(features.folder))
+    assert "ana: 6 files are the song take." in screen.export_text()
+
+
+def test_tables_fit_80_columns_whatever_the_names(tmp_path):
+    names = ("[red]a name of more than eighty columns, " + "in all its length" * 3, "歌手.v2", "z")
+    for name in names:
+        for n in range(5):
+            write(tmp_path / "data" / name / f"{n}.{n}.wav", tone(100.0 * 2 ** (n / 12), 1.0))
+    features = prepare(folder_material(tmp_path / "data"), SPEC, tmp_path / "out", 1, Console(quiet=True))
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(*report_tables(features.folder))
+    lines = screen.export_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    row = next(line for line in lines if line.split()[:1] == ["z"])
+    assert row.split()[1:6] == ["0.1", "0.0", "4", "+", "1"]
+    assert "[red]a name" in screen.export_text().replace("\n", "")
+
+
+def test_prepare_warns_of_the_weak_content_encoder(tmp_path):
+    write(tmp_path / "data" / "ana" / "song.wav", tone(200.0, 1.0))
+    run = ["prepare", "-c", "smoke", "-o", str(tmp_path / "run"), "--data", str(tmp_path / "data"), "-n", "1"]
+    done = CliRunner().invoke(app, run, env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "recorded singers and no content encoder yet" in said
+    assert "set content_hop_length = 320 under [audio] (the recipe has 160), prepare again" in said
+    assert f"comosvc-train content -c smoke -o {tmp_path}/run --from FILE" in said
+
+
+def test_a_damaged_index_is_named(m4, tmp_path):
+    prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
+    for text in ("[]", "{}", '{"singers": {"a": {}}, "clips": []}'):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(DataError, match=r"index.json is damaged: .*\nhint: "):
+            FeatureIndex.open(tmp_path)
+
+
+def test_off_a_terminal_long_work_says_how_far_it_is(m4, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("comosvc.training.progress.EVERY_S", 0.02)
+    caplog.set_level("INFO")
+    prepare(m4, SPEC, tmp_path, 1, Console(file=io.StringIO()))
+    assert re.search(r"features: \d+ of 12, \d+% \(0 min so far\)", caplog.text)
+    n_lines = len(caplog.records)
+    time.sleep(0.1)
+    assert len(caplog.records) == n_lines, "no line after the end"
 
 
 def test_histogram_counts_seconds():

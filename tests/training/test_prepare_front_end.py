@@ -7,16 +7,18 @@ import pytest
 import soundfile
 from reference import authors
 
+from comosvc.runtime.mel import mel_filterbank
 from comosvc.runtime.self_test import vowel
 from comosvc.runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K, FrontEnd
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.acoustic_data import build_acoustic, load_clip
+from comosvc.training.augmentation import AugmentationConfig, vary
 from comosvc.training.config import from_mapping, to_mapping
 from comosvc.training.datasets import open_dataset
 from comosvc.training.denoiser import DenoiserConfig
 from comosvc.training.errors import ConfigError
 from comosvc.training.features import FeatureIndex, feature_key, save_arrays
-from comosvc.training.prepare import PrepareConfig, prepare
+from comosvc.training.prepare import PrepareConfig, analyse, prepare
 
 AUTHORS = PrepareConfig(f0="dio", front_end=AUTHORS_FRONT_END)
 
@@ -59,6 +61,28 @@ def test_features_as_the_authors_take_them(recordings, tmp_path):
     stretched = load_clip(features, clip, ["encoder"]).contents[0][:, 0]
     wanted = [i * 5 // clip.frames for i in range(clip.frames)]
     np.testing.assert_array_equal(stretched, wanted)
+
+
+@pytest.mark.parametrize("front_end", [AUTHORS_FRONT_END, FrontEnd()])
+def test_the_last_frames_see_the_end_of_the_clip(front_end):
+    """The mirror stands at the last sample, not at the last whole hop."""
+    audio = 0.2 * np.random.default_rng(0).standard_normal(20 * 128 + 77).astype(np.float32)
+    filters = mel_filterbank(COMOSVC_24K).astype(np.float64)
+    found = analyse(audio, COMOSVC_24K, "dio", front_end)
+    wanted = authors.mel_spectrogram(audio.astype(np.float64), filters, 512, 128)
+    np.testing.assert_allclose(found["mel"], wanted, atol=1e-4)
+    trimmed = authors.mel_spectrogram(audio[: 20 * 128].astype(np.float64), filters, 512, 128)
+    assert np.abs(trimmed - wanted)[-2:].max() > 0.1
+    assert len(found["audio"]) == len(audio)
+    assert {len(found[name]) for name in ("mel", "f0_hz", "loudness")} == {20}
+    copy = vary(audio, "key", AugmentationConfig(key_shift=0.0), COMOSVC_24K)
+    louder = authors.mel_spectrogram(audio.astype(np.float64) * copy["gain"], filters, 512, 128)
+    np.testing.assert_allclose(copy["mel"], louder, atol=1e-4)
+
+
+def test_what_found_f0_is_recorded(recordings, tmp_path):
+    assert prepared(recordings, tmp_path / "dio", AUTHORS).f0 == "dio"
+    assert prepared(recordings, tmp_path / "usual", PrepareConfig()).f0 == "swift-f0"
 
 
 def test_the_front_end_travels(recordings, tmp_path):

@@ -10,6 +10,7 @@ import soundfile
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from ..commands import train_command
 from ..errors import DataError
 from .config import FORMAT_VERSION
 from .performance import CONTROL_RATE_HZ
@@ -79,6 +80,11 @@ class Clip:
         """The FLAC file."""
         return self.folder / "audio" / f"{self.id}.flac"
 
+    @property
+    def label_path(self) -> Path:
+        """The file of its F0 and phones."""
+        return self.folder / "labels" / f"{self.id}.safetensors"
+
     def audio(self) -> NDArray[np.float32]:
         """Mono audio (L,) at the corpus' rate. Raises DataError where the file is missing or damaged."""
         try:
@@ -90,11 +96,16 @@ class Clip:
 
     def labels(self) -> Labels:
         """F0 and phones. Raises DataError where the file is missing or damaged."""
-        path = self.folder / "labels" / f"{self.id}.safetensors"
         try:
-            return Labels(**load_file(path))
+            return Labels(**load_file(self.label_path))
         except Exception as error:
-            raise DataError(f"{path} cannot be read: {error}\nhint: delete it and write the corpus again") from None
+            raise DataError(
+                f"{self.label_path} cannot be read: {error}\nhint: delete it and write the corpus again"
+            ) from None
+
+
+def _again(index: Path) -> str:
+    return train_command(index.parent.with_name("corpus"))
 
 
 @dataclass(frozen=True)
@@ -115,13 +126,19 @@ class Corpus:
         path = Path(folder) / "corpus.json"
         if not path.is_file():
             raise DataError(
-                f"{path} is missing: no corpus, or one not finished\nhint: comosvc-train corpus -o {folder}"
+                f"{path} is missing: no corpus, or one not finished\n"
+                f"hint: write it: {_again(path)}; with recordings of your own it is not needed: "
+                "comosvc-train prepare takes them with --data FOLDER, and comosvc-train content takes ContentVec with "
+                "--from FILE"
             )
         try:
             data = json.loads(path.read_text("utf-8"))
             version = data["format_version"]
             if version != FORMAT_VERSION:
-                raise DataError(f"{path} has format version {version}, this is {FORMAT_VERSION}\nhint: write it again")
+                raise DataError(
+                    f"{path} has format version {version}, this is {FORMAT_VERSION}\n"
+                    f"hint: delete the folder and write it again: {_again(path)}"
+                )
             singers = {
                 name: SingerInfo(name, values["kind"], values["split"], values["demo"], values)
                 for name, values in data["singers"].items()
@@ -131,7 +148,7 @@ class Corpus:
             return cls(Path(folder), data["sample_rate"], phones, data["recipe"], data["data_card"], singers, clips)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path} is damaged: {error!r}\nhint: delete it and run comosvc-train corpus again"
+                f"{path} is damaged: {error!r}\nhint: delete it and write it again: {_again(path)}"
             ) from None
 
     def clips(

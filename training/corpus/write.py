@@ -71,9 +71,18 @@ def _claim(out: Path, config: CorpusConfig, synthetic_only: bool) -> None:
         if theirs != mine:
             keys = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
             changes = ", ".join(f"{key}: {theirs.get(key)} there, {mine.get(key)} now" for key in keys)
-            raise DataError(f"{out} holds a corpus of another configuration ({changes})\nhint: give an empty folder")
+            flag = (
+                "give --synthetic-only as before"
+                if mine["recipe"] != "synthetic-only"
+                else "leave --synthetic-only out"
+            )
+            other = f"{flag}, or " if keys == ["recipe"] else ""
+            raise DataError(
+                f"{out} holds a corpus of another configuration ({changes})\n"
+                f"hint: {other}move {out} away, or give another -o folder"
+            )
     elif out.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no corpus\nhint: give an empty folder")
+        raise DataError(f"{out} is not empty and holds no corpus\nhint: move {out} away, or give another -o folder")
     (out / "audio").mkdir(parents=True, exist_ok=True)
     (out / "labels").mkdir(exist_ok=True)
     _replace_text(path, json.dumps(mine, indent=1))

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..progress import shown
+
 SystemsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -78,8 +80,8 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
                 embedding=embedding,
             )
             opened = [open_system(system) for system in systems]
-            with console.status("…") as status:
-                results = measure(opened, sources, targets, options, output, lambda what: status.update(what))
+            with shown("evaluate", console) as report:
+                results = measure(opened, sources, targets, options, output, lambda what: report(what, None))
             terminal = Console()
             for result in results:
                 terminal.print(*as_tables(result, terminal.width))
@@ -109,8 +111,8 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
             options = AuditionOptions(
                 singer=singer, key=key, seconds=seconds, teacher_steps=teacher_steps, student_steps=student_steps
             )
-            with console.status("…") as status:
-                path = write_page(run, song, output, options, lambda what: status.update(what))
+            with shown("audition", console) as report:
+                path = write_page(run, song, output, options, lambda what: report(what, None))
             console.print(f"done: {path}", markup=False)
 
     @app.command()

@@ -89,8 +89,9 @@ def _package(name: str) -> Any | Missing:
 
 def find_embedding(choice: str | None, runs: list[Path]) -> tuple[str, Embed] | Missing:
     """A speaker embedding and its name: `choice` is an ONNX file, a run folder with a singer classifier, or
-    "resemblyzer"; None takes the classifier of one of `runs`, else resemblyzer, whatever is there. Raises `DataError`
-    where `choice` cannot be had.
+    "resemblyzer"; None takes the classifier of one of `runs`, else resemblyzer, `Missing` where neither is there.
+
+    Raises `DataError` where `choice` cannot be had.
     """
     if choice is not None and choice.endswith(".onnx"):
         return f"{Path(choice).name}", onnx_embedding(Path(choice))
@@ -109,10 +110,7 @@ def find_embedding(choice: str | None, runs: list[Path]) -> tuple[str, Embed] | 
     except ImportError as error:
         if choice is not None:
             raise DataError(f"--embedding resemblyzer: {error}\nhint: {_RESEMBLYZER}") from None
-        return Missing(
-            f"not measured ({error}): {_RESEMBLYZER}, or train our classifier: "
-            "python -m comosvc.training.singer_id RUN -o singer_id.onnx, or --embedding FILE.onnx"
-        )
+        return Missing(f"not measured ({error}): {_RESEMBLYZER}")
     encoder = package.VoiceEncoder("cpu", verbose=False)
     return "resemblyzer", lambda audio: encoder.embed_utterance(package.preprocess_wav(audio, MEASURE_RATE))
 
@@ -137,6 +135,11 @@ def classifier_embedding(run: Path) -> Embed:
     _, config = read_metadata(path)
     model = SingerClassifier(spec.n_mels, len(config["classes"]), config["channels"]).eval()
     load_module(path, "ema", model)
+    return hidden_layer(model, spec)
+
+
+def hidden_layer(model: SingerClassifier, spec: AudioSpec) -> Embed:
+    """The last hidden layer of a singer classifier for mels of `spec`, as an embedding; takes `model` over."""
     model.head = torch.nn.Sequential(*list(model.head)[:2])
 
     @torch.inference_mode()

@@ -1,15 +1,17 @@
 """The command `evaluate`: systems on the songs of a data set, and the tables."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ...runtime.errors import OutputError
-from ..datasets import Material
+from ..datasets import Material, Recording
 from ..errors import DataError
+from ..features import song_mark
 from .clips import Clip, Pair, choose_clips, conversions, reconstructions
+from .likeness import LEARNING_CLIPS, learn_embedding
 from .outside import Missing, Recogniser, find_character_errors, find_embedding, find_pesq, find_stoi
 from .score import Score, Scorer, Tools, f0_median_hz, mean_voice
 from .systems import StageSystem, System, Unconverted, file_name
@@ -59,18 +61,27 @@ def evaluate(
     _check_names(systems)
     if options.task not in TASKS:
         raise DataError(f"there is no task {options.task}\nhint: --task takes {', '.join(TASKS)}")
-    clips = choose_clips(sources.material, options.split, options.clips)
-    enrolment = _enrolment(targets.material, clips, options.enrolment)
+    for system in systems:
+        if isinstance(system, StageSystem):
+            system.require_own()
+    source_material, target_material = (as_trained(data.material, systems) for data in (sources, targets))
+    clips = choose_clips(source_material, options.split, options.clips)
+    enrolment = _enrolment(target_material, clips, options.enrolment)
     names = _targets(systems, enrolment, options.targets)
+    recogniser = None if options.recogniser is None else Recogniser(options.recogniser)
+    _make_folder(out)
     embedding = find_embedding(options.embedding, [s.run for s in systems if isinstance(s, StageSystem)])
+    if isinstance(embedding, Missing):
+        progress("a classifier of the singers, for likeness")
+        of_sources, of_targets = (_enrolment(m, clips, LEARNING_CLIPS) for m in (source_material, target_material))
+        embedding = learn_embedding({**of_sources, **of_targets})
     tools = Tools(
         pesq=find_pesq(),
         stoi=find_stoi(),
         embed=embedding if isinstance(embedding, Missing) else embedding[1],
         character_errors=find_character_errors(),
-        recogniser=None if options.recogniser is None else Recogniser(options.recogniser),
+        recogniser=recogniser,
     )
-    _make_folder(out)
     progress("the singers' own voices")
     voices = {} if isinstance(tools.embed, Missing) else {n: mean_voice(enrolment[n], tools.embed) for n in names}
     results = []
@@ -92,6 +103,23 @@ def evaluate(
         )
     write_results(results, out)
     return results
+
+
+def as_trained(material: Material, systems: Sequence[System]) -> Material:
+    """`material` with the songs held out that every system which was trained on their singer held out.
+
+    A system that does not say which (an older bundle, a folder of files) leaves the material's own choice, by names
+    alone, to the others.
+    """
+    telling = [(set(s.singers or ()), s.held_out) for s in systems if s.held_out is not None]
+
+    def split(recording: Recording) -> str:
+        marks = [held_out for singers, held_out in telling if recording.singer in singers]
+        if not marks:
+            return recording.split
+        return "valid" if all(song_mark(recording.singer, recording.song) in held for held in marks) else "train"
+
+    return replace(material, recordings=[replace(r, split=split(r)) for r in material.recordings])
 
 
 def _rows(task: str, systems: Sequence[System]) -> list[System]:

@@ -15,7 +15,7 @@ from ..f0 import swift_f0
 from . import measures
 from .clips import Clip, Pair
 from .outside import MEASURE_RATE, Compare, Embed, Missing, Recogniser
-from .systems import System, file_name
+from .systems import System, Unconverted, file_name
 
 SPEC = COMOSVC_24K
 """Where mel and F0 of every system are taken, whatever its own front end is."""
@@ -72,7 +72,10 @@ class Scorer:
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             soundfile.write(keep / file_name(pair), audio, rate, "PCM_16")
-        figures = {**self._melody(audio, rate, pair), **self._voice(audio, rate, pair.target)}
+        melody = self._melody(audio, rate, pair)
+        if isinstance(system, Unconverted):
+            del melody["F0 RMSE"]  # of a song that is not moved: the key that is asked for, whatever the song
+        figures = {**melody, **self._voice(audio, rate, pair.target)}
         if self.referenced:
             figures |= self._against_reference(audio, rate, pair.clip)
         if self.tools.recogniser is not None and not isinstance(self.tools.character_errors, Missing):

@@ -1,15 +1,15 @@
 """What can be evaluated: a voice bundle, a stage of a run folder, or a folder of what another program made."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime import Converter
-from ...runtime.bundle import SUFFIX
+from ...runtime.bundle import SUFFIX, open_bundle
 from ...runtime.files import read_audio
 from ..checkpoint import require_checkpoint
 from ..errors import DataError
@@ -38,6 +38,11 @@ class System(Protocol):
         """Whom it can imitate; None: whomever it has files of."""
         ...
 
+    @property
+    def held_out(self) -> frozenset[str] | None:
+        """The `song_mark` of each song of its singers that it was not trained on; None where that is not known."""
+        ...
+
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         """Audio (L,) and its rate; None where it has nothing for this pair."""
         ...
@@ -46,19 +51,28 @@ class System(Protocol):
 class Unconverted:
     """The source as it is: what the figures are without a system."""
 
-    name, steps, singers = SOURCE, None, None
+    name, steps, singers, held_out = SOURCE, None, None, None
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         return pair.clip.audio, pair.clip.rate
 
 
-class BundleSystem:
-    """A .comosvc file, as applications convert with it."""
+def _held_out(provenance: Mapping[str, Any]) -> frozenset[str] | None:
+    """What the export noted of the training data; None in a bundle without it."""
+    data = provenance.get("data")
+    marks = data.get("held_out") if isinstance(data, Mapping) else None
+    return frozenset(map(str, marks)) if isinstance(marks, list) else None
 
-    def __init__(self, name: str, path: Path | str, steps: int = 1) -> None:
-        self.name, self.steps = name, steps
+
+class BundleSystem:
+    """A .comosvc file, as applications convert with it. Without a name it is called by its path and steps."""
+
+    def __init__(self, name: str | None, path: Path | str, steps: int | None = None) -> None:
         self.converter = Converter(path)
+        self.steps = steps or self.converter.manifest.model.usual_steps
+        self.name = f"{path}@{self.steps}" if name is None else name
         self.singers = tuple(self.converter.singers)
+        self.held_out = _held_out(open_bundle(path).manifest.provenance)
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         clip = pair.clip
@@ -75,11 +89,20 @@ class StageSystem:
     def __init__(self, name: str | None, path: Path, steps: int | None = None) -> None:
         checkpoint = path if path.is_file() else require_checkpoint(path)
         self.run = checkpoint.parent.parent
-        self._renderer, self._stage = Renderer(self.run), load_stage(checkpoint)
+        self._checkpoint, self._renderer, self._stage = checkpoint, Renderer(self.run), load_stage(checkpoint)
         self.steps = steps or (TEACHER_STEPS if self._stage.student is None else 1)
         place = path.absolute().with_suffix("").parts[-3 if path.is_file() else -2 :]
         self.name = f"{'/'.join(place)}@{self.steps}" if name is None else name
         self.singers = self._stage.singers
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """By the index of the run's features."""
+        return self._renderer.features.held_out
+
+    def require_own(self) -> None:
+        """Raise `DataError` where the checkpoint does not fit the run that it lies in."""
+        self._renderer.require_own(self._checkpoint)
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         song = self._renderer.listen(pair.clip.audio, pair.clip.rate)
@@ -90,8 +113,7 @@ class StageSystem:
 class FolderSystem:
     """Files that another program wrote, named as `file_name` says."""
 
-    steps = None
-    singers = None
+    steps, singers, held_out = None, None, None
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self._folder = name, folder
@@ -121,7 +143,7 @@ def open_system(argument: str) -> System:
     if path.is_dir() and any(path.glob("*.wav")):
         return FolderSystem(name, path)
     if path.suffix == SUFFIX or not path.exists() or (path / "bundle.json").is_file():
-        return BundleSystem(name if equals else f"{place}@{steps or 1}", place, steps or 1)
+        return BundleSystem(given if equals else None, place, steps)
     raise DataError(
         f"{place} is no system: no .comosvc file, no checkpoints of a teacher or student, no .wav files\n"
         "hint: give a bundle, RUN/student, RUN/teacher@50, or a folder of WAV files"

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, UntypedStorage
 
+from ...runtime.file_kinds import FileKind, file_kind
 from ..errors import ForeignFileError
 from .inert_pickle import Global, PickleError, read_pickle
 
@@ -78,19 +79,22 @@ def _kind(path: Path) -> str:
         return "tar"
     if head.startswith(b"\x80") and size > 16:
         return "stream"
-    raise ForeignFileError(f"{path} is no checkpoint: {_describe(head, size)}")
+    raise ForeignFileError(f"{path} is no checkpoint: {_describe(path, head)}")
 
 
-def _describe(head: bytes, size: int) -> str:
-    if not size:
-        return "it is empty\nhint: fetch it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the file\nhint: git lfs pull, or download the file itself"
-    if head.lstrip()[:1] == b"<":
-        return "it is a web page\nhint: the download gave a page instead of the file; open the link in a browser"
-    if head[8:10] == b'{"':
-        return "it is a safetensors file\nhint: only the content encoder is taken from safetensors"
-    return f"it begins with {head[:8].hex(' ')}\nhint: torch.save files begin with 50 4b 03 04 or with 80"
+def _describe(path: Path, head: bytes) -> str:
+    hints = {
+        FileKind.EMPTY: "fetch it again",
+        FileKind.POINTER: "git lfs pull, or download the file itself",
+        FileKind.WEB_PAGE: "the download gave a page instead of the file; open the link in a browser",
+        FileKind.SAFETENSORS: "only the content encoder is taken from safetensors",
+        FileKind.ONNX: "give the checkpoint that the graph was exported from",
+        FileKind.SETTINGS: "configurations are --config and --vocoder-config of comosvc-export import",
+    }
+    kind = file_kind(path)
+    if kind in hints:
+        return f"it is {kind}\nhint: {hints[kind]}"
+    return f"{kind} begins with {head[:8].hex(' ')}\nhint: torch.save files begin with 50 4b 03 04 or with 80"
 
 
 def _check_zip(path: Path) -> None:
@@ -116,6 +120,10 @@ def _check_zip(path: Path) -> None:
 def _check_members(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     names = {info.filename.partition("/")[2] for info in infos}
     if "data.pkl" not in names or "constants.pkl" in names:
+        if file_kind(path) is FileKind.VOICE:
+            raise ForeignFileError(
+                f"{path} is {FileKind.VOICE}, no checkpoint\nhint: it is finished: comosvc-convert song.wav -m {path}"
+            )
         what = "a TorchScript archive" if "constants.pkl" in names else "a zip archive without data.pkl"
         raise ForeignFileError(f"{path} is {what}, no checkpoint\nhint: give the file that torch.save wrote")
     if any(info.compress_type != zipfile.ZIP_STORED for info in infos):

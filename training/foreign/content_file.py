@@ -10,12 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...runtime.file_kinds import inside
 from ..contentvec import ContentVec, ContentVecConfig
 from ..errors import ForeignFileError
 from .checkpoints import read_checkpoint
 from .inert_pickle import Record
+from .recognise import Part, require_part
 from .settings import Settings, read_settings
-from .sources import Source
+from .sources import CHECKPOINT_SUFFIXES, Source
 from .weights import ForeignWeights, Ignored, build
 
 HF_CONFIG, HF_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
@@ -55,7 +57,13 @@ class ImportedContent:
 def content_files(source: Source) -> tuple[Path, Path | None]:
     """The weights, and the config.json of a Hugging Face model, of what `--content` names."""
     if source.is_folder:
-        weights = next((name for name in HF_WEIGHTS if _there(source.inside(name))), HF_WEIGHTS[0])
+        weights = next((name for name in HF_WEIGHTS if _there(source.inside(name))), None)
+        if weights is None:
+            found = inside(Path(source.text), *CHECKPOINT_SUFFIXES)
+            raise ForeignFileError(
+                f"{source.text}/{HF_WEIGHTS[0]} is not there, nor is {HF_WEIGHTS[1]}\n"
+                f"hint: {found or 'give the folder of a Hugging Face model, or the .pt file of fairseq'}"
+            )
         return source.inside(weights).file(), source.inside(HF_CONFIG).file()
     path = source.file()
     config = source.beside(HF_CONFIG) if path.suffix in (".safetensors", ".bin") else None
@@ -68,6 +76,7 @@ def read_content(path: Path, config: Path | None = None) -> ImportedContent:
     Raises `ForeignFileError` where a weight is missing, left over or of another shape than the rest calls for.
     """
     tensors, described = _tensors(path)
+    require_part(tensors, Part.CONTENT, path)
     tensors = {str(key).removeprefix(_HF_PREFIX): value for key, value in tensors.items()}
     weights = ForeignWeights(tensors, str(path))
     is_fairseq = "post_extract_proj.weight" in weights
@@ -100,6 +109,7 @@ def _tensors(path: Path) -> tuple[dict[str, Any], Any]:
                 f"{path} is damaged, or not a safetensors file: {error}\nhint: fetch it again"
             ) from error
     content = read_checkpoint(path)
+    require_part(content, Part.CONTENT, path)
     if not isinstance(content, dict):
         raise ForeignFileError(f"{path} holds a {type(content).__name__}, not the weights of a content encoder")
     if isinstance(content.get("model"), dict):

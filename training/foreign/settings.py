@@ -8,10 +8,13 @@ from typing import Any
 
 import yaml
 
+from ...runtime.file_kinds import FileKind, file_kind
 from ..errors import ForeignFileError
 
 _LIMIT = 4 << 20  # bytes; configurations have some kilobytes
 _SHOWN = 60
+_HINT = "give the configuration that the file came with"
+_OWNERS = {"a CoMoSVC model (--config)": "spk", "a vocoder (--vocoder-config)": "upsample_rates"}
 _NO_CONSTRUCTOR = "could not determine a constructor"  # PyYAML's words for a tag that it does not know
 
 
@@ -76,7 +79,7 @@ class Settings:
         if value is not None:
             return value
         if default is None:
-            raise ForeignFileError(f"{self.where} has no {key}\nhint: give the configuration that the file came with")
+            raise ForeignFileError(f"{self.where} has no {key}\nhint: {_HINT}{_belongs_to(self.values)}")
         return default
 
     def _wrong(self, key: str, wanted: str, value: Any) -> ForeignFileError:
@@ -87,6 +90,8 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """A configuration file. Raises `ForeignFileError`; a YAML tag that asks for a Python object is one."""
+    if (kind := file_kind(path)) not in (FileKind.SETTINGS, FileKind.EMPTY, FileKind.UNKNOWN):
+        raise ForeignFileError(f"{path} is {kind}, no configuration\nhint: give the .yaml or .json file beside it")
     try:
         if path.stat().st_size > _LIMIT:
             raise ForeignFileError(f"{path} has {path.stat().st_size} bytes; that is no configuration")
@@ -109,6 +114,11 @@ def read_settings(path: Path) -> Settings:
     if not isinstance(values, dict):
         raise ForeignFileError(f"{path} is no configuration: it holds a {type(values).__name__}, not a table")
     return Settings(str(path), values)
+
+
+def _belongs_to(values: Mapping[Any, Any]) -> str:
+    owner = next((owner for owner, key in _OWNERS.items() if key in values), None)
+    return "" if owner is None else f"; this one is of {owner}"
 
 
 def _line(error: yaml.YAMLError) -> str:

@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ...runtime.file_kinds import FileKind, file_kind, inside
 from ..errors import ForeignFileError
 
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", "")
 _SCHEME = "hf://"
 _FORM = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<file>.+))?")
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -60,8 +62,7 @@ class Source:
         if self.repo is None:
             path = Path(self.text)
             if not path.is_file():
-                what = "a folder" if path.is_dir() else "not there"
-                raise ForeignFileError(f"{path} is {what}; a file is needed")
+                raise ForeignFileError(_no_file(path))
             return path
         if not self.name:
             raise ForeignFileError(f"{self.text} is a repository; a file is needed\nhint: {self.text}/path/to/file")
@@ -88,6 +89,15 @@ class Source:
             if _exists(found):
                 return found
         return None
+
+
+def _no_file(path: Path) -> str:
+    if not path.is_dir():
+        return f"{path} is not there; a file is needed"
+    kind, hint = file_kind(path), inside(path, *CHECKPOINT_SUFFIXES, ".yaml", ".yml", ".json")
+    if kind is FileKind.RUN:
+        hint = f"comosvc-export bundle {path} -o {path.name or 'voice'}.comosvc makes a voice of it"
+    return f"{path} is {kind}; a file is needed" + (f"\nhint: {hint}" if hint else "")
 
 
 def sha256_of(path: Path) -> str:

@@ -46,7 +46,7 @@ def take_content(address: str, audio: AudioSpec, front_end: FrontEnd, run: Path)
         )
     facts = file.facts(format=imported.format, ignored_weights=imported.ignored)
     config = {"kind": CONTENTVEC, "audio": to_mapping(audio), "network": to_mapping(network.config)}
-    return _keep(run / CONTENT, network, config, facts)
+    return keep(run / CONTENT, network, config, facts)
 
 
 def take_vocoder(address: str, settings: str | None, kind: str, audio: AudioSpec, run: Path) -> Path:
@@ -69,11 +69,11 @@ def take_vocoder(address: str, settings: str | None, kind: str, audio: AudioSpec
     network = imported.network
     facts = file.facts(kind=imported.kind, ignored_weights=imported.ignored)
     config = {"kind": NSF_HIFIGAN, "audio": to_mapping(audio), "network": to_mapping(network.config)}
-    return _keep(run / VOCODER, network, config, facts)
+    return keep(run / VOCODER, network, config, facts)
 
 
-def _keep(folder: Path, network: nn.Module, config: dict[str, Any], facts: dict[str, Any]) -> Path:
-    """The network as the one checkpoint of a stage."""
+def keep(folder: Path, network: nn.Module, config: dict[str, Any], facts: dict[str, Any], step: int = 0) -> Path:
+    """The network as the one checkpoint of a stage. Raises `DataError` where `folder` has another."""
     config = {**config, "taken_from": facts}
     if (path := latest_checkpoint(folder)) is not None:
         if read_metadata(path)[1] == json.loads(json.dumps(config)):
@@ -85,4 +85,4 @@ def _keep(folder: Path, network: nn.Module, config: dict[str, Any], facts: dict[
         )
     folder.mkdir(parents=True, exist_ok=True)
     unused = AdamW(network.parameters())
-    return save_checkpoint(folder, 0, {"ema": network}, unused, config)
+    return save_checkpoint(folder, step, {"ema": network}, unused, config)

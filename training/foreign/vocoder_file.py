@@ -13,6 +13,7 @@ from ...runtime.spec import AudioSpec
 from ..errors import ConfigError, ForeignFileError
 from ..hifigan import HifiGanConfig, NsfHifiGan
 from .checkpoints import read_checkpoint
+from .recognise import Part, require_part
 from .settings import Settings
 from .weights import ForeignWeights, Ignored, build
 
@@ -74,7 +75,9 @@ def read_vocoder(
     """
     if kind not in ("auto", *KINDS):
         raise ForeignFileError(f"{kind!r} is no kind of vocoder\nhint: auto, {', '.join(KINDS)}")
-    tensors, found = _generator(read_checkpoint(path), str(path))
+    content = read_checkpoint(path)
+    require_part(content, Part.VOCODER, path)
+    tensors, found = _generator(content, str(path))
     guessed = kind == "auto" and found == "m4singer"
     kind = found if kind == "auto" else kind
     audio, config = _audio(settings, mel_log_base), _network(settings, KINDS[kind], mel_log_base)

@@ -40,6 +40,11 @@ class ForeignWeights:
             raise ForeignFileError(f"{self.origin}: {key} has shape {found}, {rank} dimensions are expected")
         return found
 
+    def sizes(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor; () where there is none of that key."""
+        value = self._left.get(key)
+        return tuple(value.shape) if isinstance(value, Tensor) else ()
+
     def matching(self, pattern: str) -> list[str]:
         """Keys left that match."""
         return [key for key in self._left if isinstance(key, str) and re.fullmatch(pattern, key)]

@@ -42,7 +42,7 @@ from comosvc.benchmarks.speed.timing import Rounds, Sample
 from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
 from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, engine_facts, fp32_graphs
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
-from comosvc.export.precision import kept_fp32, recorded
+from comosvc.export.precision import recorded
 from comosvc.export.variants import BUDGETS, Budget
 from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.bundle import open_bundle
@@ -50,6 +50,7 @@ from comosvc.runtime.engine import BUILD, build_engines
 from comosvc.runtime.engine_target import build_target, engine_spec
 from comosvc.runtime.errors import ComosvcError
 from comosvc.runtime.manifest import MANIFEST_FILE, from_json, to_json
+from comosvc.runtime.parity_file import kept_fp32
 from comosvc.training.acoustic import AUTHORS_ACOUSTIC
 from comosvc.training.contentvec import ContentVecConfig
 from comosvc.training.denoiser import DenoiserConfig

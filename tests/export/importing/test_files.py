@@ -9,13 +9,15 @@ from foreign_files import (
     SMALL,
     comosvc_weights,
     write_comosvc,
+    write_contentvec,
     write_m4singer_vocoder,
+    write_openvpi_vocoder,
 )
 from hostile import PAYLOADS, STOLEN, in_zip, pickled
 
-from comosvc.export.importing.comosvc_file import read_comosvc
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign.comosvc_file import read_comosvc
 from comosvc.training.foreign.content_file import read_content
 from comosvc.training.foreign.settings import read_settings
 from comosvc.training.foreign.vocoder_file import read_vocoder
@@ -107,6 +109,18 @@ def test_weights_that_do_not_fit(tmp_path, change, message):
         (lambda c: c["model"].update(n_chans=24), r"input_projection.weight has shape \(16, 80, 1\), \(24, 80, 1\) is"),
         (lambda c: c["model"].update(n_spk=4), r"spk_embed.weight has shape \(3, 12\), \(4, 12\) is expected"),
         (lambda c: c["model"].update(n_spk=1), r"Singer-1 has number 1; the model has singers 0 to 0"),
+        (
+            lambda c: c["model"].update(n_spk=4),
+            r"is of another model: n_spk is 4, the weights have 3; .*--config",
+        ),
+        (lambda c: c["model"].update(n_layers=4), r"another model: n_layers is 4, the weights have 3"),
+        (
+            lambda c: c["model"].update(n_chans=24, n_hidden=13),
+            r"n_hidden is 13, the weights have 12, n_chans is 24",
+        ),
+        (lambda c: c["data"].update(encoder_out_channels=256), r"encoder_out_channels is 256, the weights have 32"),
+        (lambda c: c["model"].update(use_pitch_aug=False), r"use_pitch_aug is False, the weights have True"),
+        (lambda c: (c["model"].update(n_spk=1), c.update(spk={"a": 0})), r"n_spk is 1, the weights have 3"),
         (lambda c: c["model"].update(n_chans="many"), r"model: n_chans must be a whole number, is 'many'"),
         (lambda c: c["model"].update(n_chans=10**9), r"no network has the sizes"),
         (lambda c: c["model"].update(n_chans=10**6), r"input_projection.weight has shape"),
@@ -145,6 +159,37 @@ def test_another_stage_is_recognised(tmp_path):
         )
     with pytest.raises(ForeignFileError, match=r"is no vocoder checkpoint: it has global_step, model"):
         read_vocoder(tmp_path / "c" / "model_800000.pt", read_settings(tmp_path / "v" / "config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "hint"),
+    [
+        ("model", "vocoder", "is no vocoder checkpoint: .*; it is a CoMoSVC checkpoint\nhint: .* is --como of"),
+        ("model", "content", "is no content encoder: .*; it is a CoMoSVC checkpoint\nhint: .* is --como of"),
+        ("vocoder", "model", "is no CoMoSVC checkpoint: .*; it is a vocoder checkpoint\nhint: .* is --vocoder of"),
+        ("vocoder", "content", "is no content encoder: .*; it is a vocoder checkpoint\nhint: .* is --vocoder of"),
+        ("openvpi", "content", "is no content encoder: .*; it is a vocoder checkpoint\nhint: .* is --vocoder of"),
+        ("content", "model", "is no CoMoSVC checkpoint: .*; it is a content encoder\nhint: .* is --content of"),
+        ("content", "vocoder", "is no vocoder checkpoint: .*; it is a content encoder\nhint: .* is --content of"),
+        ("sovits", "model", "is no CoMoSVC checkpoint: .*; it is a model of so-vits-svc or RVC\nhint: CoMoSVC's own"),
+    ],
+)
+def test_each_part_is_recognised_in_the_place_of_another(tmp_path, given, place, hint):
+    torch.save({"model": {"enc_p.pre.weight": torch.zeros(2), "emb_g.weight": torch.zeros(2)}}, tmp_path / "G_0.pth")
+    paths = {
+        "model": write_comosvc(tmp_path / "c"),
+        "vocoder": write_m4singer_vocoder(tmp_path / "v"),
+        "openvpi": write_openvpi_vocoder(tmp_path / "o"),
+        "content": write_contentvec(tmp_path / "content.pt"),
+        "sovits": tmp_path / "G_0.pth",
+    }
+    readers = {
+        "model": lambda path: read_comosvc(path, read_settings(tmp_path / "c" / "config.yaml"), COMOSVC_24K),
+        "vocoder": lambda path: read_vocoder(path, read_settings(tmp_path / "v" / "config.yaml")),
+        "content": read_content,
+    }
+    with pytest.raises(ForeignFileError, match=hint):
+        readers[place](paths[given])
 
 
 @pytest.mark.parametrize("payload", ["os.system", "getattr of an import"])

@@ -5,11 +5,14 @@ The reference is `reference.authors`: float64 numpy under the checkpoints' own n
 
 import importlib.util
 import json
+from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from foreign_files import (
@@ -33,15 +36,21 @@ from comosvc.export.assemble import TorchGraphs, build_files
 from comosvc.export.blobs import share
 from comosvc.export.cli import app
 from comosvc.export.errors import ExportError
-from comosvc.export.importing.voice import ImportRequest, load_imported_voice
+from comosvc.export.facts import Facts, changed
+from comosvc.export.importing.voice import ImportRequest, load_imported_voice, parse_steps
 from comosvc.export.statements import Statements
 from comosvc.export.verify import verify
 from comosvc.runtime import Converter
 from comosvc.runtime.audio import resample
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError, OptionError
+from comosvc.runtime.low_latency import latency_samples
+from comosvc.runtime.self_test import vowel
 from comosvc.runtime.source import noise_frames, sine_source
+from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.errors import ForeignFileError
+from comosvc.training.foreign import comosvc_file, content_file, vocoder_file
+from comosvc.training.progress import MinuteLines
 
 _SPEC = importlib.util.spec_from_file_location("authors", Path(__file__).parents[2] / "reference" / "authors.py")
 authors = importlib.util.module_from_spec(_SPEC)
@@ -85,11 +94,19 @@ def files(tmp_path_factory, home) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def student(files, tmp_path_factory) -> Path:
+def reported() -> list[str]:
+    """What was reported while `student` was imported."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def student(files, tmp_path_factory, reported) -> Path:
     path = tmp_path_factory.mktemp("voices") / "student.comosvc"
     parts = ["--como", files.student, "--vocoder", files.vocoder, "--content", files.content, "-o", str(path)]
     says = ["--consent", "signed form", "--licence", "CC-BY-4.0", "--credit", "A. Singer"]
-    done = CliRunner().invoke(app, ["import", *parts, *says, "--f0-median", "Singer-1=220", "--precision", "fp16"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MinuteLines, "report", lambda lines, text, share=None: reported.append(text))
+        done = CliRunner().invoke(app, ["import", *parts, *says, "--f0-median", "Singer-1=220", "--precision", "fp16"])
     assert done.exit_code == 0, done.output
     return path
 
@@ -98,20 +115,24 @@ def student(files, tmp_path_factory) -> Path:
 def teacher(files, student, tmp_path_factory) -> Path:
     """Imported as the student is, but with the vocoder graph that it has in common with that one."""
     request = ImportRequest(como=files.teacher, vocoder=files.vocoder, content=files.content)
-    return import_with(student, "vocoder", request, tmp_path_factory.mktemp("voices") / "teacher.comosvc")
+    return import_with(student, ("vocoder",), request, tmp_path_factory.mktemp("voices") / "teacher.comosvc")
 
 
-def import_with(student: Path, known: str, request: ImportRequest, path: Path) -> Path:
-    """What the command writes; the graph `known` is the same as the student's and not traced again."""
+def import_with(student: Path, known: Collection[str], request: ImportRequest, path: Path) -> Path:
+    """What the command writes; the graphs `known` are the same as the student's and not traced again."""
     voice = load_imported_voice(request, Statements(consent="signed form"))
-    graph = open_bundle(student).graph_bytes(known)
+    bundle = open_bundle(student)
     trace = TorchGraphs.trace
     with pytest.MonkeyPatch.context() as patch:
-        kept = SimpleNamespace(SerializeToString=lambda deterministic: graph)
-        patch.setattr(TorchGraphs, "trace", lambda graphs, name: kept if name == known else trace(graphs, name))
+        kept = {name: SimpleNamespace(SerializeToString=partial(whole, bundle, name)) for name in known}
+        patch.setattr(TorchGraphs, "trace", lambda graphs, name: kept.get(name) or trace(graphs, name))
         manifest, inside = build_files(voice, path.stem)
     write_zip(path, share(manifest, inside, ["content"])[1])
     return path
+
+
+def whole(bundle, name: str, deterministic: bool) -> bytes:
+    return bundle.graph_bytes(name)
 
 
 def mel_of(weights, units, f0, volume, singer, noises, *, is_teacher: bool) -> np.ndarray:
@@ -211,13 +232,85 @@ def test_conversions_are_the_formulas(student, teacher, kind, steps, seconds):
     assert relative(out.audio[:whole], wanted[:whole]) < 5 * AUDIO_TOLERANCE
 
 
+@pytest.mark.parametrize(("kind", "steps"), [("student", 1), ("teacher", None)])
+@pytest.mark.parametrize("n_samples", [RATE + 100, 2 * RATE + 27, RATE // 4 + 127])
+def test_the_whole_path_is_the_authors(student, teacher, kind, steps, n_samples):
+    """From samples that are no multiple of the hop: frames, F0, loudness, content and the row of each frame, mel.
+
+    A teacher takes its 50 steps without being asked.
+    """
+    glide, _ = vowel(COMOSVC_24K)
+    audio, n_frames = np.resize(glide, n_samples), n_samples // HOP
+    noise = np.random.default_rng(n_samples).standard_normal((n_frames, 80)).astype(np.float32)
+    is_teacher = kind == "teacher"
+    with Converter(teacher if is_teacher else student) as converter:
+        assert converter.frames(n_samples, RATE) == n_frames
+        out = converter.convert(audio, RATE, singer="Singer-0", noise=noise)
+    assert (len(out.audio), out.options.steps, out.warnings[:0]) == (n_samples, steps or 50, ())
+    assert not [warning for warning in out.warnings if "trained on F0" in warning]
+    assert out.mel.shape == (n_frames, 80)
+    sizes = replace(TINY, n_spk=1) if is_teacher else TINY
+    weights = float64(comosvc_weights(sizes, not is_teacher, pitch_aug=not is_teacher))
+    at_16k = resample(audio, RATE, 16_000).astype(np.float64)
+    units = authors.contentvec(float64(contentvec_weights(TINY)), at_16k, 2, 16)
+    f0 = authors.interpolated_f0(authors.dio_f0(audio.astype(np.float64), HOP, RATE))
+    volume = authors.loudness(audio.astype(np.float64), HOP)
+    noises = [noise.astype(np.float64)] * out.options.steps
+    mel = mel_of(weights, units, f0, volume, None if is_teacher else 0, noises, is_teacher=is_teacher)
+    # At its end a clip goes on in silence here, and simply ends there. 50 steps see 100 frames, the far ones hardly.
+    seen = 2 if steps else 20
+    assert relative(out.mel[: n_frames - seen], mel[: n_frames - seen]) < (MEL_TOLERANCE if steps else 1e-4)
+
+
+def test_the_common_weights_are_stored_once(student, tmp_path):
+    """In both precisions, and every graph is still whole for whoever opens it."""
+    bundle = open_bundle(student)
+    files = bundle.all_files()
+    for entries, suffix in ((bundle.manifest.graphs, ""), (bundle.manifest.variants["fp16"], ".fp16")):
+        pair = [entries[name] for name in ("acoustic", "acoustic_n")]
+        assert [entry.weights for entry in pair] == [f"acoustic_weights{suffix}.onnx"] * 2
+        weights = len(files[pair[0].weights])
+        for name, entry in zip(("acoustic", "acoustic_n"), pair, strict=True):
+            whole = bundle.entry_bytes(name, entry)
+            assert len(whole) == len(files[entry.file]) + weights
+            tensors = [t for t in onnx.load_from_string(whole).graph.initializer if len(t.raw_data) >= 256]
+            assert sum(len(t.raw_data) for t in tensors) > 0.8 * weights
+        assert weights > 0
+        own = [onnx.load_from_string(files[entry.file]).graph.initializer for entry in pair]
+        large = [{t.raw_data for t in tensors if len(t.raw_data) >= 256} for tensors in own]
+        assert not large[0] & large[1]
+    damaged = bytearray(files["acoustic_weights.onnx"])
+    damaged[len(damaged) // 2] ^= 1
+    write_zip(tmp_path / "damaged.comosvc", {**files, "acoustic_weights.onnx": bytes(damaged)})
+    with pytest.raises(BundleError, match=r"acoustic.onnx \+ acoustic_weights.onnx has SHA-256"):
+        Converter(tmp_path / "damaged.comosvc")
+
+
+def test_one_step_needs_no_graph_of_further_steps(files, student, tmp_path):
+    request = ImportRequest(como=files.student, vocoder=files.vocoder, content=files.content, steps=parse_steps("1"))
+    path = import_with(student, ("content", "acoustic", "vocoder"), request, tmp_path / "one.comosvc")
+    manifest = open_bundle(path).manifest
+    assert set(manifest.graphs) == {"content", "pitch", "acoustic", "vocoder"}
+    assert manifest.model.step_counts == (1,)
+    verify(path)
+    hum = (0.3 * np.sin(np.arange(RATE // 2) / 17)).astype(np.float32)
+    with Converter(path) as converter, Converter(student) as other:
+        wanted = other.convert(hum, RATE, steps=1)
+        np.testing.assert_array_equal(converter.convert(hum, RATE).audio, wanted.audio)
+        with pytest.raises(OptionError, match=r"steps is 4; this voice can do 1$"):
+            converter.convert(hum, RATE, steps=4)
+    for text in ("0", "1,x", "", "201", "99999999"):
+        with pytest.raises(ForeignFileError, match=r"--steps .*: must be numbers from 1 to 200"):
+            parse_steps(text)
+
+
 @pytest.fixture(scope="module")
 def at_44k(files, student, tmp_path_factory) -> Path:
     """A student of 128 mel bands at 44.1 kHz with openvpi's vocoder, whose mels have the natural logarithm."""
     folder = tmp_path_factory.mktemp("44k")
     como, vocoder = write_comosvc(folder / "como", TINY_44K), write_openvpi_vocoder(folder / "nsf", TINY_44K)
     request = ImportRequest(como=str(como), vocoder=str(vocoder), content=files.content)
-    return import_with(student, "content", request, folder / "44k.comosvc")
+    return import_with(student, ("content",), request, folder / "44k.comosvc")
 
 
 @pytest.mark.parametrize("steps", [1, 4])
@@ -261,6 +354,12 @@ def test_a_guessed_vocoder_is_said_unless_the_model_names_it(files, tmp_path, ca
         load_imported_voice(ImportRequest(como=files.student, config=str(tmp_path / "other.yaml"), **content), says)
 
 
+def test_import_says_what_it_does(student, reported):
+    assert reported[0] == "reading the checkpoints"
+    assert {f"tracing {graph}" for graph in ("content", "acoustic", "acoustic_n", "vocoder")} < set(reported)
+    assert {"comparing content with torch", "precisions fp16"} < set(reported)
+
+
 def test_what_the_manifest_says(student, teacher):
     manifest = open_bundle(student).manifest
     assert manifest.model.objective == "imported CoMoSVC student, online network, step 800000"
@@ -277,7 +376,33 @@ def test_what_the_manifest_says(student, teacher):
     assert len(imported["content"]["sha256"]) == 64
     assert imported["acoustic"]["ignored_weights"]["pitch extractor: loaded by the authors' training, never run"] == 2
     assert manifest.provenance["export"]["peak_memory_bytes"] > 1e8
-    assert set(open_bundle(teacher).manifest.model.schedules) == {"2", "4", "8", "16", "50"}
+    assert (manifest.model.default_steps, manifest.model.f0_extractor) == (1, "dio")
+    model = open_bundle(teacher).manifest.model
+    assert set(model.schedules) == {"2", "4", "8", "16", "50"}
+    assert (model.default_steps, model.f0_extractor) == (50, "dio")
+
+
+def test_commands_that_describe_a_voice_take_imported_ones(student, teacher):
+    """They have no live encoder, no F0 statistics, and their content graph in the cache."""
+    for path in (student, teacher):
+        for command in (["inspect"], ["inspect", "--verbose"], ["verify"]):
+            done = CliRunner().invoke(app, [*command, str(path)], env={"COLUMNS": "80"})
+            assert done.exit_code == 0, done.output
+    shown = CliRunner().invoke(app, ["inspect", str(student)], env={"COLUMNS": "80"}).output
+    manifest = open_bundle(student).manifest
+    lag_ms = latency_samples(manifest, RATE) / RATE * 1e3
+    assert f"lags {lag_ms:.1f} ms behind" in shown
+    assert "20000" not in shown
+    assert "windows of 20 s" in shown
+    parts = manifest.lookahead_ms
+    assert 0.0 <= parts.total - lag_ms < 50.0  # of a stream, whose windows end 240 ms after a frame's centre
+
+
+def test_inspect_describes_a_voice_whose_shared_graph_is_missing(student, tmp_path, monkeypatch):
+    monkeypatch.setenv("COMOSVC_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["inspect", str(student)])
+    assert done.exit_code == 0, done.output
+    assert "not in the cache" in done.output
 
 
 def test_parity_is_stored_and_verified(student):
@@ -348,6 +473,54 @@ def test_refusals(files, tmp_path, changes, message):
     if changes.get("como") == "teacher":
         changes = {**changes, "como": files.teacher}
     assert message in imported(files, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"como": "folder"}, "is a folder; a file is needed\nhint: "),
+        ({"content": "folder"}, "como/model.safetensors is not there"),
+        ({"content": "como"}, "it is a CoMoSVC checkpoint\nhint: a CoMoSVC model is --como of comosvc-export import"),
+        ({"config": "como"}, "is a PyTorch checkpoint, no configuration"),
+        ({"como": "voice"}, "is a voice, no checkpoint\nhint: it is finished: comosvc-convert song.wav -m "),
+        ({"content": "voice"}, "is a voice, no checkpoint"),
+    ],
+)
+def test_other_files_are_named_with_their_option(files, student, tmp_path, changes, message):
+    places = {"folder": str(Path(files.student).parent), "como": files.student, "voice": str(student)}
+    changes = {option: places[name] for option, name in changes.items()}
+    if changes.get("como") == str(student):
+        changes["config"] = str(Path(files.student).with_name("config.yaml"))
+    assert message in imported(files, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"consent": ""}, {"f0_median": "Nobody=200"}, {"content": "nowhere.pt"}, {"vocoder_config": "nowhere.yaml"}],
+)
+def test_no_checkpoint_is_opened_before_the_arguments_are_checked(files, tmp_path, monkeypatch, changes):
+    opened = []
+    for module in (vocoder_file, comosvc_file, content_file):
+        monkeypatch.setattr(module, "read_checkpoint", opened.append)
+    imported(files, tmp_path, **changes)
+    assert not opened
+
+
+def test_a_place_that_takes_no_files_is_said_first(files, tmp_path):
+    (tmp_path / "file").touch()
+    parts = ["--como", files.student, "--vocoder", files.vocoder, "--content", files.content, "--consent", "x"]
+    done = CliRunner().invoke(app, ["import", *parts, "-o", str(tmp_path / "file" / "x.comosvc")])
+    assert done.exit_code == 1
+    assert "is no folder" in done.output
+
+
+def test_facts_that_are_set_later_are_those_of_an_import(files, student, tmp_path):
+    request = ImportRequest(como=files.student, vocoder=files.vocoder, content=files.content)
+    bare = load_imported_voice(request, Statements(consent="?"))
+    manifest = open_bundle(student).manifest
+    before = replace(manifest, singers=bare.singers, licences=bare.licences, consent=bare.consent)
+    facts = Facts(consent="signed form", licence="CC-BY-4.0", credit="A. Singer", f0_medians_hz={"Singer-1": 220.0})
+    assert changed(before, facts) == manifest
 
 
 def test_parts_of_different_systems_are_refused(files, tmp_path):

@@ -1,6 +1,7 @@
 """CoMoSVC's own checkpoints: `model_<step>.pt` of a teacher or a student, and the `config.yaml` beside it."""
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ...runtime.spec import AudioSpec
-from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
-from ...training.denoiser import DenoiserConfig
-from ...training.errors import ForeignFileError
-from ...training.foreign.checkpoints import read_checkpoint
-from ...training.foreign.settings import Settings
-from ...training.foreign.weights import ForeignWeights, Ignored, build
+from ..acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
+from ..denoiser import DenoiserConfig
+from ..errors import ForeignFileError
+from .checkpoints import read_checkpoint
+from .recognise import Part, require_part
+from .settings import Settings
+from .weights import ForeignWeights, Ignored, build
 
 logger = logging.getLogger(__name__)
 CONFIG_NAMES = ("config.yaml", "config.yml")
@@ -45,15 +47,18 @@ class ImportedAcoustic:
     ignored: dict[str, int]
 
 
-def read_comosvc(path: Path, settings: Settings, audio: AudioSpec, network: Network = "online") -> ImportedAcoustic:
-    """The model of a checkpoint whose vocoder was trained with `audio`.
+def read_comosvc(
+    path: Path, settings: Settings, audio: AudioSpec, network: Network = "online", of: str = "the vocoder"
+) -> ImportedAcoustic:
+    """The model of a checkpoint that was trained with `audio`, which messages call that of `of`.
 
     `network`: the authors convert with the online network; a student's file has the averaged one ("ema") too. Raises
     `ForeignFileError` where weights, settings and vocoder do not belong together.
     """
-    _check_front_end(settings.table("data"), audio)
+    _check_front_end(settings.table("data"), audio, of)
     _check_type(settings.table("model"))
     content = read_checkpoint(path)
+    require_part(content, Part.MODEL, path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         found = ", ".join(map(str, list(content)[:8])) if isinstance(content, dict) else type(content).__name__
         raise ForeignFileError(
@@ -70,24 +75,48 @@ def read_comosvc(path: Path, settings: Settings, audio: AudioSpec, network: Netw
     if n_singers < 1:
         raise ForeignFileError(f"{sizes.where}: n_spk is {n_singers}; it must be 1 or more")
     config, prefix = _config(sizes), _EMA if network == "ema" else _ONLINE
-    weights.shape(f"{prefix}residual_layers.{config.denoiser.layers - 1}.dilated_conv.weight")
-    model = build(
-        lambda: AcousticModel(config, audio, n_content, n_singers),
-        lambda key, shape: _value(weights, prefix, key, shape, config),
-        str(path),
-    )
+    differing = _differing(weights, prefix, settings)
+    try:
+        weights.shape(f"{prefix}residual_layers.{config.denoiser.layers - 1}.dilated_conv.weight")
+        model = build(
+            lambda: AcousticModel(config, audio, n_content, n_singers),
+            lambda key, shape: _value(weights, prefix, key, shape, config),
+            str(path),
+        )
+        singers = singers_of(settings)
+        ignored = weights.finish((*IGNORED, _OTHER_NETWORK[network]))
+    except ForeignFileError as error:
+        if not differing:
+            raise
+        what = str(error).partition("\n")[0]
+        hint = f"{settings.where} is of another model: {differing}; see --config"
+        raise ForeignFileError(f"{what}\nhint: {hint}") from None
     step = content.get("global_step")
-    return ImportedAcoustic(
-        model=model,
-        is_teacher=is_teacher,
-        network=network,
-        step=step if isinstance(step, int) else None,
-        singers=_singers(settings, n_singers),
-        ignored=weights.finish((*IGNORED, _OTHER_NETWORK[network])),
+    return ImportedAcoustic(model, is_teacher, network, step if isinstance(step, int) else None, singers, ignored)
+
+
+def _differing(weights: ForeignWeights, prefix: str, settings: Settings) -> str:
+    """The sizes in which the configuration is not that of the weights: "n_spk is 4, the weights have 3"."""
+    model, data = settings.table("model"), settings.table("data")
+    content, first = weights.sizes("unit_embed.weight"), weights.sizes(f"{prefix}input_projection.weight")
+    singers = weights.sizes("spk_embed.weight") or (1,)
+    layers = weights.matching(re.escape(prefix) + r"residual_layers\.\d+\.dilated_conv\.weight")
+    pairs = {
+        "n_spk": (model.integer("n_spk"), singers[0]),
+        "n_hidden": (model.integer("n_hidden"), content[0] if len(content) == 2 else None),
+        "encoder_out_channels": (data.integer("encoder_out_channels"), content[1] if len(content) == 2 else None),
+        "n_chans": (model.integer("n_chans"), first[0] if first else None),
+        "n_layers": (model.integer("n_layers"), len(layers) or None),
+        "use_pitch_aug": (model.flag("use_pitch_aug", False), "aug_shift_embed.weight" in weights),
+    }
+    return ", ".join(
+        f"{key} is {said}, the weights have {found}"
+        for key, (said, found) in pairs.items()
+        if found is not None and said != found
     )
 
 
-def _check_front_end(data: Settings, audio: AudioSpec) -> None:
+def _check_front_end(data: Settings, audio: AudioSpec, of: str) -> None:
     """What the model was trained on must be what the vocoder takes and what we compute."""
     pairs = {
         "sampling_rate": audio.sample_rate,
@@ -95,11 +124,11 @@ def _check_front_end(data: Settings, audio: AudioSpec) -> None:
         "filter_length": audio.n_fft,
         "win_length": audio.win_length,
     }
-    for key, of_vocoder in pairs.items():
-        if data.integer(key) != of_vocoder:
+    for key, given in pairs.items():
+        if data.integer(key) != given:
             raise ForeignFileError(
-                f"{data.where}: {key} is {data.integer(key)}, the vocoder's is {of_vocoder}\n"
-                "hint: give the vocoder that the model was trained for"
+                f"{data.where}: {key} is {data.integer(key)}, {of}'s is {given}\n"
+                f"hint: {of} must be for what the model was trained with"
             )
     for key, wanted in (
         ("encoder_sample_rate", audio.content_sample_rate),
@@ -141,8 +170,9 @@ def _config(sizes: Settings) -> AcousticConfig:
     return replace(AUTHORS_ACOUSTIC, denoiser=denoiser, key_shift_embedding=shifted)
 
 
-def _singers(settings: Settings, n_singers: int) -> dict[str, int]:
-    table = settings.table("spk")
+def singers_of(settings: Settings) -> dict[str, int]:
+    """Singers by name with their rows, as the configuration has them. Raises `ForeignFileError`."""
+    table, n_singers = settings.table("spk"), settings.table("model").integer("n_spk")
     singers = {str(name): table.integer(name) for name in table.values}
     beyond = [name for name, row in singers.items() if not 0 <= row < n_singers]
     if beyond or not singers:

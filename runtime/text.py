@@ -1,0 +1,28 @@
+"""Text that comes from a file and goes to a screen or into a message."""
+
+import unicodedata
+
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Control, format and surrogate characters and line separators (categories of Unicode)."""
+_KEPT = "\n\t\u200c\u200d"
+"""Lines, columns, and the two joiners that Arabic, Indic scripts and emoji are written with."""
+_LONGEST = 60
+
+
+def printable(text: str) -> str:
+    r"""`text` with what steers a terminal, reorders a line or cannot be encoded written as \x1b or \u202e."""
+    if text.isprintable():
+        return text
+    return "".join(_escape(c) if unicodedata.category(c) in _ESCAPED and c not in _KEPT else c for c in text)
+
+
+def _escape(character: str) -> str:
+    return (
+        character.encode("ascii", "backslashreplace").decode() if ord(character) > 127 else f"\\x{ord(character):02x}"
+    )
+
+
+def abridged(value: object) -> str:
+    """`repr` of a value for a message, cut off where it is long."""
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
