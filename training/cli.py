@@ -64,7 +64,11 @@ NodesOption = Annotated[int | None, typer.Option("--nodes", help="Machines, star
 StrategyOption = Annotated[str | None, typer.Option("--strategy", help="auto or ddp.")]
 InitOption = Annotated[
     Path | None,
-    typer.Option("--init-from", help="Start from the weights of another run folder, or of a checkpoint in one."),
+    typer.Option(
+        "--init-from",
+        help="Start from the weights of another run folder, or of a checkpoint in one; with --train embedding also "
+        "of a voice: a .comosvc file or a shipped name.",
+    ),
 ]
 TrainOption = Annotated[
     str, typer.Option("--train", help="With --init-from: embedding (the new singers' vectors only) or all.")
@@ -164,12 +168,12 @@ def _warn(text: str) -> None:
     console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 
 
-def _start(source: Path | None, train: str) -> Start | None:
+def _start(source: Path | None, train: str, run: Path) -> Start | None:
     if train not in get_args(Part):
         raise ConfigError(f"--train is {train}\nhint: it is one of {', '.join(get_args(Part))}")
     if source is None and train != "all":
         raise ConfigError(f"--train {train} needs a trained model\nhint: name it with --init-from RUN")
-    return Start(source=source, train=cast(Part, train)) if source is not None else None
+    return Start.of(source, cast(Part, train), run) if source is not None else None
 
 
 @app.command("recipe")
@@ -366,7 +370,7 @@ def teacher(
 
     _run_stage(
         lambda s: train_teacher(
-            s.recipe.acoustic, s.placed(s.recipe.teacher), s.run, **s.how, start=_start(init_from, train)
+            s.recipe.acoustic, s.placed(s.recipe.teacher), s.run, **s.how, start=_start(init_from, train, s.run)
         ),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip
@@ -398,7 +402,7 @@ def student(
     _run_stage(
         lambda s: train_student(
             s.placed(s.recipe.student.as_published() if published else s.recipe.student), s.run, **s.how,
-            folder=STUDENT_PUBLISHED if published else "student", start=_start(init_from, train),
+            folder=STUDENT_PUBLISHED if published else "student", start=_start(init_from, train, s.run),
         ),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip

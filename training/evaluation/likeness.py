@@ -42,7 +42,9 @@ def learn_embedding(clips: Mapping[str, Sequence[Clip]]) -> tuple[str, Embed] | 
             "those of others too, or --embedding FILE.onnx"
         )
     usual = SingerIdConfig()
-    loop = replace(usual.loop, steps=LEARNING_STEPS, batch_size=16, checkpoint_every=LEARNING_STEPS, log_every=LEARNING_STEPS)
+    loop = replace(
+        usual.loop, steps=LEARNING_STEPS, batch_size=16, checkpoint_every=LEARNING_STEPS, log_every=LEARNING_STEPS
+    )
     config = replace(usual, loop=loop, crop_frames=min(usual.crop_frames, *(longest[singer] for singer in usable)))
     torch.manual_seed(0)
     model = SingerClassifier(spec.n_mels, len(usable), config.channels)
