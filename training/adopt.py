@@ -47,7 +47,7 @@ def contentvec_advice(run: Path, audio: AudioSpec) -> str:
     return (
         f"{run} has recorded singers and no content encoder yet: without another one it gets that of the demo voice. "
         f"{_LIMITS}\nhint: take ContentVec before anything is trained: {first if hop != _CONTENTVEC_HOP else ''}"
-        f"{train_command(run / CONTENT)} --from FILE"
+        f"{train_command(run / CONTENT)} --from FILE; with --init-from, the encoder comes along with the weights"
     )
 
 

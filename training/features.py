@@ -215,9 +215,9 @@ def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
         ) from None
 
 
-def load_arrays(path: Path) -> dict[str, NDArray]:
-    """What `save_arrays` wrote. Raises `DataError` where the file is damaged or gone."""
+def load_arrays(path: Path, hint: str = _AGAIN) -> dict[str, NDArray]:
+    """What `save_arrays` wrote. Raises `DataError` with `hint` where the file is damaged or gone."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} is damaged or gone: {error}\nhint: {_AGAIN}") from None
+        raise DataError(f"{path} is damaged or gone: {error}\nhint: {hint}") from None
