@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import replacing
+from ..runtime.storage import replacing
 from .checkpoint import latest_checkpoint, read_metadata
 from .commands import some, train_command
 from .errors import DataError, TrainingError

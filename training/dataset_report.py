@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.spec import AudioSpec
-from .atomic import replacing
+from ..runtime.storage import replacing
 from .datasets import MIN_SONGS_TO_VALIDATE, Dropped, Material
 from .features import ClipEntry, FeatureIndex, SingerEntry
 

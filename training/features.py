@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from ..runtime.errors import ComosvcError
 from ..runtime.pitch import told_f0
 from ..runtime.spec import AudioSpec, FrontEnd
-from .atomic import replacing
+from ..runtime.storage import replacing
 from .augmentation import AugmentationConfig, variation_path
 from .commands import train_command
 from .errors import ConfigError, DataError
