@@ -40,15 +40,14 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
 def pack(source: Path, path: Path, full: bool) -> Manifest:
     """Pack a bundle, usually an unpacked one, or a shipped voice by name, into the zip `path`, every hash checked.
 
-    `full` puts graphs from the cache inside. A manifest of an older version gets its digest; one that was changed since
-    is refused, as is whatever else `Bundle.verify` refuses.
+    `full` puts graphs from the cache inside. A manifest of an older version gets its digest.
     """
     bundle = open_bundle(shipped_voices().get(str(source), source))
     bundle.verify()
     manifest, files = bundle.manifest, bundle.all_files()
     if full:
         manifest, files = _filled(manifest, files)
-    elif bundle.digest_fits is None:
+    elif manifest.digest is None:
         files = {**files, MANIFEST_FILE: to_json(manifest).encode()}
     write_zip(path, files)
     return manifest

@@ -225,7 +225,7 @@ def verify(
         output.print(table)
         _print_figures([row for row in rows if isinstance(row, VariantRow)])
         console.print(f"{bundle} is what was exported", markup=False)
-        if open_bundle(bundle).digest_fits is None:
+        if open_bundle(bundle).manifest.digest is None:
             console.print("note: an older version wrote its manifest: a change of licences or consent is not noticed")
 
 

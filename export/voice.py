@@ -203,7 +203,7 @@ def data_summary(features: FeatureIndex) -> dict[str, Any]:
         "singers": dict(sorted(Counter(f"{s.kind}, {s.split}" for s in singers).items())),
         "train_minutes": round(sum(s.minutes for s in singers), 1),
         "clips": dict(sorted(Counter(clip.split for clip in features.clips).items())),
-        "held_out": sorted(features.held_out),
+        "held_out": sorted(mark for mark, split in features.songs.items() if split == "valid"),
     }
 
 

@@ -8,7 +8,6 @@ are code, and are left out of this promise.
 """
 
 import hashlib
-import logging
 import os
 import stat
 import struct
@@ -25,9 +24,7 @@ from numpy.typing import NDArray
 from .errors import BundleError, ComosvcError
 from .file_kinds import not_a_voice
 from .graph_file import check_graph_file
-from .manifest import MANIFEST_FILE, GraphEntry, Manifest, fits_digest, from_json
-
-log = logging.getLogger(__name__)
+from .manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json
 
 SUFFIX = ".comosvc"
 _MANIFEST_LIMIT = 2 << 20  # bytes; a manifest is some kilobytes
@@ -38,7 +35,6 @@ _END, _LOCATOR_SIZE = (
     struct.Struct("<4s4H2IH"),
     20,
 )  # of the end of a zip, and of what stands before it in the 64-bit form
-_CHANGED = f"{MANIFEST_FILE} is not what was written when the bundle was made: it was damaged or changed"
 
 
 class Store(Protocol):
@@ -68,8 +64,6 @@ class Bundle:
     _store: Store
     home: Path
     """Where large shared graphs and engines lie."""
-    digest_fits: bool | None
-    """Whether the manifest is the one that was written; None: an older version wrote it, without a digest."""
 
     def graph_bytes(self, name: str) -> bytes:
         """The ONNX file of graph `name` in fp32, as `entry_bytes` gives it."""
@@ -107,9 +101,7 @@ class Bundle:
         return {name: self._store.read(name, _GRAPH_LIMIT) for name in self._store.names()}
 
     def verify(self) -> None:
-        """Compare the hash of every file that the manifest names, and the manifest's own. Raises `BundleError`."""
-        if self.digest_fits is False:
-            raise BundleError(f"{self.origin}: {_CHANGED}\nhint: fetch the bundle again")
+        """Compare the hash of every file that the manifest names. Raises `BundleError`."""
         for entries in (self.manifest.graphs, *self.manifest.variants.values()):
             for name, entry in entries.items():
                 self.entry_bytes(name, entry)
@@ -135,8 +127,7 @@ class Bundle:
 def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bundle:
     """Open a shipped voice by name, a .comosvc file or its unpacked folder.
 
-    `home` is where large shared graphs lie (`blobs/<sha256>`); None: `comosvc_home()`. Raises `BundleError`. A manifest
-    that was changed is logged; `Bundle.verify` refuses it.
+    `home` is where large shared graphs lie (`blobs/<sha256>`); None: `comosvc_home()`. Raises `BundleError`.
     """
     path = _locate(model)
     origin = os.fspath(model)
@@ -147,10 +138,7 @@ def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bund
         raise BundleError(not_a_voice(path, origin) or str(error)) from error
     manifest = from_json(text, origin)
     embeddings = _read_embeddings(store, manifest, origin)
-    fits = fits_digest(text)
-    if fits is False:
-        log.warning("%s: %s", origin, _CHANGED)
-    return Bundle(origin, manifest, embeddings, store, home or comosvc_home(), fits)
+    return Bundle(origin, manifest, embeddings, store, home or comosvc_home())
 
 
 def comosvc_home() -> Path:

@@ -15,12 +15,6 @@ from .text import printable
 from .voices import singers_of
 
 _LOOKAHEADS = {"content_low": "content_low_latency"}
-_INTACT = {
-    True: "as it was written",
-    False: "CHANGED since it was written: its licences and consent may not be those of the export",
-    None: "written by an older version, without a digest: a change of it cannot be noticed",
-}
-"""By `Bundle.digest_fits`."""
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
@@ -36,7 +30,8 @@ def _parts(bundle: Bundle, verbose: bool, runs_on: str | None) -> Iterator[Rende
     manifest = bundle.manifest
     yield Text(printable(manifest.name), style="bold")
     yield from (shown(f"{what}: {text}") for what, text in _facts(manifest, runs_on))
-    yield Text(f"manifest: {_INTACT[bundle.digest_fits]}")
+    if manifest.digest is None:
+        yield Text("manifest: of an older version, without a digest: a change of it cannot be found")
     if verbose:
         yield from (shown(f"{what}: {text}") for what, text in _origin(manifest))
     yield _singers(bundle)

@@ -60,7 +60,8 @@ def encode_content(
 def load_clip(features: FeatureIndex, clip: ClipEntry, encoder_hashes: Sequence[str]) -> ClipFeatures:
     """The features of a clip, its content brought to the mel's frames."""
     arrays = features.load(clip)
-    contents = [load_arrays(features.content_path(clip, encoder_hash))["content"] for encoder_hash in encoder_hashes]
+    again = "delete it and run the same command again, which makes it anew"
+    contents = [load_arrays(features.content_path(clip, name), again)["content"] for name in encoder_hashes]
     index = index_into_content(features, len(contents[0]), len(arrays["mel"]))
     singer = features.singers[clip.singer].index
     varied = features.load_varied(clip) if clip.split == "train" else None

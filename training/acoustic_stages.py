@@ -12,21 +12,22 @@ from ..runtime.spec import FrontEnd
 from .acoustic import AcousticConfig
 from .acoustic_data import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
 from .adopt import adopt_content
-from .checkpoint import latest_checkpoint, read_metadata, require_checkpoint
+from .checkpoint import latest_checkpoint, read_metadata, require_checkpoint, sha256_of
 from .config import to_mapping
 from .content_stage import CONTENT, CONTENT_LOW, encode_with
 from .data_record import begin_stage, require_fitting, require_same_data
 from .distributed import own_device
 from .draws import Draws
 from .encoders import load_content_encoders
+from .errors import TrainingError
 from .features import FeatureIndex
-from .fine_tune import Start, initial_model, keep_student, load_acoustic, sha256_of
+from .fine_tune import Start, initial_model, keep_student, load_acoustic
 from .foreign.acoustic_stage import ENDINGS, take_acoustic
 from .illustration import illustrate
 from .loop import fit
-from .rendering import Stage, load_stage
+from .rendering import Stage, load_stage, sampled_as
 from .student import StudentConfig, StudentObjective, distances_to_teacher
-from .teacher import TeacherConfig, TeacherObjective, denoising_errors
+from .teacher import PROBED_SIGMAS, TeacherConfig, TeacherObjective, denoising_errors
 from .vocoder_stage import VOCODER
 from .windows import require_windows
 
@@ -84,6 +85,8 @@ def train_teacher(
         model = initial_model(start, TEACHER, features, encoder_hashes)
     data = AcousticData(train, config.crop_frames, features.augmentation.probability)
     probe = AcousticData(valid or train, config.crop_frames).batch(Draws(seed, -1, range(_VALIDATION_BATCH)))
+    of_voice = {} if start is None else start.levels(TEACHER)
+    sigmas = of_voice.get("sigmas")
     resolved = {
         "audio": to_mapping(features.audio),
         "acoustic": model.config,
@@ -96,9 +99,10 @@ def train_teacher(
         "data": record.write(run / TEACHER),
         **_augmentation(features),
         **({"init_from": start.facts(TEACHER)} if start else {}),
+        **of_voice,
     }
     return fit(
-        TeacherObjective(model, config),
+        TeacherObjective(model, config, sigmas),
         data.batch,
         config.loop,
         run / TEACHER,
@@ -106,8 +110,10 @@ def train_teacher(
         resolved_config=resolved,
         resume=resume,
         device=device,
-        validate=denoising_errors(probe),
-        illustrate=illustrate(run, Stage(TEACHER, 0, model, tuple(features.trained_singers), None)),
+        validate=denoising_errors(probe, sigmas or PROBED_SIGMAS),
+        illustrate=illustrate(
+            run, Stage(TEACHER, 0, model, tuple(features.trained_singers), sampled_as(of_voice, "--init-from"))
+        ),
         console=console,
     )
 
@@ -144,8 +150,13 @@ def train_student(
         path = keep_student(start, teacher, run / folder)
         record.write(run / folder)
         return path
-    (train, valid), encoder_hashes, _ = training_clips(features, run, ("train", "valid"), device, console)
     step, of_teacher = read_metadata(teacher)
+    if "sigmas" in of_teacher:
+        raise TrainingError(
+            f"{teacher} is the student of a voice with new singers' vectors: there is no teacher to distil\n"
+            "hint: give the same --init-from VOICE --train embedding as to teacher"
+        )
+    (train, valid), encoder_hashes, _ = training_clips(features, run, ("train", "valid"), device, console)
     resolved: dict[str, Any] = {
         **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},
         "teacher": {"step": step, "sha256": sha256_of(teacher, "ema")},

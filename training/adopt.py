@@ -47,7 +47,7 @@ def contentvec_advice(run: Path, audio: AudioSpec) -> str:
     return (
         f"{run} has recorded singers and no content encoder yet: without another one it gets that of the demo voice. "
         f"{_LIMITS}\nhint: take ContentVec before anything is trained: {first if hop != _CONTENTVEC_HOP else ''}"
-        f"{train_command(run / CONTENT)} --from FILE"
+        f"{train_command(run / CONTENT)} --from FILE; with --init-from, the encoder comes along with the weights"
     )
 
 
@@ -67,10 +67,15 @@ def adopt_content(run: Path, audio: AudioSpec, voice: str = SHIPPED_VOICE) -> Pa
                 "take ContentVec: comosvc-train content --from FILE"
             )
     logger.warning("no content encoder in %s: taking that of the voice %s. %s", run, voice, _LIMITS)
+    write_encoders(bundle, run, voice)
+    return require_checkpoint(run / CONTENT)
+
+
+def write_encoders(bundle: Bundle, run: Path, voice: str) -> None:
+    """Write the content encoders of the bundle called `voice` into `run`."""
     for graph, folder in _GRAPHS.items():
         if graph in bundle.manifest.graphs:
             _adopt(bundle, graph, run / folder, voice)
-    return require_checkpoint(run / CONTENT)
 
 
 def _adopt(bundle: Bundle, graph: str, folder: Path, voice: str) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints: one safetensors file each, written atomically, with everything needed to go on. No pickle."""
 
+import hashlib
 import json
 import math
 import os
@@ -171,6 +172,15 @@ def load_tensors(path: Path, name: str) -> dict[str, Tensor]:
     with _opened(path) as file:
         keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
         return {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
+
+
+def sha256_of(path: Path, module: str) -> str:
+    """Of the tensors of a module of a checkpoint, whatever else the file holds."""
+    digest = hashlib.sha256()
+    with safe_open(path, "np") as file:
+        for key in sorted(key for key in file.keys() if key.startswith(f"{module}.")):  # noqa: SIM118
+            digest.update(file.get_tensor(key).tobytes())
+    return digest.hexdigest()
 
 
 def load_module(path: Path, name: str, module: nn.Module) -> None:

@@ -67,7 +67,8 @@ InitOption = Annotated[
     typer.Option(
         "--init-from",
         help="Start from the weights of another run folder, of a checkpoint in one, or of the CoMoSVC authors' "
-        "model_<step>.pt with its config.yaml beside it.",
+        "model_<step>.pt with its config.yaml beside it; with --train embedding also of a voice: a .comosvc file or a "
+        "shipped name.",
     ),
 ]
 TrainOption = Annotated[
@@ -168,12 +169,12 @@ def _warn(text: str) -> None:
     console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
 
 
-def _start(source: Path | None, train: str) -> Start | None:
+def _start(source: Path | None, train: str, run: Path) -> Start | None:
     if train not in get_args(Part):
         raise ConfigError(f"--train is {train}\nhint: it is one of {', '.join(get_args(Part))}")
     if source is None and train != "all":
         raise ConfigError(f"--train {train} needs a trained model\nhint: name it with --init-from RUN")
-    return Start(source=source, train=cast(Part, train)) if source is not None else None
+    return Start.of(source, cast(Part, train), run) if source is not None else None
 
 
 @app.command("recipe")
@@ -370,7 +371,7 @@ def teacher(
 
     _run_stage(
         lambda s: train_teacher(
-            s.recipe.acoustic, s.placed(s.recipe.teacher), s.run, **s.how, start=_start(init_from, train)
+            s.recipe.acoustic, s.placed(s.recipe.teacher), s.run, **s.how, start=_start(init_from, train, s.run)
         ),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip
@@ -422,7 +423,7 @@ def student(
     _run_stage(
         lambda s: train_student(
             s.placed(s.recipe.student.as_published() if published else s.recipe.student), taught(s), **s.how,
-            folder=STUDENT_PUBLISHED if published else "student", start=_start(init_from, train),
+            folder=STUDENT_PUBLISHED if published else "student", start=_start(init_from, train, s.run),
         ),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip

@@ -138,9 +138,10 @@ class FeatureIndex:
         return [rows[index] for index in sorted(rows)]
 
     @property
-    def held_out(self) -> frozenset[str]:
-        """The `song_mark` of each song of a trained singer that is not trained on."""
-        return frozenset(song_mark(clip.singer, clip.song) for clip in self.select("valid", trained=True))
+    def songs(self) -> dict[str, str]:
+        """The `song_mark` of each song of a trained singer to its split."""
+        trained = [clip for clip in self.clips if self.singers[clip.singer].index is not None]
+        return {song_mark(clip.singer, clip.song): clip.split for clip in trained}
 
     def select(self, split: str, *, trained: bool | None = None) -> list[ClipEntry]:
         """Clips of a split; `trained` keeps those of singers that have (or do not have) an embedding."""
@@ -223,9 +224,9 @@ def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
         ) from None
 
 
-def load_arrays(path: Path) -> dict[str, NDArray]:
-    """What `save_arrays` wrote. Raises `DataError` where the file is damaged or gone."""
+def load_arrays(path: Path, hint: str = _AGAIN) -> dict[str, NDArray]:
+    """What `save_arrays` wrote. Raises `DataError` with `hint` where the file is damaged or gone."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path} is damaged or gone: {error}\nhint: {_AGAIN}") from None
+        raise DataError(f"{path} is damaged or gone: {error}\nhint: {hint}") from None

@@ -1,23 +1,22 @@
 """New singers on a trained model: where their training starts, and what of the network it may change."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 
 from ..runtime.spec import AudioSpec
 from .acoustic import AcousticConfig, AcousticModel
 from .acoustic_data import build_acoustic
 from .adopt import adopt_stage
-from .checkpoint import latest_checkpoint, load_module, load_tensors, read_metadata, save_checkpoint
+from .checkpoint import latest_checkpoint, load_module, load_tensors, read_metadata, save_checkpoint, sha256_of
 from .config import from_mapping
 from .content_stage import CONTENT, CONTENT_LOW
 from .errors import TrainingError
 from .features import FeatureIndex
 from .vocoder_stage import VOCODER
+from .voice_run import is_voice, open_voice, run_of_voice
 
 Part = Literal["embedding", "all"]
 _TABLE = "singer_embed.weight"
@@ -28,9 +27,26 @@ class Start:
     """Weights that training starts from."""
 
     source: Path
-    """A run folder, a checkpoint in one, or the authors' model_<step>.pt."""
+    """A run folder, a checkpoint in one, or the authors' model_<step>.pt; `of` takes a voice too."""
     train: Part = "all"
     """embedding: the singers' vectors only, so that minutes of audio cannot spoil the rest; all: everything."""
+
+    @classmethod
+    def of(cls, source: Path, train: Part, run: Path) -> "Start":
+        """A start for a stage of `run`. A voice is read back into `run / "voice"` first.
+
+        Raises `TrainingError` where a voice is to be trained on as a whole: it holds its network at a few noise levels.
+        """
+        if not is_voice(source):
+            return cls(source=source, train=train)
+        voice = open_voice(source)
+        if train != "embedding":
+            raise TrainingError(
+                f"{source} is a voice, and a voice holds a student at a few noise levels: only the vectors of new "
+                "singers can be trained on it\n"
+                "hint: add --train embedding (recipe fine-tune-embedding), or give the run folder that it came from"
+            )
+        return cls(source=run_of_voice(voice, run / "voice"), train=train)
 
     def checkpoint(self, stage: str) -> Path:
         """The checkpoint to start `stage` from: the file itself, or the last one of that stage of the run folder.
@@ -66,6 +82,11 @@ class Start:
         if adopt_stage(source, run, CONTENT):
             adopt_stage(source, run, CONTENT_LOW)
         adopt_stage(source, run, VOCODER)
+
+    def levels(self, stage: str) -> dict[str, Any]:
+        """`sigmas` and `sampled_as` of a checkpoint that came from a voice; else nothing."""
+        config = read_metadata(self.checkpoint(stage))[1]
+        return {key: config[key] for key in ("sigmas", "sampled_as") if key in config}
 
     def facts(self, stage: str) -> dict[str, Any]:
         """For the configuration that a checkpoint carries."""
@@ -148,12 +169,3 @@ def freeze_but(model: AcousticModel, part: Part) -> AcousticModel:
     model.requires_grad_(part == "all")
     model.singer_embed.requires_grad_(True)
     return model
-
-
-def sha256_of(path: Path, module: str) -> str:
-    """Of the tensors of a module of a checkpoint, whatever else the file holds."""
-    digest = hashlib.sha256()
-    with safe_open(path, "np") as file:
-        for key in sorted(key for key in file.keys() if key.startswith(f"{module}.")):  # noqa: SIM118
-            digest.update(file.get_tensor(key).tobytes())
-    return digest.hexdigest()

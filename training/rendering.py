@@ -1,6 +1,7 @@
 """Songs sung by the torch networks of a run folder, at any checkpoint: what the runtime does, without a bundle."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import signature
@@ -76,14 +77,19 @@ def load_stage(checkpoint: Path) -> Stage:
     step, config = read_metadata(checkpoint)
     if "acoustic" not in config:
         raise DataError(f"{checkpoint} is no checkpoint of a teacher or a student\nhint: look in RUN/teacher")
-    student = config.get("student")
     return Stage(
         name=checkpoint.parent.name,
         step=step,
         model=load_acoustic(checkpoint, "ema"),
         singers=tuple(config["singers"]),
-        student=None if student is None else from_mapping(StudentConfig, student, str(checkpoint)),
+        student=sampled_as(config, str(checkpoint)),
     )
+
+
+def sampled_as(config: Mapping[str, Any], where: str) -> StudentConfig | None:
+    """The student that a checkpoint's configuration makes it sample as; None: a teacher, which follows its ODE."""
+    found = config.get("student") or config.get("sampled_as")
+    return None if found is None else from_mapping(StudentConfig, found, where)
 
 
 def load_vocoder(run: Path) -> tuple[AnyVocoder, AudioSpec]:

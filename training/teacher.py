@@ -1,6 +1,6 @@
 """The teacher: the denoiser trained at all noise levels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,16 +23,23 @@ class TeacherConfig:
 
 
 class TeacherObjective(Objective[AcousticModel]):
-    """E lambda(sigma) |D(y + sigma z; sigma) - y|^2. EDM eq. 8."""
+    """E lambda(sigma) |D(y + sigma z; sigma) - y|^2. EDM eq. 8.
 
-    def __init__(self, model: AcousticModel, config: TeacherConfig) -> None:
+    `sigmas` are the only noise levels to draw, of a network that is defined at these alone.
+    """
+
+    def __init__(self, model: AcousticModel, config: TeacherConfig, sigmas: Sequence[float] | None = None) -> None:
         super().__init__()
         self.model = model
+        self.sigmas = None if sigmas is None else torch.tensor(sigmas)
         self.ladder = karras_sigmas(config.ladder_size, model.config.sigma) if config.mixed_sigmas else None
 
     def draw(self, batch: Batch, draws: Draws) -> Batch:
         """Adds sigma (B,) and noise (B, T, M)."""
-        sigma = training_sigmas(draws, self.model.config.sigma, self.ladder)
+        if self.sigmas is None:
+            sigma = training_sigmas(draws, self.model.config.sigma, self.ladder)
+        else:
+            sigma = self.sigmas[draws.integers(len(self.sigmas))]
         return {**batch, "sigma": sigma, "noise": draws.normal(*batch["mel"].shape[1:])}
 
     def forward(self, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -46,7 +53,9 @@ class TeacherObjective(Objective[AcousticModel]):
 PROBED_SIGMAS = (0.05, 0.17, 0.47, 2.5, 10.0, 80.0)
 
 
-def denoising_errors(on_cpu: Batch) -> Callable[[AcousticModel], Mapping[str, float]]:
+def denoising_errors(
+    on_cpu: Batch, sigmas: Sequence[float] = PROBED_SIGMAS
+) -> Callable[[AcousticModel], Mapping[str, float]]:
     """A validation: mean |D - y| at fixed noise levels, relative to handing the input through.
 
     The training loss falls nicely while a network does nothing at low sigma, and a sampler of such a network ends in
@@ -61,7 +70,7 @@ def denoising_errors(on_cpu: Batch) -> Callable[[AcousticModel], Mapping[str, fl
         embedded = model.embed(batch_condition(model, batch))
         z = torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).to(y.device)
         errors = {}
-        for sigma in PROBED_SIGMAS:
+        for sigma in sigmas:
             D = model.denoise(y + sigma * z, torch.full((len(y),), sigma, device=y.device), embedded)
             errors[f"error_at_{sigma:g}"] = float((D - y).abs().mean() / min(sigma * z.abs().mean(), y.abs().mean()))
         return errors

@@ -138,31 +138,27 @@ def test_a_key_that_stands_twice_is_refused(files):
         from_json(files["bundle.json"].replace(b'"consent"', b'"name": "x",\n "consent"'), "here")
 
 
-def test_every_change_of_the_manifest_is_noticed(files, tmp_path, caplog):
-    """In the folder, where no checksum of a zip does so: what opens is reported, and `verify` refuses it."""
-    text, rng, opened = files["bundle.json"], np.random.default_rng(1), 0
+def test_every_change_of_the_manifest_is_refused(files, tmp_path):
+    """In the folder, where no checksum of a zip does so. White space between the words may change."""
+    text, rng = files["bundle.json"], np.random.default_rng(1)
     folder = write_folder(tmp_path / "voice", files)
-    open_bundle(folder).verify()
+    open_bundle(folder)
+    found_by_digest = 0
     for place in rng.permutation(len(text))[:150]:
         changed = bytearray(text)
         changed[place] ^= 1 << int(rng.integers(0, 7))
         (folder / "bundle.json").write_bytes(changed)
-        caplog.clear()
         try:
-            bundle = open_bundle(folder)
-        except BundleError:
-            continue
-        if json.loads(bytes(changed)) == json.loads(text):
-            continue  # between the words
-        opened += 1
-        assert "bundle.json is not what was written" in caplog.text
-        with pytest.raises(BundleError, match="damaged or changed"):
-            bundle.verify()
-    assert opened > 5
+            open_bundle(folder)
+        except BundleError as error:
+            found_by_digest += "damaged or changed" in str(error)
+        else:
+            assert json.loads(bytes(changed)) == json.loads(text)
+    assert found_by_digest > 5
 
 
 def test_a_manifest_without_a_digest_opens_and_says_so(files, tmp_path):
-    assert open_bundle(write_folder(tmp_path / "sealed", files)).digest_fits is True
+    assert open_bundle(write_folder(tmp_path / "sealed", files)).manifest.digest is not None
     older = open_bundle(write_folder(tmp_path / "older", edited(files, lambda m: None)))
-    assert older.digest_fits is None
+    assert older.manifest.digest is None
     older.verify()

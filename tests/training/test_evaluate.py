@@ -142,20 +142,25 @@ def test_tables_of_a_bundle(bundle, singers, tmp_path):
     assert soundfile.info(made[0]).frames > 0
 
 
+def told(singer, **splits):
+    """A system that knows `singer` and says which of the songs "1", "2" and so on it held out."""
+    songs = {song_mark(singer, f"song {name[1:]}"): split for name, split in splits.items()}
+    return SimpleNamespace(singers=(singer,), songs=songs)
+
+
 def test_what_was_trained_on_is_not_evaluated_as_held_out(singers):
-    """Two systems tell which songs they held out; a song counts where both did. One tells nothing."""
-    marks = [{"alto": ("song 1", "song 2")}, {"alto": ("song 2", "song 3"), "bass": ()}]
-    systems = [
-        SimpleNamespace(
-            singers=tuple(held), held_out=frozenset(song_mark(s, song) for s, songs in held.items() for song in songs)
-        )
-        for held in marks
-    ]
-    systems.append(SimpleNamespace(singers=None, held_out=None))
+    """A song is held out where every system that knows it held it out; a bundle names these alone."""
     material = folder_material(singers)
+    systems = [told("alto", _0="valid", _1="valid", _2="train", _3="train", _4="train"), told("alto", _1="valid")]
+    systems.append(SimpleNamespace(singers=None, songs={}))
     found = {(r.singer, r.song): r.split for r in as_trained(material, systems).recordings}
-    assert [song for song, split in found.items() if split == "valid"] == [("alto", "song 2")]
-    assert as_trained(material, systems[2:]) == material
+    assert [song for (singer, song), split in found.items() if (singer, split) == ("alto", "valid")] == ["song 1"]
+    usual = {(r.singer, r.song): r.split for r in material.recordings}
+    assert usual["alto", "song 1"] == "train", "by names alone another one is"
+    assert {key: split for key, split in found.items() if key[0] == "bass"} == {
+        key: split for key, split in usual.items() if key[0] == "bass"
+    }, "a singer that no system tells of"
+    assert as_trained(material, [told("alto", _77="valid"), told("bass")]) == material, "other recordings of theirs"
 
 
 def test_one_singer_alone_has_no_likeness(bundle, singers, tmp_path):

@@ -10,8 +10,13 @@ from typer.testing import CliRunner
 
 from comosvc import training as training_package
 from comosvc.runtime import Converter
+from comosvc.training.checkpoint import latest_checkpoint, read_metadata
 from comosvc.training.cli import app as train_app
+from comosvc.training.corpus import Corpus, CorpusConfig, write_corpus
 
+ONE_CLIP = CorpusConfig(
+    demo_singers=1, demo_minutes=0.05, other_singers=0, held_out_singers=0, held_out_songs=0, clip_seconds=(2.0, 3.0)
+)
 STAGES = ("content", "vocoder", "teacher", "student")
 
 
@@ -95,6 +100,50 @@ def test_stage_without_features_names_the_command(tmp_path):
     result = CliRunner().invoke(train_app, ["teacher", "-o", str(tmp_path / "run")])
     assert result.exit_code == 1
     assert "comosvc-train prepare -o" in " ".join(result.output.split())
+
+
+def test_the_hint_without_a_corpus_writes_one_where_it_is_looked_for(tmp_path):
+    run = tmp_path / "my run"
+    for stage in ("prepare", "content"):
+        result = CliRunner().invoke(train_app, [stage, "-c", "smoke", "-o", str(run)], env={"COLUMNS": "500"})
+        assert result.exit_code == 1
+        assert f"comosvc-train corpus -c smoke -o '{run}'" in result.output
+        assert "--data FOLDER" in result.output
+    corpus = Corpus.open(write_corpus(ONE_CLIP, run / "corpus", synthetic_only=True).parent)
+    assert corpus.folder == run / "corpus"
+    again = CliRunner().invoke(train_app, ["corpus", "-c", "smoke", "-o", str(run)], env={"COLUMNS": "500"})
+    assert again.exit_code == 1
+    assert f"move {run / 'corpus'} away" in again.output or "--synthetic-only" in again.output
+
+
+def test_audition_before_the_teacher_names_every_command_with_the_recipe(recordings, tmp_path):
+    run, config = tmp_path / "run", tmp_path / "my.toml"
+    config.write_text(files(training_package).joinpath("recipes/smoke.toml").read_text("utf-8"), "utf-8")
+    song = str(recordings / "ben" / "song 0.mp3")
+    page = ["audition", str(run), "--song", song, "-o", str(tmp_path / "page")]
+    unprepared = CliRunner().invoke(train_app, page, env={"COLUMNS": "900"})
+    assert f"hint: run comosvc-train prepare -o {run}, then comosvc-train vocoder -o {run}, then" in unprepared.output
+    invoke(train_app, "prepare", "-c", config, "-o", run, "--data", recordings, "-n", 1)
+    result = CliRunner().invoke(train_app, page, env={"COLUMNS": "900"})
+    assert result.exit_code == 1
+    wanted = ", then ".join(f"comosvc-train {stage} -c {config} -o {run}" for stage in ("vocoder", "teacher"))
+    assert f"hint: run {wanted};" in result.output
+
+
+def test_a_shipped_recipe_is_printed_whole():
+    text = files(training_package).joinpath("recipes/demo.toml").read_text("utf-8")
+    assert invoke(train_app, "recipe", "demo").output == text
+    unknown = CliRunner().invoke(train_app, ["recipe", "dmeo"])
+    assert unknown.exit_code == 1
+    assert "choose of demo, smoke" in unknown.output
+
+
+def test_steps_of_the_command_line_go_before_the_recipe(recordings, tmp_path):
+    run = tmp_path / "run"
+    invoke(train_app, "prepare", "-c", "smoke", "-o", run, "--data", recordings, "-n", 1)
+    invoke(train_app, "vocoder", "-c", "smoke", "-o", run, "--device", "cpu", "--steps", 1)
+    step, config = read_metadata(latest_checkpoint(run / "vocoder"))
+    assert (step, config["loop"]["steps"]) == (1, 1)
 
 
 def test_a_hint_keeps_the_config_that_was_given_and_a_missing_teacher_is_found_first(recordings, tmp_path):

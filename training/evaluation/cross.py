@@ -52,7 +52,10 @@ def cross(
     used, else the shipped voice's; a recipe without a vocoder needs one there.
     """
     recipe, how = experiment.recipe, {"seed": experiment.recipe.seed, "resume": True, "device": experiment.device}
-    prepare(experiment.train.material, recipe.audio, run / "features", experiment.jobs, console, recipe.prepare)
+    prepare(
+        experiment.train.material, recipe.audio, run / "features", experiment.jobs, console, recipe.prepare,
+        crop_frames=recipe.longest_crop,
+    )  # fmt: skip
     if recipe.vocoder is not None:
         train_vocoder(recipe.vocoder, run, **how, console=console)
     train_teacher(recipe.acoustic, recipe.teacher, run, **how, console=console)

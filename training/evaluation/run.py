@@ -106,18 +106,23 @@ def evaluate(
 
 
 def as_trained(material: Material, systems: Sequence[System]) -> Material:
-    """`material` with the songs held out that every system which was trained on their singer held out.
+    """`material` with the songs of a singer held out that every system which was trained on them held out.
 
-    A system that does not say which (an older bundle, a folder of files) leaves the material's own choice, by names
-    alone, to the others.
+    Where no system says so (it knows the singer from other recordings, or is an older bundle or a folder of files), the
+    material's own choice stays, which is by names alone.
     """
-    telling = [(set(s.singers or ()), s.held_out) for s in systems if s.held_out is not None]
+    marks = {(r.singer, r.song): song_mark(r.singer, r.song) for r in material.recordings}
+    telling: dict[str, list[Mapping[str, str]]] = {}
+    for singer in {r.singer for r in material.recordings}:
+        own = {mark for (name, _), mark in marks.items() if name == singer}
+        knowing = [s.songs for s in systems if s.songs and singer in (s.singers or ())]
+        telling[singer] = [songs for songs in knowing if own & songs.keys()]
 
     def split(recording: Recording) -> str:
-        marks = [held_out for singers, held_out in telling if recording.singer in singers]
-        if not marks:
+        mark, known = marks[recording.singer, recording.song], telling[recording.singer]
+        if not known:
             return recording.split
-        return "valid" if all(song_mark(recording.singer, recording.song) in held for held in marks) else "train"
+        return "valid" if all(songs.get(mark) == "valid" for songs in known) else "train"
 
     return replace(material, recordings=[replace(r, split=split(r)) for r in material.recordings])
 

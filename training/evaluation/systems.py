@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,8 +40,10 @@ class System(Protocol):
         ...
 
     @property
-    def held_out(self) -> frozenset[str] | None:
-        """The `song_mark` of each song of its singers that it was not trained on; None where that is not known."""
+    def songs(self) -> Mapping[str, str]:
+        """The `song_mark` of songs of its singers to "train" or "valid"; of a bundle those held out alone, and none
+        where that is not known.
+        """
         ...
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
@@ -51,17 +54,17 @@ class System(Protocol):
 class Unconverted:
     """The source as it is: what the figures are without a system."""
 
-    name, steps, singers, held_out = SOURCE, None, None, None
+    name, steps, singers, songs = SOURCE, None, None, MappingProxyType[str, str]({})
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         return pair.clip.audio, pair.clip.rate
 
 
-def _held_out(provenance: Mapping[str, Any]) -> frozenset[str] | None:
-    """What the export noted of the training data; None in a bundle without it."""
+def _held_out(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What the export noted of the training data; nothing in a bundle of an earlier version."""
     data = provenance.get("data")
     marks = data.get("held_out") if isinstance(data, Mapping) else None
-    return frozenset(map(str, marks)) if isinstance(marks, list) else None
+    return dict.fromkeys(map(str, marks), "valid") if isinstance(marks, list) else {}
 
 
 class BundleSystem:
@@ -72,7 +75,7 @@ class BundleSystem:
         self.steps = steps or self.converter.manifest.model.usual_steps
         self.name = f"{path}@{self.steps}" if name is None else name
         self.singers = tuple(self.converter.singers)
-        self.held_out = _held_out(open_bundle(path).manifest.provenance)
+        self.songs = _held_out(open_bundle(path).manifest.provenance)
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:
         clip = pair.clip
@@ -96,9 +99,9 @@ class StageSystem:
         self.singers = self._stage.singers
 
     @property
-    def held_out(self) -> frozenset[str]:
+    def songs(self) -> Mapping[str, str]:
         """By the index of the run's features."""
-        return self._renderer.features.held_out
+        return self._renderer.features.songs
 
     def require_own(self) -> None:
         """Raise `DataError` where the checkpoint does not fit the run that it lies in."""
@@ -113,7 +116,7 @@ class StageSystem:
 class FolderSystem:
     """Files that another program wrote, named as `file_name` says."""
 
-    steps, singers, held_out = None, None, None
+    steps, singers, songs = None, None, MappingProxyType[str, str]({})
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self._folder = name, folder
