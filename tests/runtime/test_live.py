@@ -323,7 +323,7 @@ def test_the_command_plays_what_the_device_hears(device, bundle_path, song):
     assert len(out) == len(song) // BLOCK * BLOCK
     np.testing.assert_allclose(wet[:1_000], 0.0, atol=1e-6)
     assert np.abs(wet).max() > 0.01
-    assert err.index("live; Ctrl-C ends it") < err.index("under-runs")
+    assert err.index("; Ctrl-C ends it") < err.index("under-runs")
     assert "device 10" in err
 
 
