@@ -8,6 +8,8 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.console import Console
 
+from ..runtime.providers import Precision as EnginePrecision
+from ..runtime.providers import Provider
 from .quality import QualityOptions, measure_quality
 from .report import as_table, check_readme, into_readme, save_json
 from .speed.commands import errors_in_words
@@ -58,7 +60,12 @@ def quality(
     """
     command = shlex.join(["comosvc-bench", *sys.argv[1:]])
     options = QualityOptions(
-        model=model, provider=provider, precision=precision, run=run, install=install, constraint=constraint
+        model=model,
+        provider=cast(Provider, provider),
+        precision=cast(EnginePrecision, precision),
+        run=run,
+        install=install,
+        constraint=constraint,
     )
     with errors_in_words():
         check_writable(json)

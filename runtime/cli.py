@@ -7,18 +7,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from .bundle_info import print_info
-from .converter import Converter
+from .converter import Converter, Ending
 from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .files import FORMATS, READABLE, read_audio
 from .live import LiveOptions, run_live, sound_devices
 from .live import list_devices as sound_device_list
+from .live_stream import DeadlinePolicy
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
@@ -127,6 +128,7 @@ def _convert(
     if version:
         typer.echo(__version__)
         return
+    engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
     try:
         if list_devices:
             typer.echo(sound_device_list())
@@ -141,19 +143,19 @@ def _convert(
                 output_device=_parse_device(output_device),
                 rate=rate,
                 block_ms=block_ms,
-                policy=late,
+                policy=cast(DeadlinePolicy, late),
                 gate_db=gate_db,
                 monitor=monitor,
             )
             sound_devices()  # missing ones are told before the voice is loaded
-            with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
+            with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
         for_files = {**conversion, "latency": latency, "overwrite": force}
         job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot)
         sources = [] if info else _sources(inputs or [])
         _check(job, sources, force)
-        with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
+        with Converter(model, **engine) as converter:
             if info:
                 print_info(converter, Console())
                 return
@@ -268,7 +270,9 @@ def _run(converter: Converter, job: _Job, sources: list[Path], console: Console)
 
 def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) -> Iterator[FileConversion]:
     if not job.into_file:
-        yield from converter.convert_many(sources, job.output, ending=job.ending, progress=tell, **job.conversion)
+        yield from converter.convert_many(
+            sources, job.output, ending=cast(Ending, job.ending), progress=tell, **job.conversion
+        )
         return
     source = sources[0]
     try:

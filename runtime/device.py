@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ProviderError
+from .forks import keep_in_forks
 from .gpu import find_gpu
 from .nvrtc import compile_cuda
 
@@ -58,7 +59,9 @@ class Device:
             "cuMemFreeHost": self._pinned,
             "cuModuleUnload": self._modules,
         }
-        self._close = weakref.finalize(self, _release, self._cuda, self._gpu, self._context, self._stream, owned)
+        self._close = weakref.finalize(
+            keep_in_forks(self), _release, self._cuda, self._gpu, self._context, self._stream, owned
+        )
         self._close.atexit = False  # the driver itself is gone by then, or frees all there is
 
     @property

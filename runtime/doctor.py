@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -27,7 +27,7 @@ from .extras import install
 from .files import READABLE
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
-from .providers import PROVIDERS, choose_provider, require_known
+from .providers import PROVIDERS, Provider, choose_provider, require_known
 from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
 from .version import __version__
@@ -137,7 +137,7 @@ def check_provider(provider: str, model: str) -> Finding:
         choose_provider(provider)
         if model == "demo" and model not in shipped_voices():
             return Finding(what, False, "no voice was shipped with this installation\nhint: -m VOICE.comosvc")
-        with Converter(model, provider=provider) as converter:
+        with Converter(model, provider=cast(Provider, provider)) as converter:
             test = converter.self_test()
     except NoEnginesError as error:
         return Finding(what, True, f"works, but not with this voice yet: {error}")

@@ -7,7 +7,7 @@ import importlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from . import cpu
 
 log = logging.getLogger(__name__)
 
-PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
+Provider = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+PROVIDERS: tuple[str, ...] = get_args(Provider)
 ON_GPU = ("cuda", "tensorrt")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 AT_ONCE = {"cpu": 1, "openvino": 1, "cuda": 8, "tensorrt": 8}
 """Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight.
 

@@ -28,6 +28,7 @@ from ..device_source import SourceMaker, Wanted, make_source_maker
 from ..drawn import Drawn, Input
 from ..errors import BundleError, ProviderError
 from ..extras import install
+from ..forks import keep_in_forks
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
 from ..profiles import Grid, Shape, bucket, grid_of, length_of
@@ -110,7 +111,7 @@ def _runs_tiny(ort: Any) -> bool:
 
 def _open_session(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:
     """Without what ONNX Runtime's Python does where that fails: it prints, and opens the graph on the CPU."""
-    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    return keep_in_forks(ort.InferenceSession(model, options, providers=providers, enable_fallback=0))
 
 
 def _in_thread(work: Callable[[], T]) -> T:

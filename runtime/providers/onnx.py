@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..errors import BundleError, ProviderError
 from ..extras import install
+from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 
 CPU = "CPUExecutionProvider"
@@ -57,7 +58,7 @@ def open_session(model: bytes, what: str, threads: int | None, *, at_once: bool 
     # eight cores half as much again for a long file. Without it they take no longer.
     options.enable_mem_pattern = not at_once
     try:
-        session = ort.InferenceSession(model, options, providers=[CPU])
+        session = keep_in_forks(ort.InferenceSession(model, options, providers=[CPU]))
     except Exception as error:
         raise BundleError(f"{what} cannot be loaded: {error}") from error
     if session.get_providers() != [CPU]:

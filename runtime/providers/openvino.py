@@ -17,6 +17,7 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..errors import BundleError, ProviderError
 from ..extras import install
+from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from . import cpu
 from .onnx import check_signature
@@ -41,7 +42,8 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
 
     Raises `ProviderError` for bf16 on a processor that would only imitate it.
     """
-    core = _core()
+    global _opened_in
+    core, _opened_in = _core(), os.getpid()
     if precision == "bf16":
         _require_bf16(core)
     options = {
@@ -72,7 +74,7 @@ class Graph:
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)
         self._outputs = [tensor[0] for tensor in entry.outputs]
         try:
-            self._compiled = core.compile_model(core.read_model(model), _DEVICE, options)
+            self._compiled = keep_in_forks(core.compile_model(core.read_model(model), _DEVICE, options))
         except Exception as error:  # OpenVINO's own exceptions share no base but this
             raise BundleError(f"the {name} graph cannot be loaded by OpenVINO: {error}") from error
         check_signature(name, "inputs", _tensors(self._compiled.inputs, entry.inputs), entry.inputs)
@@ -121,7 +123,21 @@ def _tensors(ports: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> lis
     ]
 
 
+_opened_in: int | None = None
+"""The process in which OpenVINO first had threads."""
+
+
+def _require_no_fork() -> None:
+    """Its threads are one pool for the whole process; in a fork of it calls wait for them forever."""
+    if _opened_in not in (None, os.getpid()):
+        raise ProviderError(
+            f"OpenVINO was used in process {_opened_in}, of which this one is a fork, and does not work in it\n"
+            "hint: start processes with multiprocessing's 'spawn', or provider='cpu'"
+        )
+
+
 def _core() -> Any:
+    _require_no_fork()
     try:
         core = _openvino().Core()
     except ImportError as error:
