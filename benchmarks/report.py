@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -207,3 +209,9 @@ def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
             "hint: put both where the table shall stand"
         )
     return before, rest.partition(end)[2]
+
+
+def typed_command() -> str:
+    """The command line of this process, `comosvc bench …` as `comosvc-bench …`, by which a result can be made again."""
+    arguments = sys.argv[1:]
+    return shlex.join(["comosvc-bench", *(arguments[1:] if arguments[:1] == ["bench"] else arguments)])

@@ -54,12 +54,17 @@ _app = typer.Typer(
 
 def main() -> None:
     """Entry point of `comosvc-convert`."""
+    end_on_signals()
+    _app()
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end the process by an exception."""
     # Python dies of these without unwinding, and a half-written file would stay; 128 + n is how shells tell of it.
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows knows no SIGHUP, and nohup has it ignored
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
-    _app()
 
 
 @dataclass(frozen=True)

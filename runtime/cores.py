@@ -3,11 +3,13 @@
 One call on several cores leaves them idle in part: between small operators, and while the host prepares the next.
 """
 
+import contextlib
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from queue import Empty, SimpleQueue
 
 from .calls import Batches, Call, Reply, Runnable, run_batch
 
@@ -28,6 +30,7 @@ class Twins:
         start = time.perf_counter()
         replies: dict[int, Reply | Exception] = {}
         waiting = deque(range(len(calls)))
+        finished = SimpleQueue[int]()
 
         def work() -> None:
             while True:
@@ -37,17 +40,18 @@ class Twins:
                     except IndexError:
                         return
                     replies[index] = self._run_one(calls[index])
+                    finished.put(index)
 
         # Threads of this run only: an executor's take no work while the interpreter waits for its last threads, and
         # are not there after a fork. Beside a call, starting one costs nothing.
-        threads = [threading.Thread(target=work, name="comosvc") for _ in range(min(self.cores, len(calls)))]
         try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            waiting.clear()  # Ctrl-C: only what is running goes on
+            for _ in range(min(self.cores, len(calls))):
+                threading.Thread(target=work, name="comosvc").start()
+            while len(replies) < len(calls):
+                finished.get()
+        except BaseException:
+            _await_running(len(calls) - _drain(waiting), replies, finished)
+            raise
         ms = 1e3 * (time.perf_counter() - start) / len(calls)
         found = [replies[index] for index in range(len(calls))]
         return [reply if isinstance(reply, Exception) else Reply(reply.outputs, ms) for reply in found]
@@ -63,6 +67,26 @@ class Twins:
             if name not in self._graphs:
                 self._graphs[name] = self._open(name)
             return self._graphs[name]
+
+
+def _drain(waiting: deque[int]) -> int:
+    """Take the calls that no thread has begun; how many there were."""
+    count = 0
+    with contextlib.suppress(IndexError):
+        while True:
+            waiting.pop()
+            count += 1
+    return count
+
+
+def _await_running(begun: int, replies: Mapping[int, object], finished: SimpleQueue[int]) -> None:
+    """Wait for the calls that run, after Ctrl-C: the interpreter aborts if it ends while a thread is inside a graph.
+
+    Not by `Thread.join`, which takes a thread for ended once it was interrupted (CPython up to 3.12).
+    """
+    while len(replies) < begun:
+        with contextlib.suppress(Empty, KeyboardInterrupt, SystemExit):  # the first of them is under way already
+            finished.get(timeout=0.1)
 
 
 class Cores:

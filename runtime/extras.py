@@ -9,7 +9,12 @@ from urllib.parse import urlsplit
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra, from where this package was installed: a clone, or the index."""
+    """The command that installs an extra, from where this package was installed: a clone, or the index.
+
+    In a frozen application, which has no pip, what its builder has to do.
+    """
+    if getattr(sys, "frozen", False):
+        return f"the application has to be built again with comosvc[{extra}]"
     return f"pip install {shlex.quote(f'{_source()}[{extra}]')}"
 
 
@@ -31,7 +36,12 @@ def run_command(module: str, command: str, extra: str) -> None:
     try:
         importlib.import_module(module).main()
     except ModuleNotFoundError as error:
-        if (error.name or "comosvc").startswith("comosvc"):
-            raise
-        missing = f"error: {command} needs the package {error.name}, which is not installed"
-        sys.exit(f"{missing}\nhint: {install(extra)}")
+        raise without_package(error, command, extra) from None
+
+
+def without_package(error: ModuleNotFoundError, command: str, extra: str) -> BaseException:
+    """What to raise in place of `error`: an exit that says how to install it, or `error` for a module of our own."""
+    if (error.name or "comosvc").startswith("comosvc"):
+        return error
+    missing = f"error: {command} needs the package {error.name}, which is not installed"
+    return SystemExit(f"{missing}\nhint: {install(extra)}")
