@@ -155,9 +155,17 @@ def environment() -> list[Finding]:
     findings = [
         Finding("comosvc", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
         Finding("processor", None, f"{os.cpu_count()} logical cores, {platform.machine()}"),
-        Finding("cache", None, f"{comosvc_home()} ({'there' if comosvc_home().is_dir() else 'not made yet'})"),
+        _cache(),
     ]
     return [*findings, _onnx_runtime()]
+
+
+def _cache() -> Finding:
+    try:
+        folder = comosvc_home()
+    except ComosvcError as error:
+        return Finding("cache", None, str(error))
+    return Finding("cache", None, f"{folder} ({'there' if folder.is_dir() else 'not made yet'})")
 
 
 def accelerators() -> list[Finding]:

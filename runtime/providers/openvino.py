@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..calls import Runnable
-from ..errors import BundleError, ProviderError
+from ..errors import BundleError, ComosvcError, ProviderError
 from ..extras import install
 from ..forks import keep_in_forks
 from ..manifest import GraphEntry
@@ -30,6 +30,16 @@ _DEVICE, _TELEMETRY = "CPU", "openvino_telemetry"
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 """Limits below the first instruction set with bf16; bf16 then takes 13 times as long, or ends the process."""
+
+
+def _cache(bundle: Bundle) -> dict[str, str]:
+    """Where to keep what compiling gave; nothing where there is no place for it, and it is compiled each time."""
+    try:
+        folder = bundle.home / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (ComosvcError, OSError):
+        return {}
+    return {"CACHE_DIR": os.fspath(folder)} if os.access(folder, os.W_OK) else {}
 
 
 def probe() -> None:
@@ -52,7 +62,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
         "ENABLE_CPU_PINNING": False,  # an app has other threads, and so may other apps
         # What it keeps for each length that it has seen grows without end; made anew it costs 3 % of a piece at most.
         "CPU_RUNTIME_CACHE_CAPACITY": 0,
-        "CACHE_DIR": os.fspath(bundle.home / "openvino"),
+        **_cache(bundle),
     }
     in_8_bits = bundle.manifest.variants.get("int8", {}) if precision == "int8" else {}
     others = _beside_int8(core) if precision == "int8" else precision
