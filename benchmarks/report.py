@@ -1,7 +1,6 @@
 """What a benchmark found: rows with goals and what they were measured on; as a table, as JSON, and for the README."""
 
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 from rich.markup import escape as plain
 from rich.table import Table
 
+from ..runtime.cores import usable_cores
 from ..runtime.errors import ComosvcError
 from ..runtime.version import __version__
 
@@ -89,8 +89,11 @@ def this_machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": name or platform.processor(), "cores": cores, "os": f"{platform.system()} {platform.machine()}"}
+    return {
+        "cpu": name or platform.processor(),
+        "cores": usable_cores(),
+        "os": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def installed_versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .audio import blocks, check_rate, mono
 from .bundle import open_bundle, shipped_voices
 from .calls import Batches, Runnable, Runner, Work, run, run_together, timed
-from .cores import Cores
+from .cores import Cores, check_threads
 from .device import Device
 from .device_arrays import ArrayOnGpu, DeviceArray, fetch, is_on_device
 from .engine_files import EngineRecord
@@ -32,7 +32,6 @@ from .providers import (
     OpenedVoice,
     Precision,
     Provider,
-    check_threads,
     choose_provider,
     open_twins,
     open_voice,

@@ -21,6 +21,7 @@ from rich.table import Table
 from .bundle import comosvc_home, shipped_voices
 from .bundle_info import folding
 from .converter import Converter
+from .cores import usable_cores
 from .device_source import SOURCE
 from .errors import ComosvcError, NoEnginesError, OptionError
 from .extras import install
@@ -154,10 +155,15 @@ def environment() -> list[Finding]:
     """Versions of what conversion rests on."""
     findings = [
         Finding("comosvc", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
-        Finding("processor", None, f"{os.cpu_count()} logical cores, {platform.machine()}"),
+        Finding("processor", None, f"{_cores()}, {platform.machine()}"),
         _cache(),
     ]
     return [*findings, _onnx_runtime()]
+
+
+def _cores() -> str:
+    count, usable = os.cpu_count(), usable_cores()
+    return f"{count} logical cores" + (f", {usable} of them for this process" if usable != count else "")
 
 
 def _cache() -> Finding:

@@ -74,7 +74,7 @@ class Plans:
 
 
 def user_cache() -> Path:
-    """Where engines go if the place they belong to is read-only. Raises `ComosvcError` where there is no home folder."""
+    """Where engines go if the place they belong to is read-only. Raises `ComosvcError` without a home folder."""
     return cache_folder() / FOLDER
 
 

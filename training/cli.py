@@ -1,7 +1,6 @@
 """`comosvc-train`: from recordings to a run folder that `comosvc-export` turns into a voice."""
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from ..runtime.cores import check_threads, usable_cores
 from ..runtime.errors import ComosvcError
 from .config import RECIPES, from_mapping, load_config, to_mapping
 from .content_stage import ContentTraining
@@ -129,8 +129,8 @@ def _run_stage(
 ) -> None:
     """`prepared`: the stage learns from the features of `run`, which must be those of the recipe."""
     with _clear_errors(config):
-        if hardware.threads:
-            torch.set_num_threads(hardware.threads)
+        if threads := check_threads(hardware.threads or None):
+            torch.set_num_threads(threads)
         recipe = load_config(Recipe, config)
         if prepared:
             require_audio(run, recipe.audio)
@@ -171,7 +171,9 @@ def corpus(
             bar.update(task, completed=done, total=total)
 
         recipe = load_config(Recipe, config)
-        write_corpus(recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or _cores())
+        write_corpus(
+            recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or usable_cores()
+        )
 
 
 @app.command()
@@ -198,7 +200,9 @@ def prepare(
     with _clear_errors(config):
         recipe = load_config(Recipe, config)
         material = corpus_material(run / "corpus") if data is None else open_dataset(dataset, data)
-        features = prepare_features(material, recipe.audio, run / "features", jobs or _cores(), console, recipe.prepare)
+        features = prepare_features(
+            material, recipe.audio, run / "features", jobs or usable_cores(), console, recipe.prepare
+        )
         for table in report_tables(features.folder):
             console.print(table)
         minutes = sum(singer.minutes for singer in features.singers.values())
@@ -340,10 +344,6 @@ def student(
         ),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy),
     )  # fmt: skip
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 register(app, console, _clear_errors)

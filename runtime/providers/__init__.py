@@ -9,8 +9,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
 
-import numpy as np
-
 from ..bundle import Bundle
 from ..calls import Runnable
 from ..cores import MOST, Twins, usable_cores
@@ -151,13 +149,6 @@ def open_twins(provider: str, bundle: Bundle, precision: str, threads: int | Non
         return None
     entries = bundle.manifest.entries(precision)
     return Twins(lambda name: cpu.open_graph(bundle, name, entries[name], threads=1, at_once=True), cores)
-
-
-def check_threads(threads: int | None) -> int | None:
-    """`threads` if it is None (the engine's choice) or at least 1. Raises `OptionError`."""
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1):
-        raise OptionError(f"threads must be None or a whole number from 1 up, got {threads!r}")
-    return None if threads is None else int(threads)
 
 
 def _check_precision(name: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..cores import threads_within_quota
 from ..errors import BundleError, ProviderError
 from ..extras import install
 from ..forks import keep_in_forks
@@ -73,6 +74,7 @@ def session_options(ort: Any, threads: int | None) -> Any:
     options.inter_op_num_threads = 1
     # Threads that wait by spinning take the cores from whoever else is at work: twice as slow on two busy cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    threads = threads_within_quota(threads)
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

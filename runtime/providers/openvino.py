@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..calls import Runnable
+from ..cores import threads_within_quota
 from ..errors import BundleError, ComosvcError, ProviderError
 from ..extras import install
 from ..forks import keep_in_forks
@@ -58,7 +59,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
         _require_bf16(core)
     options = {
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads or 0,  # 0: as many as there are cores
+        "INFERENCE_NUM_THREADS": threads_within_quota(threads) or 0,  # 0: as many as there are cores
         "ENABLE_CPU_PINNING": False,  # an app has other threads, and so may other apps
         # What it keeps for each length that it has seen grows without end; made anew it costs 3 % of a piece at most.
         "CPU_RUNTIME_CACHE_CAPACITY": 0,
