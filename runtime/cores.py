@@ -94,8 +94,12 @@ def _await_running(begun: int, replies: Mapping[int, object], finished: SimpleQu
     Not by `Thread.join`, which takes a thread for ended once it was interrupted (CPython up to 3.12).
     """
     while len(replies) < begun:
-        with contextlib.suppress(Empty, KeyboardInterrupt, SystemExit):  # the first of them is under way already
-            finished.get(timeout=0.1)
+        try:
+            while len(replies) < begun:
+                with contextlib.suppress(Empty):
+                    finished.get(timeout=0.1)
+        except (KeyboardInterrupt, SystemExit):  # the first of them is under way already
+            continue
 
 
 class Cores:
