@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ProviderError
+from .extras import pip_install
 from .forks import keep_in_forks
 from .gpu import find_gpu
 from .nvrtc import compile_cuda
@@ -36,7 +37,7 @@ class Device:
             self._cuda = importlib.import_module("cuda.bindings.driver")
         except ImportError as error:
             raise ProviderError(
-                f"cuda-bindings cannot be imported: {error}\nhint: pip install 'cuda-bindings>=13.0'"
+                f"cuda-bindings cannot be imported: {error}\nhint: {pip_install("'cuda-bindings>=13.0'")}"
             ) from error
         self.lock = GPU_LOCK
         self.allocations = 0

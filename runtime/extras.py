@@ -9,13 +9,20 @@ from urllib.parse import urlsplit
 
 
 def install(extra: str) -> str:
-    """The command that installs an extra, from where this package was installed: a clone, or the index.
+    """The command that installs an extra, from where this package was installed: a clone, or the index."""
+    return pip_install(f"comosvc[{extra}]" if is_frozen() else shlex.quote(f"{_source()}[{extra}]"))
 
-    In a frozen application, which has no pip, what its builder has to do.
-    """
-    if getattr(sys, "frozen", False):
-        return f"the application has to be built again with comosvc[{extra}]"
-    return f"pip install {shlex.quote(f'{_source()}[{extra}]')}"
+
+def pip_install(requirements: str) -> str:
+    """The command that installs `requirements`; in a frozen application, which has no pip, what its maker has to do."""
+    if is_frozen():
+        return f"this application has to be built again with {requirements}"
+    return f"pip install {requirements}"
+
+
+def is_frozen() -> bool:
+    """By PyInstaller or its like; what pip noted is then about the machine where that was done."""
+    return getattr(sys, "frozen", False)
 
 
 def _source() -> str:

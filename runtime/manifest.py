@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import BundleError
+from .extras import pip_install
 from .graph import GRAPHS, TensorSpec
 from .pitch import PITCH_SAMPLE_RATE
 from .source import SINE_HARMONICS
@@ -200,7 +201,7 @@ def from_json(text: str | bytes, origin: str) -> Manifest:
     if version != FORMAT_VERSION:
         raise BundleError(
             f"{origin}: bundle format {version!r}; this version of comosvc reads format {FORMAT_VERSION}\n"
-            "hint: a newer bundle needs a newer comosvc: pip install --upgrade comosvc"
+            f"hint: a newer bundle needs a newer comosvc: {pip_install('--upgrade comosvc')}"
         )
     try:
         return decode(Manifest, data, MANIFEST_FILE)

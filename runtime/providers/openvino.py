@@ -17,7 +17,7 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..cores import threads_within_quota
 from ..errors import BundleError, ComosvcError, ProviderError
-from ..extras import install
+from ..extras import install, pip_install
 from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from . import cpu
@@ -156,7 +156,7 @@ def _core() -> Any:
     if _DEVICE not in core.available_devices:
         raise ProviderError(
             f"OpenVINO finds {', '.join(core.available_devices) or 'no device'} here, not its CPU plugin\n"
-            'hint: pip install --force-reinstall openvino, or provider="cpu"'
+            f'hint: {pip_install("--force-reinstall openvino")}, or provider="cpu"'
         )
     return core
 
