@@ -37,7 +37,7 @@ class Device:
             self._cuda = importlib.import_module("cuda.bindings.driver")
         except ImportError as error:
             raise ProviderError(
-                f"cuda-bindings cannot be imported: {error}\nhint: {pip_install("'cuda-bindings>=13.0'")}"
+                f"cuda-bindings cannot be imported: {error}\nhint: {pip_install('cuda-bindings>=13.0')}"
             ) from error
         self.lock = GPU_LOCK
         self.allocations = 0

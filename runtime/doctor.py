@@ -24,11 +24,11 @@ from .converter import Converter
 from .cores import usable_cores
 from .device_source import SOURCE
 from .errors import ComosvcError, NoEnginesError, OptionError
-from .extras import install
+from .extras import install, is_frozen
 from .files import READABLE
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
-from .providers import PROVIDERS, Provider, choose_provider, require_known
+from .providers import ON_GPU, PROVIDERS, Provider, choose_provider, require_known
 from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
 from .version import __version__
@@ -78,11 +78,12 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `works` None: not needed, only said."""
+    """One line of the report. `works` None: not needed, only said. `runs_on`: the provider that was tried."""
 
     what: str
     works: bool | None
     detail: str
+    runs_on: str | None = None
 
     @property
     def beside_what(self) -> str:
@@ -106,11 +107,16 @@ def _doctor(
     except OptionError as error:
         _fail(str(error))
     asked = check_provider(provider, model)
-    others = [check_provider(name, model) for name in PROVIDERS if name not in ("auto", provider)]
+    without_gpu = None if provider in ON_GPU else no_gpu()
+    skipped = {"auto", provider, asked.runs_on, *(ON_GPU if without_gpu else ())}
+    others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
+    hardware = accelerators() if without_gpu is None else without_gpu
     table = Table("", "what", "detail", show_header=False)
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
-    for finding in said_once([*environment(), *accelerators(), *extras(), asked, *others]):
+    for finding in said_once([*environment(), *hardware, *extras(), asked, *others]):
         table.add_row(marks[finding.works], finding.what, escape(finding.beside_what))
+    works = f"works here: {asked.detail}" if asked.works else f"does not work here with {asked.what}"
+    Console().print(f"comosvc {works.splitlines()[0]}", style="bold", markup=False, highlight=False)
     Console().print(folding(table))
     if not asked.works:
         _fail(asked.detail.partition("\nhint:")[0])  # which stands in the table
@@ -148,7 +154,7 @@ def check_provider(provider: str, model: str) -> Finding:
     seen = f"{test.seconds:.1f} s of song at RTF {test.rtf:.3f}, pitch {test.f0_error_cents:.1f} cents off"
     if test.probe_errors:
         seen += f", graphs within {max(test.probe_errors.values()):.1e} of torch"
-    return Finding(what, True, f"runs on {test.provider} in {test.precision}: {seen}")
+    return Finding(what, True, f"runs on {test.provider} in {test.precision}: {seen}", test.provider)
 
 
 def environment() -> list[Finding]:
@@ -187,6 +193,19 @@ def accelerators() -> list[Finding]:
     findings += [_cuda_library(name, needed=gpu is not None) for name in _CUDA]
     findings += [_package(*package) for package in _PACKAGES]
     return [*findings, _source_compiler(gpu)]
+
+
+def no_gpu() -> list[Finding] | None:
+    """What is said in place of `accelerators` where no NVIDIA driver is installed; None where one is."""
+    try:
+        find_gpu()
+    except ComosvcError as error:
+        if isinstance(error.__cause__, OSError):
+            libraries = [*_CUDA, *(what for what, *_ in _PACKAGES if what != "OpenVINO"), "NVRTC"]
+            more = f"so provider cuda and provider tensorrt do not run; --provider cuda shows {', '.join(libraries)}"
+            openvino = [_package(*package) for package in _PACKAGES if package[0] == "OpenVINO"]
+            return [Finding("GPU", None, f"{error}\n{more}"), *openvino]
+    return None
 
 
 def _driver(gpu: Gpu | None) -> Finding:
@@ -245,8 +264,12 @@ def _package(what: str, distributions: tuple[str, ...], module: str, extras: tup
     version = next(filter(None, map(_version, distributions)), None)
     if version is None:
         return Finding(what, None, f"not installed: {' or '.join(map(install, extras))}")
-    # In a process of its own: what a broken library does when it is loaded, it shall not do to this one.
-    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    if is_frozen():  # there is no Python to start
+        return Finding(what, True, version)
+    # In a process of its own: what a broken library does when it is loaded, it shall not do to this one. Without
+    # OpenVINO's reports of its use, which leave an id in the home folder.
+    code = f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
         return Finding(what, False, f"{version} cannot be imported: {said[0]}")
