@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 import threading
 from typing import Literal, NoReturn, get_args
 
@@ -56,6 +57,7 @@ class LiveStream:
         self._changed, self._turn = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._process = os.getpid()
 
     @property
     def block_samples(self) -> int:
@@ -101,6 +103,8 @@ class LiveStream:
     def stop(self) -> None:
         """End the computation; what is not out by now is lost. Comes by itself when the interpreter ends."""
         atexit.unregister(self.stop)
+        if self._process != os.getpid():
+            return  # the thread is that of the process before the fork, and may hold the lock for ever
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -120,8 +124,9 @@ class LiveStream:
 
         Raises `ComosvcError` if it is not running.
         """
-        if self._thread is None or self._stopped:
-            what = "has not been started" if self._thread is None else "was stopped"
+        if self._thread is None or self._stopped or self._process != os.getpid():
+            what = "was started in another process" if self._process != os.getpid() else "was stopped"
+            what = "has not been started" if self._thread is None else what
             raise ComosvcError(f"this live stream {what}\nhint: start() before the first block, stop() after the last")
         if np.ndim(audio) != 1:
             raise AudioError(f"the block has shape {np.shape(audio)}; a live stream takes mono, (samples,)")
