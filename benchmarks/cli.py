@@ -105,7 +105,7 @@ def train(
         raise typer.BadParameter(f"{unknown[0]} is not bf16, fp16 or fp32", param_hint="--precision")
     chosen = cast(tuple[Precision, ...], precisions)
     options = TrainOptions(batch, frames, rounds, steps, threads, chosen, of_size(layers, channels))
-    with Console(stderr=True).status("…") as status:
+    with errors_in_words(), Console(stderr=True).status("…") as status:
         report = measure_training(options, command, lambda what: status.update(what))
     show(as_table(report))
     if json is not None:

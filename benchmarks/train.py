@@ -11,13 +11,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from ..runtime.errors import OptionError
 from ..runtime.spec import COMOSVC_24K
 from ..training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..training.acoustic_data import AcousticData, ClipFeatures
 from ..training.distributed import Placement, open_fabric
 from ..training.loading import Loader
 from ..training.loop import LoopConfig, Objective, Stage
-from ..training.precision import MixedPrecision, Precision
+from ..training.precision import MixedPrecision, Precision, why_emulated
 from ..training.resume import Snapshot
 from ..training.student import StudentConfig, StudentObjective
 from ..training.teacher import TeacherConfig, TeacherObjective
@@ -41,6 +42,8 @@ class TrainOptions:
     precisions: tuple[Precision, ...] = ("bf16", "fp32")
     """Of ours, each a system of its own; the authors' arithmetic is in fp32."""
     acoustic: AcousticConfig = field(default_factory=lambda: of_size(20, 512))
+    limit_s: float = 900.0
+    """No further round is begun after this time, once one was measured."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,16 @@ def ours(
 
 
 def measure_training(options: TrainOptions, command: str, progress: Callable[[str], None]) -> Report:
-    """All systems in turns, so that a machine that is busy for a while is so for each of them."""
+    """All systems in turns, so that a machine that is busy for a while is so for each of them.
+
+    A precision that the processor has no unit for is left out, with the reason in a row. Raises `OptionError` if none
+    is left.
+    """
+    reasons = {name: why_emulated(name, torch.device("cpu")) for name in options.precisions}
+    left_out = {name: why for name, why in reasons.items() if why}
+    options = replace(options, precisions=tuple(name for name in options.precisions if name not in left_out))
+    if not options.precisions:
+        raise OptionError("; ".join(left_out.values()) + "\nhint: --precision fp32")
     torch.set_num_threads(options.threads)
     clips = random_clips()
     with TemporaryDirectory() as folder:
@@ -142,13 +154,18 @@ def measure_training(options: TrainOptions, command: str, progress: Callable[[st
             for precision in options.precisions:
                 systems[f"{stage}, {precision}"] = ours(clips, options, Path(folder), precision, student=student)
         turns: dict[str, list[Turn]] = {name: [] for name in systems}
+        begun = time.perf_counter()
         for number in range(-1, options.rounds):
+            if number > 0 and time.perf_counter() - begun > options.limit_s:
+                break
             for name, system in systems.items():
                 progress(f"round {number + 1} of {options.rounds}: {name}")
                 turn = system(options.steps)
                 if number >= 0:
                     turns[name].append(turn)
-    return as_report(turns, options, command)
+    report = as_report(turns, options, command)
+    without = (Row(what=name, note=f"left out: {why}") for name, why in left_out.items())
+    return replace(report, rows=(*report.rows, *without))
 
 
 def as_report(turns: dict[str, list[Turn]], options: TrainOptions, command: str) -> Report:

@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from .gate import OPEN_LOUDNESS
 from .pitch_statistics import PitchStatistics
 from .voices import Voice
 
 QUIET_PEAK = 0.03  # -30 dB: below this, pitch trackers start to miss voiced frames
+_GOOD_PEAK = 0.3
 SHORT_S = 0.2
 FULL_SCALE = 0.9999
 CLIPPED_SAMPLES = 10  # fewer at full scale are peaks, not clipping
@@ -30,17 +32,23 @@ class SourceSurvey:
     def silent(self) -> bool:
         return self._peak == 0.0
 
-    def warnings(self) -> list[str]:
+    @property
+    def quiet(self) -> bool:
+        return self._peak < QUIET_PEAK
+
+    def warnings(self, has_pitch: bool = True) -> list[str]:
+        """`has_pitch`: whether a voiced frame was found."""
         found = []
         seconds = self._n_samples / self._sample_rate
         if self._channels > 1:
             found.append(f"{self._channels} channels were mixed to mono")
         if self.silent:
             found.append("the source is silent: so is the result")
-        elif self._peak < QUIET_PEAK:
-            found.append(
-                f"the source is very quiet (peak {_db(self._peak):.0f} dB): its pitch may be missed; amplify it"
-            )
+        elif self.quiet:
+            level = f"the source is very quiet (peak {_db(self._peak):.0f} dB)"
+            floor = f"what is below {_db(OPEN_LOUDNESS):.0f} dB becomes silence"
+            why = "its pitch may be missed" if has_pitch else floor
+            found.append(f"{level}: {why}; amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB")
         if self._at_full_scale >= CLIPPED_SAMPLES:
             found.append(f"the source clips: {self._at_full_scale} samples at full scale")
         if seconds < SHORT_S:

@@ -3,7 +3,7 @@
 import operator
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import soxr
@@ -12,9 +12,23 @@ from numpy.typing import NDArray
 from .errors import AudioError, OptionError
 
 RATE_RANGE_HZ = (8_000, 192_000)
-_DTYPES = ("float32", "float64", "int16")
+MAX_SAMPLE = 1e6
+"""Largest magnitude of a sample, full scale being 1: 120 dB above it. Squares of much larger ones overflow float32."""
+Channel = Literal["mid", "left", "right"]
+CHANNELS: tuple[str, ...] = get_args(Channel)
+"""What is taken of a source with several channels: their mean, the first, or the second."""
+OPPOSITE_PHASE = (
+    "the channels are in opposite phase and would cancel each other in mono: the left one was taken "
+    "(channel 'right' takes the other)"
+)
+_DTYPES = ("float32", "float64", "int16", "int32")
+_FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _MAX_CHANNELS = 64  # more than that is an array with its axes swapped
-_INT16_FULL_SCALE = 32_768.0
+_CANCELLED = 0.2
+"""Power of the mean of n channels, times n, as a share of their mean power: 1 for independent channels, n for equal
+ones, 0 for opposite ones. Below this (-10 dB for two) mixing to mono destroys the sound."""
+_PHASE_S = 10.0
+"""Length of sound that is enough to say that channels do not cancel each other."""
 
 
 def check_rate(sample_rate: Any) -> int:
@@ -31,39 +45,112 @@ def check_rate(sample_rate: Any) -> int:
     return rate
 
 
-def mono(audio: Any, what: str = "audio", first_sample: int = 0) -> NDArray[np.float32]:
-    """`audio`, (L,) or (L, channels), float32, float64 or int16, as mono float32 (L,) with full scale at 1.
+def check_channel(channel: Any) -> str:
+    """`channel` if it is one of `CHANNELS`. Raises `OptionError`."""
+    if channel not in CHANNELS:
+        raise OptionError(f"channel is {channel!r}; known: {', '.join(CHANNELS)}")
+    return channel
 
-    Channels are averaged. Raises `AudioError` for another shape or type, for no samples, and for NaN or Inf, whose
-    place is counted from `first_sample`.
+
+def mono(audio: Any, what: str = "audio", first_sample: int = 0) -> NDArray[np.float32]:
+    """`audio`, (L,), (L, channels) or (1, L), float32, float64, int16 or int32, as mono float32 (L,), full scale at 1.
+
+    Channels are averaged. Raises `AudioError` for another shape or type, for no samples, and for NaN or Inf and
+    samples beyond `MAX_SAMPLE`, whose place is counted from `first_sample`.
     """
+    return take_channel(as_samples(audio, what), "mid", what, first_sample)
+
+
+def mixed(audio: Any, channel: str) -> tuple[NDArray[np.float32], int, list[str]]:
+    """`mono` of `channel` (see `CHANNELS`), how many channels were averaged, and warnings.
+
+    Channels that would cancel each other are not averaged: the left one is taken.
+    """
+    samples = as_samples(audio, "audio")
+    phase = PhaseMeter()
+    if channel == "mid" and samples.ndim == 2:
+        phase.add(samples)
+    taken = "left" if phase.cancelled else channel
+    n_mixed = samples.shape[1] if samples.ndim == 2 and taken == "mid" else 1
+    return take_channel(samples, taken, "audio", 0), n_mixed, [OPPOSITE_PHASE] if phase.cancelled else []
+
+
+def as_samples(audio: Any, what: str) -> NDArray[Any]:
+    """`audio` as an array (L,) or (L, channels) of a type that can be converted. Raises `AudioError`."""
     if isinstance(audio, str | os.PathLike):
         raise AudioError(f"{what} is a path, {os.fspath(audio)!r}\nhint: convert_file(source, output) takes files")
-    samples = np.asarray(audio)
-    if samples.dtype.name not in _DTYPES:
+    if np.ma.is_masked(audio):
+        raise AudioError(f"{what} has masked samples\nhint: audio.filled(0.0) replaces them")
+    try:
+        samples = np.asarray(audio)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that need a gradient
+        raise AudioError(f"{what} is no array of samples: {error}") from error
+    if samples.dtype.newbyteorder("=").name not in _DTYPES:
         raise AudioError(
             f"{what} is {samples.dtype}; it must be {', '.join(_DTYPES[:-1])} or {_DTYPES[-1]}\n"
             "hint: audio.astype('float32'), with full scale at 1"
         )
     if samples.ndim not in (1, 2):
         raise AudioError(f"{what} has shape {samples.shape}; it must be (samples,) or (samples, channels)")
+    if samples.ndim == 2 and samples.shape[0] == 1 and samples.shape[1] > 2:
+        samples = samples[0]  # one channel, as torchaudio and librosa lay it out
     if samples.ndim == 2 and samples.shape[1] > _MAX_CHANNELS:
-        raise AudioError(f"{what} has shape {samples.shape}, that is {samples.shape[1]} channels\nhint: transpose it")
+        raise AudioError(
+            f"{what} has shape {samples.shape}, that is {samples.shape[1]} channels\nhint: transpose it: audio.T"
+        )
     if samples.size == 0:
         raise AudioError(f"{what} is empty, shape {samples.shape}")
-    scale = _INT16_FULL_SCALE if samples.dtype == np.int16 else 1.0
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, which the next lines report
+    return samples
+
+
+def take_channel(samples: NDArray[Any], channel: str, what: str, first_sample: int) -> NDArray[np.float32]:
+    """One channel of (L,) or (L, channels), or the mean of all, as float32 (L,). Raises `AudioError` as `mono` does."""
+    scale = _FULL_SCALE.get(samples.dtype.newbyteorder("=").name, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # Inf and NaN are reported below
+        if samples.ndim == 2 and channel != "mid":
+            samples = samples[:, min(CHANNELS.index(channel), samples.shape[1]) - 1]
         if samples.ndim == 2:
             signal = (samples.mean(axis=1, dtype=np.float64) / scale).astype(np.float32)
         else:
             signal = samples.astype(np.float32) / np.float32(scale)
-    bad = np.flatnonzero(~np.isfinite(signal))
-    if len(bad):
+        bad = np.flatnonzero(~(np.abs(signal) <= MAX_SAMPLE))
+    if not len(bad):
+        return signal
+    if not np.isfinite(signal[bad]).all():
+        bad = bad[~np.isfinite(signal[bad])]
         raise AudioError(
             f"{what} has {len(bad)} samples that are NaN or infinite, the first at sample {first_sample + bad[0]}\n"
             "hint: numpy.nan_to_num(audio) replaces them, but find out where they come from"
         )
-    return signal
+    raise AudioError(
+        f"{what} has {len(bad)} samples beyond {MAX_SAMPLE:g}, "
+        f"the first at sample {first_sample + bad[0]} ({signal[bad[0]]:g}); full scale is 1\n"
+        "hint: divide 16-bit integers by 2**15 and 32-bit ones by 2**31"
+    )
+
+
+class PhaseMeter:
+    """Finds out, block by block, whether the mean of all channels cancels the sound that they hold."""
+
+    def __init__(self) -> None:
+        self._mean_power, self._power, self._n_sounding = 0.0, 0.0, 0
+
+    def add(self, samples: NDArray[Any]) -> None:
+        """The next block, (L, channels)."""
+        with np.errstate(over="ignore", invalid="ignore"):  # such samples are reported by `take_channel`
+            wide = samples.astype(np.float64)
+            self._mean_power += samples.shape[1] * float(np.sum(np.square(wide.mean(axis=1))))
+            power = np.square(wide).mean(axis=1)
+            self._power += float(power.sum())
+            self._n_sounding += int(np.count_nonzero(power))
+
+    @property
+    def cancelled(self) -> bool:
+        return self._power > 0.0 and self._mean_power < _CANCELLED * self._power
+
+    def is_sure(self, sample_rate: int) -> bool:
+        """Whether enough sound came to say that the channels do not cancel each other."""
+        return self._n_sounding > _PHASE_S * sample_rate and not self.cancelled
 
 
 class Resampler:

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,16 +14,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from .audio import check_channel
 from .bundle_info import print_info
-from .converter import Converter, Ending
+from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
-from .files import FORMATS, READABLE, read_audio
+from .files import FORMATS, read_audio
 from .live import LiveOptions, run_live, sound_devices
 from .live import list_devices as sound_device_list
 from .live_stream import DeadlinePolicy
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
+from .sources import READABLE, STDIN, files_in, is_readable, unread_reason
 from .version import __version__
 from .voices import AUTO_KEY
 
@@ -40,6 +43,7 @@ Examples:
   comosvc-convert song.wav -o out.wav -s alto -k -3     three semitones down
   comosvc-convert album/ more/*.flac -o out/ -k auto    many files, the key that suits the singer
   comosvc-convert "album/**/*.flac" -o out/            sub-folders too
+  ffmpeg -i song.mkv -f wav - | comosvc-convert - -o - > out.wav
   comosvc-convert song.mp3 -s alto=0.7,bass=0.3 -o out.flac --plot out.png
   comosvc-convert --live -s alto -k 5                   microphone to headphones; --list-devices
 """
@@ -75,17 +79,30 @@ class _Job:
     conversion: dict[str, Any]
     ending: str
     plot: Path | None
+    skip_existing: bool
+
+    @property
+    def to_stdout(self) -> bool:
+        return str(self.output) == STDIN
 
     @property
     def into_file(self) -> bool:
-        return self.output.suffix.lower() in FORMATS and not self.output.is_dir()
+        return self.to_stdout or (self.output.suffix.lower() in FORMATS and not _is_dir(self.output))
 
 
 @_app.command(help=_HELP)
 def _convert(
-    inputs: Annotated[list[str] | None, typer.Argument(metavar="IN...", help="Files, folders or patterns.")] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IN...", help="Files, folders or patterns; - is standard input."),
+    ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A .wav or .flac file for one input; else a folder, made if need be.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A .wav or .flac file for one input; else a folder, made if need be; - is standard output.",
+        ),
     ] = Path(),
     model: Annotated[str, typer.Option("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
     singer: Annotated[
@@ -102,12 +119,20 @@ def _convert(
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)] = None,
-    file_format: Annotated[str, typer.Option("--format", help="wav or flac, for results in a folder.")] = "wav",
+    channel: Annotated[
+        str, typer.Option("--channel", help="Of a source with several: mid (their mean), left or right.")
+    ] = "mid",
+    file_format: Annotated[
+        str, typer.Option("--format", help="wav or flac, for results in a folder or on standard output.")
+    ] = "wav",
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw one conversion: mels, F0 (.png, .pdf, .svg).")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A summary as JSON on standard output.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out files whose result is in the folder already.")
+    ] = False,
     latency: Annotated[
         str, typer.Option("--latency", help="default, or low: as --live would convert the files.")
     ] = "default",
@@ -156,22 +181,26 @@ def _convert(
             with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
-        for_files = {**conversion, "latency": latency, "overwrite": force}
-        job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot)
-        sources = [] if info else _sources(inputs or [])
-        _check(job, sources, force)
+        for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
+        job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing)
+        sources, skipped = ([], {}) if info else _sources(inputs or [])
+        for path, why in skipped.items():
+            _say(console, f"skipped: {path}: {why}", style="yellow")
+        _check(job, sources, force, as_json)
         with Converter(model, **engine) as converter:
             if info:
                 print_info(converter, Console())
                 return
             results = _run(converter, job, sources, console)
-            if plot is not None and results[0].error is None:
+            if plot is not None and results[0].error is None and not results[0].skipped:
                 _plot(converter, results[0], plot)
     except ComosvcError as error:
         _complain(console, error)
         raise typer.Exit(1) from None
     if as_json:
-        typer.echo(json.dumps({"version": __version__, "results": [result.as_dict() for result in results]}, indent=1))
+        summary = {"version": __version__, "results": [result.as_dict() for result in results]}
+        unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
+        typer.echo(json.dumps({**summary, "skipped": unread}, indent=1))
     if any(result.error for result in results):
         raise typer.Exit(1)
 
@@ -214,18 +243,24 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
     _say(console, last)
 
 
-def _sources(inputs: list[str]) -> list[Path]:
-    """Files that the arguments name, in order and once each. A file that is not there is left to fail by itself."""
+def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
+    """Files that the arguments name, in order and once each, and those of folders that are sound but cannot be read.
+
+    A file that is not there, or cannot be read, is left to fail by itself.
+    """
     if not inputs:
         raise AudioError("nothing to convert\nhint: comosvc-convert song.wav; more with --help")
     found: dict[Path, None] = {}
+    skipped: dict[Path, str] = {}
     for text in inputs:
         path = Path(text)
-        if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in READABLE and item.is_file())
+        if _is_dir(path):
+            files = files_in(path)
+            inside = [file for file in files if is_readable(file)]
+            skipped |= {file: why for file in files if file not in inside and (why := unread_reason(file))}
             if not inside:
-                raise AudioError(f"{path}: no audio files in this folder (looked for {', '.join(READABLE)})")
-        elif path.exists() or not glob.has_magic(text):
+                raise AudioError(_nothing_in(path, skipped))
+        elif os.path.lexists(path) or not glob.has_magic(text):
             inside = [path]
         else:
             matches = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
@@ -233,25 +268,49 @@ def _sources(inputs: list[str]) -> list[Path]:
             if not inside:
                 raise AudioError(f"{text}: no file matches")
         found.update(dict.fromkeys(inside))
-    return list(found)
+    return list(found), skipped
 
 
-def _check(job: _Job, sources: list[Path], force: bool) -> None:
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # too long a name, or a folder above that may not be searched
+        return False
+
+
+def _nothing_in(folder: Path, skipped: dict[Path, str]) -> str:
+    text = f"{folder}: no audio files in this folder (looked for {', '.join(READABLE)})"
+    return "\n".join([text, *(f"skipped: {file}: {why}" for file, why in skipped.items() if file.parent == folder)])
+
+
+def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
     """What can be refused before the voice is loaded."""
     if job.ending not in FORMATS:
         raise OptionError(f"--format {job.ending[1:]!r}; known: {', '.join(ending[1:] for ending in FORMATS)}")
+    if STDIN in map(str, sources) and sys.stdin.isatty():
+        raise AudioError(
+            "standard input is a terminal, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -"
+        )
     if job.into_file and len(sources) > 1:
         raise OutputError(f"{len(sources)} files cannot all become {job.output}\nhint: -o FOLDER")
-    if not job.into_file and job.output.suffix and not job.output.is_dir():
+    if job.to_stdout and as_json:
+        raise OptionError("--json writes to standard output, as -o - does\nhint: leave out one of the two")
+    if not job.into_file and job.output.suffix and not _is_dir(job.output):
         raise OutputError(f"-o {job.output}: results are written as {' or '.join(FORMATS)}, or into a folder")
-    if job.plot is None:
-        return
+    if job.plot is not None:
+        _check_plot(job, sources, force)
+
+
+def _check_plot(job: _Job, sources: list[Path], force: bool) -> None:
+    assert job.plot is not None
     if job.plot.suffix.lower() not in PICTURES:
         raise OptionError(f"--plot {job.plot}: pictures are written as {', '.join(PICTURES)}")
     require_matplotlib()
     if len(sources) > 1:
         raise OptionError(f"--plot draws one conversion, there are {len(sources)} files")
-    if job.plot.exists() and not force:
+    if job.to_stdout or STDIN in map(str, sources):
+        raise OptionError("--plot reads source and result again, which standard input and output do not allow")
+    if os.path.lexists(job.plot) and not force:
         raise OutputError(f"{job.plot} exists\nhint: --force replaces it")
 
 
@@ -274,14 +333,19 @@ def _run(converter: Converter, job: _Job, sources: list[Path], console: Console)
 
 
 def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) -> Iterator[FileConversion]:
+    opened = [sys.stdin.buffer if str(source) == STDIN else source for source in sources]
     if not job.into_file:
-        yield from converter.convert_many(
-            sources, job.output, ending=cast(Ending, job.ending), progress=tell, **job.conversion
-        )
+        options = {"ending": job.ending, "skip_existing": job.skip_existing, **job.conversion}
+        yield from converter.convert_many(opened, job.output, progress=tell, **options)
         return
     source = sources[0]
+    if job.skip_existing and not job.to_stdout and os.path.lexists(job.output):
+        yield FileConversion(source, job.output, skipped=True)
+        return
+    output, ending = (sys.stdout.buffer, job.ending) if job.to_stdout else (job.output, None)
+    options = {"ending": ending, **job.conversion}
     try:
-        yield converter.convert_file(source, job.output, progress=lambda share: tell(source, share), **job.conversion)
+        yield converter.convert_file(opened[0], output, progress=lambda share: tell(source, share), **options)
     except ComosvcError as error:
         yield FileConversion(source, None, error=error)
 
@@ -289,6 +353,9 @@ def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) ->
 def _announce(console: Console, result: FileConversion) -> None:
     if result.error is not None:
         _complain(console, result.error, result.source)
+        return
+    if result.skipped:
+        _say(console, f"skipped: {result.source}: {result.output} exists")
         return
     assert result.options is not None
     facts = f"{result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"

@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast, overload
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import blocks, check_rate, mono
+from .audio import Channel, blocks, check_channel, check_rate, mixed, mono
 from .bundle import open_bundle, shipped_voices
 from .calls import Batches, Runnable, Runner, Work, run, run_together, timed
 from .cores import Cores, check_threads
@@ -21,7 +21,7 @@ from .device_arrays import ArrayOnGpu, DeviceArray, fetch, is_on_device
 from .engine_files import EngineRecord
 from .errors import CancelledError, ComosvcError, OptionError, ProviderError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
-from .files import FORMATS
+from .files import check_ending
 from .framing import frames_to_cover
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
@@ -39,7 +39,9 @@ from .providers import (
 from .request import Key, Latency, Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
+from .sources import Openable
 from .spec import AudioSpec
+from .storage import reason, remove_stale
 from .stream import SingerChoice, Stream, stream_key
 from .transfers import Transfers
 from .voices import singers_of
@@ -160,6 +162,7 @@ class Converter:
         f0_hz: NDArray[np.floating] | None = None,
         noise: NDArray[np.floating] | None = None,
         progress: Progress | None = None,
+        channel: Channel = "mid",
     ) -> Conversion[NDArray[np.float32]]: ...
 
     @overload
@@ -175,6 +178,7 @@ class Converter:
         f0_hz: NDArray[np.floating] | None = None,
         noise: NDArray[np.floating] | None = None,
         progress: Progress | None = None,
+        channel: Channel = "mid",
     ) -> Conversion[DeviceArray]: ...
 
     def convert(
@@ -189,15 +193,17 @@ class Converter:
         f0_hz: NDArray[np.floating] | None = None,
         noise: NDArray[np.floating] | None = None,
         progress: Progress | None = None,
+        channel: Channel = "mid",
     ) -> Conversion[Any]:
         """Convert a clip.
 
-        `audio`: (L,) or (L, channels), float32, float64 or int16. `sample_rate`: 8 to 192 kHz. `key`: semitones up, or
-        "auto" to bring the song's median F0 to the singer's. `steps`: 1, or what the bundle has schedules for.
-        `latency`: "low" gives what a stream would. `f0_hz`: the source's F0 at mel frames, (T,), 0 where unvoiced, in
-        place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s for the first
-        step. T is `frames(L, sample_rate)`. `progress` is told the share that is done, 0 to 1, and cancels by returning
-        False.
+        `audio`: (L,), (L, channels) or (1, L), float32, float64, int16 or int32. `sample_rate`: 8 to 192 kHz. `key`:
+        semitones up, or "auto" to bring the song's median F0 to the singer's. `steps`: 1, or what the bundle has
+        schedules for. `latency`: "low" gives what a stream would. `f0_hz`: the source's F0 at mel frames, (T,), 0 where
+        unvoiced, in place of the one that would be found; `key` applies to it. `noise`: (T, M), in place of `seed`'s
+        for the first step. T is `frames(L, sample_rate)`. `progress` is told the share that is done, 0 to 1, and
+        cancels by returning False. `channel`: "left", "right", or "mid", the mean of all channels, or the left one
+        where they would cancel each other.
 
         With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__` or DLPack, of torch,
         CuPy, Numba or pycuda. The result's audio then does too, as a `DeviceArray`.
@@ -207,7 +213,7 @@ class Converter:
         request, rate = self._request(singer, key, seed, steps, latency), check_rate(sample_rate)
         on_device = is_on_device(audio)
         host = self._fetched(audio) if on_device else cast(NDArray[Any], audio)
-        samples = mono(host)
+        samples, channels, notes = mixed(host, check_channel(channel))
         shape = self.frames(len(samples), rate), self.spec.n_mels
         request = with_tracks(request, f0_hz, noise, shape, self.spec.sample_rate)
         pieces: list[NDArray[np.float32]] = []
@@ -216,7 +222,6 @@ class Converter:
             pieces.append(piece)
             _report(progress, sum(map(len, pieces)) / len(samples))
 
-        channels = np.shape(host)[1] if np.ndim(host) == 2 else 1
         request = replace(request, at_once=self._pieces_at_once(len(samples) / rate))
         read = partial(blocks, samples, round(BLOCK_S * request.at_once * rate))
         work = convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True)
@@ -231,13 +236,13 @@ class Converter:
             mel=outcome.mel,
             timings_ms=_timings_ms(outcome, total_ms),
             options=self._options(request, outcome),
-            warnings=tuple(outcome.warnings),
+            warnings=(*notes, *outcome.warnings),
         )
 
     def convert_file(
         self,
-        source: str | os.PathLike[str],
-        output: str | os.PathLike[str],
+        source: str | os.PathLike[str] | BinaryIO,
+        output: str | os.PathLike[str] | BinaryIO,
         *,
         singer: SingerChoice = None,
         key: Key = 0.0,
@@ -246,20 +251,29 @@ class Converter:
         latency: Latency = "default",
         overwrite: bool = False,
         progress: Progress | None = None,
+        channel: Channel = "mid",
+        ending: Ending | None = None,
     ) -> FileConversion:
         """Convert a file of any length in constant memory; the samples are those of `convert`.
 
-        `source`: WAV, FLAC, OGG, MP3 or whatever libsndfile reads. `output`: .wav or .flac (24 bit, mono, the source's
-        rate); it appears when complete, or not at all. `overwrite`: replace a file that is there. `progress` is told
-        the share that is done, 0 to 1, and cancels by returning False: `CancelledError`, and no file. Other arguments
-        as in `convert`; raises `OutputError` as well.
+        `source`: a path or a file object with WAV, FLAC, OGG, MP3 or whatever libsndfile reads, and M4A and others
+        with the extra `media`. It is read as far as it can be; `warnings` say what is missing. `output`: .wav or .flac
+        (24 bit, mono, the source's rate; WAV beyond 4 GiB is RF64); it appears when complete, or not at all. A file
+        object gets all bytes at the end, in the format of `ending`, or of its name, or WAV. `overwrite`: replace a file
+        that is there. `progress` is told the share that is done, 0 to 1, and cancels by returning False:
+        `CancelledError`, and no file. Other arguments as in `convert`; raises `OutputError` as well.
         """
         request = self._request(singer, key, seed, steps, latency)
-        return run(self._file_work(request, FileJob(Path(source), Path(output)), overwrite, progress), self._runner())
+        if ending is not None:
+            check_ending(ending)
+        job = FileJob(_openable(source), _openable(output), channel=check_channel(channel), object_ending=ending)
+        if isinstance(job.output, Path):
+            remove_stale(job.output.parent)
+        return run(self._file_work(request, job, overwrite, progress), self._runner())
 
     def convert_many(
         self,
-        sources: Iterable[str | os.PathLike[str]],
+        sources: Iterable[str | os.PathLike[str] | BinaryIO],
         output: str | os.PathLike[str],
         *,
         singer: SingerChoice = None,
@@ -271,12 +285,15 @@ class Converter:
         ending: Ending = ".wav",
         batch: int | None = None,
         progress: Callable[[Path, float], Any] | None = None,
+        channel: Channel = "mid",
+        skip_existing: bool = False,
     ) -> Iterator[FileConversion]:
         """Convert files into the folder `output`, `batch` at a time; each is yielded when done.
 
         Their graph calls are batched on a GPU, and spread over the cores of a processor. `batch` None is what suits the
         provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or ".flac"). A file that fails is
-        yielded with its `error`, and the others go on. `progress` is told the source and the share of it that is done,
+        yielded with its `error`, and the others go on. With `skip_existing` a source whose result is there is not
+        converted again; `skipped` is true then. `progress` is told the source and the share of it that is done,
         0 to 1; returning False cancels that file, whose `error` is a `CancelledError` then. Other arguments as in
         `convert_file`; wrong ones raise at once.
         """
@@ -286,13 +303,13 @@ class Converter:
                 "hint: convert_many([path], folder), or convert_file(path, file)"
             )
         request = self._request(singer, key, seed, steps, latency)
-        if ending not in FORMATS:
-            raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
+        check_ending(ending)
+        check_channel(channel)
         batch = self._at_once if batch is None else batch
         if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch <= MOST_FILES:
             raise OptionError(f"batch is {batch!r}; it must be a whole number from 1 to {MOST_FILES}")
         make_folder(Path(output))
-        jobs = jobs_into(Path(output), [Path(source) for source in sources], request, ending)
+        jobs = jobs_into(Path(output), list(map(_openable, sources)), request, ending, channel, skip_existing)
         return self._convert_jobs(jobs, request, overwrite, batch, progress)
 
     def _convert_jobs(
@@ -307,12 +324,14 @@ class Converter:
 
         def works() -> Iterator[Work[FileConversion]]:
             for job in jobs:
-                tell = None if progress is None else partial(progress, job.source)
+                tell = None if progress is None else partial(progress, job.source_path)
                 work = self._file_work(request, job, overwrite, tell)
-                sources[work] = job.source
+                sources[work] = job.source_path
                 yield work
 
         def failed(work: Work[FileConversion], error: Exception) -> FileConversion:
+            if isinstance(error, OSError | UnicodeError | MemoryError):
+                error = ComosvcError(f"{sources[work]}: {reason(error)}")
             if not isinstance(error, ComosvcError):
                 raise error
             return FileConversion(sources[work], None, error=error)
@@ -442,11 +461,13 @@ class Converter:
     def _file_work(
         self, request: Request, job: FileJob, overwrite: bool, progress: Progress | None
     ) -> Work[FileConversion]:
+        if job.skipped:
+            return FileConversion(job.source_path, job.output_path, skipped=True)
         work = file_work(self.manifest, request, job, overwrite, self._pieces_at_once, partial(_report, progress))
         (outcome, rate), total_ms = yield from timed(work)
         return FileConversion(
-            source=job.source,
-            output=job.output,
+            source=job.source_path,
+            output=job.output_path,
             seconds=outcome.n_samples / rate,
             sample_rate=rate,
             timings_ms=_timings_ms(outcome, total_ms),
@@ -469,6 +490,10 @@ class Converter:
 
 def _closed() -> ComosvcError:
     return ComosvcError("this converter is closed\nhint: make another, or close it later")
+
+
+def _openable(source: str | os.PathLike[str] | BinaryIO) -> Openable:
+    return Path(source) if isinstance(source, str | os.PathLike) else source
 
 
 def _report(progress: Progress | None, share: float) -> None:

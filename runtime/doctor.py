@@ -25,12 +25,12 @@ from .cores import usable_cores
 from .device_source import SOURCE
 from .errors import ComosvcError, NoEnginesError, OptionError
 from .extras import install, is_frozen
-from .files import READABLE
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
 from .providers import ON_GPU, PROVIDERS, Provider, choose_provider, require_known
 from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
+from .sources import READABLE
 from .version import __version__
 
 _app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

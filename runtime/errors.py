@@ -4,6 +4,11 @@
 class ComosvcError(Exception):
     """Base of all errors raised on purpose by this package."""
 
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, the part of the message after "hint: "; None where nothing is suggested."""
+        return str(self).partition("\nhint: ")[2] or None
+
 
 class AudioError(ComosvcError):
     """The audio that came in cannot be used: not there, not audio, damaged, or of the wrong shape, type or rate."""

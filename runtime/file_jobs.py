@@ -1,5 +1,6 @@
 """Files in, files out, in constant memory."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from .files import AudioReader, AudioWriter
 from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks
 from .request import Request
+from .sources import Openable, name_of
+from .storage import reason, remove_stale
 from .voices import AUTO_KEY
 
 
@@ -21,28 +24,47 @@ from .voices import AUTO_KEY
 class FileJob:
     """One file to convert into another. `obstacle`: why it cannot even be tried."""
 
-    source: Path
-    output: Path
+    source: Openable
+    output: Openable
     obstacle: ComosvcError | None = None
+    channel: str = "mid"
+    skipped: bool = False
+    """Nothing is done: the output is there."""
+    object_ending: str | None = None
+    """Format of an output that is no path."""
+
+    @property
+    def source_path(self) -> Path:
+        return Path(name_of(self.source))
+
+    @property
+    def output_path(self) -> Path:
+        return Path(name_of(self.output))
 
 
-def jobs_into(folder: Path, sources: list[Path], request: Request, ending: str) -> Iterator[FileJob]:
+def jobs_into(
+    folder: Path, sources: list[Openable], request: Request, ending: str, channel: str, skip_existing: bool
+) -> Iterator[FileJob]:
     """A job for each source, results in `folder`; two sources never share a result."""
-    taken: dict[Path, Path] = {}
+    taken: dict[Path, Openable] = {}
     for source in sources:
-        output = folder / output_name(source, request, ending)
+        name = name_of(source)
+        output = folder / output_name(Path(name), request, ending)
         first = taken.setdefault(output, source)
         clash = (
-            f"{source}: its result {output} would replace that of {first}\nhint: convert them into different folders"
+            f"{name}: its result {output} would replace that of {name_of(first)}\n"
+            "hint: convert them into different folders"
         )
-        yield FileJob(source, output, None if first is source else OutputError(clash))
+        obstacle = None if first is source else OutputError(clash)
+        skipped = obstacle is None and skip_existing and os.path.lexists(output)
+        yield FileJob(source, output, obstacle, channel, skipped)
 
 
 def output_name(source: Path, request: Request, ending: str) -> str:
     """`<song>_<singer>_<key>key` + `ending`; a key still to be found is called auto."""
     key = AUTO_KEY if request.key is None else f"{request.key:g}"
     label = re.sub(r"[^-+.=()&\w ]", "_", request.voice.label)
-    return f"{source.stem}_{label}_{key}key{ending}"
+    return f"{source.stem.strip('<>')}_{label}_{key}key{ending}"
 
 
 def file_work(
@@ -59,30 +81,47 @@ def file_work(
     """
     if job.obstacle is not None:
         raise job.obstacle
-    with AudioReader(job.source) as reader:
-        if job.output.exists() and job.output.samefile(job.source):
+    with AudioReader(job.source, job.channel) as reader:
+        if _is_same(job.source, job.output):
             raise OutputError(f"{job.output} is the source itself\nhint: give the result another name")
-        rate = reader.sample_rate
-        with AudioWriter(job.output, rate, overwrite) as writer:
+        rate, claimed = reader.sample_rate, reader.claimed_samples
+        with AudioWriter(job.output, rate, overwrite, claimed or None, job.object_ending) as writer:
             written = 0
 
             def sink(piece: NDArray[np.float32]) -> None:
                 nonlocal written
                 writer.write(piece)
                 written += len(piece)
-                progress(min(1.0, written / max(1, reader.claimed_samples)))
+                progress(min(1.0, written / claimed) if claimed else 0.0)
 
-            request = replace(request, at_once=at_once(reader.claimed_samples / rate))
+            request = replace(request, at_once=at_once(claimed / rate))
             length = round(BLOCK_S * request.at_once * rate)
             outcome = yield from convert_blocks(
-                manifest, request, lambda: reader.blocks(length), rate, reader.channels, sink, keep=False
+                manifest, request, lambda: reader.blocks(length), rate, reader.n_mixed, sink, keep=False
             )
+            if written != claimed:
+                progress(1.0)
+        outcome.warnings[:0] = reader.warnings
         return outcome, rate
 
 
+def _is_same(source: Openable, output: Openable) -> bool:
+    """Whether both are one file."""
+    if not isinstance(source, Path) or not isinstance(output, Path):
+        return source is output
+    try:
+        return output.samefile(source)
+    except (OSError, ValueError):  # not there: nothing to lose
+        return False
+
+
 def make_folder(folder: Path) -> None:
-    """Make the folder for results if it is not there. Raises `OutputError`."""
+    """Make the folder for results if it is not there, and clear it of what killed processes left there.
+
+    Raises `OutputError`.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{folder} cannot be made: {reason(error)}") from error
+    remove_stale(folder)

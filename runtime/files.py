@@ -1,24 +1,39 @@
 """Audio files: read in blocks, written all or nothing."""
 
+import errno
 import os
-import uuid
-import weakref
+import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO, cast
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from .audio import check_rate, mono
-from .errors import AudioError, ComosvcError, OutputError
+from .audio import OPPOSITE_PHASE, PhaseMeter, check_rate, take_channel
+from .errors import AudioError, ComosvcError, OptionError, OutputError
+from .headers import Contents, Part, examine
+from .media import ROUNDING_S, Media, media_format
+from .sources import Openable, Source, name_of
+from .storage import Aside, reason
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
-READABLE = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
-"""Endings that a folder is searched for; a file given by name may have any."""
 _SUBTYPE = "PCM_24"  # beyond what 16 bits need a dither for, and every player takes it
+_BYTES = 3
+_UNKNOWN_FRAMES = 2**60
+"""libsndfile gives a count beyond this where the header has none."""
+_MPEG_SLACK = 2_500
+"""An MP3 may lack two frames of what its header counts: the delays of encoder and decoder."""
+_SCAN = 1 << 16
+MOST_WAV_BYTES = 2**32 - 2**12
+"""Of sound: sizes in a WAV file have 32 bits."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_FULL = "\nhint: free some space on that disk, or give another place"
+_TAIL = 512
+"""Samples at the end of a result that are compared with what was written."""
 
 
 class _Sequential(soundfile.SoundFile):
@@ -29,51 +44,160 @@ class _Sequential(soundfile.SoundFile):
 
 
 class AudioReader:
-    """A file as mono float32 blocks. Raises `AudioError` for one that is missing, no audio, or damaged."""
+    """A source of sound as mono float32 blocks: a path, or a file object with bytes.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.is_dir() or not path.exists():
-            raise AudioError(f"{path}: {'is a folder, not an audio file' if path.is_dir() else 'no such file'}")
-        self._file = self._open()
-        self.channels, self.claimed_samples = self._file.channels, self._file.frames
-        try:
-            self.sample_rate = check_rate(self._file.samplerate)
-        except ComosvcError as error:
-            self._file.close()
-            raise AudioError(f"{path}: {error}") from error
+    `channel` is what is taken of several channels; with "mid" the left one where they would cancel each other. After
+    `blocks` has come to its end, `warnings` says what of the source was not read or not used. Raises `AudioError` for
+    a source that is missing, no audio, or without a sample that can be read.
+    """
 
-    def _open(self) -> soundfile.SoundFile:
+    def __init__(self, source: Openable, channel: str = "mid") -> None:
+        self._source = Source(source)
+        self.name, self._channel = self._source.name, channel
+        self._sound: soundfile.SoundFile | Media | None = None
+        self._cancelled: bool | None = None
+        self.warnings: list[str] = []
         try:
-            return _Sequential(os.fspath(self.path))
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise AudioError(
-                f"{self.path} is not audio that can be read: {_reason(error)}\nhint: WAV, FLAC, OGG and MP3 can be read"
-            ) from error
+            self._contents = self._examine()
+            sound = self._open(0)
+            self.channels, self.sample_rate = sound.channels, check_rate(sound.samplerate)
+            frames = sound.frames if len(self._parts) == 1 else _UNKNOWN_FRAMES
+        except BaseException as error:
+            self.close()
+            if isinstance(error, AudioError) or not isinstance(error, ComosvcError):
+                raise
+            raise AudioError(f"{self.name}: {error}") from error
+        self.claimed_samples = frames if frames < _UNKNOWN_FRAMES else 0
+        """Samples that there are according to the header; 0 if it does not say."""
 
     def blocks(self, length: int) -> Iterator[tuple[NDArray[np.float32], bool]]:
-        """The whole file, from its start, in pieces of `length` samples, each with whether it is the last."""
-        self._file.close()
-        self._file = self._open()
-        done, held = 0, self._read(length, 0)
-        while len(held):
-            following = self._read(length, done + len(held))
-            yield held, len(following) == 0
-            done, held = done + len(held), following
+        """The whole file, from its start, in pieces of up to `length` samples, each with whether it is the last."""
+        channel = "left" if self._cancels() else self._channel
+        done, held = 0, None
+        for block in self._frames(length):
+            if held is not None:
+                yield held, False
+            held = take_channel(block, channel, self.name, done)
+            done += len(held)
+        if held is None:
+            raise AudioError(f"{self.name} is empty: it has no samples")
+        if channel != self._channel:
+            self.warnings.append(OPPOSITE_PHASE)
+        yield held, True
 
-    def _read(self, length: int, first_sample: int) -> NDArray[np.float32]:
+    @property
+    def n_mixed(self) -> int:
+        """Channels that `blocks` averages."""
+        return self.channels if self._channel == "mid" and not self._cancels() else 1
+
+    def _cancels(self) -> bool:
+        """Whether the mean of the channels would be (near) silence where they are not; reads the file up to there."""
+        if self._cancelled is None:
+            meter = PhaseMeter()
+            if self._channel == "mid" and self.channels > 1:
+                for block in self._frames(_SCAN):
+                    meter.add(block)
+                    if meter.is_sure(self.sample_rate):
+                        break
+            self._cancelled = meter.cancelled
+        return self._cancelled
+
+    def _frames(self, length: int) -> Iterator[NDArray[np.float32]]:
+        """All parts as blocks (n, channels), as far as they can be read."""
+        self.warnings, done, claimed, failure = [], 0, 0, None
+        for number in range(len(self._parts)):
+            sound = self._open(number)
+            if (sound.channels, sound.samplerate) != (self.channels, self.sample_rate):
+                failure = f"from there on it has {sound.channels} channels at {sound.samplerate} Hz"
+                break
+            claimed += sound.frames if sound.frames < _UNKNOWN_FRAMES else 0
+            while failure is None:
+                block, failure = self._read(sound, length)
+                if not len(block):
+                    break
+                done += len(block)
+                yield block
+            if failure is not None:
+                break
+        if failure is not None and not done:
+            raise AudioError(f"{self.name} is damaged: no sample can be read: {failure}")
+        self._check_length(done, claimed, failure)
+
+    def _check_length(self, done: int, claimed: int, failure: str | None) -> None:
+        """Note what is missing."""
+        if self._contents.claimed_share is not None:
+            claimed = round(done * self._contents.claimed_share)
+        slack = 0 if failure else self._slack()
+        read = f"{done / self.sample_rate:.2f}"
+        because = "" if failure is None else f" ({failure})"
+        if claimed > done + slack:
+            missing = f"{read} of {claimed / self.sample_rate:.2f} s could be read{because}"
+            self.warnings.append(f"the file was cut short or is damaged: {missing}")
+        elif failure is not None:
+            self.warnings.append(f"the file was cut short or is damaged: {read} s could be read{because}")
+        elif self._contents.note is not None:
+            self.warnings.append(f"{self._contents.note}: {read} s were read")
+
+    def _slack(self) -> int:
+        """Samples that may be missing in a whole file."""
+        if isinstance(self._sound, Media):
+            return round(ROUNDING_S * self.sample_rate)
+        return _MPEG_SLACK if self._sound is not None and self._sound.format == "MP3" else 0
+
+    def _examine(self) -> Contents:
         try:
-            block = self._file.read(length, dtype="float32", always_2d=True)
+            contents = examine(self._source.file)
+        except (OSError, ValueError) as error:
+            raise AudioError(f"{self.name} cannot be read: {reason(error)}") from error
+        by_name = self._source.path
+        file, size = self._source.file, self._source.size
+        self._parts: tuple[Path | Part, ...] = contents.parts or (by_name or Part(b"", file, 0, size),)
+        return contents
+
+    def _open(self, number: int) -> "soundfile.SoundFile | Media":
+        if self._sound is not None:
+            self._sound.close()
+        part = self._parts[number]
+        if isinstance(part, Part):
+            part.seek(0)
+        try:
+            # By name where that is possible: signals are handled late in functions that C calls.
+            self._sound = _Sequential(cast(BinaryIO, part) if isinstance(part, Part) else _system_name(part))
         except (soundfile.LibsndfileError, OSError) as error:
-            raise AudioError(f"{self.path} is damaged after sample {first_sample}: {_reason(error)}") from error
-        if len(block):
-            return mono(block, os.fspath(self.path), first_sample)
-        if first_sample == 0:
-            raise AudioError(f"{self.path} is empty: it has no samples")
-        return np.zeros(0, np.float32)
+            _raise_kept(part)
+            self._sound = self._open_media(error)
+        return self._sound
+
+    def _open_media(self, error: Exception) -> Media:
+        file = self._source.file
+        file.seek(0)
+        head = file.read(12)
+        form = media_format(head)
+        if form is not None:
+            return Media(file, self.name, form)
+        why = "it is empty" if not head else reason(error)
+        raise AudioError(
+            f"{self.name} is not audio that can be read: {why}\nhint: WAV, FLAC, OGG and MP3 can be read"
+        ) from error
+
+    def _read(self, sound: "soundfile.SoundFile | Media", length: int) -> tuple[NDArray[np.float32], str | None]:
+        """The next block, and why it is the last one if it should not be."""
+        out, failure = np.full((length, self.channels), np.nan, np.float32), None
+        try:
+            block = cast(NDArray[np.float32], sound.read(out=out))
+        except (soundfile.LibsndfileError, OSError) as error:
+            # What was read before the error is there.
+            block, failure = out[: len(out) - np.argmin(np.isnan(out[::-1, 0]))], reason(error)
+            if np.isnan(block[:, 0]).all():
+                block = out[:0]
+        for part in self._parts:
+            _raise_kept(part, self.name)
+        return block, failure or (sound.error if isinstance(sound, Media) else None)
 
     def close(self) -> None:
-        self._file.close()
+        if self._sound is not None:
+            self._sound.close()
+        self._source.close()
 
     def __enter__(self) -> "AudioReader":
         return self
@@ -82,47 +206,147 @@ class AudioReader:
         self.close()
 
 
-class AudioWriter:
-    """A WAV or FLAC file (24 bit mono) that appears under its name when complete, and not at all on an error."""
+def _system_name(path: Path) -> str:
+    """A name that libsndfile takes, also where it is not UTF-8. soundfile takes bytes; its types do not say so."""
+    return os.fspath(path) if os.name == "nt" else cast(str, os.fsencode(path))
 
-    def __init__(self, path: Path, sample_rate: int, overwrite: bool = False) -> None:
-        check_output(path, overwrite)
-        self.path, self._overwrite = path, overwrite
-        self._partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-        # Before there is a file: a signal may end the process at any line from here on.
-        self._remove_partial = weakref.finalize(self, _remove, self._partial)
-        kind = FORMATS[path.suffix.lower()]
+
+def _raise_kept(part: Path | Part, name: str = "") -> None:
+    """Raise what went wrong in a function that C called."""
+    error = getattr(part, "error", None)
+    if error is None:
+        return
+    if isinstance(error, OSError | ValueError):
+        raise AudioError(f"{name} cannot be read: {reason(error)}") from error
+    raise error
+
+
+class AudioWriter:
+    """A WAV or FLAC file (24 bit mono) that appears under its name when complete, and not at all on an error.
+
+    `target` is a path, or a file object to write bytes to, which gets them all at the end. `samples`: the length, if
+    it is known. WAV beyond 4 GiB becomes RF64, which may also be found out while writing where `samples` is None.
+    `ending` chooses the format of an object; without it the object's name does, else WAV. Raises `OutputError`.
+    """
+
+    def __init__(
+        self,
+        target: Openable,
+        sample_rate: int,
+        overwrite: bool = False,
+        samples: int | None = None,
+        ending: str | None = None,
+    ) -> None:
+        self.name, self._target, self._overwrite = name_of(target), target, overwrite
+        if isinstance(target, Path):
+            check_output(target, overwrite)
+        place = target if isinstance(target, Path) else Path(tempfile.gettempdir()) / "result"
+        ending = ending or Path(self.name).suffix.lower()
+        kind = FORMATS.get(ending, "WAV")
+        self._is_rf64 = kind == "WAV" and (samples is None or samples * _BYTES > MOST_WAV_BYTES)
+        self._written, self._tail = 0, np.zeros(0, np.float32)
         try:
-            self._file = soundfile.SoundFile(os.fspath(self._partial), "w", sample_rate, 1, _SUBTYPE, format=kind)
+            self._aside = Aside(place)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{self.name} cannot be written: {reason(error)}") from error
+        try:
+            name = _system_name(self._aside.partial)
+            form = "RF64" if self._is_rf64 else kind
+            self._sound = soundfile.SoundFile(name, "w", sample_rate, 1, _SUBTYPE, format=form)
         except (soundfile.LibsndfileError, OSError) as error:
-            self._remove_partial()
-            raise OutputError(f"{path} cannot be written: {_reason(error)}") from error
+            why = self._refusal(error)
+            self._aside.discard()
+            raise OutputError(f"{self.name} cannot be written: {why}") from error
 
     def write(self, audio: NDArray[np.float32]) -> None:
         """Append (L,) float32 within ±1."""
         try:
-            self._file.write(audio)
+            self._sound.write(audio)
         except (soundfile.LibsndfileError, OSError) as error:
-            raise OutputError(f"{self.path} cannot be written: {_reason(error)}\nhint: is the disk full?") from error
+            raise OutputError(f"{self.name} cannot be written: {self._refusal(error)}") from error
+        self._written += len(audio)
+        self._tail = np.concatenate((self._tail, audio[-_TAIL:]))[-_TAIL:]
+        if self._sound.format == "WAV" and self._written * _BYTES > MOST_WAV_BYTES:
+            raise OutputError(f"{self.name} gets longer than its source claims, and than WAV can be\nhint: .flac can")
 
     def __enter__(self) -> "AudioWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         try:
-            self._file.close()
+            self._sound.close()
             if error is None:
-                check_output(self.path, self._overwrite)
-                self._partial.replace(self.path)
-        except (soundfile.LibsndfileError, OSError) as failure:
-            raise OutputError(f"{self.path} cannot be written: {_reason(failure)}") from failure
+                self._finish()
+        except (soundfile.LibsndfileError, OSError, ValueError, TypeError) as failure:
+            raise OutputError(f"{self.name} cannot be written: {self._refusal(failure)}") from failure
         finally:
-            self._remove_partial()
+            self._aside.discard()
+
+    def _finish(self) -> None:
+        """Check what was written, and give it its name, or to the object."""
+        if self._is_rf64 and self._written * _BYTES <= MOST_WAV_BYTES:
+            _as_plain_wav(self._aside.file)
+        os.fsync(self._aside.file.fileno())
+        self._check()
+        if isinstance(self._target, Path):
+            check_output(self._target, self._overwrite)
+            self._aside.commit()
+        else:
+            self._aside.file.seek(0)
+            shutil.copyfileobj(self._aside.file, self._target, 1 << 20)
+            self._target.flush()
+
+    def _check(self) -> None:
+        """Read length and end back: libsndfile does not report all that went wrong. Raises `OutputError`."""
+        try:
+            with soundfile.SoundFile(_system_name(self._aside.partial)) as sound:
+                n_samples = sound.frames
+                sound.seek(max(0, n_samples - len(self._tail)))
+                tail = sound.read(len(self._tail), dtype="float32")
+        except (soundfile.LibsndfileError, OSError) as error:
+            n_samples, tail = 0, np.zeros(0, np.float32)
+            if not self._written:
+                raise OutputError(f"{self.name} has no samples") from error
+        if n_samples != self._written or not np.allclose(tail, self._tail, rtol=0.0, atol=2.0**-22):
+            raise OutputError(
+                f"{self.name} cannot be written: {self._refusal(None)} "
+                f"({n_samples} of {self._written} samples can be read back)"
+            )
+
+    def _refusal(self, error: Exception | None) -> str:
+        """Why writing failed, from the system itself: libsndfile says "System error", or nothing."""
+        if isinstance(error, OSError | ValueError | TypeError):
+            return reason(error)
+        try:
+            self._aside.file.seek(0, os.SEEK_END)
+            self._aside.file.write(bytes(1 << 20))
+            os.fsync(self._aside.file.fileno())
+        except (OSError, ValueError) as refused:
+            return f"{reason(refused)}{_FULL if getattr(refused, 'errno', 0) in _NO_SPACE else ''}"
+        return "the file is not whole" if error is None else reason(error)
 
 
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # a read-only file system refuses even to remove what is not there
-        path.unlink(missing_ok=True)
+def _as_plain_wav(file: BinaryIO) -> None:
+    """Turn the header of an RF64 file below 4 GiB into one that every player reads."""
+    file.seek(0)
+    head = bytearray(file.read(4096))
+    riff, sound = (int.from_bytes(head[at : at + 8], "little") for at in (20, 28))
+    at = head.index(b"data", 48) + 4
+    head[:8], head[12:16], head[at : at + 4] = (
+        b"RIFF" + riff.to_bytes(4, "little"),
+        b"JUNK",
+        sound.to_bytes(4, "little"),
+    )
+    head[20:48] = bytes(28)
+    file.seek(0)
+    file.write(head[: at + 4])
+    file.flush()
+
+
+def check_ending(ending: str) -> None:
+    """Raise `OptionError` if no result is written with this ending."""
+    if ending not in FORMATS:
+        raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -131,28 +355,34 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{path}: results are written as {' or '.join(FORMATS)}, not {path.suffix or 'without ending'}"
         )
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists\nhint: overwrite=True, or --force on the command line, replaces it")
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is a device or a pipe, not a file")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists\nhint: overwrite=True, or --force on the command line, replaces it")
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from error
 
 
 def read_audio(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     """A whole file as mono float32 (L,) and its rate in Hz. Raises `AudioError`."""
-    with AudioReader(Path(path)) as reader:
-        return np.concatenate([block for block, _ in reader.blocks(1 << 20)]), reader.sample_rate
+    return read_with_notes(Path(path))[:2]
+
+
+def read_with_notes(path: Path) -> tuple[NDArray[np.float32], int, list[str]]:
+    """The same, and what of the file was not read or not used."""
+    with AudioReader(path) as reader:
+        audio = np.concatenate([block for block, _ in reader.blocks(1 << 20)])
+        return audio, reader.sample_rate, reader.warnings
 
 
 def write_audio(
     path: str | os.PathLike[str], audio: NDArray[np.float32], sample_rate: int, overwrite: bool = False
 ) -> None:
     """Write (L,) float32 within ±1 as WAV or FLAC, by the ending of `path`, all or nothing. Raises `OutputError`."""
-    with AudioWriter(Path(path), sample_rate, overwrite) as writer:
+    with AudioWriter(Path(path), sample_rate, overwrite, samples=len(audio)) as writer:
         writer.write(audio)
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return str(text).strip().rstrip(".")

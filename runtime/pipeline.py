@@ -73,8 +73,9 @@ def convert_blocks(
         if keep:
             mel.add(chain.mel)
             f0_hz.add(chain.f0_hz)
-    warnings = survey.warnings()
-    if not survey.silent:
+    has_pitch = chain.pitch_statistics.voiced_frames > 0
+    warnings = survey.warnings(has_pitch)
+    if has_pitch or not survey.quiet:
         warnings += pitch_warnings(chain.pitch_statistics, key, request.voice)
     warnings += output_warnings(chain.clipped_samples)
     outcome = Outcome(key, chain.n_samples, warnings, timings)

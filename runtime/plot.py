@@ -18,6 +18,7 @@ from .errors import ComosvcError, OutputError
 from .extras import install
 from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
+from .storage import replacing
 
 _INCHES_PER_SECOND, _WIDTH_INCHES = 2.0, (8.0, 24.0)
 PICTURES = (".png", ".pdf", ".svg")
@@ -67,7 +68,8 @@ def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec)
     rows[0].legend(loc="upper right")
     rows[-1].set_xlabel("seconds")
     try:
-        figure.savefig(Path(path))
+        with replacing(Path(path)) as partial:
+            figure.savefig(partial, format=Path(path).suffix.lower().lstrip("."))
     except (OSError, ValueError) as error:
         raise OutputError(f"{os.fspath(path)} cannot be written: {error}") from error
 

@@ -85,6 +85,8 @@ class FileConversion:
     warnings: tuple[str, ...] = ()
     error: ComosvcError | None = None
     """None where `output` was written."""
+    skipped: bool = False
+    """`output` was there already, and nothing was done."""
 
     @property
     def rtf(self) -> float:
@@ -108,6 +110,7 @@ class FileConversion:
             "timings_ms": {name: round(value, 3) for name, value in self.timings_ms.items()},
             "options": None if self.options is None else self.options.as_dict(),
             "warnings": list(self.warnings),
+            "skipped": self.skipped,
             "error": None if self.error is None else str(self.error),
         }
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.spec import AudioSpec
-from .atomic import replacing
+from ..runtime.storage import replacing
 from .checkpoint import latest_checkpoint, require_checkpoint, save_checkpoint
 from .config import from_mapping
 from .content import ContentConfig, ContentEncoder

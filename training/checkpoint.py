@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .atomic import replacing
+from ..runtime.storage import replacing
 from .errors import TrainingError
 
 BEST = "best.safetensors"

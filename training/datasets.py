@@ -7,22 +7,21 @@ as far as that leaves each enough to train on.
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..runtime.sources import READABLE, is_readable, unread_reason
+from ..runtime.storage import reason
 from .corpus.reader import Corpus
 from .errors import DataError
 
 logger = logging.getLogger(__name__)
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 VALIDATION_SHARE = 0.05
 MIN_SONGS_TO_VALIDATE = 5
 _OPENSINGER_GROUPS = {"ManRaw": "Man", "WomanRaw": "Woman"}
-_WAV_UNKNOWN = 0x7FFF0000
-"""Sizes from here on stand for "until the end": of a WAV that was written into a pipe."""
 _NUMBERED = re.compile(r"(.*\S)[_\-#]+\d+")
 
 
@@ -81,15 +80,16 @@ def folder_material(folder: Path) -> Material:
         dropped.append(_unread(path, folder) or Dropped(path.name, "beside the singers' folders, in none"))
     for singer in _folders(folder):
         found = _files(singer.rglob("*"))
-        files = [path for path in found if path.suffix.lower() in SUFFIXES]
+        files = [path for path in found if is_readable(path)]
         dropped += [unread for path in found if (unread := _unread(path, folder))]
         if not files:
             dropped.append(Dropped(singer.name, "a folder without recordings"))
         songs = _songs_of_files(singer, files)
-        recordings += [Recording(p, p.relative_to(folder).as_posix(), singer.name, songs[p]) for p in files]
+        name = _text(singer.name)
+        recordings += [Recording(p, _text(p.relative_to(folder).as_posix()), name, songs[p]) for p in files]
     if not recordings:
         raise DataError(
-            f"{folder} has no sub-folder with {', '.join(SUFFIXES)} files\n"
+            f"{folder} has no sub-folder with {', '.join(READABLE)} files\n"
             "hint: put each singer's recordings into a folder of the singer's name, and give the folder above them"
         )
     return _recorded(recordings, dropped)
@@ -101,20 +101,26 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 def _unread(path: Path, folder: Path) -> Dropped | None:
     """A file of a kind that is not read, whether it is sound or not."""
-    suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
+    if is_readable(path):
         return None
+    suffix = path.suffix.lower()
     kind = f"{suffix} files are" if suffix else "a file without ending is"
-    return Dropped(path.relative_to(folder).as_posix(), f"{kind} not read: only {', '.join(SUFFIXES)}")
+    why = unread_reason(path) or f"{kind} not read: only {', '.join(READABLE)}"
+    return Dropped(_text(path.relative_to(folder).as_posix()), why)
+
+
+def _text(name: str) -> str:
+    """A file's name as text that can be written: bytes that are not UTF-8 as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _songs_of_files(singer: Path, files: list[Path]) -> dict[Path, str]:
-    whole = {p: p.relative_to(singer).with_suffix("").as_posix() for p in files}
+    whole = {p: _text(p.relative_to(singer).with_suffix("").as_posix()) for p in files}
     songs = {}
     for path, name in whole.items():
-        numbered = _NUMBERED.fullmatch(path.stem)
+        numbered = _NUMBERED.fullmatch(_text(path.stem))
         songs[path] = (
-            path.relative_to(singer).parts[0]
+            _text(path.relative_to(singer).parts[0])
             if path.parent != singer
             else numbered[1] if numbered else name
         )  # fmt: skip
@@ -210,30 +216,16 @@ def open_dataset(name: str, folder: Path) -> Material:
     """The material in `folder`, laid out as `name` says. Raises `DataError` where it is not."""
     if name not in DATASETS:
         raise DataError(f"there is no layout called {name}\nhint: --dataset takes {', '.join(DATASETS)}")
-    return DATASETS[name](folder)
+    try:
+        return DATASETS[name](folder)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder} cannot be read: {reason(error)}") from error
 
 
 def _recorded(recordings: list[Recording], dropped: list[Dropped]) -> Material:
     singers = sorted({r.singer for r in recordings})
     facts = {name: {"kind": "recorded", "split": "train", "demo": True} for name in singers}
-    dropped = dropped + [Dropped(r.id, reason) for r in recordings if (reason := _cut_short(r.path))]
     return Material(split_by_song(recordings), facts, singers, dropped)
-
-
-def _cut_short(path: Path) -> str | None:
-    """What of a WAV file's sound is missing: libsndfile reads the rest without a word. None where nothing is."""
-    with suppress(OSError), path.open("rb") as file:  # `prepare` says what cannot be read
-        if file.read(4) != b"RIFF":
-            return None
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            size = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data":
-                left = path.stat().st_size - file.tell()
-                short = left < size < _WAV_UNKNOWN
-                return f"cut short: {left} of {size} bytes of sound are there and used" if short else None
-            file.seek(size + size % 2, 1)
-    return None
 
 
 def split_by_song(recordings: Iterable[Recording]) -> list[Recording]:

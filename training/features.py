@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..runtime.pitch import told_f0
 from ..runtime.spec import AudioSpec, FrontEnd
-from .atomic import replacing
+from ..runtime.storage import replacing
 from .augmentation import AugmentationConfig, variation_path
 from .errors import ConfigError, DataError
 

@@ -8,12 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..runtime.providers.openvino import isa_limit
 from .errors import TrainingError
 
 logger = logging.getLogger(__name__)
 Precision = Literal["bf16", "fp16", "fp32"]
 _SMALLEST_SCALE = 2.0**-14
 _STATE = ("scale", "_growth_tracker")
+_UNITS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
+"""Instruction sets that multiply matrices in a precision; imitated, it takes 30 to 100 times as long as fp32."""
 
 
 class MixedPrecision:
@@ -22,7 +25,10 @@ class MixedPrecision:
     def __init__(self, precision: Precision, device: torch.device) -> None:
         wanted = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
         self.device = device
-        self.dtype = None if wanted is torch.bfloat16 and not _has_bf16(device) else wanted
+        lacking = why_emulated("bf16", device) if precision == "bf16" else None
+        if lacking:
+            logger.info("training in fp32: %s", lacking)
+        self.dtype = None if lacking else wanted
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -68,13 +74,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
-def _has_bf16(device: torch.device) -> bool:
-    """Whether the device is fast at bf16; emulated, it takes longer than float32."""
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        supported = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    else:
-        supported = torch.cuda.is_bf16_supported(including_emulation=False)
-    if not supported:
-        logger.info("this device has no bf16 instructions: training in fp32")
-    return supported
+def why_emulated(precision: str, device: torch.device) -> str | None:
+    """Why `device` has no unit for matrix products in `precision`, so that torch imitates it; None: it has one."""
+    if precision not in _UNITS:
+        return None
+    if device.type != "cpu":
+        imitated = precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "this GPU has no bf16 unit" if imitated else None
+    present, units = torch.cpu.get_capabilities(), _UNITS[precision]
+    if not any(present.get(unit) for unit in units):
+        return f"this processor has no {precision} unit ({' or '.join(units)})"
+    limit = isa_limit(precision)
+    return f"{limit} takes the {precision} unit away" if limit else None

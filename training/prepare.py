@@ -11,13 +11,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from ..runtime.audio import mono, resample
-from ..runtime.errors import AudioError, OptionError
+from ..runtime.audio import resample
+from ..runtime.errors import AudioError
+from ..runtime.files import read_with_notes
 from ..runtime.loudness import condition_loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.spec import AudioSpec, FrontEnd
@@ -87,8 +87,7 @@ class _Task:
                 "hint: free some space and run the same command again; it goes on where it stopped"
             )
         try:
-            audio, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
-            signal = mono(audio)
+            signal, rate, notes = read_with_notes(recording.path)
             pieces = list(slice_at_silences(signal, rate, self.config.slicing)) if recording.cut else [(0, len(signal))]
             ids = [f"{recording.id}#{k}" if recording.cut else recording.id for k in range(len(pieces))]
             text = recording.text if len(pieces) == 1 else ""
@@ -96,11 +95,9 @@ class _Task:
                 self._measure(resample(signal[slice(*piece)], rate, self.spec.sample_rate), name, recording, text)
                 for name, piece in zip(ids, pieces, strict=True)
             ]
-        except soundfile.LibsndfileError as error:
+        except AudioError as error:
             return [Dropped(recording.id, f"cannot be read: {error}")]
-        except (AudioError, OptionError) as error:
-            return [Dropped(recording.id, str(error))]
-        return found or [Dropped(recording.id, "silent")]
+        return [Dropped(recording.id, note) for note in notes] + (found or [Dropped(recording.id, "silent")])
 
     def _measure(self, signal: NDArray[np.float32], name: str, of: Recording, text: str) -> Measured | Dropped:
         shortest = self.config.slicing.min_seconds

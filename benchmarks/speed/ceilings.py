@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _REPEATS = 10
 _WARM_UP = 2
+_LIMIT_S = 2.0
+"""For the repetitions of one ceiling: a slow machine gets fewer of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +25,15 @@ class Ceilings:
     fp32_torch_gflop_s: float
     fp32_onnx_gflop_s: float | None = None
     """ONNX Runtime's, on the CPU: its kernels and torch's are not equally fast on every processor (MKL on AMD's)."""
-    bf16_torch_gflop_s: float
+    bf16_torch_gflop_s: float | None = None
+    """None where the device has no such unit: torch would imitate it at a hundredth of the speed."""
     fp16_torch_gflop_s: float | None = None
-    """On a GPU; a processor has no such unit."""
+    """Likewise."""
     copy_gb_s: float
     fp32_matmul_precision: str = "highest"
     """torch's setting; anything else lets a GPU use TF32."""
+    left_out: tuple[str, ...] = ()
+    """Precisions without a ceiling, each with the reason."""
 
     def gflop_s(self, precision: str) -> float | None:
         """The most of any engine in a precision; None where it was not measured."""
@@ -41,13 +46,15 @@ class Ceilings:
         best = {}
         for field in fields(self):
             a, b = getattr(self, field.name), getattr(other, field.name)
-            best[field.name] = max(a, b) if isinstance(a, float) else a
+            best[field.name] = max(a, b) if isinstance(a, float) and isinstance(b, float) else a
         return Ceilings(**best)
 
 
 def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: int = 256) -> Ceilings:
     """Measure them. Changes the number of torch's threads: call it in a process of its own."""
     import torch  # only here: who reads results need not have it
+
+    from ...training.precision import why_emulated
 
     torch.set_num_threads(threads)
     where = torch.device(device)
@@ -61,6 +68,8 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
         a, b = (torch.ones(size, size, dtype=dtype, device=where) for _ in range(2))
         return 2.0 * size**3 / _best_s(lambda: a @ b, sync) / 1e9
 
+    left_out = {precision: why_emulated(precision, where) for precision in ("bf16", "fp16")}
+
     block = torch.ones(copy_mb * 250_000, device=where)
     target = torch.empty_like(block)
     with torch.inference_mode():
@@ -69,10 +78,11 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
             device=device,
             fp32_torch_gflop_s=gemm(torch.float32),
             fp32_onnx_gflop_s=_onnx_gemm(size, threads) if where.type == "cpu" else None,
-            bf16_torch_gflop_s=gemm(torch.bfloat16),
-            fp16_torch_gflop_s=gemm(torch.float16) if where.type == "cuda" else None,
+            bf16_torch_gflop_s=None if left_out["bf16"] else gemm(torch.bfloat16),
+            fp16_torch_gflop_s=None if left_out["fp16"] else gemm(torch.float16),
             copy_gb_s=2.0 * block.nbytes / _best_s(lambda: target.copy_(block), sync) / 1e9,
             fp32_matmul_precision=torch.get_float32_matmul_precision(),
+            left_out=tuple(f"{name}: {why}" for name, why in left_out.items() if why),
         )
 
 
@@ -90,11 +100,12 @@ def _onnx_gemm(size: int, threads: int) -> float:
 
 
 def _best_s(work: Callable[[], object], sync: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(_WARM_UP + _REPEATS):
+    """The shortest of the repetitions, those to warm up left out where there is time for more."""
+    seconds: list[float] = []
+    while len(seconds) < _WARM_UP + _REPEATS and sum(seconds) < _LIMIT_S:
         sync()
         start = time.perf_counter()
         work()
         sync()
         seconds.append(time.perf_counter() - start)
-    return min(seconds[_WARM_UP:])
+    return min(seconds[_WARM_UP:] or seconds)

@@ -120,7 +120,7 @@ def _missing(bench: _Bench, keys: Sequence[VariantKey]) -> Iterator[NotMeasured]
 def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], threads: int) -> None:
     """All sittings with one number of threads, the ceilings before and after them."""
     options, waiting = bench.options, list(ready)
-    bench.say(f"ceilings of this machine, {threads} thread(s)")
+    bench.say(f"ceilings of this machine, {threads} thread(s): matrix products and a copy, some seconds")
     bench.ceilings.append(in_process(measure_ceilings, threads, options.device))
     while waiting:
         with ExitStack() as stack:

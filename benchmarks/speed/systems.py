@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from ...runtime.bundle import SUFFIX, open_bundle
 from ...runtime.errors import ComosvcError, OptionError
 from ...runtime.manifest import FROM_FP32
 from ...runtime.providers import choose_precision, choose_provider
 from ...runtime.providers import engine as runtime_engine
+from ...training.precision import why_emulated
 from .chain import measure_overhead
 from .exported import export_system
 from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_counted, ready_precision
@@ -133,6 +136,7 @@ def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -
     if key.engine in _COMPILERS:
         if key.precision not in DTYPES:
             raise OptionError(f"torch has no {key.precision} here; known: {', '.join(DTYPES)}")
+        _require_unit(key, options)
         opener = partial(open_torch, subject.make, options.device, key.precision, _COMPILERS[key.engine])
         return [Variant(key, partial(measure_overhead, subject.make), opener)]
     if key.engine != "onnx":
@@ -145,6 +149,13 @@ def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -
     return [Variant(key, partial(export_system, subject.make), partial(open_onnx, subject.make), provider)]
 
 
+def _require_unit(key: VariantKey, options: RtfOptions) -> None:
+    """Refuse a precision that the device would imitate: its row would take minutes and compare nothing."""
+    lacking = why_emulated(key.precision, torch.device(options.device))
+    if lacking:
+        raise OptionError(lacking)
+
+
 def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> list[Variant]:
     if key.engine in _COMPILERS:
         return []  # nobody converts with it: no row, and nothing to explain
@@ -155,6 +166,7 @@ def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> li
         choose_precision(key.precision, open_bundle(subject.model), provider)
     elif key.precision not in runtime_engine(provider).PRECISIONS:
         raise OptionError(f"provider {provider!r} does not compute in {key.precision}")
+    _require_unit(key, options)
     opener = partial(open_voice, provider, key.precision, key.engine != "onnx-nograph")
     ready = partial(ready_counted, subject.ready(key.precision), key.precision)
     own = Variant(key, ready, opener, provider)

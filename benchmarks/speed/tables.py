@@ -250,7 +250,12 @@ def ceilings_grid(report: SpeedReport) -> Grid:
             )
             for found in report.ceilings
         ),
-        note="The best of some repetitions before and after all else. The ceiling of a precision is the higher one.",
+        note=" ".join(
+            (
+                "The best of some repetitions before and after all else. The ceiling of a precision is the higher one.",
+                *dict.fromkeys(f"Left out, {why}." for found in report.ceilings for why in found.left_out),
+            )
+        ),
     )
 
 

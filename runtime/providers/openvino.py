@@ -189,9 +189,16 @@ def _require_bf16(core: Any) -> None:
         raise ProviderError(
             f"bf16 needs a processor with AVX512-BF16 or AMX; {name} has neither\nhint: precision='fp32'"
         )
-    for variable in _ISA_LIMITS:  # OpenVINO's answer leaves these out
-        if os.environ.get(variable, "").upper() in _WITHOUT_BF16:
-            raise ProviderError(
-                f"{variable}={os.environ[variable]} takes bf16 away from OpenVINO\n"
-                "hint: precision='fp32', or unset the variable"
-            )
+    limit = isa_limit("bf16")  # OpenVINO's answer leaves it out
+    if limit is not None:
+        raise ProviderError(f"{limit} takes bf16 away from OpenVINO\nhint: precision='fp32', or unset the variable")
+
+
+def isa_limit(precision: str) -> str | None:
+    """The setting of the environment, NAME=VALUE, that keeps oneDNN from the processor's units for `precision`.
+
+    oneDNN multiplies matrices in OpenVINO and in torch. `precision`: "bf16" or "fp16".
+    """
+    without = _WITHOUT_BF16 if precision == "bf16" else (*_WITHOUT_BF16, "AVX512_CORE_BF16")
+    found = ((name, os.environ.get(name, "")) for name in _ISA_LIMITS)
+    return next((f"{name}={value}" for name, value in found if value.upper() in without), None)

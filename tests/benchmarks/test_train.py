@@ -1,5 +1,7 @@
 """The speed of training: equal work on both sides, and a report that says what was measured."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -7,8 +9,10 @@ from typer.testing import CliRunner
 from comosvc.benchmarks.authors_training import AuthorsModel, AuthorsTraining, Items, Network
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.report import load_json
-from comosvc.benchmarks.train import N_CONTENT, N_SINGERS, of_size, random_clips
+from comosvc.benchmarks.train import N_CONTENT, N_SINGERS, TrainOptions, measure_training, of_size, random_clips
+from comosvc.runtime.errors import OptionError
 from comosvc.training.denoiser import Denoiser
+from comosvc.training.precision import why_emulated
 
 
 def test_network_of_the_authors_is_ours_with_the_projections_apart():
@@ -50,6 +54,19 @@ def test_the_authors_train_what_they_say(student):
     assert len(set(losses)) == 3
 
 
+def test_what_the_processor_imitates_is_left_out(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    options = TrainOptions(batch_size=2, crop_frames=32, rounds=9, steps=1, limit_s=0.0, acoustic=of_size(2, 16))
+    report = measure_training(options, "train", lambda _: None)
+    assert report.rows[-1].what == "bf16"
+    assert report.rows[-1].note == "left out: this processor has no bf16 unit (avx512_bf16 or amx_bf16)"
+    assert {name: len(seconds) for name, seconds in report.details["step_s"].items()} == {
+        f"{stage}, {system}": 1 for stage in ("teacher", "student") for system in ("authors", "fp32")
+    }, "one round, as the time was used up"
+    with pytest.raises(OptionError, match="no bf16 unit"):
+        measure_training(replace(options, precisions=("bf16",)), "train", lambda _: None)
+
+
 def test_report_of_a_small_run(tmp_path):
     sizes = ["--layers", "2", "--channels", "16", "--batch", "2", "--frames", "32", "--rounds", "2", "--steps", "2"]
     result = CliRunner().invoke(
@@ -61,7 +78,7 @@ def test_report_of_a_small_run(tmp_path):
     for stage in ("teacher", "student"):
         theirs = rows[f"{stage}: steps a second, the authors' arithmetic in fp32"]
         assert theirs > 0
-        for precision in ("bf16", "fp32"):
+        for precision in ("fp32",) if why_emulated("bf16", torch.device("cpu")) else ("bf16", "fp32"):
             assert rows[f"{stage}, {precision}: steps a second, ours"] > 0
             assert 0 <= rows[f"{stage}, {precision}: share of the time that ours waits for batches"] <= 100
     assert "2 x 16, batch 2 x 32 frames" in report.rows[0].note

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from comosvc.runtime import AudioError, OptionError
-from comosvc.runtime.audio import Resampler, blocks, check_rate, mono, resample
+from comosvc.runtime.audio import MAX_SAMPLE, Resampler, blocks, check_channel, check_rate, mixed, mono, resample
 
 
 @pytest.mark.parametrize(
@@ -16,17 +16,25 @@ from comosvc.runtime.audio import Resampler, blocks, check_rate, mono, resample
         (np.zeros((2, 3, 4), np.float32), "has shape (2, 3, 4)"),
         (np.float32(1.0), "has shape ()"),
         (np.zeros((2, 48_000), np.float32), "48000 channels\nhint: transpose it"),
-        (np.zeros(5, np.int32), "is int32"),
+        (np.zeros(5, np.int64), "is int64"),
         (np.zeros(5, np.uint8), "is uint8"),
         (np.zeros(5, np.complex64), "is complex64"),
         (np.zeros(5, bool), "is bool"),
         (np.zeros(5, np.float16), "is float16"),
-        (np.array(["a"]), "it must be float32, float64 or int16"),
+        (np.array(["a"]), "it must be float32, float64, int16 or int32"),
         (["no", "audio"], "it must be float32"),
         (None, "is object"),
         (np.array([0.0, np.nan, np.inf]), "2 samples that are NaN or infinite, the first at sample 1"),
         (np.array([[0.0, 0.0], [0.0, -np.inf]]), "the first at sample 1"),
         (np.array([0.0, 1e300]), "the first at sample 1"),
+        (np.array([0.0, 1.0, -1e20], np.float32), "1 samples beyond 1e+06, the first at sample 2 (-1e+20)"),
+        (np.full(4, 2_147_483_647.0), "the first at sample 0"),
+        (np.array([[0.0, 0.0], [0.0, 3e38]]), "the first at sample 1"),
+        (np.zeros(5, "V4"), "it must be float32"),
+        (np.zeros(5, np.longdouble), "it must be float32"),
+        (np.ma.masked_array(np.zeros(3), [0, 1, 0]), "masked"),
+        ([[0.0, 1.0], [0.0]], "is no array of samples"),
+        (np.zeros((2, 100), np.float32), "hint: transpose it: audio.T"),
     ],
 )
 def test_unusable_audio_is_one_clear_error(audio, words):
@@ -41,6 +49,59 @@ def test_types_and_channels_become_mono_float32():
     stereo = np.array([[32767, 32767], [-32768, 32767]], np.int16)
     np.testing.assert_allclose(mono(stereo), [32767 / 32768, -0.5 / 32768], rtol=1e-6)
     assert mono(np.zeros((4, 6))).dtype == np.float32
+
+
+WAVE = np.round(0.3 * 32_767 * np.sin(np.arange(999) / 20))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["i2", "i4", "f4", "f8"])
+def test_byte_orders_and_layouts_do_not_matter(kind, order):
+    values = WAVE / 32_768 if kind[0] == "f" else WAVE * (65_536 if kind == "i4" else 1)
+    flat, wanted = values.astype(order + kind), (WAVE / 32_768).astype(np.float32)
+    table = np.stack([flat, flat, flat], axis=1)
+    read_only = flat.copy()
+    read_only.flags.writeable = False
+    for given in (
+        flat,
+        read_only,
+        np.repeat(flat, 2)[::2],
+        flat[::-1].copy()[::-1],
+        flat[:, None],
+        flat[None],
+        np.asfortranarray(table),
+        table[:, 1],
+        table[:, :1],
+        table[:, ::2],
+    ):
+        np.testing.assert_array_equal(mono(given), wanted)
+
+
+def test_a_row_is_one_channel_and_a_column_of_two_is_stereo():
+    assert len(mono(np.zeros((1, 48_000)))) == 48_000
+    assert len(mono(np.zeros((1, 2)))) == 1
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 1e-30, MAX_SAMPLE])
+def test_the_smallest_and_the_largest_samples_pass(value):
+    np.testing.assert_array_equal(mono(np.full(3, value, np.float32)), np.full(3, value, np.float32))
+
+
+@pytest.mark.parametrize(("gain", "cancelled"), [(-1.0, True), (-0.8, True), (-0.3, False), (0.0, False), (1.0, False)])
+def test_channels_that_cancel_are_noticed(gain, cancelled):
+    left = WAVE / 32_768
+    signal, n_mixed, notes = mixed(np.stack([left, gain * left], axis=1), "mid")
+    wanted = left if cancelled else (1 + gain) / 2 * left
+    np.testing.assert_allclose(signal, wanted, atol=1e-6)
+    assert (n_mixed, bool(notes)) == ((1, True) if cancelled else (2, False))
+
+
+def test_unrelated_channels_do_not_cancel():
+    noise = np.random.default_rng(0).standard_normal((24_000, 6))
+    assert mixed(noise, "mid")[1:] == (6, [])
+    assert mixed(noise, "right")[1:] == (1, [])
+    with pytest.raises(OptionError, match="channel is 'both'; known: mid, left, right"):
+        check_channel("both")
 
 
 def test_the_callers_array_is_never_written():

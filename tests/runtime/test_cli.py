@@ -1,14 +1,20 @@
 """comosvc-convert and comosvc-doctor, as somebody at a terminal meets them."""
 
+import errno
 import importlib
+import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from tiny_bundle import SPEC, edited, write_zip
 from typer.testing import CliRunner
 
-from comosvc.runtime import __version__, doctor
+from comosvc.runtime import __version__, doctor, sources
 from comosvc.runtime.cli import _app
 from comosvc.runtime.extras import install
 from comosvc.runtime.providers import PROVIDERS
@@ -88,6 +94,60 @@ def test_folders_patterns_and_files_in_one_go(convert, folder):
     assert "broken.wav is not audio" in err
     assert "gone.wav: no such file" in err
     assert err.count("b.flac ->") == 1
+
+
+def test_a_folder_is_searched_for_all_that_is_read_and_for_nothing_hidden(convert, folder, monkeypatch):
+    monkeypatch.setattr(sources, "has_pyav", lambda: False)
+    (folder / "lieder" / "._a ü.wav").write_bytes(b"Mac OS X")
+    (folder / "lieder" / "c.m4a").write_bytes(b"any")
+    (folder / "lieder" / "cover.jpg").write_bytes(b"any")
+    soundfile.write("lieder/d.aiff", GLIDE[:9_000], 24_000)
+    code, out, err = convert("lieder", "-o", "out", "--json")
+    assert code == 0
+    assert names(folder / "out") == ["a ü_alto_0key.wav", "b_alto_0key.wav", "d_alto_0key.wav"]
+    assert "skipped: lieder/c.m4a: .m4a files need PyAV" in err
+    assert [entry["source"] for entry in json.loads(out)["skipped"]] == ["lieder/c.m4a"]
+    assert "cover" not in err
+    assert "._a" not in err
+
+
+def test_standard_input_and_output(convert, folder, bundle_path):
+    command = [sys.executable, "-c", "from comosvc.runtime.cli import main; main()", "-m", str(bundle_path)]
+    wav = (folder / "lieder" / "a ü.wav").read_bytes()
+    done = subprocess.run([*command, "-", "-o", "-", "--format", "flac"], input=wav, capture_output=True, check=True)
+    assert soundfile.info(io.BytesIO(done.stdout)).frames == 9_000
+    assert done.stdout[:4] == b"fLaC"
+    streamed = wav[: wav.index(b"data") + 4] + b"\xff\xff\xff\xff" + wav[wav.index(b"data") + 8 :]
+    subprocess.run([*command, "-", "-o", "out"], input=streamed, capture_output=True, check=True)
+    assert names(folder / "out") == ["stdin_alto_0key.wav"]
+    assert "writes to standard output" in convert("lieder/b.flac", "-o", "-", "--json")[2]
+
+
+def test_a_second_run_skips_what_is_done(convert, folder):
+    assert convert("lieder/b.flac", "-o", "out")[0] == 0
+    code, out, err = convert("lieder", "-o", "out", "--skip-existing", "--json")
+    assert code == 0
+    assert "skipped: lieder/b.flac: out/b_alto_0key.wav exists" in err
+    assert {r["source"]: r["skipped"] for r in json.loads(out)["results"]} == {
+        "lieder/a ü.wav": False,
+        "lieder/b.flac": True,
+    }
+    assert convert("lieder/b.flac", "-o", "out/b_alto_0key.wav", "--skip-existing")[0] == 0
+
+
+def test_channel_and_its_warning(convert, folder):
+    soundfile.write("o.wav", np.stack([GLIDE[:9_000], -GLIDE[:9_000]], axis=1), 24_000)
+    assert "opposite phase" in convert("o.wav", "-o", "out")[2]
+    assert "opposite phase" not in convert("o.wav", "-o", "out2", "--channel", "right")[2]
+    assert "channel is 'both'" in convert("o.wav", "-o", "out3", "--channel", "both")[2]
+
+
+def test_names_that_the_system_refuses_stop_only_themselves(convert, folder):
+    code, _, err = convert("x" * 300, "lieder/b.flac/c.wav", "lieder/b.flac", "-o", "out")
+    assert code == 1
+    assert "File name too long" in err
+    assert "Not a directory" in err
+    assert names(folder / "out") == ["b_alto_0key.wav"]
 
 
 def test_without_output_the_result_comes_here(convert, folder):
@@ -170,6 +230,20 @@ def test_plot_draws_one_conversion(convert, folder):
     assert "x.txt" in err
     assert ".png" in err
     assert not (folder / "d.wav").exists()
+
+
+def test_a_picture_appears_whole_or_not_at_all(convert, folder, monkeypatch):
+    def full(figure, path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    (folder / "out").mkdir()
+    code, _, err = convert("lieder/b.flac", "-o", "out/b.wav", "--plot", "out/x.png")
+    assert code == 1
+    assert "out/x.png cannot be written: " in err
+    assert "No space left on device" in err
+    assert names(folder / "out") == ["b.wav"]
 
 
 def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypatch):

@@ -1,5 +1,7 @@
 """Files: one at a time, many at once, in constant memory, and nothing half-written."""
 
+import io
+import os
 import signal
 import subprocess
 import sys
@@ -112,7 +114,7 @@ def test_a_failure_leaves_no_file_behind(bundle_path, tmp_path, how):
     if how == "cancelled":
         progress, kind = (lambda share: share < 0.3), CancelledError
     elif how == "damaged source":
-        source.write_bytes(source.read_bytes()[: source.stat().st_size * 4 // 5])
+        source.write_bytes(source.read_bytes()[:1_000])
         kind = AudioError
     else:
         session = converter._graphs["vocoder"]._session
@@ -121,6 +123,101 @@ def test_a_failure_leaves_no_file_behind(bundle_path, tmp_path, how):
     with pytest.raises(kind):
         converter.convert_file(source, out / "result.wav", progress=progress)
     assert names(out) == []
+
+
+def test_a_source_that_was_cut_short_is_converted_with_a_warning(converter, tmp_path):
+    source = tmp_path / "song.flac"
+    soundfile.write(source, 0.1 * np.random.default_rng(0).standard_normal(6 * 24_000), 24_000)
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    for key in (0.0, "auto"):
+        result = converter.convert_file(source, tmp_path / "out.wav", overwrite=True, key=key)
+        assert result.seconds == soundfile.info(tmp_path / "out.wav").duration
+        assert 2.0 < result.seconds < 3.1
+        assert sum(f"{result.seconds:.2f} of 6.00 s could be read" in warning for warning in result.warnings) == 1
+
+
+def test_one_channel_of_two(converter, tmp_path):
+    """The left one where both cancel each other, in arrays as in files."""
+    left, right = GLIDE[:9_000], -GLIDE[:9_000]
+    stereo = np.stack([left, right], axis=1)
+    wanted = {"mid": converter.convert(left, 24_000), "right": converter.convert(right, 24_000)}
+    soundfile.write(tmp_path / "a.wav", stereo, 24_000, "FLOAT")
+    for channel, whole in wanted.items():
+        out = converter.convert(stereo, 24_000, channel=channel)
+        np.testing.assert_array_equal(out.audio, whole.audio)
+        (result,) = converter.convert_many([tmp_path / "a.wav"], tmp_path / channel, channel=channel)
+        np.testing.assert_allclose(soundfile.read(result.output)[0], whole.audio, atol=2.0**-22)
+        for warnings in (out.warnings, result.warnings):
+            assert any("opposite phase" in warning for warning in warnings) == (channel == "mid")
+    same = np.stack([left, left], axis=1)
+    assert "2 channels were mixed to mono" in converter.convert(same, 24_000).warnings
+    with pytest.raises(OptionError, match="channel is 'middle'"):
+        converter.convert(same, 24_000, channel="middle")
+
+
+def test_file_objects_come_in_and_go_out(converter, songs, tmp_path):
+    converter.convert_file(songs[0], tmp_path / "a.wav")
+    source, target = io.BytesIO(songs[0].read_bytes()), io.BytesIO()
+    result = converter.convert_file(source, target)
+    assert target.getvalue() == (tmp_path / "a.wav").read_bytes()
+    assert (str(result.source), str(result.output)) == ("<BytesIO>", "<BytesIO>")
+    with (tmp_path / "b.flac").open("wb") as file:
+        converter.convert_file(source, file)
+    assert soundfile.info(tmp_path / "b.flac").format == "FLAC"
+    (result,) = converter.convert_many([source], tmp_path / "out")
+    assert result.output.name == "BytesIO_alto_0key.wav"
+    with pytest.raises(OptionError, match=r"ending is '\.mp3'"):
+        converter.convert_file(source, target, ending=".mp3")
+
+
+def test_what_the_system_refuses_stops_its_own_file_only(converter, songs, tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    latin = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    long = tmp_path / ("x" * 248 + ".wav")
+    for path in (latin, long):
+        path.write_bytes(songs[0].read_bytes())
+    bad = {
+        tmp_path / ("x" * 300): "File name too long",
+        long: "File name too long",
+        tmp_path / "loop.wav": "symbolic links",
+        songs[0] / "a.wav": "Not a directory",
+        tmp_path / "\ud800.wav": "surrogates",
+        tmp_path / "a\0.wav": "null",
+        Path("/dev/zero"): "is a device",
+        tmp_path: "is a folder",
+    }
+    results = {r.source: r for r in converter.convert_many([*bad, latin, songs[0]], tmp_path / "out")}
+    for path, words in bad.items():
+        assert words in str(results[path].error)
+    assert results[latin].error is None
+    assert results[songs[0]].error is None
+    assert len(names(tmp_path / "out")) == 2
+
+
+def test_a_second_run_skips_what_is_done(converter, songs, tmp_path):
+    list(converter.convert_many(songs[:1], tmp_path / "out"))
+    before = (tmp_path / "out" / "süß 1_alto_0key.wav").stat()
+    first, second = sorted(
+        converter.convert_many(songs[:2], tmp_path / "out", skip_existing=True), key=lambda r: r.source
+    )
+    assert (first.skipped, first.error, first.output.stat()) == (True, None, before)
+    assert (second.skipped, second.error) == (False, None)
+
+
+def test_a_killed_run_leaves_nothing_for_good(bundle_path, converter, songs, tmp_path):
+    source, out = tmp_path / "song.wav", tmp_path / "out"
+    out.mkdir()
+    soundfile.write(source, np.tile(GLIDE[:24_000], 900), 24_000)
+    options = ["-o", str(out), "-m", str(bundle_path), "--provider", "cpu", "--threads", "1"]
+    with subprocess.Popen([sys.executable, "-c", COMMAND, str(source), *options]) as command:
+        while not names(out) and command.poll() is None:
+            time.sleep(0.005)
+        list(converter.convert_many(songs[:1], out))
+        assert [Path(name).suffix for name in names(out)] == [".partial", ".wav"]  # it lives
+        command.kill()
+    converter.convert_file(songs[1], out / "two.wav")
+    assert names(out) == ["süß 1_alto_0key.wav", "two.wav"]
 
 
 COMMAND = """

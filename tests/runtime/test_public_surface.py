@@ -41,7 +41,7 @@ def test_all_names_are_there_and_no_others():
 def test_convert_takes_what_the_design_says():
     assert list(inspect.signature(Converter.convert).parameters) == [
         *("self", "audio", "sample_rate", "singer", "key", "seed", "steps"),
-        *("latency", "f0_hz", "noise", "progress"),
+        *("latency", "f0_hz", "noise", "progress", "channel"),
     ]
     construct = inspect.signature(Converter).parameters
     assert list(construct) == ["model", "provider", "precision", "threads", "cache_dir"]

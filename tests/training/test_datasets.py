@@ -2,13 +2,16 @@
 
 import io
 import json
+import os
 
 import librosa
 import numpy as np
 import pytest
+import soundfile
 from dataset_trees import RATE, m4singer, opensinger, tone, write
 from rich.console import Console
 
+from comosvc.runtime import sources
 from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.dataset_report import report_tables
 from comosvc.training.datasets import Recording, folder_material, m4singer_material, open_dataset, opensinger_material
@@ -85,7 +88,8 @@ def test_songs_of_a_folder(tmp_path):
     }
 
 
-def test_what_a_folder_holds_that_is_not_used_is_reported(tmp_path):
+def test_what_a_folder_holds_that_is_not_used_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "has_pyav", lambda: False)
     for name in ("a/one.wav", "a/two.WAV", "loose.wav"):
         write(tmp_path / "data" / name, tone(200.0))
     for name in ("a/three.m4a", "a/live/four.M4A", "a/notes", "loose.m4a", "a/.DS_Store", ".hidden"):
@@ -95,12 +99,11 @@ def test_what_a_folder_holds_that_is_not_used_is_reported(tmp_path):
         (tmp_path / "data" / name).mkdir(parents=True)
     material = folder_material(tmp_path / "data")
     assert [r.id for r in material.recordings] == ["a/one.wav", "a/two.WAV"]
-    m4a = ".m4a files are not read: only .wav, .flac, .mp3, .ogg"
-    assert {d.id: d.reason for d in material.dropped} == {
-        "a/three.m4a": m4a,
-        "a/live/four.M4A": m4a,
-        "a/notes": "a file without ending is not read: only .wav, .flac, .mp3, .ogg",
-        "loose.m4a": m4a,
+    assert {d.id: d.reason.partition("\n")[0] for d in material.dropped} == {
+        "a/three.m4a": ".m4a files need PyAV",
+        "a/live/four.M4A": ".m4a files need PyAV",
+        "a/notes": f"a file without ending is not read: only {', '.join(sources.READABLE)}",
+        "loose.m4a": ".m4a files need PyAV",
         "loose.wav": "beside the singers' folders, in none",
         "b": "a folder without recordings",
     }
@@ -108,24 +111,41 @@ def test_what_a_folder_holds_that_is_not_used_is_reported(tmp_path):
     screen = Console(width=200, record=True, file=io.StringIO())
     screen.print(*report_tables(tmp_path / "out"))
     shown = screen.export_text()
-    assert ".m4a files are not read: loose.m4a" in shown
+    assert ".m4a files need PyAV" in shown
     assert "beside the singers' folders, in none: loose.wav" in shown
     assert "a folder without recordings: b" in shown
 
 
-def test_a_wav_that_was_cut_short_is_reported(tmp_path):
-    song = write(tmp_path / "a" / "cut.wav", tone(200.0))
-    write(tmp_path / "a" / "whole.wav", tone(200.0))
-    piped = write(tmp_path / "a" / "piped.wav", tone(200.0))
-    song.write_bytes(song.read_bytes()[:-10_000])
-    whole = piped.read_bytes()
-    start = whole.index(b"data")
-    piped.write_bytes(whole[: start + 4] + b"\xff\xff\xff\xff" + whole[start + 8 :])
-    material = folder_material(tmp_path)
-    assert len(material.recordings) == 3
-    n_bytes = len(tone(200.0)) * 2
-    reason = f"cut short: {n_bytes - 10_000} of {n_bytes} bytes of sound are there and used"
-    assert [(d.id, d.reason) for d in material.dropped] == [("a/cut.wav", reason)]
+def test_training_reads_the_files_that_conversion_reads(tmp_path):
+    for ending in sources.READABLE:
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / f"song{ending}").write_bytes(b"any")
+    assert {r.path.suffix for r in folder_material(tmp_path).recordings} == set(sources.READABLE)
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_its_bytes(tmp_path):
+    (tmp_path / "a").mkdir()
+    name = os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "a" / "x.wav", tone(200.0), RATE)
+    (tmp_path / "a" / "x.wav").rename(tmp_path / "a" / name)
+    prepare(folder_material(tmp_path), COMOSVC_24K, tmp_path / "out", 1, Console(quiet=True))
+    assert "a/caf\\\\xe9.wav" in (tmp_path / "out" / "index.json").read_text("utf-8")
+
+
+def test_a_recording_that_was_cut_short_is_used_and_reported(tmp_path):
+    """As conversion reads it, with the same words."""
+    cut = write(tmp_path / "a" / "cut.wav", tone(200.0, 2.0))
+    whole = write(tmp_path / "a" / "whole.wav", tone(200.0, 2.0))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    stereo = np.stack([tone(300.0, 1.0), -tone(300.0, 1.0)], axis=1)
+    soundfile.write(tmp_path / "a" / "opposite.wav", stereo, RATE)
+    index = prepare(folder_material(tmp_path), COMOSVC_24K, tmp_path / "out", 1, Console(quiet=True))
+    assert len(index.clips) == 3
+    seconds = len(soundfile.read(whole)[0]) / RATE
+    dropped = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["dropped"]
+    reasons = {d["clip"]: d["reason"] for d in dropped}
+    assert f"{seconds / 2:.2f} of {seconds:.2f} s could be read" in reasons["a/cut.wav"]
+    assert "opposite phase" in reasons["a/opposite.wav"]
 
 
 def recordings(songs_of):

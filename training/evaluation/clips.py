@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from ...runtime.audio import mono
-from ...runtime.errors import ComosvcError
+from ...runtime.errors import AudioError
+from ...runtime.files import read_audio
 from ..datasets import Material, Recording
 from ..errors import DataError
 from ..slicing import SlicingConfig, slice_at_silences
@@ -63,9 +62,8 @@ def _spread(recordings: Sequence[Recording]) -> Iterator[Recording]:
 
 def _pieces(recording: Recording, slicing: SlicingConfig) -> Iterator[Clip]:
     try:
-        audio, rate = soundfile.read(recording.path, dtype="float32", always_2d=True)
-        signal = mono(audio)
-    except (soundfile.LibsndfileError, ComosvcError):
+        signal, rate = read_audio(recording.path)
+    except AudioError:
         return  # `prepare` reports it
     pieces = list(slice_at_silences(signal, rate, slicing)) if recording.cut else [(0, len(signal))]
     pieces = [(start, stop) for start, stop in pieces if stop - start >= slicing.min_seconds * rate]

@@ -151,7 +151,33 @@ def test_two_voices_of_one_name_are_refused(tiny_path, tmp_path):
         find_subjects((f"comosvc:{tiny_path}", f"comosvc:{other}"), TOYS)
 
 
-def test_every_system_in_every_engine_and_precision():
+def of_processor(monkeypatch, *units):
+    """A processor with these units for matrix products, whatever the tests run on."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(units, True))
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_a_precision_that_the_processor_imitates_is_left_out_with_the_reason(monkeypatch):
+    options = RtfOptions(engines=("torch", "openvino"), precisions=("fp32", "bf16"))
+    subjects = find_subjects(("toy", "comosvc"), TOYS)
+
+    def left_out():
+        variants, skipped = plan(subjects, options)
+        reasons = {str(skip.key): skip.why for skip in skipped if skip.key.precision == "bf16"}
+        assert {str(v.key) for v in variants if v.key.precision == "bf16"}.isdisjoint(reasons)
+        return [reasons.get(name) for name in ("toy (torch bf16)", "comosvc (openvino bf16)")]
+
+    of_processor(monkeypatch, "avx512_bf16")
+    assert left_out() == [None, None]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert left_out() == ["ONEDNN_MAX_CPU_ISA=AVX2 takes the bf16 unit away"] * 2
+    of_processor(monkeypatch, "avx2")
+    assert left_out() == ["this processor has no bf16 unit (avx512_bf16 or amx_bf16)"] * 2
+
+
+def test_every_system_in_every_engine_and_precision(monkeypatch):
+    of_processor(monkeypatch, "avx512_bf16")
     options = RtfOptions(precisions=("fp32", "bf16"), singers=(5,))
     variants, skipped = plan(find_subjects(("toy", "comosvc:demo"), TOYS), options)
     assert [variant.key for variant in variants] == [
@@ -165,7 +191,8 @@ def test_every_system_in_every_engine_and_precision():
     assert all(skip.why for skip in skipped)
 
 
-def test_the_full_size_voice_runs_in_what_an_engine_computes():
+def test_the_full_size_voice_runs_in_what_an_engine_computes(monkeypatch):
+    of_processor(monkeypatch, "avx512_bf16")
     options = RtfOptions(engines=("onnx", "openvino"), precisions=("fp32", "bf16", "fp16"))
     variants, skipped = plan(find_subjects(["comosvc"]), options)
     assert [str(variant.key) for variant in variants] == [

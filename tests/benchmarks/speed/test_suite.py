@@ -6,9 +6,14 @@
 Toys and the shipped voice, in a few rounds; `--systems` adds full-size ones.
 """
 
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
+import torch
 from toy_systems import TOYS
 
+from comosvc.benchmarks.speed import ceilings
 from comosvc.benchmarks.speed.ceilings import measure_ceilings
 from comosvc.benchmarks.speed.exported import export_system
 from comosvc.benchmarks.speed.known import baselines
@@ -67,3 +72,17 @@ def test_ceilings(benchmark, device):
     benchmark.group = "ceilings"
     found = benchmark.pedantic(measure_ceilings, args=(1, device, 256, 8), rounds=ROUNDS)
     assert found.copy_gb_s > 0.0
+
+
+def test_ceilings_of_a_slow_processor_without_units(monkeypatch):
+    """One product takes the whole budget there: it is the figure, and what would be imitated is left out."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(ceilings, "_LIMIT_S", 0.5)
+    clock = count()
+    monkeypatch.setattr(ceilings, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    found = measure_ceilings(torch.get_num_threads(), "cpu", 64, 1)
+    assert next(clock) == 2 * 3, "two readings for each of torch's product, ONNX Runtime's and the copy"
+    assert found.fp32_torch_gflop_s == 2 * 64**3 / 1e9
+    assert (found.bf16_torch_gflop_s, found.fp16_torch_gflop_s) == (None, None)
+    assert [line.partition(":")[0] for line in found.left_out] == ["bf16", "fp16"]
+    assert found.or_better(found) == found

@@ -1,0 +1,326 @@
+"""What a sound file's header claims, compared with what the file holds.
+
+libsndfile believes headers: it reads no more than they claim, and where they claim too much it reads the rest without
+saying so. Headers are wrong in files that were cut off, that were written into a pipe or by a recorder that crashed,
+that passed 4 GiB, or that were joined by `cat`.
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+_JUNK = 4096
+"""Fewer bytes than this behind the sound are padding or a tag; more, unless they are chunks, are sound."""
+_RIFF_LIMIT = 0xFFFFFFFF
+_MOST_CHUNKS = 10_000
+_MOST_SEARCHES = 100_000
+"""For the next MPEG frame, in one file."""
+_MPEG_KBPS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""By version (2 also for 2.5) and layer, for the indices 1 to 14; layers 2 and 3 of version 2 have the same."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is to be read of a file, and how much its header claims."""
+
+    parts: tuple["Part", ...] = ()
+    """What libsndfile reads right, one after another; none if it reads the file itself right."""
+    claimed_share: float | None = None
+    """How much sound the header claims, as a share of what is there; None where it claims the same, or nothing."""
+    note: str | None = None
+    """A warning about the header."""
+
+
+class Part:
+    """A file for libsndfile: `head`, and then what `file` holds from byte `start` to byte `end`.
+
+    libsndfile calls it from C, where an exception would be printed and lost: it is kept in `error`.
+    """
+
+    def __init__(self, head: bytes, file: BinaryIO, start: int, end: int) -> None:
+        self._head, self._file, self._start = head, file, start
+        self._length, self._at = len(head) + max(0, end - start), 0
+        self.error: BaseException | None = None
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._length}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int) -> bytes:
+        data = b""
+        try:
+            wanted = max(0, min(count, self._length - self._at))
+            data = self._head[self._at : self._at + wanted]
+            if len(data) < wanted:
+                self._file.seek(self._at + len(data) - len(self._head) + self._start)
+                data += self._file.read(wanted - len(data))
+        except BaseException as error:  # a signal's too
+            self.error = self.error or error
+        self._at += len(data)
+        return data
+
+
+class _Container(NamedTuple):
+    """A format made of chunks: how the head of one is laid out, and which holds the sound."""
+
+    sound: bytes
+    size: str
+    """`struct` format of a chunk's size."""
+    first: int
+    """Byte that the first chunk begins at."""
+    align: int = 2
+    counts_head: bool = False
+    """The size includes the head of the chunk."""
+
+    @property
+    def head(self) -> int:
+        return len(self.sound) + struct.calcsize(self.size)
+
+
+_W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+_CONTAINERS = {
+    b"RIFF": _Container(b"data", "<I", 12),
+    b"RIFX": _Container(b"data", ">I", 12),
+    b"RF64": _Container(b"data", "<I", 12),
+    b"FORM": _Container(b"SSND", ">I", 12),
+    b"caff": _Container(b"data", ">q", 8, align=1),
+    b"riff": _Container(b"data" + _W64_TAIL, "<q", 40, align=8, counts_head=True),
+}
+
+
+def examine(file: BinaryIO) -> Contents:
+    """Read the header of a seekable file. What is no sound, or of a format that needs no help, has default contents."""
+    size = file.seek(0, io.SEEK_END)
+    magic = _read(file, 0, 12)
+    kind = _CONTAINERS.get(magic[:4])
+    if kind is not None and not (magic[:4] == b"FORM" and magic[8:12] not in (b"AIFF", b"AIFC")):
+        return _examine_chunks(file, size, magic[:4], kind)
+    if magic[:4] == b".snd":
+        return _examine_au(file, size)
+    if magic[:4] == b"OggS":
+        return _examine_ogg(file, size)
+    if magic[:3] == b"ID3" or (magic[:1] == b"\xff" and _mpeg_frame(magic[:4]) is not None):
+        return _examine_mpeg(file, size)
+    return Contents()
+
+
+def _read(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
+def _chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> list[tuple[bytes, int, int]]:
+    """Name, place and size of the chunks from byte `at`, up to the one that holds the sound, or does not fit."""
+    found = []
+    while at + kind.head <= end and len(found) < _MOST_CHUNKS:
+        head = _read(file, at, kind.head)
+        name = head[: len(kind.sound)]
+        (size,) = struct.unpack(kind.size, head[len(name) :])
+        if kind.counts_head:
+            size -= kind.head
+        found.append((name, at, size))
+        at += kind.head + size
+        at += -at % kind.align
+        if name == kind.sound or size < 0:
+            break
+    return found
+
+
+def _is_chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> bool:
+    """Whether chunks lie from `at` to the end of the file, rather than sound."""
+    for begin in {at, at + -at % kind.align}:
+        chunks = _chunks(file, begin, end, kind)
+        named = all(32 <= byte < 127 for name, _, _ in chunks for byte in name[:4])
+        if chunks and named and all(0 <= size <= end + 1 - place - kind.head for _, place, size in chunks):
+            return True
+    return False
+
+
+def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -> Contents:
+    chunks = _chunks(file, kind.first, size, kind)
+    if not chunks or chunks[-1][0] != kind.sound:
+        return Contents()
+    _, place, claimed = chunks[-1]
+    start = place + kind.head
+    there, narrow = size - start, kind.size[1] == "I"
+    ds64 = next((at for name, at, _ in chunks if name == b"ds64"), None) if magic == b"RF64" else None
+    if ds64 is not None and claimed == _RIFF_LIMIT:
+        (claimed,) = struct.unpack("<q", _read(file, ds64 + 16, 8).ljust(8, b"\0"))
+    elif narrow and (claimed >= 0xFFFF0000 or 0x7FFF0000 <= claimed <= 0x80000000) and claimed != there:
+        claimed = -1  # what is written into a pipe before the length is known
+
+    def fixed(sound: int) -> tuple[Part, ...]:
+        return (_with_size(file, magic, place, sound, ds64),)
+
+    if claimed < 0:
+        # libsndfile reads other formats to the end, up to 4 GiB.
+        return Contents(fixed(there) if magic in (b"caff", b"RF64") or there >= _RIFF_LIMIT else ())
+    if claimed >= there:
+        share = claimed / there if claimed > there > 0 else None
+        return Contents(fixed(there) if share and magic == b"caff" else (), share)  # a short CAF file is refused
+    rest = there - claimed
+    if rest < (_JUNK if claimed else 1) or _is_chunks(file, start + claimed, size, kind):
+        return Contents()
+    wrapped = claimed + (rest >> 32 << 32)
+    if narrow and wrapped > claimed and (wrapped == there or _is_chunks(file, start + wrapped, size, kind)):
+        return Contents(fixed(wrapped))  # the size is that of 4 GiB less
+    return Contents(fixed(there), note=_note(claimed, there))
+
+
+def _note(claimed: int, there: int) -> str:
+    says = f"gives {claimed / there:.1%} of its length" if claimed else "gives no length"
+    return f"the file's header {says}, so that it was read to its end"
+
+
+def _with_size(file: BinaryIO, magic: bytes, place: int, sound: int, ds64: int | None) -> Part:
+    """The file with `sound` bytes of sound according to its header; WAV beyond 4 GiB as RF64."""
+    kind = _CONTAINERS[magic]
+    start = place + kind.head
+    head, at, narrow = bytearray(_read(file, 0, start)), place + len(kind.sound), kind.size[1] == "I"
+    if ds64 is not None:
+        head[ds64 + 8 : ds64 + 24] = struct.pack("<QQ", start + sound - 8, sound)
+        head[at:start] = struct.pack("<I", _RIFF_LIMIT)
+    elif narrow and sound >= _RIFF_LIMIT and magic == b"RIFF":
+        head[at:start] = struct.pack("<I", _RIFF_LIMIT)
+        head[:12] = b"RF64\xff\xff\xff\xffWAVE" + struct.pack("<4sIQQQI", b"ds64", 28, start + 28 + sound, sound, 0, 0)
+    else:
+        claimed = min(sound, _RIFF_LIMIT) if narrow else sound + kind.head * kind.counts_head
+        head[at:start] = struct.pack(kind.size, claimed)
+    return Part(bytes(head), file, start, start + sound)
+
+
+def _examine_au(file: BinaryIO, size: int) -> Contents:
+    start, claimed = struct.unpack(">II", _read(file, 4, 8).ljust(8, b"\0"))
+    there = size - start
+    if claimed in (_RIFF_LIMIT, there) or there <= 0 or 0 <= there - claimed < _JUNK <= claimed:
+        return Contents()
+    if claimed > there:
+        return Contents(claimed_share=claimed / there)
+    head = _read(file, 0, start)
+    head = head[:8] + b"\xff\xff\xff\xff" + head[12:]
+    return Contents((Part(head, file, start, size),), note=_note(claimed, there))
+
+
+def _examine_ogg(file: BinaryIO, size: int) -> Contents:
+    """Pages: streams that follow each other are parts, and the last page of a whole file says that it is the last."""
+    at, starts, in_head, ended = 0, [0], True, False
+    while len(head := _read(file, at, 27)) == 27 and head[:4] == b"OggS":
+        flags, segments = head[5], file.read(head[26])
+        begins = bool(flags & 2)
+        if begins and not in_head:
+            starts.append(at)
+        in_head, ended = begins, bool(flags & 4)
+        at += 27 + len(segments) + sum(segments)
+    ended = ended and at <= size
+    ends = (*starts[1:], size)
+    parts = () if len(starts) == 1 else tuple(Part(b"", file, *ends) for ends in zip(starts, ends, strict=True))
+    note = None if ended else "the file was cut short, and how much is missing is not known"
+    return Contents(parts, note=note)
+
+
+class _MpegFrame(NamedTuple):
+    size: int
+    samples: int
+    side_info: int
+    """Bytes from the head of the frame to where a Xing header would be."""
+
+
+def _mpeg_frame(head: bytes) -> _MpegFrame | None:
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version = {0: 2.5, 2: 2, 3: 1}.get(head[1] >> 3 & 3)
+    layer, index, rate_index = 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
+    if version is None or layer == 4 or index in (0, 15) or rate_index == 3:
+        return None
+    kbps = _MPEG_KBPS[1 if version == 1 else 2, layer if version == 1 else min(layer, 2)][index - 1]
+    rate = (44_100, 48_000, 32_000)[rate_index] // (1 if version == 1 else 2 if version == 2 else 4)
+    padding, is_mono = head[2] >> 1 & 1, head[3] >> 6 == 3
+    if layer == 1:
+        return _MpegFrame((12_000 * kbps // rate + padding) * 4, 384, 0)
+    samples = 576 if layer == 3 and version != 1 else 1152
+    side = {(1, False): 32, (1, True): 17, (0, False): 17, (0, True): 9}[int(version == 1), is_mono]
+    return _MpegFrame(samples * 125 * kbps // rate + padding, samples, 4 + side)
+
+
+def _examine_mpeg(file: BinaryIO, size: int) -> Contents:
+    """Count the frames: without a Xing header libsndfile guesses from the first, and with one it reads no further."""
+    first = _skip_id3(file, 0)
+    frame = _mpeg_frame(_read(file, first, 4))
+    if frame is None:
+        return Contents()
+    data = _read(file, first, frame.size)
+    at = frame.side_info
+    has_count = data[at : at + 4] in (b"Xing", b"Info") and data[at + 7 : at + 8] and data[at + 7] & 1
+    if data[36:40] == b"VBRI":
+        return Contents()
+    n_frames = _count_mpeg_frames(file, first, size)
+    if not has_count:
+        # A frame of the lowest rate that has room for the header, in front of the others.
+        lead = bytearray(_lead_frame(data[:4]))
+        lead[at : at + 12] = b"Xing" + struct.pack(">II", 1, n_frames)
+        return Contents((Part(bytes(lead), file, first, size),))
+    claimed = int.from_bytes(data[at + 8 : at + 12], "big")
+    missed = n_frames - 1 - claimed
+    if missed <= 0:
+        return Contents()
+    head = bytearray(_read(file, 0, first + frame.size))
+    head[first + at + 8 : first + at + 12] = struct.pack(">I", n_frames - 1)
+    if data[at + 7] & 2:
+        head[first + at + 12 : first + at + 16] = struct.pack(">I", min(size - first, _RIFF_LIMIT))
+    return Contents(
+        (Part(bytes(head), file, len(head), size),), note=_note(claimed, n_frames - 1) if missed > 2 else None
+    )
+
+
+def _lead_frame(head: bytes) -> bytes:
+    """A silent frame like that with this head, large enough for a Xing header."""
+    for index in range(1, 15):
+        tried = bytes((head[0], head[1] | 1, index << 4 | head[2] & 0x0C, head[3]))
+        frame = _mpeg_frame(tried)
+        if frame is not None and frame.size >= frame.side_info + 16:
+            return tried.ljust(frame.size, b"\0")
+    raise AssertionError(head)
+
+
+def _skip_id3(file: BinaryIO, at: int) -> int:
+    head = _read(file, at, 10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return at
+    return at + 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+
+
+def _count_mpeg_frames(file: BinaryIO, at: int, size: int) -> int:
+    """Frames like the one at `at`, to the end; what lies between them is skipped: headers and tags of joined files."""
+    count, searched, block, base = 0, 0, b"", at
+    kind = _mpeg_kind(_read(file, at, 4))
+    while at + 4 <= size and searched < _MOST_SEARCHES:
+        if not base <= at <= base + len(block) - 10:
+            base, block = at, _read(file, at, 1 << 20)
+        head = block[at - base : at - base + 4]
+        frame = _mpeg_frame(head)
+        if frame is not None and _mpeg_kind(head) == kind:
+            count += at + frame.size <= size
+            at += frame.size
+        elif head[:3] == b"ID3":
+            at = _skip_id3(file, at)
+        else:
+            following = block.find(b"\xff", at - base + 1)
+            at = base + (following if following >= 0 else len(block))
+            searched += 1
+    return count
+
+
+def _mpeg_kind(head: bytes) -> tuple[int, int]:
+    """Version, layer and rate of a frame."""
+    return head[1] & 0xFE, head[2] & 0x0C

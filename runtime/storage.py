@@ -1,0 +1,108 @@
+"""Files written all or nothing: beside their name first, renamed when complete, and removed if a process was killed."""
+
+import hashlib
+import os
+import socket
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+try:
+    import fcntl
+except ImportError:  # Windows: a file that is open cannot be removed there, which serves as the lock
+    fcntl = None
+
+_SUFFIX = ".partial"
+
+
+class Aside:
+    """A new, empty file beside `path`, open for reading and writing as `file`; `commit` renames it to `path`.
+
+    It is removed if it is not committed: by `discard`, when the object is collected, at the end of the process, or, if
+    that was killed, by `remove_stale`. The process holds a lock on it meanwhile. Its name is short, whatever that of
+    `path`, and no other process makes the same. Raises `OSError` or `ValueError`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.parent / f"{_prefix(path)}{os.getpid()}-{uuid4().hex[:12]}{_SUFFIX}"
+        # Before there is a file: a signal may end the process at any line from here on.
+        self._remove = weakref.finalize(self, _remove, self.partial)
+        self.file = self.partial.open("x+b")
+        _lock(self.file.fileno())
+
+    def commit(self) -> None:
+        """Write everything to the disk and give the file its name, in place of one that has it."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        self.partial.replace(self.path)
+        self._remove.detach()
+
+    def discard(self) -> None:
+        """Remove the file unless it was committed."""
+        self.file.close()
+        self._remove()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to: it becomes `path` when the block ends, and is gone if that ends in an error."""
+    aside = Aside(path)
+    try:
+        yield aside.partial
+        aside.commit()
+    finally:
+        aside.discard()
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what killed processes of this machine left in `folder`; files that a live process writes stay."""
+    with suppress(OSError):
+        for path in folder.glob(f".comosvc-{_host()}-*{_SUFFIX}"):
+            with suppress(OSError):
+                if _is_free(path):
+                    path.unlink()
+
+
+def reason(error: Exception) -> str:
+    """What an error of the operating system or of a library says, without file name and number."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return str(text).strip().rstrip(".") or type(error).__name__
+
+
+def _prefix(path: Path) -> str:
+    return f".comosvc-{_host()}-{_digest(path.name)}-"
+
+
+def _host() -> str:
+    return _digest(socket.gethostname())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def _lock(descriptor: int) -> None:
+    if fcntl is not None:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no process holds the lock; false where locks cannot be had."""
+    if fcntl is None:
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # a read-only file system refuses even to remove what is not there
+        path.unlink(missing_ok=True)
