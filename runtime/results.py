@@ -94,8 +94,9 @@ class FileConversion:
         return self.timings_ms.get("total", 0.0) / 1e3 / self.seconds if self.seconds else 0.0
 
     def __repr__(self) -> str:
-        if self.error is not None or self.options is None:
-            return f"<FileConversion {str(self.source)!r}, {type(self.error).__name__}: {self.error}>"
+        if self.options is None:
+            why = "skipped" if self.error is None else f"{type(self.error).__name__}: {self.error}"
+            return f"<FileConversion {str(self.source)!r}, {why}>"
         facts = _facts(self.seconds, self.sample_rate, self.timings_ms, self.options, self.warnings)
         return f"<FileConversion {str(self.source)!r} -> {str(self.output)!r}, {facts}>"
 
@@ -119,6 +120,9 @@ def _facts(
     seconds: float, rate: int, timings_ms: Mapping[str, float], options: Options, warnings: tuple[str, ...]
 ) -> str:
     singers = " + ".join(options.singer)
-    took_s, found = timings_ms.get("total", 0.0) / 1e3, f", {len(warnings)} warnings" if warnings else ""
+    took_s, found = (
+        timings_ms.get("total", 0.0) / 1e3,
+        f", {len(warnings)} warning{'s'[: len(warnings) - 1]}" if warnings else "",
+    )
     where = f"{options.provider} {options.precision}"
     return f"{seconds:.2f} s at {rate} Hz, {singers}, key {options.key:+g}, in {took_s:.2f} s on {where}{found}"
