@@ -1,10 +1,7 @@
 """A picture of a conversion: mel spectrograms with their F0 curves. Needs matplotlib, the `plot` extra."""
 
-import atexit
 import importlib
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +35,6 @@ class Panel:
 
 def require_matplotlib() -> Any:
     """matplotlib with a backend that only writes files. Raises `ComosvcError` if it is not installed."""
-    try:
-        Path.home()
-    except RuntimeError:  # matplotlib cannot be imported by a user without a home folder unless this names one
-        if "MPLCONFIGDIR" not in os.environ:
-            os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
-            atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
     try:
         matplotlib = importlib.import_module("matplotlib")
     except ImportError as error:
