@@ -56,13 +56,13 @@ print("ended with", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=
 
 
 def in_a_child(path, code, provider="cpu", threads=2, busy=False, before=""):
-    """What a process and its forked child, which inherits a voice and runs `code`, write; both end within 30 s."""
+    """What a process and its forked child, which inherits a voice and runs `code`, write; both end within a minute."""
     script = IN_A_CHILD.format(code=code, before=before)
     done = subprocess.run(
         [sys.executable, "-c", script, path, provider, str(threads), "busy" if busy else ""],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
