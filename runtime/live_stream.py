@@ -2,7 +2,9 @@
 
 import atexit
 import logging
+import os
 import threading
+from typing import Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 from .errors import AudioError, ComosvcError, OptionError
 from .stream import SingerChoice, Stream
 
-DEADLINE_POLICIES = ("hold", "dry", "silence")
+DeadlinePolicy = Literal["hold", "dry", "silence"]
+DEADLINE_POLICIES: tuple[str, ...] = get_args(DeadlinePolicy)
 _KEPT_S = 2.0
 """Input and output that are kept. A computation that is further behind starts anew at the present."""
 _log = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ class LiveStream:
     """
 
     def __init__(
-        self, stream: Stream, block_ms: float = 20.0, policy: str = "hold", gate_db: float | None = None
+        self, stream: Stream, block_ms: float = 20.0, policy: DeadlinePolicy = "hold", gate_db: float | None = None
     ) -> None:
         """`stream` belongs to this from `start` on; `change` sets its singer and key.
 
@@ -42,21 +45,51 @@ class LiveStream:
             raise OptionError(f"the input gate is {gate_db} dB; it must be -120 to 0 dB, or None")
         self._stream, self._policy = stream, policy
         self._gate = 0.0 if gate_db is None else 10.0 ** (gate_db / 20.0)
-        self.block_samples = max(1, round(1e-3 * block_ms * stream.sample_rate))
-        self.latency_samples = stream.latency_samples + self.block_samples
+        self._block_samples = max(1, round(1e-3 * block_ms * stream.sample_rate))
         self._kept = round(_KEPT_S * stream.sample_rate)
         self._size = 2 * self._kept + self.latency_samples
         self._heard, self._sung = np.zeros(self._size, np.float32), np.zeros(self._size, np.float32)
         self._heard_end = self._sung_end = 0
         self._sung_from = 0  # what lies before was never computed
         self._held = np.zeros(self.block_samples, np.float32)  # for "hold"
-        self.underruns, self.restarts = 0, 0
-        """Blocks that came too late, and times that the computation had to start anew."""
-        self.error: Exception | None = None
-        """What ended the computation, if anything did."""
+        self._underruns, self._restarts = 0, 0
+        self._error: Exception | None = None
         self._changed, self._turn = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._process = os.getpid()
+
+    @property
+    def block_samples(self) -> int:
+        """Samples that `exchange` takes: this number, or a multiple."""
+        return self._block_samples
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples by which the output lags behind the input: the stream's own, and a block to compute in."""
+        return self._stream.latency_samples + self._block_samples
+
+    @property
+    def underruns(self) -> int:
+        """Blocks that were not ready in time."""
+        return self._underruns
+
+    @property
+    def restarts(self) -> int:
+        """Times that the computation was so late that it started anew at the present."""
+        return self._restarts
+
+    @property
+    def error(self) -> Exception | None:
+        """The exception that ended the computation, or None."""
+        return self._error
+
+    def __repr__(self) -> str:
+        counts = f"{self.underruns} underruns, {self.restarts} restarts"
+        return f"<LiveStream of {self._stream!r}, {self.block_samples} samples a block, {counts}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a live stream cannot be pickled or copied: it has a thread of its own")
 
     def start(self) -> None:
         """Begin to compute."""
@@ -70,6 +103,8 @@ class LiveStream:
     def stop(self) -> None:
         """End the computation; what is not out by now is lost. Comes by itself when the interpreter ends."""
         atexit.unregister(self.stop)
+        if self._process != os.getpid():
+            return  # the thread is that of the process before the fork, and may hold the lock for ever
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -89,8 +124,9 @@ class LiveStream:
 
         Raises `ComosvcError` if it is not running.
         """
-        if self._thread is None or self._stopped:
-            what = "has not been started" if self._thread is None else "was stopped"
+        if self._thread is None or self._stopped or self._process != os.getpid():
+            what = "was started in another process" if self._process != os.getpid() else "was stopped"
+            what = "has not been started" if self._thread is None else what
             raise ComosvcError(f"this live stream {what}\nhint: start() before the first block, stop() after the last")
         if np.ndim(audio) != 1:
             raise AudioError(f"the block has shape {np.shape(audio)}; a live stream takes mono, (samples,)")
@@ -111,7 +147,7 @@ class LiveStream:
                 out = np.pad(ready, (count - len(ready), 0))
                 self._held = out[-self.block_samples :]
                 return out
-            self.underruns += 1
+            self._underruns += 1
             if self._policy == "dry":
                 dry = _read(self._heard, max(0, first), max(0, first + count))
                 return np.pad(dry, (count - len(dry), 0))
@@ -125,7 +161,7 @@ class LiveStream:
                 if start != done:
                     with self._turn:
                         self._stream.reset()
-                    self.restarts += 1
+                    self._restarts += 1
                     with self._changed:
                         self._sung_from = self._sung_end = start
                 if np.sqrt(np.square(audio).mean()) < self._gate:
@@ -141,7 +177,7 @@ class LiveStream:
                         _write(self._sung, at + skip, sung[skip:])
                         self._sung_end = at + len(sung)
         except Exception as error:
-            self.error = error
+            self._error = error
             _log.exception("the live conversion ended")
 
     def _next(self, done: int) -> tuple[int, NDArray[np.float32]] | None:
