@@ -1,15 +1,15 @@
 """`comosvc-bench`: what the chain achieves, measured."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
 
+from ..runtime.providers import Precision as EnginePrecision
+from ..runtime.providers import Provider
 from .quality import QualityOptions, measure_quality
-from .report import as_table, check_readme, into_readme, save_json
+from .report import as_table, check_readme, into_readme, save_json, typed_command
 from .speed.commands import errors_in_words
 from .speed.commands import register as register_speed
 from .speed.grid import show
@@ -56,9 +56,14 @@ def quality(
     $COMOSVC_HOME or ~/.cache/comosvc. One provider and precision a run; comosvc-bench report lays the JSON of several
     side by side.
     """
-    command = shlex.join(["comosvc-bench", *sys.argv[1:]])
+    command = typed_command()
     options = QualityOptions(
-        model=model, provider=provider, precision=precision, run=run, install=install, constraint=constraint
+        model=model,
+        provider=cast(Provider, provider),
+        precision=cast(EnginePrecision, precision),
+        run=run,
+        install=install,
+        constraint=constraint,
     )
     with errors_in_words():
         check_writable(json)
@@ -94,7 +99,7 @@ def train(
     from ..training.precision import Precision
     from .train import TrainOptions, measure_training, of_size
 
-    command = shlex.join(["comosvc-bench", *sys.argv[1:]])
+    command = typed_command()
     precisions = tuple(precision.split(","))
     if unknown := [name for name in precisions if name not in get_args(Precision)]:
         raise typer.BadParameter(f"{unknown[0]} is not bf16, fp16 or fp32", param_hint="--precision")
@@ -126,7 +131,7 @@ def vocoders(
 
     from .vocoders import default_options, measure_vocoders
 
-    command = shlex.join(["comosvc-bench", *sys.argv[1:]])
+    command = typed_command()
     with errors_in_words():
         check_writable(json)
         torch.set_num_threads(1)

@@ -18,6 +18,7 @@ from rich.table import Table
 from ..runtime import ComosvcError, Conversion, Converter
 from ..runtime.mel import mel_spectrogram
 from ..runtime.plot import Panel, draw
+from ..runtime.request import Key
 from .demo_clips import SAMPLE_RATE, ClipEntry, DemoClips, read_audio, read_clips, shipped_folder
 from .meters import PitchMeter, SingerMeter
 from .metrics import F0Errors, f0_errors, score_mel
@@ -107,7 +108,7 @@ class Demo:
         first = Panel(f"source: {self.clips.source.singer}", source, SAMPLE_RATE, self.true_f0_hz(len(source)))
         draw(self.out / PICTURE, [first, *self.panels], self.converter.spec)
 
-    def _convert(self, entry: ClipEntry, target: str, key: float | str) -> tuple[Conversion, float]:
+    def _convert(self, entry: ClipEntry, target: str, key: Key) -> tuple[Conversion, float]:
         source = self._read(entry)
         start = time.process_time()
         result = self.converter.convert(source, SAMPLE_RATE, singer=target, key=key)

@@ -9,6 +9,7 @@ from typing import Any
 from ..runtime import Converter
 from ..runtime.bundle import Bundle, comosvc_home, open_bundle
 from ..runtime.errors import ComosvcError
+from ..runtime.providers import Precision, Provider
 from ..training.corpus import CorpusConfig
 from .conversions import SAMPLE_RATE, Score, pool, score_conversion
 from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation, rotated_pairs
@@ -36,8 +37,8 @@ class QualityOptions:
     """What to measure."""
 
     model: str = "demo"
-    provider: str = "cpu"
-    precision: str = "auto"
+    provider: Provider = "cpu"
+    precision: Precision = "auto"
     """The two of the conversions and the RTF; the parts are measured as ONNX graphs in fp32 on the CPU."""
     run: Path | None = None
     """A run folder, for the rows that need torch: teacher, published student, distances to the ODE."""

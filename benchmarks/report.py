@@ -1,9 +1,10 @@
 """What a benchmark found: rows with goals and what they were measured on; as a table, as JSON, and for the README."""
 
 import json
-import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import Any
 from rich.markup import escape as plain
 from rich.table import Table
 
+from ..runtime.cores import usable_cores
 from ..runtime.errors import ComosvcError
 from ..runtime.version import __version__
 
@@ -87,8 +89,11 @@ def this_machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": name or platform.processor(), "cores": cores, "os": f"{platform.system()} {platform.machine()}"}
+    return {
+        "cpu": name or platform.processor(),
+        "cores": usable_cores(),
+        "os": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def installed_versions() -> dict[str, str]:
@@ -207,3 +212,9 @@ def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
             "hint: put both where the table shall stand"
         )
     return before, rest.partition(end)[2]
+
+
+def typed_command() -> str:
+    """The command line of this process, `comosvc bench …` as `comosvc-bench …`, by which a result can be made again."""
+    arguments = sys.argv[1:]
+    return shlex.join(["comosvc-bench", *(arguments[1:] if arguments[:1] == ["bench"] else arguments)])

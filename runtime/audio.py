@@ -3,7 +3,7 @@
 import operator
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import soxr
@@ -14,7 +14,8 @@ from .errors import AudioError, OptionError
 RATE_RANGE_HZ = (8_000, 192_000)
 MAX_SAMPLE = 1e6
 """Largest magnitude of a sample, full scale being 1: 120 dB above it. Squares of much larger ones overflow float32."""
-CHANNELS = ("mid", "left", "right")
+Channel = Literal["mid", "left", "right"]
+CHANNELS: tuple[str, ...] = get_args(Channel)
 """What is taken of a source with several channels: their mean, the first, or the second."""
 OPPOSITE_PHASE = (
     "the channels are in opposite phase and would cancel each other in mono: the left one was taken "

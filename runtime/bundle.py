@@ -13,7 +13,7 @@ import stat
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -62,8 +62,13 @@ class Bundle:
     manifest: Manifest
     embeddings: NDArray[np.float32]
     _store: Store
-    home: Path
-    """Where large shared graphs and engines lie."""
+    given_home: Path | None = None
+    """A folder in place of `comosvc_home()`."""
+
+    @property
+    def home(self) -> Path:
+        """Where large shared graphs and engines lie. Raises `ComosvcError` where there is no such place."""
+        return self.given_home or comosvc_home()
 
     def graph_bytes(self, name: str) -> bytes:
         """The ONNX file of graph `name` in fp32, as `entry_bytes` gives it."""
@@ -138,12 +143,27 @@ def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bund
         raise BundleError(not_a_voice(path, origin) or str(error)) from error
     manifest = from_json(text, origin)
     embeddings = _read_embeddings(store, manifest, origin)
-    return Bundle(origin, manifest, embeddings, store, home or comosvc_home())
+    return Bundle(origin, manifest, embeddings, store, home)
 
 
 def comosvc_home() -> Path:
-    """Where things shared by several bundles are kept: $COMOSVC_HOME, or ~/.cache/comosvc."""
-    return Path(os.environ.get("COMOSVC_HOME") or Path.home() / ".cache" / "comosvc")
+    """Where things shared by several bundles are kept: $COMOSVC_HOME, or `cache_folder()`. Raises `ComosvcError`."""
+    given = os.environ.get("COMOSVC_HOME")
+    return Path(given) if given else cache_folder()
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/comosvc, or ~/.cache/comosvc. Raises `ComosvcError` for a user who has no home folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if cache.is_absolute():
+        return cache / "comosvc"
+    with suppress(RuntimeError):  # HOME is not set, and the system has no entry for the user id
+        if os.environ.get("HOME") != "":
+            return Path.home() / ".cache" / "comosvc"
+    raise ComosvcError(
+        "this user has no home folder to keep graphs and engines in\n"
+        "hint: set COMOSVC_HOME to a folder, one that can be written to if something is to be kept"
+    )
 
 
 def shipped_voices() -> dict[str, Path]:
@@ -156,7 +176,7 @@ def _locate(model: str | os.PathLike[str]) -> Path:
     shipped = shipped_voices()
     if isinstance(model, str) and model in shipped:
         return shipped[model]
-    path = Path(model)
+    path = Path(model).absolute()  # graphs are also read later, when the process may work elsewhere
     with _reading(os.fspath(model)):
         if path.exists():
             if not path.is_dir() and not path.is_file():

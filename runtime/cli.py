@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .files import FORMATS, read_audio
 from .live import LiveOptions, run_live, sound_devices
 from .live import list_devices as sound_device_list
+from .live_stream import DeadlinePolicy
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
@@ -64,12 +65,17 @@ _app = typer.Typer(
 
 def main() -> None:
     """Entry point of `comosvc-convert`."""
+    end_on_signals()
+    _app()
+
+
+def end_on_signals() -> None:
+    """Let SIGTERM and SIGHUP end the process by an exception."""
     # Python dies of these without unwinding, and a half-written file would stay; 128 + n is how shells tell of it.
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows knows no SIGHUP, and nohup has it ignored
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
-    _app()
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,7 @@ def _convert(
     if version:
         typer.echo(__version__)
         return
+    engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
     try:
         if list_devices:
             typer.echo(sound_device_list())
@@ -183,12 +190,12 @@ def _convert(
                 output_device=_parse_device(output_device),
                 rate=rate,
                 block_ms=block_ms,
-                policy=late,
+                policy=cast(DeadlinePolicy, late),
                 gate_db=gate_db,
                 monitor=monitor,
             )
             sound_devices()  # missing ones are told before the voice is loaded
-            with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
+            with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
         for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
@@ -197,7 +204,7 @@ def _convert(
         for path, why in skipped.items():
             _say(console, f"skipped: {path}: {why}", style="yellow")
         _check(job, sources, force, as_json)
-        with Converter(model, provider=provider, precision=precision, threads=threads) as converter:
+        with Converter(model, **engine) as converter:
             if info:
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)

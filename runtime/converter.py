@@ -7,17 +7,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import blocks, check_channel, check_rate, mixed, mono
-from .bundle import open_bundle
+from .audio import Channel, blocks, check_channel, check_rate, mixed, mono
+from .bundle import open_bundle, shipped_voices
 from .calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
-from .cores import Cores
+from .cores import Cores, check_threads
 from .device import Device
-from .device_arrays import DeviceArray, fetch, is_on_device
+from .device_arrays import ArrayOnGpu, DeviceArray, fetch, is_on_device
 from .engine_files import EngineRecord
 from .errors import ComosvcError, OptionError, ProviderError
 from .file_jobs import FileJob, file_work, jobs_into, make_folder
@@ -27,8 +27,17 @@ from .manifest import Manifest
 from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
 from .probes import probe_errors
 from .progress import Meter, Progress
-from .providers import AT_ONCE, ON_GPU, check_threads, choose_provider, open_twins, open_voice
-from .request import Request, make_request, with_tracks
+from .providers import (
+    AT_ONCE,
+    ON_GPU,
+    OpenedVoice,
+    Precision,
+    Provider,
+    choose_provider,
+    open_twins,
+    open_voice,
+)
+from .request import Key, Latency, Request, make_request, with_tracks
 from .results import Conversion, FileConversion, Options, Singer
 from .self_test import SelfTest, run_self_test
 from .sources import Openable
@@ -38,6 +47,9 @@ from .stream import SingerChoice, Stream, stream_key
 from .transfers import Transfers
 from .voices import singers_of
 
+Ending = Literal[".wav", ".flac"]
+MOST_FILES = 256
+"""That `convert_many` has open at a time; systems allow a process about a thousand open files."""
 _LONG_S = 30.0
 """Clips from here on are worth the second or so, once, in which large graphs are opened again for single cores."""
 
@@ -47,6 +59,10 @@ class Converter:
 
     `model` is a shipped name, a .comosvc file, or its unpacked folder. Safe to use from several threads at once;
     nothing is kept between calls but the graphs. Raises `BundleError`, `ProviderError` or `OptionError`.
+
+    Pickled or copied it is its path and its options: the voice is opened again, in the other process if it is sent to
+    one. In a forked child the first call opens the graphs again on the CPU; on other providers it raises
+    `ProviderError`.
 
     `provider`: "cpu", "openvino", "cuda", "tensorrt", or "auto" for the best that works here (see
     `Converter.provider`). `precision`: "fp32", "bf16" (openvino), what else the voice has graphs in, or "auto".
@@ -59,22 +75,64 @@ class Converter:
         self,
         model: str | os.PathLike[str] = "demo",
         *,
-        provider: str = "auto",
-        precision: str = "auto",
+        provider: Provider = "auto",
+        precision: Precision = "auto",
         threads: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        threads = check_threads(threads)
+        self._threads = check_threads(threads)
         chosen = choose_provider(provider, precision)
-        self._bundle = open_bundle(model, None if cache_dir is None else Path(cache_dir))
-        opened = open_voice(self._bundle, chosen, precision, threads, auto=provider == "auto")
-        self.provider, self.precision = opened.provider, opened.precision
-        self.singers: Mapping[str, Singer] = MappingProxyType(singers_of(self._bundle))
-        self._graphs: Mapping[str, Runnable] | None = opened.graphs
-        self._twins = open_twins(self.provider, self._bundle, self.precision, threads)
+        self._bundle = open_bundle(model, None if cache_dir is None else Path(cache_dir).absolute())
+        # As asked for, since another machine may choose otherwise; whole, since another process may work elsewhere.
+        shipped = isinstance(model, str) and model in shipped_voices()
+        self._arguments: dict[str, Any] = {
+            "model": model if shipped else str(Path(model).absolute()),
+            "provider": provider,
+            "precision": precision,
+            "threads": self._threads,
+            "cache_dir": None if cache_dir is None else str(Path(cache_dir).absolute()),
+        }
+        opened = open_voice(self._bundle, chosen, precision, self._threads, auto=provider == "auto")
+        self._provider, self._precision = opened.provider, opened.precision
+        self._singers = MappingProxyType(singers_of(self._bundle))
+        self._use(opened)
         self._at_once = AT_ONCE[self.provider] if self._twins is None else self._twins.cores
         self._device: Device | None = None
         self._audio_crossed = Transfers()
+
+    def _use(self, opened: OpenedVoice) -> None:
+        """Compute with these graphs, in this process."""
+        self._graphs: Mapping[str, Runnable] | None = opened.graphs
+        self._twins = open_twins(opened.provider, self._bundle, opened.precision, self._threads)
+        self._process = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._graphs is None:
+            raise _closed()
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Converter.__init__(self, **state)
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._graphs is None else ""
+        runs = f"provider={self.provider!r}, precision={self.precision!r}"
+        return f"<Converter {self._bundle.origin!r}, {runs}, singers={list(self.singers)}{closed}>"
+
+    @property
+    def provider(self) -> str:
+        """What computes: "cpu", "openvino", "cuda" or "tensorrt"; never "auto"."""
+        return self._provider
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32", "bf16", "fp16" or "int8"; never "auto"."""
+        return self._precision
+
+    @property
+    def singers(self) -> Mapping[str, Singer]:
+        """The voice's singers by name, the first of them the one that is taken where none is named."""
+        return self._singers
 
     @property
     def manifest(self) -> Manifest:
@@ -90,20 +148,52 @@ class Converter:
         """T, the mel frames of a clip of `n_samples`: the length of `f0_hz`, `mel` and `noise`, in and out."""
         return clip_frames(n_samples, check_rate(sample_rate), self.spec, self.manifest.front_end)
 
-    def convert(
+    @overload
+    def convert(  # pyright: ignore[reportOverlappingOverload] - numpy's arrays, which export DLPack too, match first
         self,
         audio: NDArray[Any],
         sample_rate: int,
         singer: SingerChoice = None,
-        key: float | str = 0.0,
+        key: Key = 0.0,
         seed: int = 0,
         steps: int | None = None,
-        latency: str = "default",
+        latency: Latency = "default",
         f0_hz: NDArray[np.floating] | None = None,
         noise: NDArray[np.floating] | None = None,
         progress: Progress | None = None,
-        channel: str = "mid",
-    ) -> Conversion:
+        channel: Channel = "mid",
+    ) -> Conversion[NDArray[np.float32]]: ...
+
+    @overload
+    def convert(
+        self,
+        audio: ArrayOnGpu,
+        sample_rate: int,
+        singer: SingerChoice = None,
+        key: Key = 0.0,
+        seed: int = 0,
+        steps: int | None = None,
+        latency: Latency = "default",
+        f0_hz: NDArray[np.floating] | None = None,
+        noise: NDArray[np.floating] | None = None,
+        progress: Progress | None = None,
+        channel: Channel = "mid",
+    ) -> Conversion[DeviceArray]: ...
+
+    def convert(
+        self,
+        audio: NDArray[Any] | ArrayOnGpu,
+        sample_rate: int,
+        singer: SingerChoice = None,
+        key: Key = 0.0,
+        seed: int = 0,
+        steps: int | None = None,
+        latency: Latency = "default",
+        f0_hz: NDArray[np.floating] | None = None,
+        noise: NDArray[np.floating] | None = None,
+        progress: Progress | None = None,
+        channel: Channel = "mid",
+    ) -> Conversion[Any]:
         """Convert a clip.
 
         `audio`: (L,), (L, channels) or (1, L), float32, float64, int16 or int32. `sample_rate`: 8 to 192 kHz. `key`:
@@ -123,9 +213,8 @@ class Converter:
         """
         request, rate = self._request(singer, key, seed, steps, latency), check_rate(sample_rate)
         on_device = is_on_device(audio)
-        if on_device:
-            audio = self._fetched(audio)
-        samples, channels, notes = mixed(audio, check_channel(channel))
+        host = self._fetched(audio) if on_device else cast(NDArray[Any], audio)
+        samples, channels, notes = mixed(host, check_channel(channel))
         shape = self.frames(len(samples), rate), self.spec.n_mels
         request = with_tracks(request, f0_hz, noise, shape, self.spec.sample_rate)
         pieces: list[NDArray[np.float32]] = []
@@ -145,8 +234,7 @@ class Converter:
         assert outcome.f0_hz is not None
         converted = np.concatenate(pieces)
         return Conversion(
-            # Who passes host samples gets host samples, and need not tell the types apart.
-            audio=cast(NDArray[np.float32], self._on_device(converted)) if on_device else converted,
+            audio=self._on_device(converted) if on_device else converted,
             sample_rate=rate,
             f0_hz=outcome.f0_hz,
             mel=outcome.mel,
@@ -161,14 +249,14 @@ class Converter:
         output: str | os.PathLike[str] | BinaryIO,
         *,
         singer: SingerChoice = None,
-        key: float | str = 0.0,
+        key: Key = 0.0,
         seed: int = 0,
         steps: int | None = None,
-        latency: str = "default",
+        latency: Latency = "default",
         overwrite: bool = False,
         progress: Progress | None = None,
-        channel: str = "mid",
-        ending: str | None = None,
+        channel: Channel = "mid",
+        ending: Ending | None = None,
     ) -> FileConversion:
         """Convert a file of any length in constant memory; the samples are those of `convert`.
 
@@ -194,15 +282,15 @@ class Converter:
         output: str | os.PathLike[str],
         *,
         singer: SingerChoice = None,
-        key: float | str = 0.0,
+        key: Key = 0.0,
         seed: int = 0,
         steps: int | None = None,
-        latency: str = "default",
+        latency: Latency = "default",
         overwrite: bool = False,
-        ending: str = ".wav",
+        ending: Ending = ".wav",
         batch: int | None = None,
         progress: Callable[[Path, float], Any] | None = None,
-        channel: str = "mid",
+        channel: Channel = "mid",
         skip_existing: bool = False,
     ) -> Iterator[FileConversion]:
         """Convert files into the folder `output`, `batch` at a time; each is yielded when done.
@@ -223,8 +311,8 @@ class Converter:
         check_ending(ending)
         check_channel(channel)
         batch = self._at_once if batch is None else batch
-        if batch < 1:
-            raise OptionError(f"batch is {batch}; it must be at least 1")
+        if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch <= MOST_FILES:
+            raise OptionError(f"batch is {batch!r}; it must be a whole number from 1 to {MOST_FILES}")
         make_folder(Path(output))
         jobs = jobs_into(Path(output), list(map(_openable, sources)), request, ending, channel, skip_existing)
         return self._convert_jobs(jobs, request, overwrite, batch, progress)
@@ -349,10 +437,21 @@ class Converter:
         return self._device
 
     def _ready(self) -> Mapping[str, Runnable]:
-        graphs = self._graphs
-        if graphs is None:
-            raise ComosvcError("this converter is closed\nhint: make another, or close it later")
-        return graphs
+        if self._graphs is None:
+            raise _closed()
+        if self._process != os.getpid():
+            self._open_again()
+        return self._graphs
+
+    def _open_again(self) -> None:
+        """In a forked child, whose graphs lack the threads that they compute with."""
+        if self.provider != "cpu":
+            raise ProviderError(
+                f"this converter was opened in process {self._process}, of which this one is a fork, and "
+                f"{self.provider} does not work in a forked process\n"
+                "hint: open it after the fork, or start processes with multiprocessing's 'spawn'"
+            )
+        self._use(open_voice(self._bundle, self._provider, self._precision, self._threads, auto=False))
 
     def _runner(self, batch: int | None = None) -> Runner:
         """What runs the calls of conversions, of up to `batch` at a time."""
@@ -396,6 +495,10 @@ class Converter:
             provider=self.provider,
             precision=self.precision,
         )
+
+
+def _closed() -> ComosvcError:
+    return ComosvcError("this converter is closed\nhint: make another, or close it later")
 
 
 def _openable(source: str | os.PathLike[str] | BinaryIO) -> Openable:

@@ -3,16 +3,27 @@
 One call on several cores leaves them idle in part: between small operators, and while the host prepares the next.
 """
 
+import contextlib
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
 
 from .calls import Batches, Call, Reply, Runnable, run_batch
+from .errors import OptionError
 
 MOST = 8
 """Calls at once: each needs memory of its own."""
+MOST_THREADS = 256
+"""That an engine is asked for on machines with fewer cores: each graph starts them, and thousands take minutes."""
+_NO_QUOTA = 1e9
 
 
 class Twins:
@@ -28,6 +39,7 @@ class Twins:
         start = time.perf_counter()
         replies: dict[int, Reply | Exception] = {}
         waiting = deque(range(len(calls)))
+        finished = SimpleQueue[int]()
 
         def work() -> None:
             while True:
@@ -37,17 +49,18 @@ class Twins:
                     except IndexError:
                         return
                     replies[index] = self._run_one(calls[index])
+                    finished.put(index)
 
         # Threads of this run only: an executor's take no work while the interpreter waits for its last threads, and
         # are not there after a fork. Beside a call, starting one costs nothing.
-        threads = [threading.Thread(target=work, name="comosvc") for _ in range(min(self.cores, len(calls)))]
         try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            waiting.clear()  # Ctrl-C: only what is running goes on
+            for _ in range(min(self.cores, len(calls))):
+                threading.Thread(target=work, name="comosvc").start()
+            while len(replies) < len(calls):
+                finished.get()
+        except BaseException:
+            _await_running(len(calls) - _drain(waiting), replies, finished)
+            raise
         ms = 1e3 * (time.perf_counter() - start) / len(calls)
         found = [replies[index] for index in range(len(calls))]
         return [reply if isinstance(reply, Exception) else Reply(reply.outputs, ms) for reply in found]
@@ -65,6 +78,30 @@ class Twins:
             return self._graphs[name]
 
 
+def _drain(waiting: deque[int]) -> int:
+    """Take the calls that no thread has begun; how many there were."""
+    count = 0
+    with contextlib.suppress(IndexError):
+        while True:
+            waiting.pop()
+            count += 1
+    return count
+
+
+def _await_running(begun: int, replies: Mapping[int, object], finished: SimpleQueue[int]) -> None:
+    """Wait for the calls that run, after Ctrl-C: the interpreter aborts if it ends while a thread is inside a graph.
+
+    Not by `Thread.join`, which takes a thread for ended once it was interrupted (CPython up to 3.12).
+    """
+    while len(replies) < begun:
+        try:
+            while len(replies) < begun:
+                with contextlib.suppress(Empty):
+                    finished.get(timeout=0.1)
+        except (KeyboardInterrupt, SystemExit):  # the first of them is under way already
+            continue
+
+
 class Cores:
     """Runs calls side by side where that uses at least half of the cores, and else each on all of them."""
 
@@ -79,6 +116,54 @@ class Cores:
         return dict(zip(chosen, self._twins.run([calls[index] for index in chosen]), strict=True))
 
 
+def check_threads(threads: Any) -> int | None:
+    """`threads` if it is None (the engine's choice) or a sensible number. Raises `OptionError`."""
+    if threads is None:
+        return None
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= most:
+        raise OptionError(
+            f"threads must be None or a whole number from 1 to {most}, got {threads!r}\n"
+            f"hint: this process may use {usable_cores()} cores; more threads than cores make it slower"
+        )
+    return int(threads)
+
+
 def usable_cores() -> int:
-    """Of this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may use: of the machine, by its affinity, and by the quota of its control groups."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, math.ceil(cpu_quota())))
+
+
+def threads_within_quota(threads: int | None) -> int | None:
+    """`threads`; for None the cores that a quota leaves, of which engines know nothing, or None where there is none."""
+    return usable_cores() if threads is None and cpu_quota() < _NO_QUOTA else threads
+
+
+def cpu_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that Linux's control groups, versions 1 and 2, grant this process: a container's limit.
+
+    More than any machine has where there is no limit.
+    """
+    quotas = [_NO_QUOTA]
+    with contextlib.suppress(OSError):
+        for line in membership.read_text("utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            group = PurePosixPath(path.lstrip("/"))
+            folder = root / "cpu" if controllers else root
+            quotas += [_quota(folder / part) for part in (group, *group.parents)]
+    return min(quotas)
+
+
+def _quota(group: Path) -> float:
+    """That of one group: `cpu.max` holds "quota period" or "max period"; in version 1 each is a file, -1 for none."""
+    try:
+        if (group / "cpu.max").is_file():
+            quota, period = (group / "cpu.max").read_text("utf-8").split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text("utf-8") for name in ("quota", "period"))
+        return float(quota) / float(period) if float(quota) > 0 else _NO_QUOTA
+    except (OSError, ValueError):
+        return _NO_QUOTA

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ProviderError
+from .extras import pip_install
+from .forks import keep_in_forks
 from .gpu import find_gpu
 from .nvrtc import compile_cuda
 
@@ -35,7 +37,7 @@ class Device:
             self._cuda = importlib.import_module("cuda.bindings.driver")
         except ImportError as error:
             raise ProviderError(
-                f"cuda-bindings cannot be imported: {error}\nhint: pip install 'cuda-bindings>=13.0'"
+                f"cuda-bindings cannot be imported: {error}\nhint: {pip_install('cuda-bindings>=13.0')}"
             ) from error
         self.lock = GPU_LOCK
         self.allocations = 0
@@ -58,7 +60,9 @@ class Device:
             "cuMemFreeHost": self._pinned,
             "cuModuleUnload": self._modules,
         }
-        self._close = weakref.finalize(self, _release, self._cuda, self._gpu, self._context, self._stream, owned)
+        self._close = weakref.finalize(
+            keep_in_forks(self), _release, self._cuda, self._gpu, self._context, self._stream, owned
+        )
         self._close.atexit = False  # the driver itself is gone by then, or frees all there is
 
     @property

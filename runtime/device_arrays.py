@@ -13,7 +13,8 @@ computed there.
 """
 
 import weakref
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,26 @@ from numpy.typing import NDArray
 from . import dlpack
 from .device import Device
 from .errors import AudioError
+from .forks import keep_in_forks
+
+
+class _CudaArray(Protocol):
+    """An array of Numba, CuPy, pycuda or torch."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+
+
+class _DlpackArray(Protocol):
+    """An array of any library that exports DLPack capsules."""
+
+    def __dlpack__(self) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[Any, int]: ...
+
+
+ArrayOnGpu = _CudaArray | _DlpackArray
+"""What `Converter.convert` takes besides numpy arrays."""
 
 
 class DeviceArray:
@@ -31,7 +52,7 @@ class DeviceArray:
     def __init__(self, device: Device, address: int, length: int) -> None:
         self.address, self.shape = address, (length,)
         self._device = device
-        weakref.finalize(self, _free, device, address).atexit = False
+        weakref.finalize(keep_in_forks(self), _free, device, address).atexit = False
 
     @classmethod
     def of(cls, device: Device, array: NDArray[np.float32]) -> "DeviceArray":
@@ -45,6 +66,9 @@ class DeviceArray:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("samples on the GPU cannot be pickled or copied\nhint: to_host() gives them as a numpy array")
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -20,12 +20,13 @@ from rich.table import Table
 from .bundle import comosvc_home, shipped_voices
 from .bundle_info import folding, shown
 from .converter import Converter
+from .cores import usable_cores
 from .device_source import SOURCE
 from .errors import ComosvcError, NoEnginesError, OptionError
-from .extras import install
+from .extras import install, is_frozen
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
-from .providers import PROVIDERS, choose_provider, require_known
+from .providers import ON_GPU, PROVIDERS, Provider, choose_provider, require_known
 from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
 from .sources import READABLE
@@ -76,11 +77,12 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `works` None: not needed, only said."""
+    """One line of the report. `works` None: not needed, only said. `runs_on`: the provider that was tried."""
 
     what: str
     works: bool | None
     detail: str
+    runs_on: str | None = None
 
     @property
     def beside_what(self) -> str:
@@ -104,11 +106,16 @@ def _doctor(
     except OptionError as error:
         _fail(str(error))
     asked = check_provider(provider, model)
-    others = [check_provider(name, model) for name in PROVIDERS if name not in ("auto", provider)]
+    without_gpu = None if provider in ON_GPU else no_gpu()
+    skipped = {"auto", provider, asked.runs_on, *(ON_GPU if without_gpu else ())}
+    others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
+    hardware = accelerators() if without_gpu is None else without_gpu
     table = Table("", "what", "detail", show_header=False)
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
-    for finding in said_once([*environment(), *accelerators(), *extras(), asked, *others]):
+    for finding in said_once([*environment(), *hardware, *extras(), asked, *others]):
         table.add_row(marks[finding.works], finding.what, shown(finding.beside_what))
+    works = f"works here: {asked.detail}" if asked.works else f"does not work here with {asked.what}"
+    Console().print(f"comosvc {works.splitlines()[0]}", style="bold", markup=False, highlight=False)
     Console().print(folding(table))
     if not asked.works:
         _fail(asked.detail.partition("\nhint:")[0])  # which stands in the table
@@ -136,7 +143,7 @@ def check_provider(provider: str, model: str) -> Finding:
         choose_provider(provider)
         if model == "demo" and model not in shipped_voices():
             return Finding(what, False, "no voice was shipped with this installation\nhint: -m VOICE.comosvc")
-        with Converter(model, provider=provider) as converter:
+        with Converter(model, provider=cast(Provider, provider)) as converter:
             test = converter.self_test()
     except NoEnginesError as error:
         return Finding(what, True, f"works, but not with this voice yet: {error}")
@@ -146,17 +153,30 @@ def check_provider(provider: str, model: str) -> Finding:
     seen = f"{test.seconds:.1f} s of song at RTF {test.rtf:.3f}, pitch {test.f0_error_cents:.1f} cents off"
     if test.probe_errors:
         seen += f", graphs within {max(test.probe_errors.values()):.1e} of torch"
-    return Finding(what, True, f"runs on {test.provider} in {test.precision}: {seen}")
+    return Finding(what, True, f"runs on {test.provider} in {test.precision}: {seen}", test.provider)
 
 
 def environment() -> list[Finding]:
     """Versions of what conversion rests on."""
     findings = [
         Finding("comosvc", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
-        Finding("processor", None, f"{os.cpu_count()} logical cores, {platform.machine()}"),
-        Finding("cache", None, f"{comosvc_home()} ({'there' if comosvc_home().is_dir() else 'not made yet'})"),
+        Finding("processor", None, f"{_cores()}, {platform.machine()}"),
+        _cache(),
     ]
     return [*findings, _onnx_runtime()]
+
+
+def _cores() -> str:
+    count, usable = os.cpu_count(), usable_cores()
+    return f"{count} logical cores" + (f", {usable} of them for this process" if usable != count else "")
+
+
+def _cache() -> Finding:
+    try:
+        folder = comosvc_home()
+    except ComosvcError as error:
+        return Finding("cache", None, str(error))
+    return Finding("cache", None, f"{folder} ({'there' if folder.is_dir() else 'not made yet'})")
 
 
 def accelerators() -> list[Finding]:
@@ -172,6 +192,19 @@ def accelerators() -> list[Finding]:
     findings += [_cuda_library(name, needed=gpu is not None) for name in _CUDA]
     findings += [_package(*package) for package in _PACKAGES]
     return [*findings, _source_compiler(gpu)]
+
+
+def no_gpu() -> list[Finding] | None:
+    """What is said in place of `accelerators` where no NVIDIA driver is installed; None where one is."""
+    try:
+        find_gpu()
+    except ComosvcError as error:
+        if isinstance(error.__cause__, OSError):
+            libraries = [*_CUDA, *(what for what, *_ in _PACKAGES if what != "OpenVINO"), "NVRTC"]
+            more = f"so provider cuda and provider tensorrt do not run; --provider cuda shows {', '.join(libraries)}"
+            openvino = [_package(*package) for package in _PACKAGES if package[0] == "OpenVINO"]
+            return [Finding("GPU", None, f"{error}\n{more}"), *openvino]
+    return None
 
 
 def _driver(gpu: Gpu | None) -> Finding:
@@ -230,8 +263,12 @@ def _package(what: str, distributions: tuple[str, ...], module: str, extras: tup
     version = next(filter(None, map(_version, distributions)), None)
     if version is None:
         return Finding(what, None, f"not installed: {' or '.join(map(install, extras))}")
-    # In a process of its own: what a broken library does when it is loaded, it shall not do to this one.
-    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=False)
+    if is_frozen():  # there is no Python to start
+        return Finding(what, True, version)
+    # In a process of its own: what a broken library does when it is loaded, it shall not do to this one. Without
+    # OpenVINO's reports of its use, which leave an id in the home folder.
+    code = f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
         return Finding(what, False, f"{version} cannot be imported: {said[0]}")

@@ -16,7 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from .bundle import Bundle, comosvc_home
+from .bundle import Bundle
 from .engine_files import (
     EngineRecord,
     PlanEntry,
@@ -131,8 +131,8 @@ def build_command(bundle: Bundle, spec: EngineSpec, *options: str) -> str:
     """What builds these engines, on the machine that is to run them."""
     words = ["comosvc-export", "engines", bundle.origin, "--flavour", spec.target.flavour]
     words += ["--precision", spec.precision, "--profile", ",".join(spec.profiles), *options]
-    home = "" if bundle.home == comosvc_home() else f"COMOSVC_HOME={shlex.quote(str(bundle.home))} "
-    return home + shlex.join(words)
+    usual = bundle.given_home is None or str(bundle.given_home) == os.environ.get("COMOSVC_HOME")
+    return ("" if usual else f"COMOSVC_HOME={shlex.quote(str(bundle.given_home))} ") + shlex.join(words)
 
 
 def _repair(bundle: Bundle, spec: EngineSpec, folder: Path) -> str:

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from .bundle import Bundle, shipped_voices
-from .errors import EngineError
+from .bundle import Bundle, cache_folder, shipped_voices
+from .errors import ComosvcError, EngineError
 from .profiles import Range
 from .strict import decode, encode
 
@@ -74,13 +74,16 @@ class Plans:
 
 
 def user_cache() -> Path:
-    """Where engines go if the place they belong to is read-only."""
-    return Path.home() / ".cache" / "comosvc" / FOLDER
+    """Where engines go if the place they belong to is read-only. Raises `ComosvcError` without a home folder."""
+    return cache_folder() / FOLDER
 
 
 def engine_folders(bundle: Bundle, into_bundle: bool) -> list[Path]:
     """Where engines of a voice may lie, the preferred place first: its unpacked folder, the cache, the user's cache."""
-    places = [bundle.home / FOLDER, user_cache()]
+    places = list[Path]()
+    for place in (lambda: bundle.home / FOLDER, user_cache):
+        with contextlib.suppress(ComosvcError):  # no home folder
+            places.append(place())
     unpacked = shipped_voices().get(bundle.origin, Path(bundle.origin))
     if into_bundle and unpacked.is_dir():
         places.insert(0, unpacked / FOLDER)

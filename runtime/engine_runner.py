@@ -21,6 +21,7 @@ from .device_source import SourceMaker, Wanted
 from .drawn import Input
 from .engine_files import EngineRecord
 from .errors import ProviderError
+from .forks import keep_in_forks
 from .manifest import GraphEntry
 from .outputs import check_outputs
 from .profiles import USES, Grid, Range, Shape, bucket, input_shapes
@@ -101,6 +102,7 @@ class EngineGraph:
         self._whole: dict[str, tuple[tuple[str, int, int], _Bucket]] = {}
         """By use, the last call of a graph that hears everything at once."""
         self._unprepared = False
+        keep_in_forks(self)
         with device.current():
             self._events = [device.event() for _ in range(5)]
 

@@ -9,6 +9,11 @@ class ComosvcError(Exception):
     def __str__(self) -> str:
         return printable(super().__str__())
 
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, the part of the message after "hint: "; None where nothing is suggested."""
+        return str(self).partition("\nhint: ")[2] or None
+
 
 class AudioError(ComosvcError):
     """The audio that came in cannot be used: not there, not audio, damaged, or of the wrong shape, type or rate."""

@@ -10,7 +10,19 @@ from urllib.parse import urlsplit
 
 def install(extra: str) -> str:
     """The command that installs an extra, from where this package was installed: a clone, or the index."""
-    return f"pip install {shlex.quote(f'{_source()}[{extra}]')}"
+    return pip_install(f"comosvc[{extra}]" if is_frozen() else shlex.quote(f"{_source()}[{extra}]"))
+
+
+def pip_install(requirements: str) -> str:
+    """The command that installs `requirements`; in a frozen application, which has no pip, what its maker has to do."""
+    if is_frozen():
+        return f"this application has to be built again with {requirements}"
+    return f"pip install {requirements}"
+
+
+def is_frozen() -> bool:
+    """By PyInstaller or its like; what pip noted is then about the machine where that was done."""
+    return getattr(sys, "frozen", False)
 
 
 def _source() -> str:
@@ -31,7 +43,12 @@ def run_command(module: str, command: str, extra: str) -> None:
     try:
         importlib.import_module(module).main()
     except ModuleNotFoundError as error:
-        if (error.name or "comosvc").startswith("comosvc"):
-            raise
-        missing = f"error: {command} needs the package {error.name}, which is not installed"
-        sys.exit(f"{missing}\nhint: {install(extra)}")
+        raise without_package(error, command, extra) from None
+
+
+def without_package(error: ModuleNotFoundError, command: str, extra: str) -> BaseException:
+    """What to raise in place of `error`: an exit that says how to install it, or `error` for a module of our own."""
+    if (error.name or "comosvc").startswith("comosvc"):
+        return error
+    missing = f"error: {command} needs the package {error.name}, which is not installed"
+    return SystemExit(f"{missing}\nhint: {install(extra)}")

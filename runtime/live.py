@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .converter import Converter
 from .errors import ComosvcError, OptionError
 from .extras import install
-from .live_stream import LiveStream
+from .live_stream import DeadlinePolicy, LiveStream
+from .request import Key
 from .stream import SingerChoice
 
 _READ_OUT_S = 0.5
@@ -31,14 +32,14 @@ class LiveOptions:
     """What the command line asks for. `rate` None: that of the output device. Devices by number or part of a name."""
 
     singer: SingerChoice = None
-    key: float | str = 0.0
+    key: Key = 0.0
     seed: int = 0
     steps: int | None = None
     input_device: int | str | None = None
     output_device: int | str | None = None
     rate: int | None = None
     block_ms: float = 20.0
-    policy: str = "hold"
+    policy: DeadlinePolicy = "hold"
     gate_db: float | None = None
     monitor: float = 0.0
     """Share of the dry input that is mixed in, undelayed."""

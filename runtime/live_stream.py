@@ -2,7 +2,9 @@
 
 import atexit
 import logging
+import os
 import threading
+from typing import Literal, NoReturn, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,8 @@ from .high_pass import HighPass
 from .loudness import RUMBLE_HZ
 from .stream import SingerChoice, Stream
 
-DEADLINE_POLICIES = ("hold", "dry", "silence")
+DeadlinePolicy = Literal["hold", "dry", "silence"]
+DEADLINE_POLICIES: tuple[str, ...] = get_args(DeadlinePolicy)
 _KEPT_S = 2.0
 """Input and output that are kept. A computation that is further behind starts anew at the present."""
 _HELD_S = 0.5
@@ -35,7 +38,7 @@ class LiveStream:
     """
 
     def __init__(
-        self, stream: Stream, block_ms: float = 20.0, policy: str = "hold", gate_db: float | None = None
+        self, stream: Stream, block_ms: float = 20.0, policy: DeadlinePolicy = "hold", gate_db: float | None = None
     ) -> None:
         """`stream` belongs to this from `start` on; `change` sets its singer and key.
 
@@ -52,8 +55,7 @@ class LiveStream:
         self._stream, self._policy = stream, policy
         self._gate = 0.0 if gate_db is None else 10.0 ** (gate_db / 20.0)
         self._without_rumble = HighPass(stream.sample_rate, RUMBLE_HZ)
-        self.block_samples = max(1, round(1e-3 * block_ms * stream.sample_rate))
-        self.latency_samples = stream.latency_samples + self.block_samples
+        self._block_samples = max(1, round(1e-3 * block_ms * stream.sample_rate))
         self._kept = round(_KEPT_S * stream.sample_rate)
         self._size = 2 * self._kept + self.latency_samples
         self._heard, self._sung = np.zeros(self._size, np.float32), np.zeros(self._size, np.float32)
@@ -61,15 +63,55 @@ class LiveStream:
         self._sung_from = 0  # what lies before was never computed
         self._held = np.zeros(self.block_samples, np.float32)  # for "hold"
         self._held_for = 0
-        self.underruns, self.restarts, self.bad_blocks = 0, 0, 0
-        """Blocks that came too late, times that the computation started anew, blocks with samples that are none."""
-        self.bad_block: AudioError | None = None
-        """What was wrong with the last of those."""
-        self.error: Exception | None = None
-        """What ended the computation, if anything did."""
+        self._underruns, self._restarts, self._bad_blocks = 0, 0, 0
+        self._bad_block: AudioError | None = None
+        self._error: Exception | None = None
         self._changed, self._turn = threading.Condition(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._process = os.getpid()
+
+    @property
+    def block_samples(self) -> int:
+        """Samples that `exchange` takes: this number, or a multiple."""
+        return self._block_samples
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples by which the output lags behind the input: the stream's own, and a block to compute in."""
+        return self._stream.latency_samples + self._block_samples
+
+    @property
+    def underruns(self) -> int:
+        """Blocks that were not ready in time."""
+        return self._underruns
+
+    @property
+    def restarts(self) -> int:
+        """Times that the computation started anew at the present: it was too late, or a graph failed."""
+        return self._restarts
+
+    @property
+    def bad_blocks(self) -> int:
+        """Blocks with samples that are none, which counted as silence."""
+        return self._bad_blocks
+
+    @property
+    def bad_block(self) -> AudioError | None:
+        """What was wrong with the last of those, or None."""
+        return self._bad_block
+
+    @property
+    def error(self) -> Exception | None:
+        """The exception that ended the computation, or None."""
+        return self._error
+
+    def __repr__(self) -> str:
+        counts = f"{self.underruns} underruns, {self.restarts} restarts"
+        return f"<LiveStream of {self._stream!r}, {self.block_samples} samples a block, {counts}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a live stream cannot be pickled or copied: it has a thread of its own")
 
     @property
     def n_samples(self) -> int:
@@ -88,6 +130,8 @@ class LiveStream:
     def stop(self) -> None:
         """End the computation; what is not out by now is lost. Comes by itself when the interpreter ends."""
         atexit.unregister(self.stop)
+        if self._process != os.getpid():
+            return  # the thread is that of the process before the fork, and may hold the lock for ever
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -107,8 +151,9 @@ class LiveStream:
 
         Raises `ComosvcError` if it is not running.
         """
-        if self._thread is None or self._stopped:
-            what = "has not been started" if self._thread is None else "was stopped"
+        if self._thread is None or self._stopped or self._process != os.getpid():
+            what = "was started in another process" if self._process != os.getpid() else "was stopped"
+            what = "has not been started" if self._thread is None else what
             raise ComosvcError(f"this live stream {what}\nhint: start() before the first block, stop() after the last")
         if np.ndim(audio) != 1:
             raise AudioError(f"the block has shape {np.shape(audio)}; a live stream takes mono, (samples,)")
@@ -121,7 +166,7 @@ class LiveStream:
         try:
             audio = mono(audio, "the block", self._heard_end) if count else audio
         except AudioError as error:
-            self.bad_blocks, self.bad_block = self.bad_blocks + 1, error
+            self._bad_blocks, self._bad_block = self._bad_blocks + 1, error
             audio = np.zeros(count, np.float32)
         with self._changed:
             _write(self._heard, self._heard_end, audio)
@@ -134,7 +179,7 @@ class LiveStream:
                 out = np.pad(ready, (count - len(ready), 0))
                 self._held, self._held_for = out[-self.block_samples :], 0
                 return out
-            self.underruns += 1
+            self._underruns += 1
             self._held_for += count
             if self._policy == "dry":
                 dry = _read(self._heard, max(0, first), max(0, first + count))
@@ -158,7 +203,7 @@ class LiveStream:
             except Exception as error:
                 done = start + len(audio)
                 if failed_at is not None and done - failed_at < _BETWEEN_ERRORS_S * self._stream.sample_rate:
-                    self.error = error
+                    self._error = error
                     _log.exception("the live conversion ended")
                     return
                 _log.warning("the live conversion starts anew: %s", error)
@@ -170,7 +215,7 @@ class LiveStream:
 
     def _start_anew(self, position: int) -> None:
         """Nothing before `position` will be computed any more."""
-        self.restarts += 1
+        self._restarts += 1
         with self._changed:
             self._sung_from = self._sung_end = position
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import limits
 from .errors import BundleError
+from .extras import pip_install
 from .graph import GRAPHS, TensorSpec
 from .source import SINE_HARMONICS
 from .spec import AudioSpec, F0Name, FrontEnd
@@ -235,7 +236,7 @@ def from_json(text: str | bytes, origin: str) -> Manifest:
     if version != FORMAT_VERSION:
         raise BundleError(
             f"{origin}: bundle format {abridged(version)}; this version of comosvc reads format {FORMAT_VERSION}\n"
-            "hint: a newer bundle needs a newer comosvc: pip install --upgrade comosvc"
+            f"hint: a newer bundle needs a newer comosvc: {pip_install('--upgrade comosvc')}"
         )
     try:
         limits.check_depth(data, MANIFEST_FILE)

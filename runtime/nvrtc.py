@@ -5,8 +5,9 @@ import importlib
 from typing import Any
 
 from .errors import ProviderError
+from .extras import pip_install
 
-_HINT = "hint: pip install cuda-bindings nvidia-cuda-nvrtc, or the CUDA toolkit"
+_HINT = f"hint: {pip_install('cuda-bindings nvidia-cuda-nvrtc')}, or the CUDA toolkit"
 
 
 @functools.cache

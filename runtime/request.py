@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,10 @@ from .bundle import Bundle
 from .errors import OptionError
 from .voices import FOUND_KEYS, Voice, check_key, voice_of
 
-LATENCIES = ("default", "low")
+Latency = Literal["default", "low"]
+Key = float | Literal["auto", "octave"]
+"""Semitones up, or what brings the song's median F0 to the singer's."""
+LATENCIES: tuple[str, ...] = get_args(Latency)
 PIECE_S = 4.0
 """Length of what a graph computes at a time: long against the context that is computed twice, short in memory.
 

@@ -3,12 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ComosvcError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with a default, as in `typing` from Python 3.13 on
+
+    Samples = TypeVar("Samples", default=NDArray[np.float32])
+else:
+    from typing import TypeVar
+
+    Samples = TypeVar("Samples")
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,10 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Conversion:
+class Conversion(Generic[Samples]):
     """A converted clip."""
 
-    audio: NDArray[np.float32]
+    audio: Samples
     """(L,) at `sample_rate`, as long as the input, within ±1. A `DeviceArray` if the input was on the GPU."""
     sample_rate: int
     f0_hz: NDArray[np.float32]
@@ -57,6 +66,10 @@ class Conversion:
     """resample, content, pitch, acoustic and vocoder with their noise and source, and total, which has everything."""
     options: Options
     warnings: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        seconds = len(self.audio) / self.sample_rate  # pyright: ignore[reportArgumentType] - every array has a length
+        return f"<Conversion {_facts(seconds, self.sample_rate, self.timings_ms, self.options, self.warnings)}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +93,13 @@ class FileConversion:
         """Real-time factor: processing time per second of audio."""
         return self.timings_ms.get("total", 0.0) / 1e3 / self.seconds if self.seconds else 0.0
 
+    def __repr__(self) -> str:
+        if self.options is None:
+            why = "skipped" if self.error is None else f"{type(self.error).__name__}: {self.error}"
+            return f"<FileConversion {str(self.source)!r}, {why}>"
+        facts = _facts(self.seconds, self.sample_rate, self.timings_ms, self.options, self.warnings)
+        return f"<FileConversion {str(self.source)!r} -> {str(self.output)!r}, {facts}>"
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -94,3 +114,15 @@ class FileConversion:
             "skipped": self.skipped,
             "error": None if self.error is None else str(self.error),
         }
+
+
+def _facts(
+    seconds: float, rate: int, timings_ms: Mapping[str, float], options: Options, warnings: tuple[str, ...]
+) -> str:
+    singers = " + ".join(options.singer)
+    took_s, found = (
+        timings_ms.get("total", 0.0) / 1e3,
+        f", {len(warnings)} warning{'s'[: len(warnings) - 1]}" if warnings else "",
+    )
+    where = f"{options.provider} {options.precision}"
+    return f"{seconds:.2f} s at {rate} Hz, {singers}, key {options.key:+g}, in {took_s:.2f} s on {where}{found}"

@@ -4,7 +4,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +42,34 @@ class Stream:
     ) -> None:
         self._bundle, self._ready, self._request = bundle, ready, request
         self._voice, self._key = request.voice, request.key
-        self.sample_rate = sample_rate
-        self.latency_samples = latency_samples(bundle.manifest, sample_rate, request.steps)
-        """Samples by which the output lags behind the input, always."""
+        self._sample_rate = sample_rate
+        self._latency_samples = latency_samples(bundle.manifest, sample_rate, request.steps)
         given = request.f0_hz is not None
         self.warnings = () if given else tuple(f0_warnings(bundle.manifest.model.f0_extractor, live=True))
         """What a user should know about the result."""
         self._busy, self._closed = threading.Lock(), False
         self._warm_up(max(1, round(1e-3 * block_ms * sample_rate)))
+
+    def __repr__(self) -> str:
+        singers, closed = " + ".join(self._voice.weights), ", closed" if self._closed else ""
+        latency = f"{self.latency_samples} samples of latency"
+        return f"<Stream at {self.sample_rate} Hz, {singers}, key {self.key:+g}, {latency}{closed}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a stream cannot be pickled or copied: it holds the song so far\n"
+            "hint: pickle the Converter, and make a stream where it is unpickled"
+        )
+
+    @property
+    def sample_rate(self) -> int:
+        """Of input and output, in Hz."""
+        return self._sample_rate
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples by which the output lags behind the input, always."""
+        return self._latency_samples
 
     def process(self, audio: NDArray[Any]) -> NDArray[np.float32]:
         """The next samples in, (n,) or (n, channels), float32, float64 or int16; the same number out, float32 (n,).

@@ -179,6 +179,7 @@ def test_the_corpus_imports_without_torch():
             ["--output", "--model", "--singer", "--key", "--seed", "--steps", "--plot", "--json", "--force", "--info"],
         ),
         ("comosvc-doctor", ["--provider"]),
+        ("comosvc", ["convert", "live", "train", "export", "bench", "doctor", "--install-completion"]),
         ("comosvc-train", ["corpus", "prepare", "content", "vocoder", "teacher", "student"]),
         ("comosvc-export", ["bundle", "engines", "verify", "inspect"]),
         ("comosvc-bench", ["rtf", "latency", "quality", "train", "compare", "report"]),

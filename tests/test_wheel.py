@@ -1,5 +1,7 @@
 """The wheel holds every sub-package and data file: what pyproject.toml forgets is missing only once installed."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("runtime", "training", "export", "benchmarks")
+PACKAGES = ("command", "runtime", "training", "export", "benchmarks")
 
 
 def sources() -> list[Path]:
@@ -46,7 +48,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 
 def test_every_source_and_data_file_is_in_it(wheel):
-    missing = {f"comosvc/{file.as_posix()}" for file in sources()} - set(wheel.namelist())
+    missing = {f"comosvc/{file.as_posix().removeprefix('command/')}" for file in sources()} - set(wheel.namelist())
     assert not missing
 
 
@@ -61,9 +63,84 @@ def test_it_names_its_licence_and_its_commands(wheel):
     commands = wheel.read(next(name for name in names if name.endswith("entry_points.txt"))).decode()
     for command in ("convert", "doctor", "train", "export", "bench"):
         assert f"comosvc-{command} = comosvc." in commands
+    assert "comosvc = comosvc.__main__:main" in commands
 
 
 def test_it_ships_the_voice_and_stays_small(wheel):
     voices = [entry for entry in wheel.infolist() if entry.filename.endswith(".comosvc")]
     assert voices, "no voice in the wheel"
     assert all(voice.file_size <= 20e6 for voice in voices)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder for PYTHONPATH with the wheel's files, as pip would put them."""
+    folder = tmp_path_factory.mktemp("installed")
+    wheel.extractall(folder)
+    return folder
+
+
+TYPED = """
+from typing import Any
+import numpy as np
+import torch
+from comosvc import Converter, __version__
+converter = Converter("demo", provider="cpu", precision="fp32")
+audio = np.zeros(8, np.float32)
+samples: np.ndarray[Any, np.dtype[np.float32]] = converter.convert(audio, 24_000, key="auto", latency="low").audio
+address: int = converter.convert(torch.zeros(8, device="cuda"), 24_000).audio.address
+length: int = converter.stream(48_000).latency_samples
+version: str = __version__
+"""
+MISTYPED = (
+    'Converter("demo", provider="gpuu")',
+    'Converter("demo", precision="fp33")',
+    'converter.convert(audio, 24_000, latency="lo")',
+    'converter.convert(audio, 24_000, key="atuo")',
+    'converter.convert_many([], ".", ending=".mp3")',
+    "converter.singers = {}",
+)
+
+
+def test_types_find_the_wrong_word_and_take_arrays_of_the_gpu(installed, tmp_path):
+    (tmp_path / "typed.py").write_text(TYPED + "\n".join(MISTYPED) + "\n", "utf-8")
+    settings = {"extraPaths": [str(installed)], "include": ["typed.py"], "pythonVersion": "3.11"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--outputjson", "-p", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = {
+        found["range"]["start"]["line"]: found["message"] for found in json.loads(done.stdout)["generalDiagnostics"]
+    }
+    first = len(TYPED.splitlines())
+    assert sorted(errors) == list(range(first, first + len(MISTYPED))), errors
+
+
+FROZEN = """
+import sys
+import numpy as np
+from comosvc import ComosvcError, Converter
+for provider in ("cpu", "openvino"):
+    try:
+        with Converter("demo", provider=provider) as converter:
+            print(converter.provider, len(converter.convert(np.zeros(8_000, np.float32), 16_000).audio))
+    except ComosvcError as error:
+        print(error)
+"""
+NOT_FOR_THE_APP = ("openvino", "tensorrt_rtx", "cuda", "torch", "scipy", "matplotlib", "sounddevice", "IPython")
+
+
+@pytest.mark.slow
+def test_an_application_frozen_by_pyinstaller_converts(installed, tmp_path):
+    """On the provider that was built in; what it says of another names no pip and no folder of this machine."""
+    pytest.importorskip("PyInstaller")
+    (tmp_path / "app.py").write_text(FROZEN, "utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYINSTALLER_CONFIG_DIR": str(tmp_path / "cache")}
+    left_out = [word for name in NOT_FOR_THE_APP for word in ("--exclude-module", name)]
+    build = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "ERROR", *left_out, "app.py"]
+    subprocess.run(build, cwd=tmp_path, env=environment, check=True)
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([tmp_path / "dist" / "app" / "app"], capture_output=True, text=True, env=bare, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *rest = done.stdout.splitlines()
+    assert first == "cpu 8000"
+    assert rest[-1] == "hint: this application has to be built again with comosvc[openvino]"

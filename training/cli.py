@@ -1,7 +1,6 @@
 """`comosvc-train`: from recordings to a run folder that `comosvc-export` turns into a voice."""
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from ..runtime.cores import check_threads, usable_cores
 from ..runtime.errors import ComosvcError
 from .checkpoint import latest_checkpoint
 from .commands import DEFAULT_RECIPE, STUDENT_PUBLISHED
@@ -152,8 +152,8 @@ def _run_stage(
 ) -> None:
     """`prepared`: the stage learns from the features of `run`, which must be those of the recipe."""
     with _clear_errors(config):
-        if hardware.threads:
-            torch.set_num_threads(hardware.threads)
+        if threads := check_threads(hardware.threads or None):
+            torch.set_num_threads(threads)
         recipe = load_config(Recipe, config)
         if prepared:
             require_audio(run, recipe.audio)
@@ -204,7 +204,9 @@ def corpus(
             report(f"{done} of {total}", done / total)
 
         recipe = load_config(Recipe, config)
-        write_corpus(recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or _cores())
+        write_corpus(
+            recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or usable_cores()
+        )
 
 
 @app.command()
@@ -235,7 +237,7 @@ def prepare(
         recipe = load_config(Recipe, config)
         material = corpus_material(run / "corpus") if data is None else open_dataset(dataset, data)
         features = prepare_features(
-            material, recipe.audio, run / "features", jobs or _cores(), console, recipe.prepare,
+            material, recipe.audio, run / "features", jobs or usable_cores(), console, recipe.prepare,
             crop_frames=recipe.longest_crop, recipe=config,
         )  # fmt: skip
         for table in report_tables(features.folder):
@@ -427,10 +429,6 @@ def student(
         ),
         config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
     )  # fmt: skip
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 register(app, console, _clear_errors)

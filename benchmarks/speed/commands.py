@@ -1,7 +1,5 @@
 """The speed commands of `comosvc-bench`. What they need is imported when they run."""
 
-import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +10,7 @@ import typer
 from rich.console import Console
 
 from ...runtime.errors import ComosvcError
+from ..report import typed_command
 from .grid import show
 from .results import check_writable
 
@@ -110,7 +109,7 @@ def _measure(grid: "RtfOptions", json: Path | None) -> None:
             save_speed(found, json)
 
     with progress() as say:
-        found = measure_rtf(variants, skipped, grid, _command(), say, keep=keep)
+        found = measure_rtf(variants, skipped, grid, typed_command(), say, keep=keep)
     keep(found)
     for table in all_grids(found):
         show(table.for_terminal())
@@ -170,7 +169,7 @@ def latency(
         )
         check_writable(json)
         with progress() as say:
-            found = measure_latency(options, _command(), say)
+            found = measure_latency(options, typed_command(), say)
         if json is not None:
             save_latency(found, json)
     for grid in latency_grids(found):
@@ -241,8 +240,3 @@ def report(
         Console(stderr=True, soft_wrap=True).print(f"not shown: {line}", markup=False, highlight=False)
     for path in written:
         console.print(f"wrote {path}", markup=False, highlight=False)
-
-
-def _command() -> str:
-    """What was typed, by which a result can be made again."""
-    return shlex.join(["comosvc-bench", *sys.argv[1:]])

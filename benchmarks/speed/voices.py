@@ -16,7 +16,7 @@ from ...runtime.device import Device
 from ...runtime.engine import BUILD
 from ...runtime.engine_files import EngineRecord
 from ...runtime.manifest import FROM_FP32, Manifest
-from ...runtime.providers import ON_GPU
+from ...runtime.providers import ON_GPU, Precision, Provider
 from ...runtime.providers.cuda import CudaGraph
 from .chain import Chain, Loaded, Pass
 from .clips import sung_clip
@@ -56,7 +56,9 @@ class VoiceChain:
         libraries, start = resident_mb(), time.perf_counter()
         if provider == "tensorrt":
             os.environ.setdefault(BUILD, "1")  # what building engines takes is a figure of its own
-        self._converter = Converter(model, provider=provider, precision=precision, threads=threads)
+        self._converter = Converter(
+            model, provider=cast(Provider, provider), precision=cast(Precision, precision), threads=threads
+        )
         load_s = time.perf_counter() - start
         manifest = self._converter.manifest
         known = facts or Loaded(title=f"voice {manifest.name}", sample_rate=manifest.audio.sample_rate)

@@ -1,8 +1,6 @@
 """`comosvc-bench systems-train` and `systems-quality`: the systems trained and judged side by side."""
 
 import logging
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,10 +77,11 @@ def systems_quality(
     from ...runtime.bundle import comosvc_home
     from ...training.config import load_config
     from ...training.recipe import Recipe
+    from ..report import typed_command
     from .evaluation import Judge, evaluate
     from .table import as_grid, save_json
 
-    command = shlex.join(["comosvc-bench", *sys.argv[1:]])
+    command = typed_command()
     with _clear_errors(), Console(stderr=True).status("…") as status:
         torch.set_num_threads(1)
         corpus = load_config(Recipe, config).corpus

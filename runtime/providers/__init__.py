@@ -7,9 +7,7 @@ import importlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
-
-import numpy as np
+from typing import Any, Literal, Protocol, cast, get_args
 
 from ..bundle import Bundle
 from ..calls import Runnable
@@ -19,9 +17,11 @@ from . import cpu
 
 log = logging.getLogger(__name__)
 
-PROVIDERS = ("auto", "cpu", "openvino", "cuda", "tensorrt")
+Provider = Literal["auto", "cpu", "openvino", "cuda", "tensorrt"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+PROVIDERS: tuple[str, ...] = get_args(Provider)
 ON_GPU = ("cuda", "tensorrt")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 AT_ONCE = {"cpu": 1, "openvino": 1, "cuda": 8, "tensorrt": 8}
 """Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight.
 
@@ -149,13 +149,6 @@ def open_twins(provider: str, bundle: Bundle, precision: str, threads: int | Non
         return None
     entries = bundle.manifest.entries(precision)
     return Twins(lambda name: cpu.open_graph(bundle, name, entries[name], threads=1, at_once=True), cores)
-
-
-def check_threads(threads: int | None) -> int | None:
-    """`threads` if it is None (the engine's choice) or at least 1. Raises `OptionError`."""
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 1):
-        raise OptionError(f"threads must be None or a whole number from 1 up, got {threads!r}")
-    return None if threads is None else int(threads)
 
 
 def _check_precision(name: str) -> None:

@@ -27,7 +27,8 @@ from ..device import GPU_LOCK, Device
 from ..device_source import SourceMaker, Wanted, make_source_maker
 from ..drawn import Drawn, Input
 from ..errors import BundleError, ProviderError
-from ..extras import install
+from ..extras import install, is_frozen, pip_install
+from ..forks import keep_in_forks
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
@@ -91,9 +92,10 @@ def _probe_runtime() -> None:
         if _is_out_of_memory(error):
             raise _out_of_memory("a graph of one addition", error) from error
         why = str(error)
+    install_it = pip_install('"onnxruntime-gpu[cuda,cudnn]"')
     raise ProviderError(
         f"onnxruntime {ort.__version__} does not run on the GPU: {why}; {_libraries_in_words(ort)}\n"
-        'hint: pip install "onnxruntime-gpu[cuda,cudnn]" brings CUDA and cuDNN; the driver must know that CUDA'
+        f"hint: {install_it} brings CUDA and cuDNN; the driver must know that CUDA"
     )
 
 
@@ -111,7 +113,7 @@ def _runs_tiny(ort: Any) -> bool:
 
 def _open_session(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:
     """Without what ONNX Runtime's Python does where that fails: it prints, and opens the graph on the CPU."""
-    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    return keep_in_forks(ort.InferenceSession(model, options, providers=providers, enable_fallback=0))
 
 
 def _in_thread(work: Callable[[], T]) -> T:
@@ -383,9 +385,10 @@ def _wheels_in_words() -> str:
     if len(found) > 1:
         names = ", ".join(found)
         return f": {names} are installed, and overwrite each other\nhint: uninstall all of them, then install one"
+    first = "" if is_frozen() else "pip uninstall onnxruntime, then "
     return (
         ": the wheel for the processor is installed, onnxruntime-gpu is missing\n"
-        f"hint: pip uninstall onnxruntime, then {install('cuda')}; only one of them, they overwrite each other"
+        f"hint: {first}{install('cuda')}; only one of them, they overwrite each other"
     )
 
 

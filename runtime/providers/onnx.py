@@ -7,8 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..cores import threads_within_quota
 from ..errors import BundleError, ProviderError
 from ..extras import install
+from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
 from ..profiles import Grid
@@ -77,7 +79,7 @@ def open_session(model: bytes, what: str, threads: int | None, *, at_once: bool 
     # eight cores half as much again for a long file. Without it they take no longer.
     options.enable_mem_pattern = not at_once
     try:
-        session = ort.InferenceSession(model, options, providers=[CPU])
+        session = keep_in_forks(ort.InferenceSession(model, options, providers=[CPU]))
     except Exception as error:
         raise BundleError(f"{what} cannot be loaded: {error}") from error
     if session.get_providers() != [CPU]:
@@ -93,6 +95,7 @@ def session_options(ort: Any, threads: int | None) -> Any:
     options.inter_op_num_threads = 1
     # Threads that wait by spinning take the cores from whoever else is at work: twice as slow on two busy cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    threads = threads_within_quota(threads)
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..calls import Runnable
-from ..errors import BundleError, ProviderError
-from ..extras import install
+from ..cores import threads_within_quota
+from ..errors import BundleError, ComosvcError, ProviderError
+from ..extras import install, pip_install
+from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
 from ..profiles import Grid, grid_of
@@ -33,6 +35,16 @@ _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_COR
 """Limits below the first instruction set with bf16; bf16 then takes 13 times as long, or ends the process."""
 
 
+def _cache(bundle: Bundle) -> dict[str, str]:
+    """Where to keep what compiling gave; nothing where there is no place for it, and it is compiled each time."""
+    try:
+        folder = bundle.home / "openvino"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (ComosvcError, OSError):
+        return {}
+    return {"CACHE_DIR": os.fspath(folder)} if os.access(folder, os.W_OK) else {}
+
+
 def probe() -> None:
     """Raise `ProviderError` unless OpenVINO is installed and finds its CPU plugin."""
     _core()
@@ -43,16 +55,17 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
 
     Raises `ProviderError` for bf16 on a processor that would only imitate it.
     """
-    core = _core()
+    global _opened_in
+    core, _opened_in = _core(), os.getpid()
     if precision == "bf16":
         _require_bf16(core)
     options = {
         "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads or 0,  # 0: as many as there are cores
+        "INFERENCE_NUM_THREADS": threads_within_quota(threads) or 0,  # 0: as many as there are cores
         "ENABLE_CPU_PINNING": False,  # an app has other threads, and so may other apps
         # What it keeps for each length that it has seen grows without end; made anew it costs 3 % of a piece at most.
         "CPU_RUNTIME_CACHE_CAPACITY": 0,
-        "CACHE_DIR": os.fspath(bundle.home / "openvino"),
+        **_cache(bundle),
     }
     in_8_bits = bundle.manifest.variants.get("int8", {}) if precision == "int8" else {}
     others = _beside_int8(core) if precision == "int8" else precision
@@ -77,7 +90,7 @@ class Graph:
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)
         self._outputs = [tensor[0] for tensor in entry.outputs]
         try:
-            self._compiled = core.compile_model(core.read_model(model), _DEVICE, options)
+            self._compiled = keep_in_forks(core.compile_model(core.read_model(model), _DEVICE, options))
         except Exception as error:  # OpenVINO's own exceptions share no base but this
             raise BundleError(f"the {name} graph cannot be loaded by OpenVINO: {error}") from error
         check_signature(name, "inputs", _tensors(self._compiled.inputs, entry.inputs), entry.inputs)
@@ -132,7 +145,21 @@ def _tensors(ports: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> lis
     ]
 
 
+_opened_in: int | None = None
+"""The process in which OpenVINO first had threads."""
+
+
+def _require_no_fork() -> None:
+    """Its threads are one pool for the whole process; in a fork of it calls wait for them forever."""
+    if _opened_in not in (None, os.getpid()):
+        raise ProviderError(
+            f"OpenVINO was used in process {_opened_in}, of which this one is a fork, and does not work in it\n"
+            "hint: start processes with multiprocessing's 'spawn', or provider='cpu'"
+        )
+
+
 def _core() -> Any:
+    _require_no_fork()
     try:
         core = _openvino().Core()
     except ImportError as error:
@@ -140,7 +167,7 @@ def _core() -> Any:
     if _DEVICE not in core.available_devices:
         raise ProviderError(
             f"OpenVINO finds {', '.join(core.available_devices) or 'no device'} here, not its CPU plugin\n"
-            'hint: pip install --force-reinstall openvino, or provider="cpu"'
+            f'hint: {pip_install("--force-reinstall openvino")}, or provider="cpu"'
         )
     return core
 

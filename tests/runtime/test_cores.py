@@ -1,18 +1,22 @@
 """Calls side by side: really at once, each conversion unharmed, and the results those of one core."""
 
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 
 import numpy as np
 import pytest
 import soundfile
 
-from comosvc.runtime import Converter
+from comosvc.runtime import Converter, OptionError
+from comosvc.runtime import cores as cores_module
 from comosvc.runtime.calls import Call, ask, gather, run, run_together
-from comosvc.runtime.cores import Cores, Twins
+from comosvc.runtime.cores import Cores, Twins, check_threads, cpu_quota, threads_within_quota, usable_cores
 
 
 class Meeting:
@@ -88,34 +92,32 @@ def test_a_graph_is_opened_once_and_when_it_is_needed():
     assert opened == ["graph"]
 
 
-def test_after_an_interrupt_only_what_is_running_goes_on():
-    begun, interrupted = [], threading.Event()
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here")
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_waits_for_the_calls_that_run_and_begins_no_other(times):
+    """The interpreter, which ends next, would abort under a graph that runs."""
+    begun, ended = [], []
 
     class Slow:
         def run(self, inputs):
-            begun.append(threading.current_thread())
-            assert interrupted.wait(timeout=10)
+            begun.append(number := len(begun))
+            for _ in range(0 if number else times):
+                time.sleep(0.1)
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.2)
+            ended.append(number)
             return (inputs["x"],)
 
-    class Interrupted(threading.Thread):
-        def join(self, timeout=None):
-            raise KeyboardInterrupt
-
-    twins = Twins(lambda _: Slow(), cores=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(threading, "Thread", Interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run(gather([value_of(number) for number in range(8)], 8), Cores({}, twins))
-    interrupted.set()
-    for thread in begun:
-        threading.Thread.join(thread)
-    assert len(begun) <= 2
+    with pytest.raises(KeyboardInterrupt):
+        run(gather([value_of(number) for number in range(8)], 8), Cores({}, Twins(lambda _: Slow(), cores=2)))
+    assert 1 <= len(begun) == len(ended) <= 2
 
 
 LAST_THREAD = """
 import sys, threading, time
 import numpy as np
-from comosvc.runtime import Converter
+from comosvc.runtime import Converter, OptionError
+from comosvc.runtime import cores as cores_module
 converter = Converter(sys.argv[1], provider="cpu", threads=2)
 clip = np.sin(np.arange(40 * 24_000) / 20.0).astype(np.float32)
 
@@ -200,3 +202,62 @@ def test_files_share_the_cores(bundle_path, song, opened, tmp_path):
             wanted = converter.convert(soundfile.read(result.source, dtype="float32")[0], 24_000).audio
             np.testing.assert_allclose(soundfile.read(result.output)[0], wanted, atol=1e-5)
     assert "vocoder" in opened
+
+
+# --- how many
+
+
+def groups(root, membership, **files):
+    """A tree of control groups, and what the process is told of its own."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_max", ".max")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    own = root / "membership"
+    own.write_text(membership, "utf-8")
+    return cpu_quota(own, root)
+
+
+def test_the_quota_of_a_container_counts(tmp_path):
+    assert groups(tmp_path, "0::/a/b\n", a__cpu_max="150000 100000\n", a__b__cpu_max="max 100000\n") == 1.5
+    assert groups(tmp_path, "0::/c\n", c__cpu_max="max 100000\n") > 1_000
+    assert groups(tmp_path, "0::/../outside\n", cpu_max="50000 100000\n") == 0.5  # a container's own is the root
+    assert cpu_quota(tmp_path / "none", tmp_path) > 1_000  # another system
+
+
+def test_the_quota_of_an_older_system_counts(tmp_path):
+    for name, text in (("cpu.cfs_quota_us", "300000\n"), ("cpu.cfs_period_us", "100000\n")):
+        path = tmp_path / "cpu" / "docker" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    assert groups(tmp_path, "9:name=systemd:/\n4:cpu,cpuacct:/docker\n2:cpuset:/\n") == 3.0
+    (tmp_path / "cpu" / "docker" / "cpu.cfs_quota_us").write_text("-1\n", "utf-8")
+    assert groups(tmp_path, "4:cpu,cpuacct:/docker\n") > 1_000
+
+
+def test_no_more_cores_are_used_than_the_quota_grants(monkeypatch):
+    monkeypatch.setattr(cores_module, "cpu_quota", lambda: 0.5)
+    assert usable_cores() == 1
+    assert threads_within_quota(None) == 1
+    assert threads_within_quota(3) == 3
+    monkeypatch.setattr(cores_module, "cpu_quota", lambda: 1e9)
+    assert threads_within_quota(None) is None
+    assert 1 <= usable_cores() <= os.cpu_count()
+
+
+@pytest.mark.parametrize("threads", [5_000, 10**9, 0, -1, True, 1.5, "2", np.int64(5_000)])
+def test_threads_have_an_upper_end(bundle_path, threads):
+    with pytest.raises(OptionError, match=r"(?s)threads must be None or a whole number from 1 to \d+.*hint: .* cores"):
+        Converter(bundle_path, threads=threads)
+
+
+def test_as_many_threads_as_the_machine_has_cores_are_never_too_many(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 640)
+    assert check_threads(np.int32(640)) == 640
+
+
+@pytest.mark.parametrize("batch", [0, -1, 10**9, 2.5, True, "8"])
+def test_batches_have_an_upper_end(converter, tmp_path, batch):
+    with pytest.raises(OptionError, match=r"batch is .*; it must be a whole number from 1 to 256"):
+        converter.convert_many([], tmp_path / "out", batch=batch)
+    assert not (tmp_path / "out").exists()

@@ -119,7 +119,7 @@ def test_dlpack_goes_out_and_frees_its_memory(device, monkeypatch):
 
 def test_audio_on_the_device_gives_audio_on_the_device(converter, device, song, monkeypatch):
     wanted = converter.convert(song, 24_000)
-    monkeypatch.setattr(converter, "provider", "cuda")
+    monkeypatch.setattr(Converter, "provider", "cuda")
     monkeypatch.setattr(converter, "_device", device)
     monkeypatch.setattr(converter, "_audio_crossed", Transfers())
     found = converter.convert(Array(song), 24_000)

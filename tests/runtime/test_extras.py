@@ -47,3 +47,14 @@ def test_outside_of_an_installation_the_name_has_to_do(monkeypatch):
 
     monkeypatch.setattr(metadata, "distribution", none)
     assert extras.install("cpu") == "pip install 'comosvc[cpu]'"
+
+
+@pytest.mark.parametrize("wanted", [install, lambda extra: extras.pip_install(f"--upgrade {extra}")])
+def test_a_frozen_application_has_no_pip_and_no_folder_of_the_machine_that_built_it(monkeypatch, wanted):
+    noted = json.dumps({"url": "file:///home/builder/clone", "dir_info": {}})
+    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(read_text=lambda _: noted))
+    assert "pip install" in wanted("cpu")
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert "pip" not in wanted("cpu")
+    assert "builder" not in wanted("cpu")
+    assert "has to be built again" in wanted("cpu")

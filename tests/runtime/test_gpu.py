@@ -180,6 +180,9 @@ class TestWithoutADriver:
     def test_the_doctor_goes_through_everything(self):
         done = in_process(DOCTOR)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("comosvc works here: runs on cpu in fp32")
+        assert len(done.stdout.splitlines()) < 30, "what concerns GPUs stands in one row"
+        assert done.stdout.count("runs on cpu") == 2, "in the summary, and in one row"
         for word in ("no NVIDIA driver", "TensorRT RTX", "OpenVINO", "cuDNN", "provider tensorrt", "onnxruntime"):
             assert word in done.stdout
         assert done.stdout.count("no NVIDIA driver") == done.stdout.count("docker run --gpus all") == 1
@@ -198,7 +201,8 @@ class TestWithoutADriver:
 
     @pytest.mark.skipif(wheels() != ["onnxruntime"], reason="onnxruntime is here as another wheel")
     def test_the_doctor_names_the_missing_wheel_beside_the_missing_driver(self):
-        said = " ".join(in_process(DOCTOR, width=400).stdout.split())
+        asked = "import sys\nsys.argv[1:] = ['--provider', 'cuda']\n"
+        said = " ".join(in_process(asked + DOCTOR, width=400).stdout.split())
         assert "and onnxruntime" in said
         assert "onnxruntime-gpu is missing" in said
         assert f"pip uninstall onnxruntime, then {install('cuda')}" in said

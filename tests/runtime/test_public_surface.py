@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import soundfile
 
 import comosvc.runtime
-from comosvc.runtime import Conversion, Converter
+from comosvc.runtime import Conversion, Converter, LiveStream, OptionError, Stream
 
 PUBLIC = [
     "COMOSVC_24K",
@@ -67,3 +68,42 @@ def test_importing_is_cheap_and_changes_nothing():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] True 1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (Converter, ["singers", "provider", "precision", "spec", "manifest"]),
+        (Stream, ["sample_rate", "latency_samples", "singer", "key"]),
+        (LiveStream, ["block_samples", "latency_samples", "underruns", "restarts", "error"]),
+    ],
+)
+def test_help_shows_what_an_object_has(kind, names):
+    for name in names:
+        assert isinstance(getattr(kind, name), property)
+        assert inspect.getdoc(getattr(kind, name))
+
+
+def test_objects_are_printed_in_a_line(converter, song, tmp_path):
+    soundfile.write(tmp_path / "a.wav", song, 24_000)
+    clip = converter.convert(song, 24_000, singer="bass", key=3)
+    good, bad = converter.convert_many([tmp_path / "a.wav", tmp_path / "gone.wav"], tmp_path / "out")
+    stream = converter.stream(24_000, key=-2.0)
+    for value, words in (
+        (clip, ["<Conversion 2.67 s at 24000 Hz, bass, key +3, in ", "on cpu fp32, 1 warning>"]),
+        (good, ["a.wav' -> ", "a_alto_0key.wav'", "alto, key +0"]),
+        (bad, ["gone.wav", "AudioError: "]),
+        (converter, ["tiny.comosvc'", "provider='cpu'", "precision='fp32'", "singers=['alto', 'bass', 'Ténor 1']"]),
+        (stream, ["<Stream at 24000 Hz, alto, key -2, ", "samples of latency"]),
+        (LiveStream(stream), ["<LiveStream of <Stream", "480 samples a block, 0 underruns"]),
+    ):
+        assert len(repr(value)) < 400
+        assert "array" not in repr(value)
+        assert "\n" not in repr(value).partition("Error: ")[0]
+        for word in words:
+            assert word in repr(value)
+
+
+def test_an_error_has_its_hint_apart():
+    assert OptionError("threads is 0\nhint: give 1").hint == "give 1"
+    assert OptionError("threads is 0").hint is None

@@ -1,6 +1,5 @@
 """The commands `evaluate` and `audition`, and the cross-dataset experiment `cross`."""
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -134,6 +133,7 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
         Prepares, trains vocoder, teacher and student into OUTPUT, and writes OUTPUT/evaluation. Stopped and run again,
         it goes on.
         """
+        from ...runtime.cores import usable_cores
         from ..config import load_config
         from ..recipe import Recipe
         from .cross import Cross, named_data
@@ -147,7 +147,7 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
                 convert=named_data(convert),
                 recipe=load_config(Recipe, config),
                 device=device,
-                jobs=jobs or os.cpu_count() or 1,
+                jobs=jobs or usable_cores(),
                 teacher_steps=teacher_steps,
             )
             options = EvaluationOptions(

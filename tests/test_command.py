@@ -1,0 +1,122 @@
+"""`comosvc`: one command for all, and the names that `import comosvc` offers."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import comosvc
+import comosvc.runtime
+from comosvc.__main__ import app
+from comosvc.benchmarks.report import typed_command
+from comosvc.runtime import cli, extras
+
+COMMAND = Path(sys.executable).with_name("comosvc")
+COMMANDS = ["convert", "live", "train", "export", "bench", "doctor"]
+
+
+def run(*arguments, **environment):
+    result = CliRunner().invoke(app, list(arguments), prog_name="comosvc", env=environment)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_the_names_are_those_of_the_runtime():
+    assert comosvc.__all__ == comosvc.runtime.__all__
+    for name in comosvc.__all__:
+        assert getattr(comosvc, name) is getattr(comosvc.runtime, name)
+    assert set(comosvc.__all__) < set(dir(comosvc))
+    with pytest.raises(AttributeError, match=r"'comosvc' has no attribute 'nothing'"):
+        _ = comosvc.nothing
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import comosvc",
+        "from comosvc.__main__ import app; from typer.testing import CliRunner; "
+        "assert 'convert' in CliRunner().invoke(app, ['--help']).stdout",
+    ],
+)
+def test_importing_the_package_and_its_help_are_free(code):
+    heavy = {"numpy", "torch", "onnxruntime", "soundfile", "comosvc.runtime"}
+    code += f"; import sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_lists_the_commands_in_the_order_of_their_use():
+    lines = run("--help").stdout.splitlines()
+    assert [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]] == COMMANDS
+    assert "--install-completion" in run("--help").stdout
+
+
+@pytest.mark.parametrize("start", [[COMMAND], [sys.executable, "-m", "comosvc"]], ids=["console script", "module"])
+def test_it_runs(start):
+    done = subprocess.run([*start, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == comosvc.__version__
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("convert", ["Usage: comosvc convert [OPTIONS] [IN...]", "--singer"]),
+        ("live", ["Usage: comosvc live [OPTIONS]\n", "--input-device", "--singer"]),
+        ("export", ["Usage: comosvc export", "inspect"]),
+        ("doctor", ["Usage: comosvc doctor", "--provider"]),
+    ],
+)
+def test_each_command_is_the_one_of_its_own_name(command, words):
+    said = run(command, "--help").stdout
+    for word in words:
+        assert word in said
+
+
+def test_live_is_convert_live_without_what_is_for_files(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "sound_devices", lambda: None)
+    monkeypatch.setattr(cli, "_sing_live", lambda converter, options, console: asked.append(options))
+    assert run("live", "-s", "alto", "-k", "3").exit_code == 0
+    assert (asked[0].singer, asked[0].key) == ("alto", 3.0)
+    assert run("live", "song.wav").exit_code == 2
+    assert "--plot" not in run("live", "--help").stdout
+
+
+def test_an_unknown_command_names_the_nearest():
+    assert "Did you mean 'convert'?" in run("convrt").stderr
+
+
+def test_a_missing_package_is_one_line_with_the_way_out(monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named 'torch', for {name}", name="torch")
+
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", lambda name: missing(name) if "training" in name else real(name))
+    result = CliRunner().invoke(app, ["train", "student"])
+    assert result.exit_code == 1
+    assert "error: comosvc train needs the package torch, which is not installed" in str(result.exception)
+    assert extras.install("train") in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("comosvc ", COMMANDS), ("comosvc do", ["doctor"]), ("comosvc convert --sin", ["--singer"])],
+)
+def test_the_shell_completes_commands_and_their_options(typed, offered):
+    words = len(typed.split()) - (not typed.endswith(" "))
+    asked = {"_COMOSVC_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(words)}
+    done = subprocess.run([COMMAND], capture_output=True, text=True, env={**os.environ, **asked}, check=False)
+    assert done.stdout.split() == offered
+
+
+@pytest.mark.parametrize(
+    "arguments", [["/bin/comosvc", "bench", "rtf", "--quick"], ["/bin/comosvc-bench", "rtf", "--quick"]]
+)
+def test_a_result_names_the_same_command_either_way(monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert typed_command() == "comosvc-bench rtf --quick"
