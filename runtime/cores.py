@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import numpy as np
-
+from .arguments import whole_number
 from .calls import Batches, Call, Reply, Runnable, run_batch
 from .errors import OptionError
 
@@ -120,13 +119,13 @@ def check_threads(threads: Any) -> int | None:
     """`threads` if it is None (the engine's choice) or a sensible number. Raises `OptionError`."""
     if threads is None:
         return None
-    most = max(MOST_THREADS, os.cpu_count() or 1)
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= most:
+    try:
+        return whole_number("threads", threads, 1, max(MOST_THREADS, os.cpu_count() or 1))
+    except OptionError as error:
         raise OptionError(
-            f"threads must be None or a whole number from 1 to {most}, got {threads!r}\n"
+            f"{error}, or None\n"
             f"hint: this process may use {usable_cores()} cores; more threads than cores make it slower"
-        )
-    return int(threads)
+        ) from None
 
 
 def usable_cores() -> int:

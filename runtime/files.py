@@ -13,8 +13,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from .arguments import one_of
 from .audio import OPPOSITE_PHASE, PhaseMeter, check_rate, take_channel
-from .errors import AudioError, ComosvcError, OptionError, OutputError
+from .errors import AudioError, ComosvcError, OutputError
 from .headers import Contents, Part, examine
 from .media import ROUNDING_S, Media, media_format
 from .sources import Openable, Source, name_of
@@ -345,8 +346,7 @@ def _as_plain_wav(file: BinaryIO) -> None:
 
 def check_ending(ending: str) -> None:
     """Raise `OptionError` if no result is written with this ending."""
-    if ending not in FORMATS:
-        raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
+    one_of("ending", ending, FORMATS)
 
 
 def check_output(path: Path, overwrite: bool) -> None:

@@ -216,6 +216,6 @@ def stream_key(key: float | str) -> float:
     if isinstance(key, str) and key in FOUND_KEYS:
         raise OptionError(
             f"key is {key!r}, which needs the whole song; a stream hears it as it comes\n"
-            "hint: give semitones, for instance those that convert(..., key={key!r}) found for this singer"
+            "hint: give semitones, for instance those that convert(..., key='auto') found for this singer"
         )
     return check_semitones(key)

@@ -24,5 +24,8 @@ def _escape(character: str) -> str:
 
 def abridged(value: object) -> str:
     """`repr` of a value for a message, cut off where it is long."""
-    shown = repr(value)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}... ({len(shown)} characters)"

@@ -247,10 +247,20 @@ def test_more_steps_are_another_sample(converter):
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "from 0 to 2^64 - 1"),
         ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": True}, "seed is True"),
+        ({"seed": 10**5000}, "seed is a number of thousands of digits"),
+        ({"steps": 10**5000}, "steps is a number of thousands of digits"),
+        ({"singer": 10**5000}, "got a number of thousands of digits"),
+        ({"sample_rate": 10**5000}, "got a number of thousands of digits"),
+        ({"sample_rate": 1e308}, "sample_rate is 1e+308 Hz"),
+        ({"sample_rate": True}, "whole number of Hz"),
+        ({"latency": np.zeros(2)}, "latency is array([0., 0.])"),
+        ({"channel": np.zeros(2)}, "channel is array([0., 0.])"),
+        ({"progress": 5}, "progress is 5; it must be a function, or None"),
         ({"steps": 3}, "steps is 3; this voice can do 1, 2, 4"),
         ({"steps": True}, "steps is True"),
         ({"steps": [1]}, "steps is [1]"),
-        ({"latency": "none"}, "unknown latency 'none'; known: default, low"),
+        ({"latency": "none"}, "latency is 'none'; known: default, low"),
         ({"sample_rate": 4_000}, "sample_rate is 4000 Hz"),
         ({"sample_rate": 44_100.5}, "whole number of Hz"),
         ({"f0_hz": np.zeros(18, np.float32)}, "f0_hz has shape (18,); it must be (19,)\nhint: T is"),
@@ -259,7 +269,12 @@ def test_more_steps_are_another_sample(converter):
         ({"f0_hz": np.full(19, -1.0)}, "f0_hz goes from -1.0"),
         ({"f0_hz": np.full(19, 9_000.0), "key": 12}, "to 4800 Hz at this key"),
         ({"noise": np.zeros((19, 80))}, "noise has shape (19, 80); it must be (19, 8)"),
+        ({"f0_hz": [[1], [1, 2]]}, "f0_hz is no array of numbers"),
+        ({"f0_hz": np.full(19, 1e308)}, "f0_hz goes from inf"),
+        ({"f0_hz": np.array([9_000.0] + 18 * [100.0]), "singer": "alto", "key": "auto"}, "Hz at this key"),
         ({"noise": np.zeros((19, 8), complex)}, "noise is complex128"),
+        ({"noise": np.full((19, 8), -1e308)}, "noise goes up to inf; it must be within 100 of 0"),
+        ({"noise": np.full((19, 8), 1e30)}, "noise goes up to 1e+30"),
     ],
 )
 def test_a_wrong_option_is_one_clear_error(converter, options, words):
@@ -374,6 +389,13 @@ def test_progress_ends_at_one_and_can_cancel(converter):
         assert shares[-1] == 1.0
     with pytest.raises(CancelledError, match="cancelled at"):
         converter.convert(clip, 24_000, progress=lambda share: False)
+
+
+@pytest.mark.parametrize("n_samples", [-1, 1.5, True, None, "x", 2**63, np.zeros(2)])
+def test_frames_of_no_number_are_refused(converter, n_samples):
+    with pytest.raises(OptionError, match=r"n_samples is .*; it must be a whole number from 0 to"):
+        converter.frames(n_samples, 24_000)
+    assert converter.frames(np.uint8(255), np.uint16(8_000)) == converter.frames(255, 8_000)
 
 
 def test_track_f0_is_the_f0_of_a_conversion(converter):

@@ -303,12 +303,14 @@ def test_types_and_channels(converter, song):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"key": "auto"}, "key is 'auto', which needs the whole song"),
+        ({"key": "auto"}, r"(?s)key is 'auto', which needs the whole song.*convert\(\.\.\., key='auto'\)"),
         ({"key": 50}, "key is 50; it must be -36 to 36 semitones$"),
         ({"singer": "nobody"}, "no singer 'nobody'"),
         ({"sample_rate": 7_000}, "7000 Hz"),
         ({"sample_rate": 44.1}, "whole number of Hz"),
         ({"block_ms": 0}, "block_ms is 0"),
+        ({"block_ms": np.complex128(1)}, "block_ms is np.complex128"),
+        ({"block_ms": 10**5000}, "block_ms is a number of thousands of digits"),
         ({"steps": 3}, "steps is 3"),
     ],
 )
