@@ -10,7 +10,8 @@ from .spec import AudioSpec, FrontEnd
 RUMBLE_HZ = 33.0
 """An offset and what lies up to here is no part of any loudness; the lowest voice begins an octave above."""
 HUM_HZ = 125.0
-"""What lies up to here opens no gate: mains hum and its first harmonic. Every sung sound has energy above."""
+"""What lies up to here opens no gate, at -20 dB and less: mains hum and its first harmonic. Every sung sound has energy
+above."""
 
 
 def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
@@ -20,9 +21,14 @@ def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]
     return np.minimum(frame_rms(HighPass(spec.sample_rate, RUMBLE_HZ).push(audio), spec), frame_rms(audio, spec))
 
 
+def without_hum(rate: int) -> HighPass:
+    """The filter that removes what lies below `HUM_HZ`."""
+    return HighPass(rate, HUM_HZ, order=7, stop_db=45.0)
+
+
 def voice_band(audio: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """What a clip (L,) has above `HUM_HZ`, an offset and rumble removed: whether somebody sings is decided on this."""
-    return HighPass(rate, HUM_HZ).push(HighPass(rate, RUMBLE_HZ).push(audio))
+    return without_hum(rate).push(HighPass(rate, RUMBLE_HZ).push(audio))
 
 
 def gate_loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:

@@ -85,6 +85,16 @@ def test_a_rest_gives_true_zeros(converter, rate):
 
 
 @pytest.mark.parametrize("latency", ["default", "low"])
+@pytest.mark.parametrize("f_hz", [20, 35, 40, 50, 60, 100, 120])
+def test_loud_hum_alone_is_not_sung(converter, f_hz, latency):
+    """At -20 dB RMS, faded in."""
+    rate = 24_000
+    seconds = np.arange(2 * rate) / rate
+    hum = 0.141 * np.minimum(seconds, 1.0) * np.sin(2 * np.pi * f_hz * seconds)
+    assert not converter.convert(hum.astype(np.float32), rate, latency=latency).audio.any()
+
+
+@pytest.mark.parametrize("latency", ["default", "low"])
 @pytest.mark.parametrize(
     ("offset", "f_hz", "level"), [(0.2, 0, 0), (0, 8, 0.0141), (0, 20, 0.0141), (0, 50, 0.00447), (0, 100, 0.00447)]
 )
