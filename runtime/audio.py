@@ -22,6 +22,9 @@ OPPOSITE_PHASE = (
     "the channels are in opposite phase and would cancel each other in mono: the left one was taken "
     "(channel 'right' takes the other)"
 )
+CANCELLED_LIVE = (
+    "the channels are in opposite phase and cancel each other in mono: make the stream with channel 'left' or 'right'"
+)
 _DTYPES = ("float32", "float64", "int16", "int32")
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _MAX_CHANNELS = 64  # more than that is an array with its axes swapped

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arguments import check_progress, milliseconds, whole_number
-from .audio import Channel, blocks, check_channel, check_rate, mixed, mono
+from .audio import Channel, blocks, check_channel, check_rate, mixed
 from .bundle import open_bundle, shipped_voices
 from .calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
 from .cores import Cores, check_threads
@@ -368,6 +368,7 @@ class Converter:
         steps: int | None = None,
         f0_hz: NDArray[np.floating] | None = None,
         block_ms: float = 40.0,
+        channel: Channel = "mid",
     ) -> Stream:
         """Convert live: see `Stream`. `block_ms`: about how much each call of `process` will bring, to warm up with.
 
@@ -380,11 +381,14 @@ class Converter:
         if f0_hz is not None:
             shape = max(1, np.size(f0_hz)), self.spec.n_mels
             request = with_tracks(request, f0_hz, None, shape, self.spec.sample_rate)
-        return Stream(self._bundle, self._ready, request, rate, milliseconds("block_ms", block_ms))
+        return Stream(
+            self._bundle, self._ready, request, rate, milliseconds("block_ms", block_ms), check_channel(channel)
+        )
 
-    def track_f0(self, audio: NDArray[Any], sample_rate: int) -> NDArray[np.float32]:
+    def track_f0(self, audio: NDArray[Any], sample_rate: int, channel: Channel = "mid") -> NDArray[np.float32]:
         """F0 of a clip in Hz as the voice's pitch graph finds it, (T,) at mel frames, 0 where unvoiced or silent."""
-        request, rate, samples = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate), mono(audio)
+        request, rate = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate)
+        samples, *_ = mixed(audio, check_channel(channel))
         work = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
         return run(work, self._runner())
 

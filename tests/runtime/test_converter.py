@@ -409,7 +409,11 @@ def test_frames_of_no_number_are_refused(converter, n_samples):
 
 
 def test_track_f0_is_the_f0_of_a_conversion(converter):
-    np.testing.assert_array_equal(converter.track_f0(GLIDE, 24_000), converter.convert(GLIDE, 24_000).f0_hz)
+    opposite = np.stack((GLIDE, -GLIDE), axis=1)
+    for audio, channel in ((GLIDE, "mid"), (opposite, "mid"), (opposite, "right")):
+        found = converter.track_f0(audio, 24_000, channel)
+        np.testing.assert_array_equal(found, converter.convert(audio, 24_000, channel=channel).f0_hz)
+        assert found.any()
 
 
 def test_self_test_passes_here_and_notices_a_changed_file(files, tmp_path):
