@@ -70,7 +70,8 @@ class Stream:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know about the result so far."""
-        return (*self._f0_warnings, CANCELLED_LIVE) if self._phase.cancelled else self._f0_warnings
+        phase = (CANCELLED_LIVE,) if self._phase.cancelled else ()
+        return (*self._f0_warnings, *phase, *self._chain.pitch_survey.warnings())
 
     @property
     def latency_samples(self) -> int:
