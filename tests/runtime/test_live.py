@@ -183,6 +183,7 @@ def test_wrong_use_is_one_clear_error(own, song):
     live.start()
     with pytest.raises(ComosvcError, match="started already"):
         live.start()
+    assert live.exchange(song[:0]).shape == (0,)
     with pytest.raises(ComosvcError, match="a block of 481 samples; this live stream takes 480"):
         live.exchange(song[:481])
     with pytest.raises(AudioError, match=r"the block has shape \(480, 2\)"):
