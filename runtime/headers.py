@@ -6,9 +6,12 @@ that passed 4 GiB, or that were joined by `cat`.
 """
 
 import io
+import re
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
+
+from .media import media_format
 
 _JUNK = 4096
 """Fewer bytes than this behind the sound are padding or a tag; more, unless they are chunks, are sound."""
@@ -16,6 +19,8 @@ _RIFF_LIMIT = 0xFFFFFFFF
 _MOST_CHUNKS = 10_000
 _MOST_SEARCHES = 100_000
 """For the next MPEG frame, in one file."""
+_MPEG_START, _MPEG_ROW = 1 << 14, 4
+"""Bytes in which the first MPEG frame is looked for, and how many that follow each other make sure that it is one."""
 _MPEG_KBPS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -110,9 +115,12 @@ def examine(file: BinaryIO) -> Contents:
         return _examine_au(file, size)
     if magic[:4] == b"OggS":
         return _examine_ogg(file, size)
-    if magic[:3] == b"ID3" or (magic[:1] == b"\xff" and _mpeg_frame(magic[:4]) is not None):
-        return _examine_mpeg(file, size)
-    return Contents()
+    first = _skip_id3(file, 0)
+    if first == 0 and media_format(magic) is None:
+        first = _first_mpeg_frame(file)
+    if _mpeg_frame(_read(file, first, 4)) is not None:
+        return _examine_mpeg(file, size, first)
+    return Contents((Part(b"", file, first, size),) if first else ())
 
 
 def _read(file: BinaryIO, at: int, count: int) -> bytes:
@@ -138,13 +146,22 @@ def _chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> list[tuple[b
 
 
 def _is_chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> bool:
-    """Whether chunks lie from `at` to the end of the file, rather than sound."""
+    """Whether chunks, or a tag of MP3, lie from `at` to the end of the file, rather than sound."""
     for begin in {at, at + -at % kind.align}:
         chunks = _chunks(file, begin, end, kind)
         named = all(32 <= byte < 127 for name, _, _ in chunks for byte in name[:4])
-        if chunks and named and all(0 <= size <= end + 1 - place - kind.head for _, place, size in chunks):
+        whole = all(0 <= size <= end + 1 - place - kind.head for _, place, size in chunks)
+        if (chunks and named and whole) or _skip_id3(file, begin) != begin:
             return True
     return False
+
+
+def _joints(file: BinaryIO, at: int, end: int, kind: _Container, magic: bytes) -> list[int]:
+    """Where further files of the kind begin behind the sound, which ends at byte `at`."""
+    for begin in {at, at + -at % kind.align}:
+        if found := [place for name, place, _ in _chunks(file, begin, end, kind) if name[:4] == magic]:
+            return found
+    return []
 
 
 def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -> Contents:
@@ -170,6 +187,10 @@ def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -
         share = claimed / there if claimed > there > 0 else None
         return Contents(fixed(there) if share and magic == b"caff" else (), share)  # a short CAF file is refused
     rest = there - claimed
+    joints = _joints(file, start + claimed, size, kind, magic)
+    if joints:
+        ends = (*joints, size)
+        return Contents(tuple(Part(b"", file, *part) for part in zip((0, *joints), ends, strict=True)))
     if rest < (_JUNK if claimed else 1) or _is_chunks(file, start + claimed, size, kind):
         return Contents()
     wrapped = claimed + (rest >> 32 << 32)
@@ -253,34 +274,45 @@ def _mpeg_frame(head: bytes) -> _MpegFrame | None:
     return _MpegFrame(samples * 125 * kbps // rate + padding, samples, 4 + side)
 
 
-def _examine_mpeg(file: BinaryIO, size: int) -> Contents:
-    """Count the frames: without a Xing header libsndfile guesses from the first, and with one it reads no further."""
-    first = _skip_id3(file, 0)
+def _examine_mpeg(file: BinaryIO, size: int, first: int) -> Contents:
+    """Count the frames from byte `first` on: without a Xing header libsndfile guesses from the first frame, and with
+    one it reads no further.
+
+    It gets a part in any case: by name it would read a `._` file of macOS beside the MP3 instead.
+    """
     frame = _mpeg_frame(_read(file, first, 4))
-    if frame is None:
-        return Contents()
-    data = _read(file, first, frame.size)
-    at = frame.side_info
-    has_count = data[at : at + 4] in (b"Xing", b"Info") and data[at + 7 : at + 8] and data[at + 7] & 1
-    if data[36:40] == b"VBRI":
-        return Contents()
-    n_frames = _count_mpeg_frames(file, first, size)
-    if not has_count:
-        # A frame of the lowest rate that has room for the header, in front of the others.
-        lead = bytearray(_lead_frame(data[:4]))
-        lead[at : at + 12] = b"Xing" + struct.pack(">II", 1, n_frames)
-        return Contents((Part(bytes(lead), file, first, size),))
-    claimed = int.from_bytes(data[at + 8 : at + 12], "big")
-    missed = n_frames - 1 - claimed
-    if missed <= 0:
-        return Contents()
-    head = bytearray(_read(file, 0, first + frame.size))
-    head[first + at + 8 : first + at + 12] = struct.pack(">I", n_frames - 1)
-    if data[at + 7] & 2:
-        head[first + at + 12 : first + at + 16] = struct.pack(">I", min(size - first, _RIFF_LIMIT))
-    return Contents(
-        (Part(bytes(head), file, len(head), size),), note=_note(claimed, n_frames - 1) if missed > 2 else None
-    )
+    assert frame is not None
+    data = bytearray(_read(file, first, frame.size))
+    at, note = frame.side_info, None
+    if data[36:40] != b"VBRI":
+        n_frames = _count_mpeg_frames(file, first, size)
+        if data[at : at + 4] not in (b"Xing", b"Info") or len(data) < at + 16 or not data[at + 7] & 1:
+            # A frame of the lowest rate that has room for the header, in front of the others.
+            lead = bytearray(_lead_frame(bytes(data[:4])))
+            lead[at : at + 12] = b"Xing" + struct.pack(">II", 1, n_frames)
+            return Contents((Part(bytes(lead), file, first, size),))
+        claimed, counted = int.from_bytes(data[at + 8 : at + 12], "big"), n_frames - 1
+        if counted > claimed:
+            data[at + 8 : at + 12] = struct.pack(">I", counted)
+            note = _note(claimed, counted) if counted > claimed + 2 else None
+        if data[at + 7] & 2:  # libmpg123 prints a warning where it differs from the file's
+            data[at + 12 : at + 16] = struct.pack(">I", min(size - first, _RIFF_LIMIT))
+    return Contents((Part(bytes(data), file, first + len(data), size),), note=note)
+
+
+def _first_mpeg_frame(file: BinaryIO) -> int:
+    """Where a row of frames begins near the start of the file, as in a recorded stream; 0 where there is none."""
+    head = _read(file, 0, _MPEG_START)
+    for found in re.finditer(rb"\xff", head):
+        at, kind = found.start(), _mpeg_kind(head[found.start() :].ljust(4, b"\0"))
+        for _ in range(_MPEG_ROW):
+            frame = _mpeg_frame(head[at : at + 4])
+            if frame is None or _mpeg_kind(head[at:]) != kind:
+                break
+            at += frame.size
+        else:
+            return found.start()
+    return 0
 
 
 def _lead_frame(head: bytes) -> bytes:
