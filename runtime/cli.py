@@ -1,5 +1,6 @@
 """comosvc-convert: files in, converted files out."""
 
+import errno
 import glob
 import json
 import os
@@ -26,7 +27,8 @@ from .live_stream import DeadlinePolicy
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
-from .sources import READABLE, STDIN, files_in, is_readable, unread_reason
+from .sources import READABLE, STDIN, files_in, is_readable, name_of, unread_reason
+from .storage import reason
 from .text import printable
 from .version import __version__
 from .voices import FOUND_KEYS
@@ -210,15 +212,20 @@ def _convert(
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
             results = _run(converter, job, sources, console)
+            if as_json:
+                summary = {"version": __version__, "results": [result.as_dict() for result in results]}
+                unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
+                typer.echo(json.dumps({**summary, "skipped": unread}, indent=1))
             if plot is not None and results[0].error is None and not results[0].skipped:
                 _plot(converter, results[0], plot)
     except ComosvcError as error:
         _complain(console, error)
         raise typer.Exit(1) from None
-    if as_json:
-        summary = {"version": __version__, "results": [result.as_dict() for result in results]}
-        unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
-        typer.echo(json.dumps({**summary, "skipped": unread}, indent=1))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # typer ends the process
+            raise
+        _complain(console, OutputError(f"{error.filename or 'standard output'} cannot be written: {reason(error)}"))
+        raise typer.Exit(1) from None
     if any(result.error for result in results):
         raise typer.Exit(1)
 
@@ -286,12 +293,22 @@ def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
         elif os.path.lexists(path) or not glob.has_magic(text):
             inside = [path]
         else:
-            matches = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            inside = sorted(map(Path, matches))
+            inside = _matches(text)
             if not inside:
                 raise AudioError(f"{text}: no file matches")
         found.update(dict.fromkeys(inside))
     return list(found), skipped
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Files of a pattern, sorted, each by the shortest of its paths: a link may lead back to a folder above it."""
+    found: dict[tuple[str, Path], Path] = {}
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    for path in map(Path, sorted(matches, key=len)):
+        real = Path(os.path.realpath(path))
+        if not _is_dir(real):
+            found.setdefault((path.name, real), path)
+    return sorted(found.values())
 
 
 def _is_dir(path: Path) -> bool:
@@ -310,10 +327,12 @@ def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
     """What can be refused before the voice is loaded."""
     if job.ending not in FORMATS:
         raise OptionError(f"--format {job.ending[1:]!r}; known: {', '.join(ending[1:] for ending in FORMATS)}")
-    if STDIN in map(str, sources) and sys.stdin.isatty():
-        raise AudioError(
-            "standard input is a terminal, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -"
-        )
+    # Either is None where it was closed before the start.
+    if STDIN in map(str, sources) and (sys.stdin is None or sys.stdin.isatty()):
+        what = "closed" if sys.stdin is None else "a terminal"
+        raise AudioError(f"standard input is {what}, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -")
+    if sys.stdout is None and (job.to_stdout or as_json):
+        raise OutputError("standard output is closed")
     if job.into_file and len(sources) > 1:
         raise OutputError(f"{len(sources)} files cannot all become {job.output}\nhint: -o FOLDER")
     if job.to_stdout and as_json:
@@ -370,7 +389,7 @@ def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) ->
     try:
         yield converter.convert_file(opened[0], output, progress=lambda share: tell(source, share), **options)
     except ComosvcError as error:
-        yield FileConversion(source, None, error=error)
+        yield FileConversion(Path(name_of(opened[0])), None, error=error)
 
 
 def _announce(console: Console, result: FileConversion) -> None:
