@@ -19,6 +19,9 @@ _RIFF_LIMIT = 0xFFFFFFFF
 _MOST_CHUNKS = 10_000
 _MOST_SEARCHES = 100_000
 """For the next MPEG frame, in one file."""
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+"""Of Matroska and WebM."""
+_CUT = "the file was cut short, and how much is missing is not known"
 _MPEG_START, _MPEG_ROW = 1 << 14, 4
 """Bytes in which the first MPEG frame is looked for, and how many that follow each other make sure that it is one."""
 _MPEG_KBPS = {
@@ -115,6 +118,8 @@ def examine(file: BinaryIO) -> Contents:
         return _examine_au(file, size)
     if magic[:4] == b"OggS":
         return _examine_ogg(file, size)
+    if magic[:4] == _EBML:
+        return Contents(note=None if _is_whole_matroska(file, size) else _CUT)
     first = _skip_id3(file, 0)
     if first == 0 and media_format(magic) is None:
         first = _first_mpeg_frame(file)
@@ -246,8 +251,21 @@ def _examine_ogg(file: BinaryIO, size: int) -> Contents:
     ended = ended and at <= size
     ends = (*starts[1:], size)
     parts = () if len(starts) == 1 else tuple(Part(b"", file, *ends) for ends in zip(starts, ends, strict=True))
-    note = None if ended else "the file was cut short, and how much is missing is not known"
-    return Contents(parts, note=note)
+    return Contents(parts, note=None if ended else _CUT)
+
+
+def _is_whole_matroska(file: BinaryIO, size: int) -> bool:
+    """Whether the segment, which holds all but the EBML header, ends within the file, or does not say its size."""
+    at = 0
+    for magic in (_EBML, _SEGMENT):
+        head = _read(file, at, 12)
+        n_bytes = 9 - head[4].bit_length() if len(head) == 12 else 0
+        if head[:4] != magic or not 1 <= n_bytes <= 8:
+            return True
+        unknown = (1 << 7 * n_bytes) - 1
+        length = int.from_bytes(head[4 : 4 + n_bytes], "big") & unknown
+        at += 4 + n_bytes + length
+    return length == unknown or at <= size
 
 
 class _MpegFrame(NamedTuple):
@@ -284,7 +302,8 @@ def _examine_mpeg(file: BinaryIO, size: int, first: int) -> Contents:
     assert frame is not None
     data = bytearray(_read(file, first, frame.size))
     at, note = frame.side_info, None
-    if data[36:40] != b"VBRI":
+    is_layer_3 = data[1] >> 1 & 3 == 1  # only there libmpg123 looks for headers
+    if is_layer_3 and data[36:40] != b"VBRI":
         n_frames = _count_mpeg_frames(file, first, size)
         if data[at : at + 4] not in (b"Xing", b"Info") or len(data) < at + 16 or not data[at + 7] & 1:
             # A frame of the lowest rate that has room for the header, in front of the others.
