@@ -202,7 +202,7 @@ def _convert(
             return
         for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
         job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing)
-        sources, skipped = ([], {}) if info else _sources(inputs or [])
+        sources, skipped, failed = ([], {}, []) if info else _sources(inputs or [])
         for path, why in skipped.items():
             _say(console, f"skipped: {path}: {why}", style="yellow")
         _check(job, sources, force, as_json)
@@ -211,7 +211,9 @@ def _convert(
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
-            results = _run(converter, job, sources, console)
+            for failure in failed:
+                _announce(console, failure)
+            results = [*_run(converter, job, sources, console), *failed]
             if as_json:
                 summary = {"version": __version__, "results": [result.as_dict() for result in results]}
                 unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
@@ -273,8 +275,9 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
     _say(console, last)
 
 
-def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
-    """Files that the arguments name, in order and once each, and those of folders that are sound but cannot be read.
+def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str], list[FileConversion]]:
+    """Files that the arguments name, in order and once each; those of folders that are sound of a kind that is not
+    read, and why; folders that cannot be read.
 
     A file that is not there, or cannot be read, is left to fail by itself.
     """
@@ -282,10 +285,15 @@ def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
         raise AudioError("nothing to convert\nhint: comosvc-convert song.wav; more with --help")
     found: dict[Path, None] = {}
     skipped: dict[Path, str] = {}
+    failed: list[FileConversion] = []
     for text in inputs:
         path = Path(text)
         if _is_dir(path):
-            files = files_in(path)
+            try:
+                files = files_in(path)
+            except AudioError as error:
+                failed.append(FileConversion(path, None, error=error))
+                continue
             inside = [file for file in files if is_readable(file)]
             skipped |= {file: why for file in files if file not in inside and (why := unread_reason(file))}
             if not inside:
@@ -297,7 +305,9 @@ def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
             if not inside:
                 raise AudioError(f"{text}: no file matches")
         found.update(dict.fromkeys(inside))
-    return list(found), skipped
+    if not found and failed:
+        raise AudioError("\n".join(str(failure.error) for failure in failed))
+    return list(found), skipped, failed
 
 
 def _matches(pattern: str) -> list[Path]:

@@ -177,6 +177,18 @@ def test_names_that_the_system_refuses_stop_only_themselves(convert, folder):
     assert names(folder / "out") == ["b_alto_0key.wav"]
 
 
+def test_a_folder_that_cannot_be_read_stops_only_itself(convert, folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied") if path.name == "closed" else AssertionError(path)
+
+    (folder / "closed").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    code, out, err = convert("closed", "lieder/b.flac", "-o", "out", "--json")
+    assert (code, "closed cannot be read: Permission denied" in err) == (1, True)
+    assert [r["error"] is None for r in json.loads(out)["results"]] == [True, False]
+    assert convert("closed", "-o", "a.wav")[0] == 1
+
+
 def test_without_output_the_result_comes_here(convert, folder):
     assert convert("lieder/b.flac", "--format", "flac")[0] == 0
     assert "b_alto_0key.flac" in names(folder)
