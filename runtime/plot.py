@@ -17,7 +17,7 @@ from .errors import ComosvcError, OutputError
 from .extras import install
 from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
-from .storage import replacing
+from .storage import reason, replacing
 
 ROW_S = 12.0
 """The longest that is drawn in one row."""
@@ -81,7 +81,7 @@ def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec)
             warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
             figure.savefig(partial, format=Path(path).suffix.lower().lstrip("."))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{os.fspath(path)} cannot be written: {error}") from error
+        raise OutputError(f"{os.fspath(path)} cannot be written: {reason(error)}") from error
 
 
 def _title_fonts() -> list[str]:

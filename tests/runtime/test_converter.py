@@ -369,6 +369,7 @@ def test_a_result_says_how_it_was_made(converter):
         (0.02 * GLIDE / np.abs(GLIDE).max(), ("very quiet (peak -34 dB)",)),
         (5e-4 * GLIDE / np.abs(GLIDE).max(), ("(peak -66 dB): what is below -60 dB becomes silence",)),
         (np.clip(20 * GLIDE, -1, 1), ("the source clips",)),
+        (2.0**15 * GLIDE, ("far beyond full scale, which is 1 (peak +",)),
         (GLIDE[:2_400], ("very short (100 ms)",)),
         (np.full(24_000, 0.2, np.float32), ("the source is silent",)),
         (0.1 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32), ("no pitch was found",)),
