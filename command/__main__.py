@@ -53,6 +53,8 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
+            if ctx.invoked_subcommand is None:  # not even that could be imported
+                raise
             raise _without_package(error, ctx.invoked_subcommand) from None
 
 

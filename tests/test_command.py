@@ -116,6 +116,12 @@ def test_the_shell_completes_commands_and_their_options(typed, offered):
     assert done.stdout.split() == offered
 
 
+def test_a_module_of_our_own_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "comosvc.runtime.doctor", None)
+    with pytest.raises(ModuleNotFoundError, match=r"comosvc\.runtime\.doctor"):
+        run("doctor")
+
+
 def test_the_shell_is_not_written_to_where_a_package_is_missing(tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')", "utf-8")
     asked = {"_COMOSVC_COMPLETE": "complete_bash", "COMP_WORDS": "comosvc train ", "COMP_CWORD": "2"}
