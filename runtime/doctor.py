@@ -130,7 +130,7 @@ def _doctor(
 
 
 def _fail(why: str) -> NoReturn:
-    Console(stderr=True).print(f"error: {why}", style="red", markup=False)
+    Console(stderr=True).print(f"error: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 

@@ -136,17 +136,6 @@ for provider in ("cpu", "openvino"):
         print(error)
 """
 NOT_FOR_THE_APP = "openvino tensorrt_rtx cuda torch scipy matplotlib sounddevice av pyworld IPython".split()
-    "openvino",
-    "tensorrt_rtx",
-    "cuda",
-    "torch",
-    "scipy",
-    "matplotlib",
-    "sounddevice",
-    "av",
-    "pyworld",
-    "IPython",
-)
 
 
 def test_the_pyinstaller_hook_has_all_that_is_imported_by_name():
