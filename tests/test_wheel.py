@@ -135,7 +135,18 @@ for provider in ("cpu", "openvino"):
     except ComosvcError as error:
         print(error)
 """
-NOT_FOR_THE_APP = "openvino tensorrt_rtx cuda torch scipy matplotlib sounddevice av pyworld IPython".split()
+NOT_FOR_THE_APP = [
+    "openvino",
+    "tensorrt_rtx",
+    "cuda",
+    "torch",
+    "scipy",
+    "matplotlib",
+    "sounddevice",
+    "av",
+    "pyworld",
+    "IPython",
+]
 
 
 def test_the_pyinstaller_hook_has_all_that_is_imported_by_name():
