@@ -17,6 +17,7 @@ from typing import Any
 from .arguments import whole_number
 from .calls import Batches, Call, Reply, Runnable, run_batch
 from .errors import OptionError
+from .exits import native_code
 
 MOST = 8
 """Calls at once: each needs memory of its own."""
@@ -64,6 +65,7 @@ class Twins:
         found = [replies[index] for index in range(len(calls))]
         return [reply if isinstance(reply, Exception) else Reply(reply.outputs, ms) for reply in found]
 
+    @native_code()
     def _run_one(self, call: Call) -> Reply | Exception:
         try:
             return run_batch([call], {call.graph: self._graph(call.graph)})[0]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .audio import resample
 from .errors import ComosvcError, OutputError
-from .extras import install
+from .extras import import_native, install
 from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
 from .storage import reason, replacing
@@ -44,7 +44,7 @@ class Panel:
 def require_matplotlib() -> Any:
     """matplotlib with a backend that only writes files. Raises `ComosvcError` if it is not installed."""
     try:
-        matplotlib = importlib.import_module("matplotlib")
+        matplotlib = import_native("matplotlib")
     except ImportError as error:
         raise ComosvcError(f"a picture needs matplotlib ({error})\nhint: {install('plot')}") from error
     matplotlib.use("Agg")

@@ -4,7 +4,6 @@ In int8 the graphs that a voice has in 8 bits are computed by ONNX Runtime, whic
 them, and the others by OpenVINO, in bf16 where the processor can and else in fp32.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..cores import threads_within_quota
 from ..errors import BundleError, ComosvcError, ProviderError
-from ..extras import install, pip_install
+from ..extras import import_native, install, pip_install
 from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
@@ -177,10 +176,10 @@ def _openvino() -> Any:
     package cannot be found; then it does without.
     """
     if "openvino" in sys.modules or _TELEMETRY in sys.modules:
-        return importlib.import_module("openvino")
+        return import_native("openvino")
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python is told not to find it
     try:
-        return importlib.import_module("openvino")
+        return import_native("openvino")
     finally:
         del sys.modules[_TELEMETRY]
 

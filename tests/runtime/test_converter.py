@@ -507,6 +507,22 @@ def test_without_an_engine_the_two_choices_are_named(bundle_path, monkeypatch):
         Converter(bundle_path)
 
 
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("provider", ["auto", "cpu", "openvino"])
+def test_a_signal_during_the_import_of_an_engine_is_not_taken_for_its_absence(
+    bundle_path, monkeypatch, provider, raised
+):
+    def interrupted(name, *rest):
+        if name in ("onnxruntime", "openvino"):
+            raise ImportError("initialization failed") from raised()  # as pybind11 does
+        return real(name, *rest)
+
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(raised):
+        Converter(bundle_path, provider=provider)
+
+
 def test_a_closed_converter_says_so(bundle_path):
     with Converter(bundle_path, threads=1) as converter:
         pass
