@@ -1,12 +1,14 @@
 """Text that comes from a file and goes to a screen or into a message."""
 
+import re
 import unicodedata
 
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Control, format and surrogate characters and line separators (categories of Unicode)."""
 _KEPT = "\n\t\u200c\u200d"
 """Lines, columns, and the two joiners that Arabic, Indic scripts and emoji are written with."""
-_LONGEST = 60
+_LONGEST, _LONGEST_LINE = 60, 4_000
+_LONG_WORD = re.compile(r"(\S{100})\S{300,}(\S{100})")
 
 
 def printable(text: str) -> str:
@@ -26,3 +28,10 @@ def abridged(value: object) -> str:
     """`repr` of a value for a message, cut off where it is long."""
     shown = repr(value)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+
+
+def shortened(line: str) -> str:
+    """A line of a message without the middle of its long words, or of all of it: names and lists may have any length."""
+    line = _LONG_WORD.sub(r"\1...\2", line)
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
