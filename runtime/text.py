@@ -31,7 +31,7 @@ def abridged(value: object) -> str:
 
 
 def shortened(line: str) -> str:
-    """A line of a message without the middle of its long words, or of all of it: names and lists may have any length."""
+    """A line of a message without the middle of long words, or of the line: names and lists may have any length."""
     line = _LONG_WORD.sub(r"\1...\2", line)
     half = _LONGEST_LINE // 2
     return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"

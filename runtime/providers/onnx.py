@@ -20,7 +20,7 @@ CPU = "CPUExecutionProvider"
 _OLDEST = (1, 28)
 """Older versions read any file that a graph names as its weights, and crash on some graphs."""
 _FOLDED_BYTES = 64 << 20
-"""Most that a constant, computed once while a graph is opened, may take. A hostile one is then computed in a run only."""
+"""Most that a constant which is computed once, while a graph is opened, may take; larger ones are made in each run."""
 _TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
