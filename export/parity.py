@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..runtime.graph import GRAPHS, GraphSpec
+from ..runtime.providers.onnx import session_options
 from ..runtime.spec import AudioSpec
 from .errors import ParityError
 from .graphs import spec_of
@@ -92,10 +93,7 @@ def torch_runner(spec: GraphSpec, module: nn.Module) -> Runner:
 
 def onnx_runner(graph: bytes) -> Runner:
     """The graph in ONNX Runtime on the CPU, in float32, on one thread: sums in the same order on every machine."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # as in `runtime.providers.onnx`
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, session_options(onnxruntime, 1), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     taken = [value.name for value in session.get_inputs()]
 

@@ -2,9 +2,10 @@
 
 Engines do more with a graph than compute it. Weights may lie in another file, or with OpenVINO at any address of the
 process; bodies of loops and branches run for ever; functions that call functions take time that doubles with each
-level; unknown versions of the operators are searched for without end. None of that is in the graphs of a voice, so a
-file may have what `_FIELDS` lists and nothing else, in a bounded number of parts. What an operator of the standard then
-costs in time and memory is not known before it runs.
+level; unknown versions of the operators are searched for without end; a circle of nodes takes OpenVINO half a minute.
+None of that is in the graphs of a voice, so a file may have what `_FIELDS` lists and nothing else, in a bounded number
+of parts, and each node takes what stands before it. What an operator of the standard then costs in time and memory is
+not known before it runs.
 """
 
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _ELEMENT_TYPES = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16})
 """Of weights: numbers of a byte and more, and bool; no texts."""
 _MOST_PARTS = 400_000
 """Fields of a file, which take half a second. The demo's graphs have up to 3,500, and 7,100 in int8."""
+_MOST_NODES = 5_000
+"""Engines take a millisecond and more for each. The demo's graphs have up to 370, ContentVec about 1,000."""
 _MOST_DIMS = 16
 _OTHER_FORMATS = (b"ORTM", b"TFL3")
 """At byte 4 engines take a file for one of theirs, whatever else it is: ONNX Runtime's own format, TensorFlow Lite."""
@@ -77,6 +80,8 @@ class _Walk:
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._parts = data, 0
+        self._given = {b""}  # names of inputs and weights; an input that is left out has no name
+        self._nodes = list[tuple[list[bytes], list[bytes]]]()  # names of inputs and outputs
 
     def model(self) -> None:
         """The whole file."""
@@ -92,6 +97,12 @@ class _Walk:
                 self._opset(span)
         if not graphs or not opsets:
             raise _NotPlainError(f"it is no ONNX file: it has {graphs} graphs and {opsets} versions of operators")
+        for inputs, outputs in self._nodes:
+            if not self._given.issuperset(inputs):
+                raise _NotPlainError("it has a node that takes what no node before it gives")
+            if not self._given.isdisjoint(filter(None, outputs)):
+                raise _NotPlainError("it has a node that gives what is there already")
+            self._given.update(outputs)
 
     def _opset(self, span: slice) -> None:
         version = None
@@ -108,12 +119,25 @@ class _Walk:
             if number == 1:
                 self._node(inside)
             elif number == 5:
-                self._tensor(inside)
+                self._given.add(self._tensor(inside))
             elif number in (11, 12, 13):
-                self._all_of("value", inside)
+                self._value(inside, is_input=number == 11)
+
+    def _value(self, span: slice, *, is_input: bool) -> None:
+        for number, _, inside in self._message("value", span):
+            if number == 1 and is_input:
+                self._given.add(bytes(self._data[inside]))
+            if part := _FIELDS["value"][number]:
+                self._all_of(part, inside)
 
     def _node(self, span: slice) -> None:
+        inputs, outputs = list[bytes](), list[bytes]()
+        self._nodes.append((inputs, outputs))
+        if len(self._nodes) > _MOST_NODES:
+            raise _NotPlainError(f"it has more than {_MOST_NODES} nodes")
         for number, _, inside in self._message("node", span):
+            if number in (1, 2):
+                (inputs if number == 1 else outputs).append(bytes(self._data[inside]))
             if number == 7 and (domain := self._text(inside)) not in DOMAINS:
                 raise _NotPlainError(f"it has an operator of {domain!r}, not of ONNX")
             if number == 5:
@@ -121,13 +145,16 @@ class _Walk:
                     if part == 5:
                         self._tensor(tensor)
 
-    def _tensor(self, span: slice) -> None:
-        dims, kind = list[int](), None
+    def _tensor(self, span: slice) -> bytes:
+        """Its name."""
+        dims, kind, name = list[int](), None, b""
         for number, value, inside in self._message("tensor", span):
             if number == 1:
                 dims += self._packed(inside) if value is None else [value]
             elif number == 2:
                 kind = value
+            elif number == 8:
+                name = bytes(self._data[inside])
             elif number == 14 and value != 0:
                 raise _NotPlainError(_REFUSED["tensor", 13])
         n_bytes = span.stop - span.start
@@ -135,6 +162,7 @@ class _Walk:
             raise _NotPlainError(f"it has weights of type {kind}, which is no number of a byte or more")
         if len(dims) > _MOST_DIMS or prod(dims) > n_bytes:  # a negative one reads as 2^63 and more
             raise _NotPlainError(f"it has weights of the shape {dims[:_MOST_DIMS]} in {n_bytes} bytes")
+        return name
 
     def _all_of(self, message: str, span: slice) -> None:
         for number, _, inside in self._message(message, span):

@@ -104,6 +104,8 @@ def check_text(place: str, text: str, longest: int) -> None:
     """Raise `LimitError` for a text that is too long, or that no file or terminal can take."""
     if len(text) > longest:
         raise LimitError(f"{place} has {len(text)} characters; at most {longest} are allowed")
+    if longest == LONGEST_NAME and "\n" in text:  # a message would go on in lines of the name's own
+        raise LimitError(f"{place} is {abridged(text)}: a name has no line breaks")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise LimitError(f"{place} is {abridged(text)}: half of a surrogate pair is no character")
 

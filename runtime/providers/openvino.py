@@ -22,7 +22,7 @@ from ..manifest import GraphEntry
 from ..outputs import check_outputs
 from ..profiles import Grid, grid_of
 from . import cpu
-from .onnx import check_signature
+from .onnx import check_signature, failure
 
 PRECISIONS = ("fp32", "bf16", "int8")
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -99,7 +99,8 @@ class Graph:
     def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest. `inputs` may hold more than the graph takes.
 
-        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        Raises `BundleError` for a graph that fails or gives what the contract does not say, and `ProviderError` where
+        memory is short.
         """
         taken = {name: inputs[name] for name in self.inputs}
         try:
@@ -107,8 +108,7 @@ class Graph:
                 found = request.infer(taken, share_inputs=True)
                 outputs = tuple(found[name] for name in self._outputs)
         except Exception as error:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in taken.items())
-            raise ProviderError(f"the {self.name} graph failed in OpenVINO with {shapes}: {error}") from error
+            raise failure(f"the {self.name} graph failed in OpenVINO", taken, error) from error
         check_outputs(self._grid, self._entry, {name: array.shape for name, array in taken.items()}, outputs)
         return outputs
 
