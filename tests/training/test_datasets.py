@@ -142,8 +142,9 @@ def test_a_recording_that_was_cut_short_is_used_and_reported(tmp_path):
     index = prepare(folder_material(tmp_path), COMOSVC_24K, tmp_path / "out", 1, Console(quiet=True))
     assert len(index.clips) == 3
     seconds = len(soundfile.read(whole)[0]) / RATE
-    dropped = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["dropped"]
-    reasons = {d["clip"]: d["reason"] for d in dropped}
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["dropped"] == [], "all three are used"
+    reasons = {d["clip"]: d["reason"] for d in report["used_in_part"]}
     assert f"{seconds / 2:.2f} of {seconds:.2f} s could be read" in reasons["a/cut.wav"]
     assert "opposite phase" in reasons["a/opposite.wav"]
 
