@@ -200,6 +200,11 @@ def _convert(
             with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
+        if info and inputs:
+            raise OptionError(
+                f"--info describes a voice, and {inputs[0]} is given to be converted\n"
+                f"hint: comosvc-convert --info -m {shlex.quote(os.fspath(inputs[0]))}"
+            )
         for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
         job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing)
         sources, skipped, failed = ([], {}, []) if info else _sources(inputs or [])

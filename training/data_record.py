@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.storage import replacing
+from ..runtime.storage import reason, replacing
 from .checkpoint import latest_checkpoint, read_metadata
 from .commands import some, train_command
 from .errors import DataError, TrainingError
@@ -49,10 +49,19 @@ class DataRecord:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self, folder: Path) -> str:
-        """Note the record in the stage's `folder`; returns its digest, which goes into the checkpoints."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / RECORD) as partial:
-            partial.write_text(json.dumps(asdict(self)), "utf-8")
+        """Note the record in the stage's `folder`; returns its digest, which goes into the checkpoints.
+
+        Raises `TrainingError` where the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(folder / RECORD) as partial:
+                partial.write_text(json.dumps(asdict(self)), "utf-8")
+        except OSError as error:
+            raise TrainingError(
+                f"{folder} cannot be written: {reason(error)}\n"
+                "hint: free some space, or give a -o that you may write to"
+            ) from None
         return self.digest
 
     def changes_since(self, then: "DataRecord") -> list[str]:
