@@ -1,6 +1,5 @@
 """Bundles on disk: one uncompressed zip, written all or nothing, the same bytes for the same content."""
 
-import hashlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,33 +7,30 @@ from pathlib import Path
 
 from ..runtime.bundle import comosvc_home, open_bundle, shipped_voices
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
+from ..runtime.storage import reason, remove_stale, replacing
 from .errors import ExportError
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _MODE = 0o644 << 16
 
 
-def sha256(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
-    return hashlib.sha256(data).hexdigest()
-
-
 def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` by name into the zip `path`, the manifest first, the rest in order of names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
         # The 64-bit form, for 2 GiB and more, is not read again (`runtime.bundle`).
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
+        with (
+            replacing(path) as partial,
+            zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=False) as archive,
+        ):
             for name in sorted(files, key=lambda name: (name != MANIFEST_FILE, name)):
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.external_attr = _MODE
                 info.create_system = 3  # Unix, wherever it is written
                 archive.writestr(info, files[name])
-        partial.replace(path)
-    except (OSError, zipfile.LargeZipFile) as error:
-        partial.unlink(missing_ok=True)
-        raise ExportError(f"{path} cannot be written: {error}") from error
+    except (OSError, ValueError, zipfile.LargeZipFile) as error:
+        raise ExportError(f"{path} cannot be written: {reason(error)}") from error
 
 
 def pack(source: Path, path: Path, full: bool) -> Manifest:

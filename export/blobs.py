@@ -1,14 +1,12 @@
 """Large graphs that several voices share, kept once: `$COMOSVC_HOME/blobs/<sha256>`."""
 
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.bundle import comosvc_home
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from .archive import sha256
+from ..runtime.storage import remove_stale, sha256, write_whole
 from .errors import ExportError
 
 
@@ -24,15 +22,8 @@ def store_blob(data: bytes) -> Path:
         if path.is_file() and path.stat().st_size == len(data) and sha256(path.read_bytes()) == path.name:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two imports at once write the same bytes: each its own file, the last rename wins.
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name[:12]}.", suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        remove_stale(path.parent)
+        write_whole(path, data)
     except OSError as error:
         raise ExportError(
             f"{path} cannot be written: {error}\nhint: set COMOSVC_HOME to a folder with room for "

@@ -12,7 +12,8 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto
 
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from .archive import graph_file, sha256
+from ..runtime.storage import sha256
+from .archive import graph_file
 
 _PAIR = ("acoustic", "acoustic_n")
 _LEAST_BYTES = 256

@@ -7,7 +7,6 @@ either. The hashes find damage, not forgery. A graph may still take time and mem
 are code, and are left out of this promise.
 """
 
-import hashlib
 import os
 import stat
 import struct
@@ -25,6 +24,7 @@ from .errors import BundleError, ComosvcError
 from .file_kinds import not_a_voice
 from .graph_file import check_graph_file
 from .manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json
+from .storage import sha256
 
 SUFFIX = ".comosvc"
 _MANIFEST_LIMIT = 2 << 20  # bytes; a manifest is some kilobytes
@@ -225,11 +225,10 @@ def _read_embeddings(store: Store, manifest: Manifest, origin: str) -> NDArray[n
     return embeddings
 
 
-def _verify(data: bytes, sha256: str, what: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+def _verify(data: bytes, wanted: str, what: str) -> None:
+    if (found := sha256(data)) != wanted:
         raise BundleError(
-            f"{what} has SHA-256 {found}, the manifest says {sha256}: it was damaged or changed\n"
+            f"{what} has SHA-256 {found}, the manifest says {wanted}: it was damaged or changed\n"
             "hint: fetch the bundle again"
         )
 

@@ -4,7 +4,6 @@ Export builds these and writes `to_json`; the runtime reads them back with `from
 a value of another type is an error, and so is a number beyond its range (`limits`).
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from .extras import pip_install
 from .graph import GRAPHS, TensorSpec
 from .source import SINE_HARMONICS
 from .spec import AudioSpec, F0Name, FrontEnd
+from .storage import sha256
 from .strict import MismatchError, decode, encode
 from .text import abridged
 
@@ -270,7 +270,7 @@ def _refuse_constant(name: str) -> float:
 def _digest(data: Mapping[str, Any]) -> str:
     """SHA-256 of the data as JSON in one fixed form, without its field `digest`."""
     rest = {key: value for key, value in data.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
 
 
 def check(manifest: Manifest) -> None:
@@ -329,8 +329,8 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
         texts = provenance.get(key, {})
         fits = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
         _expect(fits, f"provenance.{key} must be an object of texts, got {abridged(texts)}")
-    for name, sha256 in provenance.get("files", {}).items():
-        _expect(_is_sha256(sha256), f"provenance.files.{name} is not a SHA-256")
+    for name, digest in provenance.get("files", {}).items():
+        _expect(_is_sha256(digest), f"provenance.files.{name} is not a SHA-256")
 
 
 def _check_ode(model: ModelEntry, spec: AudioSpec) -> None:

@@ -58,6 +58,17 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.discard()
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write the file `path`, all or nothing. Readers meanwhile see the old file or the new one."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def remove_stale(folder: Path) -> None:
     """Remove what killed processes of this machine left in `folder`; files that a live process writes stay."""
     with suppress(OSError):
@@ -82,7 +93,7 @@ def _host() -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return sha256(text.encode("utf-8", "surrogatepass"))[:8]
 
 
 def _lock(descriptor: int) -> None:
