@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from ..runtime.graph import GRAPHS, GraphSpec
+from ..runtime.providers.onnx import CPU, onnx_runtime, session_options
 from ..runtime.spec import AudioSpec
 from .errors import ParityError
 from .graphs import spec_of
@@ -92,10 +92,8 @@ def torch_runner(spec: GraphSpec, module: nn.Module) -> Runner:
 
 def onnx_runner(graph: bytes) -> Runner:
     """The graph in ONNX Runtime on the CPU, in float32, on one thread: sums in the same order on every machine."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4  # as in `runtime.providers.onnx`
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    ort = onnx_runtime()
+    session = ort.InferenceSession(graph, session_options(ort, 1), providers=[CPU])
     names = [output.name for output in session.get_outputs()]
     taken = [value.name for value in session.get_inputs()]
 

@@ -16,7 +16,6 @@ from .framing import (
     Clip,
     Window,
     Windows,
-    ceil_div,
     content_index,
     mel_range,
     next_piece,
@@ -81,8 +80,7 @@ class FramedContent:
         self._at_once = at_once
         self._spec, self._hop = spec, spec.content_hop_length
         hop_ms = 1e3 * spec.content_hop_length / spec.content_sample_rate
-        overhang = max(0, ceil_div(round(1e3 * (context.window_ms / hop_ms - 1.0)), 2000))
-        self._past, self._future = context.past + overhang, context.future + overhang
+        self._past, self._future = context.around(hop_ms)
         self._piece = max(1, round(piece_s * 1e3 / hop_ms))
         self._n_channels = manifest.model.content_channels
         self._rows = Track((self._n_channels,))

@@ -13,6 +13,7 @@ from typing import Any
 from . import limits
 from .errors import BundleError
 from .extras import pip_install
+from .framing import ceil_div
 from .graph import GRAPHS, TensorSpec
 from .source import SINE_HARMONICS
 from .spec import AudioSpec, F0Name, FrontEnd
@@ -137,6 +138,13 @@ class Context:
     past: int
     future: int
     window_ms: float = 0.0
+
+    def around(self, hop_ms: float) -> tuple[int, int]:
+        """Frames of audio before and after a frame, of `hop_ms` each, that its result depends on: `past` and `future`,
+        and the part of the window that lies beyond the frame.
+        """
+        overhang = max(0, ceil_div(round(1e3 * (self.window_ms / hop_ms - 1.0)), 2000))
+        return self.past + overhang, self.future + overhang
 
 
 @dataclass(frozen=True, kw_only=True)

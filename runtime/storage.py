@@ -64,7 +64,7 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | memoryview) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
 
