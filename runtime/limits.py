@@ -9,16 +9,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from .errors import BundleError
 from .text import abridged
 
 LONGEST_NAME, LONGEST_TEXT = 200, 20_000
 """Characters of a name (of the voice, a singer, a graph, a file) and of any other text, as a licence is."""
 MOST_ENTRIES, DEEPEST = 10_000, 32
 """Entries of a list or an object, and how deep they may stand inside each other."""
-
-
-class LimitError(ValueError):
-    """A value is beyond its limit; the message names the place."""
 
 
 class Range(NamedTuple):
@@ -89,7 +86,7 @@ _NAMES = ("name", "singer_embedding_file", *_FILES)
 
 
 def check_limits(manifest: Any) -> None:
-    """Raise `LimitError` for the first number, text or list of a decoded manifest that is beyond its limit."""
+    """Raise `BundleError` for the first number, text or list of a decoded manifest that is beyond its limit."""
     for place, path, value in _leaves("", "", manifest):
         if isinstance(value, str):
             check_text(place, value, LONGEST_NAME if path in _NAMES else LONGEST_TEXT)
@@ -97,15 +94,15 @@ def check_limits(manifest: Any) -> None:
             least, most, reason = RANGES[path]
             if not least <= value <= most:  # nor NaN
                 wanted = f"{least:g}" if least == most else f"{least:g} to {most:g}"
-                raise LimitError(f"{place} is {abridged(value)}; it must be {wanted} ({reason})")
+                raise BundleError(f"{place} is {abridged(value)}; it must be {wanted} ({reason})")
 
 
 def check_text(place: str, text: str, longest: int) -> None:
-    """Raise `LimitError` for a text that is too long, or that no file or terminal can take."""
+    """Raise `BundleError` for a text that is too long, or that no file or terminal can take."""
     if len(text) > longest:
-        raise LimitError(f"{place} has {len(text)} characters; at most {longest} are allowed")
+        raise BundleError(f"{place} has {len(text)} characters; at most {longest} are allowed")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise LimitError(f"{place} is {abridged(text)}: half of a surrogate pair is no character")
+        raise BundleError(f"{place} is {abridged(text)}: half of a surrogate pair is no character")
 
 
 def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]:
@@ -129,16 +126,16 @@ def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]
 
 def _check_count(place: str, value: Any) -> None:
     if len(value) > MOST_ENTRIES:
-        raise LimitError(f"{place} has {len(value)} entries; at most {MOST_ENTRIES} are allowed")
+        raise BundleError(f"{place} has {len(value)} entries; at most {MOST_ENTRIES} are allowed")
 
 
 def check_depth(data: Any, where: str) -> None:
-    """Raise `LimitError` for parsed JSON whose lists and objects stand too deep inside each other."""
+    """Raise `BundleError` for parsed JSON whose lists and objects stand too deep inside each other."""
     level, depth = [data], 0
     while level := [item for value in level for item in _items(value)]:
         depth += 1
         if depth > DEEPEST:
-            raise LimitError(f"{where}: lists and objects stand more than {DEEPEST} deep inside each other")
+            raise BundleError(f"{where}: lists and objects stand more than {DEEPEST} deep inside each other")
 
 
 def _items(value: Any) -> list[Any]:
