@@ -27,8 +27,8 @@ from .extras import install, is_frozen
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
 from .providers import ON_GPU, PROVIDERS, Provider, choose_provider, require_known
-from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
+from .providers.onnx_wheels import installed_wheels
 from .sources import READABLE
 from .version import __version__
 
