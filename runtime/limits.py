@@ -1,8 +1,8 @@
-"""The range of every number of a manifest, each with its reason, and how long its texts and lists may be.
+"""The range of every number of a manifest, with its reason, and the limits of its texts and lists.
 
-Whoever writes a bundle chooses its numbers, and the hashes with them. A number within its range costs memory and time
-that a conversion may cost; the ranges are several times wider than any voice that is known needs. A new field of the
-manifest that holds a number needs a row here.
+An attacker chooses the numbers of a bundle together with its hashes. Numbers within their ranges keep memory and time
+at the scale of a usual conversion; the ranges are several times wider than known voices need. Every new number of the
+manifest needs a row here.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from .errors import BundleError
 from .text import abridged
 
 LONGEST_NAME, LONGEST_TEXT = 200, 20_000
-"""Characters of a name (of the voice, a singer, a graph, a file) and of any other text, as a licence is."""
+"""Characters of a name (of a voice, a singer, a graph, a file), and of other texts such as licences."""
 MOST_ENTRIES, DEEPEST = 10_000, 32
-"""Entries of a list or an object, and how deep they may stand inside each other."""
+"""Entries of a list or an object, and depth of nesting."""
 
 
 class Range(NamedTuple):
-    """Both ends belong to it."""
+    """A closed interval, and the reason for its ends."""
 
     least: float
     most: float
@@ -75,11 +75,11 @@ RANGES: dict[str, Range] = {
     "front_end.content_overlap_s": Range(0.0, 60.0, "seconds; half of the longest window"),
     "lookahead_ms.*": _LOOKAHEAD_MS,
 }
-"""By the place in `bundle.json`; `*` is any key of an object of free keys, any index, or any graph of a context."""
+"""Ranges by place in `bundle.json`; `*` is any free key, any index, or any graph of a context."""
 SLOWEST_FRAMES_HZ, FASTEST_FRAMES_HZ = 10.0, 1_000.0
 """Mel frames per second; 86 and 187.5 are usual."""
 SHORTEST_WINDOW_S = 0.5
-"""A content window, where there are any: each is a call of the encoder."""
+"""Shortest content window; each window is a call of the encoder."""
 FREE_KEYS = ("context", "lookahead_ms")
 _FILES = ("graphs.*.file", "graphs.*.weights", "variants.*.*.file", "variants.*.*.weights")
 _NAMES = ("name", "singer_embedding_file", *_FILES)
@@ -98,7 +98,7 @@ def check_limits(manifest: Any) -> None:
 
 
 def check_text(place: str, text: str, longest: int) -> None:
-    """Raise `BundleError` for a text that is too long, or that no file or terminal can take."""
+    """Raise `BundleError` for a text that is too long or contains half of a surrogate pair."""
     if len(text) > longest:
         raise BundleError(f"{place} has {len(text)} characters; at most {longest} are allowed")
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -106,7 +106,7 @@ def check_text(place: str, text: str, longest: int) -> None:
 
 
 def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every text and number with its place ("singers.alto.index") and its path in `RANGES`; keys are texts."""
+    """All texts and numbers, each with its place ("singers.alto.index") and its path in `RANGES`. Checks keys too."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             key = "*" if path in FREE_KEYS else field.name
@@ -130,7 +130,7 @@ def _check_count(place: str, value: Any) -> None:
 
 
 def check_depth(data: Any, where: str) -> None:
-    """Raise `BundleError` for parsed JSON whose lists and objects stand too deep inside each other."""
+    """Raise `BundleError` for parsed JSON whose lists and objects are nested too deeply."""
     level, depth = [data], 0
     while level := [item for value in level for item in _items(value)]:
         depth += 1

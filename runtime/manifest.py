@@ -1,4 +1,4 @@
-"""What a bundle says about itself: `bundle.json` as frozen dataclasses, read strictly.
+"""The manifest of a bundle: `bundle.json` as frozen dataclasses, read strictly.
 
 Export builds these and writes `to_json`; the runtime reads them back with `from_json`. An unknown key, a missing key or
 a value of another type is an error, and so is a number beyond its range (`limits`).
@@ -36,20 +36,20 @@ class GraphEntry:
     file: str | None = None
     """Name inside the bundle; None: the file lies in the cache under its hash."""
     weights: str | None = None
-    """A file inside the bundle that follows `file`: the rest of the ONNX file, which other graphs end with too. The
-    hash is of both together."""
+    """Name inside the bundle of a second part of the ONNX file, which other graphs share. `sha256` is the hash of both
+    parts together."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Files inside the bundle whose bytes, one after the other, are the ONNX file; none: it lies in the cache."""
+        """Names inside the bundle of the parts of the ONNX file, in order; none for a file in the cache."""
         return tuple(name for name in (self.file, self.weights) if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingerEntry:
-    """A target singer: the row of the embedding table, F0 statistics of the training recordings in Hz, who to thank.
+    """A target singer: row of the embedding table, F0 statistics of the training recordings in Hz, licence, credit.
 
-    None: not known, as in a checkpoint of somebody else's training.
+    F0 statistics are None where they are unknown, as for imported checkpoints.
     """
 
     index: int
@@ -102,13 +102,13 @@ class ModelEntry:
     ode: OdeEntry | None = None
     """The model is a teacher, whose steps follow its ODE; None: a student's steps, each with fresh noise."""
     default_steps: int | None = None
-    """Steps of a conversion that names no number; None: see `usual_steps`."""
+    """Default number of steps of a conversion; None: see `usual_steps`."""
     f0_extractor: F0Name = "swift-f0"
-    """What found the F0 that the model was trained on."""
+    """Extractor of the F0 that the model was trained on."""
 
     @property
     def step_counts(self) -> tuple[int, ...]:
-        """Numbers of steps that a conversion can take, ascending."""
+        """Possible numbers of steps of a conversion, ascending."""
         return (1, *sorted(map(int, self.schedules)))
 
     @property
@@ -193,29 +193,29 @@ class Manifest:
     licences: tuple[LicenceEntry, ...]
     consent: str
     provenance: dict[str, Any]
-    """Versions, commit, data summary: whatever made it. `files`: SHA-256 of those that no other field names."""
+    """Versions, commit and data summary. `files`: SHA-256 of the files that no other field names."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """How the voice's conditions are taken from the audio."""
     variants: dict[str, dict[str, GraphEntry]] = field(default_factory=dict)
     """Graphs in other precisions than `graphs`: precision -> name -> file. One that stays fp32 there is left out."""
     format_version: int = FORMAT_VERSION
     digest: str | None = field(default=None, compare=False)
-    """SHA-256 of the rest of `bundle.json`, computed by `to_json`; None: of an older version, which wrote none."""
+    """SHA-256 of the other fields of `bundle.json`, written by `to_json`; None in bundles of older versions."""
 
     def __post_init__(self) -> None:
         check_manifest(self)
 
     @property
     def files(self) -> Mapping[str, str]:
-        """SHA-256 by name of the files that only `provenance` names."""
+        """SHA-256 by name of the files that no other field names."""
         return self.provenance.get("files", {})
 
     def has(self, precision: str) -> bool:
-        """Whether it holds what an engine needs to compute in `precision`; bf16 is computed from fp32 graphs."""
+        """True if the voice has graphs for `precision`; bf16 is computed from fp32 graphs."""
         return precision in (*FROM_FP32, *self.variants)
 
     def entries(self, precision: str) -> dict[str, GraphEntry]:
-        """The files by graph name that `precision` is computed from."""
+        """Graph files by graph name for `precision`."""
         return {**self.graphs, **self.variants.get(precision, {})}
 
 
@@ -226,7 +226,7 @@ def to_json(manifest: Manifest) -> str:
 
 
 def from_json(text: str | bytes, origin: str) -> Manifest:
-    """Read `bundle.json`; `origin` is the bundle named in the `BundleError` of whatever is wrong with it."""
+    """Read `bundle.json`. Raises `BundleError`, which names the bundle `origin`, for any fault."""
     try:
         data = _parse(text)
     except (ValueError, RecursionError) as error:
@@ -242,11 +242,11 @@ def from_json(text: str | bytes, origin: str) -> Manifest:
         manifest = decode(Manifest, data, MANIFEST_FILE)
     except (MismatchError, BundleError) as error:
         raise BundleError(f"{origin}: {error}") from error
-    # Finds damage and edits by hand; a forger can write a digest too.
+    # The digest finds damage and edits by hand. It does not find forgery.
     if manifest.digest is not None and manifest.digest != _digest(data):
         raise BundleError(
             f"{origin}: {MANIFEST_FILE} is not what was written when the bundle was made: it was damaged or changed\n"
-            "hint: fetch the bundle again; comosvc-export set changes what a voice says of its singers"
+            "hint: fetch the bundle again; comosvc-export set changes names, F0, licence, credit and consent"
         )
     return manifest
 

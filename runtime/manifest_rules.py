@@ -1,4 +1,4 @@
-"""What a manifest must fulfil beyond the types of its fields: ranges, graph contracts, parts that fit each other."""
+"""Rules for a manifest beyond the types of its fields: ranges, graph contracts, consistency of its parts."""
 
 import re
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ def _check_audio(spec: AudioSpec) -> None:
 
 
 def _check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Of what is read again: hashes of other files, and versions."""
+    """The provenance fields that are read back: hashes of other files, and versions."""
     for key in ("files", "versions"):
         texts = provenance.get(key, {})
         fits = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
