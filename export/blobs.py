@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.bundle import comosvc_home
-from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
+from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
 from ..runtime.storage import remove_stale, sha256, write_whole
+from .archive import Entries, with_entries
 from .errors import ExportError
 
 
@@ -36,7 +37,7 @@ def share(manifest: Manifest, files: Mapping[str, bytes], names: Collection[str]
     """The bundle with the graphs `names` in the blobs instead of inside it, in every precision."""
     inside = dict(files)
 
-    def moved(entries: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+    def moved(entries: Entries) -> Entries:
         left = dict(entries)
         for name in entries.keys() & set(names):
             file = entries[name].file
@@ -45,6 +46,5 @@ def share(manifest: Manifest, files: Mapping[str, bytes], names: Collection[str]
                 left[name] = replace(entries[name], file=None)
         return left
 
-    variants = {precision: moved(entries) for precision, entries in manifest.variants.items()}
-    shared = replace(manifest, graphs=moved(manifest.graphs), variants=variants)
+    shared = with_entries(manifest, moved)
     return shared, {**inside, MANIFEST_FILE: to_json(shared).encode()}
