@@ -4,6 +4,7 @@ import errno
 import glob
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping

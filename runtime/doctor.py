@@ -27,8 +27,8 @@ from .extras import install, is_frozen
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
 from .providers import ON_GPU, PROVIDERS, Provider, choose_provider, require_known
-from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
+from .providers.onnx_wheels import installed_wheels
 from .sources import READABLE
 from .version import __version__
 
@@ -82,7 +82,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `works` None: not needed, only said. `runs_on`: the provider that was tried."""
+    """One line of the report. `works` None: informational. `runs_on`: the provider of the tried conversion."""
 
     what: str
     works: bool | None
@@ -91,7 +91,7 @@ class Finding:
 
     @property
     def beside_what(self) -> str:
-        """The detail where `what` stands before it: an error that says which provider it is about need not."""
+        """`detail` without the provider's name, which `what` gives already."""
         kind, _, name = self.what.partition(" ")
         return self.detail.removeprefix(f"{kind} {name!r} ")
 
@@ -203,7 +203,7 @@ def accelerators() -> list[Finding]:
 
 
 def no_gpu() -> list[Finding] | None:
-    """What is said in place of `accelerators` where no NVIDIA driver is installed; None where one is."""
+    """Findings in place of `accelerators` on a machine without NVIDIA driver; None where a driver is installed."""
     try:
         find_gpu()
     except ComosvcError as error:
@@ -273,8 +273,8 @@ def _package(what: str, distributions: tuple[str, ...], module: str, extras: tup
         return Finding(what, None, f"not installed: {' or '.join(map(install, extras))}")
     if is_frozen():  # there is no Python to start
         return Finding(what, True, version)
-    # In a process of its own: what a broken library does when it is loaded, it shall not do to this one. Without
-    # OpenVINO's reports of its use, which leave an id in the home folder.
+    # In a process of its own, since loading a broken library can end the process. Without OpenVINO's usage reports,
+    # which leave an id in the home folder.
     code = f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -3,7 +3,6 @@
 One code for TensorRT from 10.12 on, for 11, and for TensorRT RTX, which are imported when asked for.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from .errors import ProviderError
 from .extras import import_native, install
 from .gpu import Gpu, find_gpu
 from .profiles import USES, Range, profile
+from .storage import sha256
 from .strict import encode
 
 FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -51,7 +51,7 @@ class EngineSpec:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(encode(self), sort_keys=True).encode()).hexdigest()[:32]
+        return sha256(json.dumps(encode(self), sort_keys=True).encode())[:32]
 
 
 def library(flavour: str) -> Any:

@@ -73,11 +73,11 @@ def _needs(manifest: Manifest, steps: int) -> _Needs:
     content = context.content_low or context.content
     # From a frame's first sample to the centre of the last mel frame that it needs.
     mel_future = round(manifest.lookahead_ms.vocoder * 1e-3 * spec.frame_rate_hz - 0.5)
+    past, future = content.around(hop_ms)
     needs = _Needs(
         content_graph=graph,
-        content_past=content.past
-        + (overhang := max(0, ceil_div(round(1e3 * (content.window_ms / hop_ms - 1.0)), 2000))),
-        content_future=content.future + overhang,
+        content_past=past,
+        content_future=future,
         content_grid=1,
         acoustic_past=steps * context.acoustic.past,
         acoustic_future=steps * context.acoustic.future,

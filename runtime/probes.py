@@ -12,8 +12,8 @@ from .calls import Runnable
 from .errors import BundleError, ComosvcError
 from .exits import native_code
 from .framing import ceil_div
-from .graph import GRAPHS
-from .manifest import OPTIONAL_INPUTS, Manifest
+from .graph import GRAPHS, OPTIONAL_INPUTS
+from .manifest import Manifest
 from .outputs import check_finite, check_outputs
 from .profiles import grid_of
 from .providers import cpu

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.spec import AudioSpec
-from ..runtime.storage import replacing
+from ..runtime.storage import write_whole
 from .datasets import MIN_SONGS_TO_VALIDATE, Dropped, Material
 from .features import ClipEntry, FeatureIndex, SingerEntry
 
@@ -131,8 +131,7 @@ def write_report(
     """Write `report.json` beside the features."""
     path = features.folder / REPORT
     body = json.dumps(describe(features, measured, dropped, material), indent=1, ensure_ascii=False)
-    with replacing(path) as partial:
-        partial.write_text(body, "utf-8", errors="backslashreplace")
+    write_whole(path, body.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -1,6 +1,5 @@
 """The features of a run: written once by `prepare`, read by every stage."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ..runtime.errors import ComosvcError
 from ..runtime.pitch import told_f0
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
-from ..runtime.storage import reason, replacing
+from ..runtime.storage import reason, replacing, sha256, write_whole
 from .augmentation import AugmentationConfig, variation_path
 from .commands import train_command
 from .errors import ConfigError, DataError
@@ -130,8 +129,7 @@ class FeatureIndex:
             "source": None if self.source is None else asdict(self.source),
             "recipe": self.recipe,
         }
-        with replacing(self.folder / INDEX) as partial:
-            partial.write_text(json.dumps(data, indent=1), "utf-8")
+        write_whole(self.folder / INDEX, json.dumps(data, indent=1).encode())
 
     @property
     def trained_singers(self) -> list[str]:
@@ -175,7 +173,7 @@ class FeatureIndex:
 
 def song_mark(singer: str, song: str) -> str:
     """A hash that stands for a song where its title need not be shown, 12 hexadecimal digits."""
-    return hashlib.sha256(f"{singer}/{song}".encode(errors="surrogateescape")).hexdigest()[:12]
+    return sha256(f"{singer}/{song}".encode(errors="surrogateescape"))[:12]
 
 
 def require_audio(run: Path, audio: AudioSpec) -> None:
@@ -211,7 +209,7 @@ def feature_path(folder: Path, key: str) -> Path:
 
 def feature_key(audio: bytes, spec: AudioSpec) -> str:
     """Name of a feature file: same audio, same spec, same version of what computes features, same features."""
-    return hashlib.sha256(_VERSION + audio + json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:20]
+    return sha256(_VERSION + audio + json.dumps(asdict(spec), sort_keys=True).encode())[:20]
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:

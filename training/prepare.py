@@ -21,6 +21,7 @@ from ..runtime.files import read_with_notes
 from ..runtime.loudness import condition_loudness, loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
+from ..runtime.storage import remove_stale
 from .augmentation import AugmentationConfig, variation_path, vary
 from .dataset_report import Measured, singer_entry, write_report
 from .datasets import Dropped, Material, Recording, held_out_songs
@@ -168,8 +169,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder} cannot be made: {error.strerror}\nhint: give another -o folder") from None
-    for left_over in folder.glob("*.partial"):
-        left_over.unlink()
+    remove_stale(folder)
     task = _Task(config or PrepareConfig(), spec, folder, crop_frames)
     measured: list[Measured] = []
     dropped = list(material.dropped)

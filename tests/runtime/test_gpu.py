@@ -12,7 +12,7 @@ import pytest
 from comosvc.runtime import ProviderError, doctor
 from comosvc.runtime.extras import install
 from comosvc.runtime.gpu import Gpu, find_gpu
-from comosvc.runtime.providers.cuda import installed_wheels
+from comosvc.runtime.providers.onnx_wheels import installed_wheels
 
 
 def has_gpu():
