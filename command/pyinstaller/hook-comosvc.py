@@ -5,7 +5,7 @@ import importlib.util
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules
 
 _BY_NAME = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda.bindings", "sounddevice")
-"""Imported by name when they are used. What the builder does not want, `--exclude-module` leaves out."""
+"""Packages imported by name at run time. PyInstaller's `--exclude-module` leaves unwanted ones out."""
 
 
 def _installed(name: str) -> bool:
