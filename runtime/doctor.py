@@ -17,12 +17,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .bundle import comosvc_home, shipped_voices
+from .bundle import comosvc_home, open_bundle, shipped_voices
 from .bundle_info import folding, shown
 from .converter import Converter
 from .cores import usable_cores
 from .device_source import SOURCE
-from .errors import ComosvcError, NoEnginesError, OptionError
+from .errors import ComosvcError, NoEnginesError
 from .extras import install, is_frozen
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
@@ -32,7 +32,12 @@ from .providers.onnx_wheels import installed_wheels
 from .sources import READABLE
 from .version import __version__
 
-_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 _HELP = """Say what works here, what does not and why.
 
@@ -103,11 +108,14 @@ def _doctor(
 ) -> None:
     try:
         require_known(provider)
-    except OptionError as error:
+        if model != "demo" or model in shipped_voices():
+            open_bundle(model)
+    except ComosvcError as error:
         _fail(str(error))
     asked = check_provider(provider, model)
     without_gpu = None if provider in ON_GPU else no_gpu()
-    skipped = {"auto", provider, asked.runs_on, *(ON_GPU if without_gpu else ())}
+    missing = () if _version("openvino") else ("openvino",)  # the package's row says so
+    skipped = {"auto", provider, asked.runs_on, *missing, *(ON_GPU if without_gpu else ())}
     others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
     hardware = accelerators() if without_gpu is None else without_gpu
     table = Table("", "what", "detail", show_header=False)
@@ -122,7 +130,7 @@ def _doctor(
 
 
 def _fail(why: str) -> NoReturn:
-    Console(stderr=True).print(f"error: {why}", style="red", markup=False)
+    Console(stderr=True).print(f"error: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 

@@ -3,14 +3,13 @@
 One code for TensorRT from 10.12 on, for 11, and for TensorRT RTX, which are imported when asked for.
 """
 
-import importlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from .bundle import Bundle
 from .errors import ProviderError
-from .extras import install
+from .extras import import_native, install
 from .gpu import Gpu, find_gpu
 from .profiles import USES, Range, profile
 from .storage import sha256
@@ -58,7 +57,7 @@ class EngineSpec:
 def library(flavour: str) -> Any:
     """The module of a flavour. Raises `ProviderError` where it is missing or too old."""
     try:
-        trt = importlib.import_module(FLAVOURS[flavour])
+        trt = import_native(FLAVOURS[flavour])
     except (ImportError, OSError, RuntimeError) as error:  # the wheels load their libraries while they are imported
         raise ProviderError(f"{FLAVOURS[flavour]} cannot be imported: {error}\nhint: {_install(flavour)}") from error
     found = tuple(int(part) for part in trt.__version__.split(".")[:2])

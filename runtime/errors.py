@@ -1,13 +1,15 @@
 """Everything that can go wrong for a caller. Each message says what happened, with the values, and what to do."""
 
-from .text import printable
+from .text import printable, shortened
 
 
 class ComosvcError(Exception):
-    """Base of all errors raised on purpose by this package. `str` of one is safe on a terminal, whatever it names."""
+    """Base of all errors raised on purpose by this package. `str` of one is safe on a terminal, whatever it names,
+    and no line of it has more than some thousand characters.
+    """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return printable("\n".join(map(shortened, super().__str__().split("\n"))))
 
     @property
     def hint(self) -> str | None:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import shlex
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -36,6 +37,20 @@ def _source() -> str:
     from urllib.request import url2pathname  # here, where something is missing anyway: it brings http along
 
     return url2pathname(urlsplit(noted["url"]).path)
+
+
+def import_native(name: str) -> Any:
+    """Import a package of compiled code. Raises `ImportError`, or what a signal handler raised meanwhile.
+
+    pybind11 makes an ImportError of Ctrl-C, which looks like a package that is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        interrupt = error.__cause__
+        if interrupt is None or isinstance(interrupt, Exception):
+            raise
+        raise interrupt from None
 
 
 def run_command(module: str, command: str, extra: str) -> None:

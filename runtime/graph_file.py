@@ -2,8 +2,9 @@
 
 Engines do more with a graph than compute it. Weights may come from another file, with OpenVINO from any address of the
 process. Bodies of loops may run for ever. Functions that call functions take time that doubles with each level. Unknown
-operator versions lead to endless searches. The graphs of a voice need none of these, so a file may have only the fields
-in `_FIELDS`, and a bounded number of parts. The cost of the operators themselves is not checked.
+operator versions lead to endless searches. A circle of nodes takes OpenVINO half a minute. The graphs of a voice need
+none of these. So a file may have only the fields in `_FIELDS` and a bounded number of parts, and each node takes inputs
+of earlier nodes. The cost of the operators themselves is not checked.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ _ELEMENT_TYPES = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16})
 """Allowed types of weights: numbers of a byte and more, and bool; no texts."""
 _MOST_PARTS = 400_000
 """Fields of a file, which take half a second. The demo's graphs have up to 3,500, and 7,100 in int8."""
+_MOST_NODES = 5_000
+"""Engines take a millisecond and more for each. The demo's graphs have up to 370, ContentVec about 1,000."""
 _MOST_DIMS = 16
 _OTHER_FORMATS = (b"ORTM", b"TFL3")
 """Marks at byte 4 by which engines recognise other formats: ONNX Runtime's own, TensorFlow Lite."""
@@ -76,6 +79,8 @@ class _Walk:
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._parts = data, 0
+        self._given = {b""}  # names of inputs and weights; an input that is left out has no name
+        self._nodes = list[tuple[list[bytes], list[bytes]]]()  # names of inputs and outputs
 
     def model(self) -> None:
         """The whole file."""
@@ -91,6 +96,12 @@ class _Walk:
                 self._opset(span)
         if not graphs or not opsets:
             raise _NotPlainError(f"it is no ONNX file: it has {graphs} graphs and {opsets} versions of operators")
+        for inputs, outputs in self._nodes:
+            if not self._given.issuperset(inputs):
+                raise _NotPlainError("it has a node that takes what no node before it gives")
+            if not self._given.isdisjoint(filter(None, outputs)):
+                raise _NotPlainError("it has a node that gives what is there already")
+            self._given.update(outputs)
 
     def _opset(self, span: slice) -> None:
         version = None
@@ -107,12 +118,25 @@ class _Walk:
             if number == 1:
                 self._node(inside)
             elif number == 5:
-                self._tensor(inside)
+                self._given.add(self._tensor(inside))
             elif number in (11, 12, 13):
-                self._all_of("value", inside)
+                self._value(inside, is_input=number == 11)
+
+    def _value(self, span: slice, *, is_input: bool) -> None:
+        for number, _, inside in self._message("value", span):
+            if number == 1 and is_input:
+                self._given.add(bytes(self._data[inside]))
+            if part := _FIELDS["value"][number]:
+                self._all_of(part, inside)
 
     def _node(self, span: slice) -> None:
+        inputs, outputs = list[bytes](), list[bytes]()
+        self._nodes.append((inputs, outputs))
+        if len(self._nodes) > _MOST_NODES:
+            raise _NotPlainError(f"it has more than {_MOST_NODES} nodes")
         for number, _, inside in self._message("node", span):
+            if number in (1, 2):
+                (inputs if number == 1 else outputs).append(bytes(self._data[inside]))
             if number == 7 and (domain := self._text(inside)) not in DOMAINS:
                 raise _NotPlainError(f"it has an operator of {domain!r}, not of ONNX")
             if number == 5:
@@ -120,13 +144,16 @@ class _Walk:
                     if part == 5:
                         self._tensor(tensor)
 
-    def _tensor(self, span: slice) -> None:
-        dims, kind = list[int](), None
+    def _tensor(self, span: slice) -> bytes:
+        """Its name."""
+        dims, kind, name = list[int](), None, b""
         for number, value, inside in self._message("tensor", span):
             if number == 1:
                 dims += self._packed(inside) if value is None else [value]
             elif number == 2:
                 kind = value
+            elif number == 8:
+                name = bytes(self._data[inside])
             elif number == 14 and value != 0:
                 raise _NotPlainError(_REFUSED["tensor", 13])
         n_bytes = span.stop - span.start
@@ -134,6 +161,7 @@ class _Walk:
             raise _NotPlainError(f"it has weights of type {kind}, which is no number of a byte or more")
         if len(dims) > _MOST_DIMS or prod(dims) > n_bytes:  # a negative one reads as 2^63 and more
             raise _NotPlainError(f"it has weights of the shape {dims[:_MOST_DIMS]} in {n_bytes} bytes")
+        return name
 
     def _all_of(self, message: str, span: slice) -> None:
         for number, _, inside in self._message(message, span):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .audio import Resampler
 from .framing import ceil_div
 from .high_pass import HighPass
-from .loudness import HUM_HZ, RUMBLE_HZ, condition_loudness, frame_rms
+from .loudness import RUMBLE_HZ, condition_loudness, frame_rms, without_hum
 from .manifest import Manifest
 from .short_resampler import ShortResampler
 from .tracks import Track
@@ -25,7 +25,7 @@ class Levels:
         # Rumble is removed before the resampler, which would make a step of an offset at the clip's ends.
         self._without_rumble = HighPass(sample_rate, RUMBLE_HZ)
         self._to_model, self._filtered_to_model = (resampler(sample_rate, spec.sample_rate) for _ in range(2))
-        self._without_hum = HighPass(spec.sample_rate, HUM_HZ)
+        self._without_hum = without_hum(spec.sample_rate)
         self.audio, self._filtered, self._voice = Track(), Track(), Track()
         """The audio so far at the model's rate: unfiltered, without rumble, and without hum."""
 

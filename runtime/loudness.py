@@ -10,7 +10,8 @@ from .spec import AudioSpec, FrontEnd
 RUMBLE_HZ = 33.0
 """Offset and energy up to this frequency are excluded from loudness; the lowest voices begin an octave above."""
 HUM_HZ = 125.0
-"""Energy up to this frequency opens no gate: mains hum and its first harmonic. Sung sounds have energy above."""
+"""Energy up to this frequency, at -20 dB and less, opens no gate: mains hum and its first harmonic. Sung sounds have
+energy above."""
 
 
 def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
@@ -21,9 +22,14 @@ def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]
     return np.minimum(frame_rms(HighPass(spec.sample_rate, RUMBLE_HZ).push(audio), spec), frame_rms(audio, spec))
 
 
+def without_hum(rate: int) -> HighPass:
+    """The filter that removes what lies below `HUM_HZ`."""
+    return HighPass(rate, HUM_HZ, order=7, stop_db=45.0)
+
+
 def voice_band(audio: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """A clip (L,) without offset, rumble and hum, the signal that gates and slicing are decided on."""
-    return HighPass(rate, HUM_HZ).push(HighPass(rate, RUMBLE_HZ).push(audio))
+    return without_hum(rate).push(HighPass(rate, RUMBLE_HZ).push(audio))
 
 
 def gate_loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from .arguments import check_progress
 from .calls import Call
 from .errors import CancelledError
 from .pitch import PITCH_SAMPLE_RATE
@@ -16,9 +19,10 @@ _BEFORE_THE_END = 0.99
 
 
 class Meter:
-    """Progress of one clip. `pitch_passes`: 2 where the key is found first."""
+    """Progress of one clip. `pitch_passes`: 2 where the key is found first. Raises `OptionError`."""
 
     def __init__(self, report: Progress | None, spec: AudioSpec, steps: int, pitch_passes: int) -> None:
+        check_progress(report)
         self._report, self._frame_rate_hz = report, spec.frame_rate_hz
         calls = {"pitch": pitch_passes, "content": 1, "acoustic": steps, "vocoder": 1}
         self._expected_per_s = sum(_WEIGHTS[graph] * count for graph, count in calls.items())
@@ -50,5 +54,6 @@ class Meter:
         if self._n_samples is not None:
             share = max(self._computed / (self._seconds * self._expected_per_s), self._written / self._n_samples)
             self._share = max(self._share, min(share, _BEFORE_THE_END))
-        if self._report is not None and self._report(self._share) is False:
+        answer = None if self._report is None else self._report(self._share)
+        if isinstance(answer, bool | np.bool_) and not answer:
             raise CancelledError(f"cancelled at {self._share:.0%} by the progress function")

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 try:
@@ -27,18 +28,23 @@ class Aside:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = path.parent / f"{_prefix(path)}{os.getpid()}-{uuid4().hex[:12]}{_SUFFIX}"
-        # Before there is a file: a signal may end the process at any line from here on.
-        self._remove = weakref.finalize(self, _remove, self.partial)
-        self.file = self.partial.open("x+b")
-        _lock(self.file.fileno())
+        while True:
+            self.partial = path.parent / f"{_prefix(path)}{os.getpid()}-{uuid4().hex[:12]}{_SUFFIX}"
+            # Before there is a file: a signal may end the process at any line from here on.
+            self._remove = weakref.finalize(self, _remove, self.partial)
+            self.file = self.partial.open("x+b")
+            if _lock(self.file):
+                break
+            self.file.close()  # another process took it for a stale one before it was locked
 
     def commit(self) -> None:
         """Write everything to the disk and rename the file to `path`, which it replaces."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.file.close()
+        if fcntl is None:
+            self.file.close()  # Windows renames no open file
         self.partial.replace(self.path)
+        self.file.close()  # not before: that unlocks it
         self._remove.detach()
 
     def discard(self) -> None:
@@ -74,8 +80,7 @@ def remove_stale(folder: Path) -> None:
     with suppress(OSError):
         for path in folder.glob(f".comosvc-{_host()}-*{_SUFFIX}"):
             with suppress(OSError):
-                if _is_free(path):
-                    path.unlink()
+                _remove_unlocked(path)
 
 
 def reason(error: Exception) -> str:
@@ -96,22 +101,23 @@ def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass"))[:8]
 
 
-def _lock(descriptor: int) -> None:
-    if fcntl is not None:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_free(path: Path) -> bool:
-    """True if no process holds the lock. False on file systems without locks."""
+def _lock(file: BinaryIO) -> bool:
+    """Lock a new file; True if the file still exists."""
     if fcntl is None:
         return True
+    with suppress(OSError):  # some network file systems have no locks
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a file that no process holds the lock of. Raises `OSError` where one does, or locks cannot be had."""
+    if fcntl is None:
+        path.unlink()
+        return
     with path.open("rb") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _remove(path: Path) -> None:

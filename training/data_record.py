@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.storage import sha256, write_whole
+from ..runtime.storage import reason, sha256, write_whole
 from .checkpoint import latest_checkpoint, read_metadata
 from .commands import some, train_command
 from .errors import DataError, TrainingError
@@ -48,9 +48,18 @@ class DataRecord:
         return sha256(json.dumps(asdict(self), sort_keys=True).encode())[:16]
 
     def write(self, folder: Path) -> str:
-        """Note the record in the stage's `folder`; returns its digest, which goes into the checkpoints."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / RECORD, json.dumps(asdict(self)).encode())
+        """Note the record in the stage's `folder`; returns its digest, which goes into the checkpoints.
+
+        Raises `TrainingError` where the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / RECORD, json.dumps(asdict(self)).encode())
+        except OSError as error:
+            raise TrainingError(
+                f"{folder} cannot be written: {reason(error)}\n"
+                "hint: free some space, or give a -o that you may write to"
+            ) from None
         return self.digest
 
     def changes_since(self, then: "DataRecord") -> list[str]:

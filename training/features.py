@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ..runtime.errors import ComosvcError
 from ..runtime.pitch import told_f0
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
-from ..runtime.storage import replacing, sha256, write_whole
+from ..runtime.storage import reason, replacing, sha256, write_whole
 from .augmentation import AugmentationConfig, variation_path
 from .commands import train_command
 from .errors import ConfigError, DataError
@@ -93,6 +93,8 @@ class FeatureIndex:
             )
         try:
             return cls._decode(folder, json.loads(path.read_text("utf-8")))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError, AttributeError, ComosvcError) as error:
             raise DataError(f"{path} is damaged: {type(error).__name__}: {error}\nhint: {_AGAIN}") from None
 
@@ -211,14 +213,15 @@ def feature_key(audio: bytes, spec: AudioSpec) -> str:
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
-    """Write arrays to `path`, all or nothing. Raises `DataError` on a full disk."""
+    """Write arrays to `path`, all or nothing. Raises `DataError` on a full disk, or where nothing may be written."""
     try:
         with replacing(path) as partial:
             save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial)
     except (OSError, SafetensorError) as error:
         raise DataError(
-            f"{path} could not be written: {error}\n"
-            "hint: free some space and run the same command again; it goes on where it stopped"
+            f"{path} could not be written: {reason(error)}\n"
+            "hint: free some space, or see that you may write there; then run the same command again: it goes on where "
+            "it stopped"
         ) from None
 
 

@@ -11,6 +11,7 @@ from ...runtime.limits import MOST_STEPS
 from ...runtime.manifest import LicenceEntry, SingerEntry
 from ...runtime.spec import AUTHORS_FRONT_END
 from ...training.errors import ForeignFileError
+from ...training.foreign.checkpoints import read_checkpoint
 from ...training.foreign.comosvc_file import (
     CONFIG_NAMES,
     ImportedAcoustic,
@@ -21,6 +22,7 @@ from ...training.foreign.comosvc_file import (
 )
 from ...training.foreign.content_file import ImportedContent, content_files
 from ...training.foreign.parts import ForeignFile, content_at, settings_at, vocoder_at
+from ...training.foreign.recognise import Part, require_part
 from ...training.foreign.sources import Source
 from ...training.foreign.vocoder_file import CONFIG_NAMES as VOCODER_CONFIG_NAMES
 from ...training.foreign.vocoder_file import ImportedVocoder
@@ -107,17 +109,22 @@ def _check_request(request: ImportRequest, statements: Statements) -> None:
     for source in (como, vocoder):
         if source.repo is None:
             source.file()
-    settings = settings_at(como, request.config, CONFIG_NAMES, "--config")
-    _singers(singers_of(settings), request.f0_medians_hz, statements)
+    settings = settings_at(como, request.config, CONFIG_NAMES, "--config", Part.MODEL)
+    try:
+        singers = singers_of(settings)
+    except ForeignFileError:  # as with the configuration that lies beside a vocoder
+        require_part(read_checkpoint(como.file()), Part.MODEL, request.como)
+        raise
+    _singers(singers, request.f0_medians_hz, statements)
     says_m4singer(settings)
-    settings_at(vocoder, request.vocoder_config, VOCODER_CONFIG_NAMES, "--vocoder-config")
+    settings_at(vocoder, request.vocoder_config, VOCODER_CONFIG_NAMES, "--vocoder-config", Part.VOCODER)
     content_files(Source.parse(request.content))
 
 
 def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[ImportedAcoustic, ForeignFile]:
     source = Source.parse(request.como)
     path = source.file()
-    settings = settings_at(source, request.config, CONFIG_NAMES, "--config")
+    settings = settings_at(source, request.config, CONFIG_NAMES, "--config", Part.MODEL)
     if not says_m4singer(settings):
         vocoder.warn_of_guess(request.vocoder)
     return read_comosvc(path, settings, vocoder.audio, request.network), ForeignFile.of(source, path)

@@ -1,15 +1,15 @@
 """ONNX Runtime sessions that are certain to run where they say."""
 
-import importlib
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from ..cores import threads_within_quota
-from ..errors import BundleError, ProviderError
-from ..extras import install
+from ..errors import BundleError, ComosvcError, ProviderError
+from ..extras import import_native, install
 from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
@@ -18,6 +18,8 @@ from ..profiles import Grid
 CPU = "CPUExecutionProvider"
 _OLDEST = (1, 28)
 """Older versions read any file that a graph names as its weights, and crash on some graphs."""
+_FOLDED_BYTES = 64 << 20
+"""Most that a constant which is computed once, while a graph is opened, may take; larger ones are made in each run."""
 _TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
@@ -26,7 +28,7 @@ def onnx_runtime() -> Any:
     try:
         # Its official builds report use to Microsoft and keep a device id in the home folder unless told not to.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        ort = importlib.import_module("onnxruntime")
+        ort = import_native("onnxruntime")
     except ImportError as error:
         raise ProviderError(
             f"no inference engine is installed ({error})\n"
@@ -59,14 +61,14 @@ class Graph:
     def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest. `inputs` may hold more than the graph takes.
 
-        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        Raises `BundleError` for a graph that fails or gives what the contract does not say, and `ProviderError` where
+        memory is short.
         """
         taken = {name: inputs[name] for name in self.inputs}
         try:
             outputs = tuple(self._session.run(self._outputs, taken))
         except Exception as error:  # ONNX Runtime's own exceptions share no base but this
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in taken.items())
-            raise ProviderError(f"the {self.name} graph failed on the CPU with {shapes}: {error}") from error
+            raise failure(f"the {self.name} graph failed on the CPU", taken, error) from error
         check_outputs(self._grid, self._entry, {name: array.shape for name, array in taken.items()}, outputs)
         return outputs
 
@@ -87,12 +89,23 @@ def open_session(model: bytes, what: str, threads: int | None, *, at_once: bool 
     return session
 
 
+def failure(what: str, inputs: Mapping[str, NDArray], error: Exception) -> ComosvcError:
+    """Of a graph that an engine could not compute: the bundle's fault, for the inputs are what its manifest says, or
+    that of too little memory.
+    """
+    message = f"{what} with {', '.join(f'{name} {array.shape}' for name, array in inputs.items())}: {error}"
+    if re.search(r"(?i)alloc|memory", str(error)):
+        return ProviderError(f"{message}\nhint: it needs more memory than there is")
+    return BundleError(f"{message}\nhint: comosvc-export verify says whether the bundle is broken")
+
+
 def session_options(ort: Any, threads: int | None) -> Any:
     """What sessions have in common."""
     options = ort.SessionOptions()
     # Errors are raised as well, and what it prints has names out of the graph as they are, escape sequences included.
     options.log_severity_level = 4
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_FOLDED_BYTES))
     # Threads that wait by spinning take the cores from whoever else is at work: twice as slow on two busy cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     threads = threads_within_quota(threads)

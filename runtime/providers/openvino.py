@@ -4,7 +4,6 @@ In int8 the graphs that a voice has in 8 bits are computed by ONNX Runtime, whic
 them, and the others by OpenVINO, in bf16 where the processor can and else in fp32.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -17,13 +16,13 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..cores import threads_within_quota
 from ..errors import BundleError, ComosvcError, ProviderError
-from ..extras import install, pip_install
+from ..extras import import_native, install, pip_install
 from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
 from ..profiles import Grid, grid_of
 from . import cpu
-from .onnx import check_signature
+from .onnx import check_signature, failure
 
 PRECISIONS = ("fp32", "bf16", "int8")
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -100,7 +99,8 @@ class Graph:
     def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest. `inputs` may hold more than the graph takes.
 
-        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        Raises `BundleError` for a graph that fails or gives what the contract does not say, and `ProviderError` where
+        memory is short.
         """
         taken = {name: inputs[name] for name in self.inputs}
         try:
@@ -108,8 +108,7 @@ class Graph:
                 found = request.infer(taken, share_inputs=True)
                 outputs = tuple(found[name] for name in self._outputs)
         except Exception as error:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in taken.items())
-            raise ProviderError(f"the {self.name} graph failed in OpenVINO with {shapes}: {error}") from error
+            raise failure(f"the {self.name} graph failed in OpenVINO", taken, error) from error
         check_outputs(self._grid, self._entry, {name: array.shape for name, array in taken.items()}, outputs)
         return outputs
 
@@ -177,10 +176,10 @@ def _openvino() -> Any:
     package cannot be found; then it does without.
     """
     if "openvino" in sys.modules or _TELEMETRY in sys.modules:
-        return importlib.import_module("openvino")
+        return import_native("openvino")
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python is told not to find it
     try:
-        return importlib.import_module("openvino")
+        return import_native("openvino")
     finally:
         del sys.modules[_TELEMETRY]
 

@@ -12,13 +12,14 @@ from comosvc.runtime import BundleError
 from comosvc.runtime.graph_file import check_graph_file
 
 NODE = helper.make_node("Identity", ["x"], ["y"])
+X = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
 BODY = helper.make_graph([NODE], "body", [], [])
 
 
 def model(nodes=(NODE,), weights=(), opsets=(("", 20),), **fields):
     """A model of `nodes` and `weights`; `fields` are those of the model, or functions that change it."""
     made = helper.make_model(
-        helper.make_graph(list(nodes), "g", [], [], list(weights)),
+        helper.make_graph(list(nodes), "g", [X], [], list(weights)),
         opset_imports=[helper.make_opsetid(*opset) for opset in opsets],
         ir_version=fields.pop("ir_version", 10),
     )
@@ -80,6 +81,19 @@ HOSTILE = {
     "weights beyond the file": (model(weights=[weight(dims=[2**40])]), "1099511627776"),
     "weights of a negative size": (model(weights=[weight(dims=[-4])]), "weights of the shape"),
     "a product beyond the file": (model(weights=[weight(dims=[2**31, 2**31, 2**31])]), "weights of the shape"),
+    "a circle": (
+        model([helper.make_node("Add", ["x", "z"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]),
+        "no node",
+    ),
+    "a circle through itself": (model([helper.make_node("Add", ["x", "y"], ["y"])]), "no node before it"),
+    "a circle past the name of a constant": (
+        model(
+            [helper.make_node("Constant", [], ["c"], value=weight(name="y")), helper.make_node("Relu", ["y"], ["y"])]
+        ),
+        "no node before it",
+    ),
+    "a name given twice": (model([helper.make_node("Relu", ["w"], ["w"])], [weight()]), "is there already"),
+    "a chain without end": (model([helper.make_node("Relu", ["x"], [f"y{i}"]) for i in range(5_001)]), "5000 nodes"),
     "sequences": (
         model(edit=lambda m: m.graph.input.add(name="x").type.sequence_type.elem_type.sequence_type.SetInParent()),
         "field 4 of a type",

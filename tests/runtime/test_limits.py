@@ -110,6 +110,11 @@ def test_every_number_has_a_range_with_a_reason():
         (lambda m: m["singers"]["alto"].update(f0_range_hz=[1.0, 300.0]), r"singers.alto.f0_range_hz\[0\] is 1.0"),
         (lambda m: m["singers"]["alto"].update(index=10**9), r"singers.alto.index is 1000000000"),
         (lambda m: m["singers"].update({"\udc80": m["singers"]["alto"]}), r"half of a surrogate pair"),
+        (lambda m: m["singers"].update({"x\nhint: y": m["singers"]["alto"]}), r"a name has no line breaks"),
+        (
+            lambda m: m.update(name="x\nconsent: given"),
+            r"^here: name is 'x.nconsent: given': a name has no line breaks",
+        ),
         (lambda m: m["singers"].update({"x" * 201: m["singers"]["alto"]}), r"has 201 characters; at most 200"),
         (lambda m: m["singers"].update({str(i): m["singers"]["alto"] for i in range(10_001)}), r"10004 entries"),
         (lambda m: m["model"]["schedules"].update({"9" * 5_000: []}), r"has 5000 characters"),

@@ -157,7 +157,7 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(bundle_path, tmp_path)
 
 def test_a_failed_call_names_graph_and_shapes(converter):
     inputs = dict(read_probes(open_bundle("demo"))[0].inputs)
-    with pytest.raises(ProviderError, match=r"content graph failed in OpenVINO with audio \(2, 3, 4\)"):
+    with pytest.raises(BundleError, match=r"content graph failed in OpenVINO with audio \(2, 3, 4\)"):
         converter._graphs["content"].run({**inputs, "audio": np.zeros((2, 3, 4), np.float32)})
 
 

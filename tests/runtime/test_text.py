@@ -32,6 +32,16 @@ def test_what_steers_a_terminal_is_shown_as_text(text, shown):
     shown.encode("utf-8")
 
 
+def test_an_error_is_as_long_as_can_be_read():
+    path = f"/{'x' * 5_000}"
+    assert str(ComosvcError(f"{path} cannot be read: File name too long\nhint: {path}")) == (
+        f"/{'x' * 99}...{'x' * 100} cannot be read: File name too long\nhint: /{'x' * 99}...{'x' * 100}"
+    )
+    assert len(str(ComosvcError("a name, " * 100_000))) < 5_000
+    usual = "\n".join(["a line of a log"] * 1_000)
+    assert str(ComosvcError(usual)) == usual
+
+
 def test_an_error_is_safe_to_print():
     assert str(ComosvcError(f"no {EVIL}\nhint: none")).count("\x1b") == 0
     assert str(ComosvcError("\nhint: none")) == "\nhint: none"

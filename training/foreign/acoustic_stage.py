@@ -16,6 +16,7 @@ from ..errors import ConfigError, DataError, ForeignFileError
 from ..features import FeatureIndex
 from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, read_comosvc
 from .parts import ForeignFile, settings_at
+from .recognise import Part
 from .sources import Source
 from .stages import keep
 
@@ -42,7 +43,7 @@ def take_acoustic(
     features, source = FeatureIndex.open(run / "features"), Source.parse(address)
     path = source.file()
     read = read_comosvc(
-        path, settings_at(source, settings, CONFIG_NAMES, "--teacher-config"), features.audio, of="the run"
+        path, settings_at(source, settings, CONFIG_NAMES, "--teacher-config", Part.MODEL), features.audio, of="the run"
     )
     file = ForeignFile.of(source, path)
     if read.is_teacher != (stage == "teacher"):

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...runtime import limits
+from ...runtime.errors import BundleError
 from ...runtime.spec import AudioSpec
 from ..acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..denoiser import DenoiserConfig
@@ -178,6 +180,11 @@ def singers_of(settings: Settings) -> dict[str, int]:
     if beyond or not singers:
         what = f"{beyond[0]} has number {singers[beyond[0]]}" if beyond else "nobody is there"
         raise ForeignFileError(f"{table.where}: {what}; the model has singers 0 to {n_singers - 1} (n_spk)")
+    try:
+        for name in singers:
+            limits.check_text("a singer's name", name, limits.LONGEST_NAME)
+    except BundleError as error:
+        raise ForeignFileError(f"{table.where}: {error}") from error
     return singers
 
 

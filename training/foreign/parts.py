@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ForeignFileError
+from .checkpoints import read_checkpoint
 from .content_file import ImportedContent, content_files, read_content
+from .recognise import Part, require_part
 from .settings import Settings, read_settings
 from .sources import Source, sha256_of
 from .vocoder_file import CONFIG_NAMES, MEL_LOG_BASE, ImportedVocoder, read_vocoder
@@ -44,14 +46,18 @@ def vocoder_at(
     """
     source = Source.parse(address)
     path = source.file()
-    settings = settings_at(source, config, CONFIG_NAMES, "--vocoder-config")
+    settings = settings_at(source, config, CONFIG_NAMES, "--vocoder-config", Part.VOCODER)
     return read_vocoder(path, settings, kind, mel_log_base), ForeignFile.of(source, path)
 
 
-def settings_at(source: Source, given: str | None, names: Sequence[str], option: str) -> Settings:
-    """The configuration that `option` gives, else the one of `names` that lies beside `source`."""
+def settings_at(source: Source, given: str | None, names: Sequence[str], option: str, part: Part) -> Settings:
+    """The configuration that `option` gives, else the one of `names` that lies beside `source`, a `part`.
+
+    Raises `ForeignFileError`; where there is none, because `source` is no such part, the error says so.
+    """
     found = source.beside(*names) if given is None else Source.parse(given)
     if found is None:
+        require_part(read_checkpoint(source.file()), part, source.text)
         raise ForeignFileError(
             f"no configuration beside {source.text}: looked for {', '.join(names)}\nhint: name it with {option}"
         )

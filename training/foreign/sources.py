@@ -34,6 +34,8 @@ class Source:
     def parse(cls, text: str | os.PathLike[str]) -> "Source":
         """Raises `ForeignFileError` for an address that is not of the form, or without a commit."""
         text = os.fspath(text)
+        if not text:
+            raise ForeignFileError("the path of a file to import is empty")
         if not text.startswith(_SCHEME):
             return cls(text)
         match = _FORM.fullmatch(text)
@@ -52,7 +54,7 @@ class Source:
 
     @property
     def is_folder(self) -> bool:
-        return Path(self.text).is_dir() if self.repo is None else not self.name
+        return os.path.isdir(self.text) if self.repo is None else not self.name  # noqa: PTH112 - no error for any text
 
     def file(self) -> Path:
         """The file on this disk; of a repository fetched if it is not in the cache, its hash checked either way.
@@ -61,8 +63,11 @@ class Source:
         """
         if self.repo is None:
             path = Path(self.text)
-            if not path.is_file():
-                raise ForeignFileError(_no_file(path))
+            try:
+                if not path.is_file():
+                    raise ForeignFileError(_no_file(path))
+            except OSError as error:
+                raise ForeignFileError(f"{path} cannot be read: {error.strerror or error}") from error
             return path
         if not self.name:
             raise ForeignFileError(f"{self.text} is a repository; a file is needed\nhint: {self.text}/path/to/file")
@@ -93,7 +98,8 @@ class Source:
 
 def _no_file(path: Path) -> str:
     if not path.is_dir():
-        return f"{path} is not there; a file is needed"
+        found = "a pipe or a device" if path.exists() else "not there"
+        return f"{path} is {found}; a file is needed"
     kind, hint = file_kind(path), inside(path, *CHECKPOINT_SUFFIXES, ".yaml", ".yml", ".json")
     if kind is FileKind.RUN:
         hint = f"comosvc-export bundle {path} -o {path.name or 'voice'}.comosvc makes a voice of it"

@@ -19,6 +19,7 @@ from comosvc.runtime.spec import COMOSVC_24K
 from comosvc.training.errors import ForeignFileError
 from comosvc.training.foreign.comosvc_file import read_comosvc
 from comosvc.training.foreign.content_file import read_content
+from comosvc.training.foreign.parts import content_at, vocoder_at
 from comosvc.training.foreign.settings import read_settings
 from comosvc.training.foreign.vocoder_file import read_vocoder
 
@@ -131,6 +132,8 @@ def test_weights_that_do_not_fit(tmp_path, change, message):
         (lambda c: c["data"].update(unit_interpolate_mode="left"), r"unit_interpolate_mode is 'left'"),
         (lambda c: c.pop("spk"), r"config.yaml has no spk"),
         (lambda c: c.update(spk={}), r"spk: nobody is there"),
+        (lambda c: c.update(spk={"x" * 201: 0}), r"spk: a singer's name has 201 characters; at most 200"),
+        (lambda c: c.update(spk={"x\nhint: y": 0}), r"spk: a singer's name is .*: a name has no line breaks"),
         (lambda c: c["model"].update(type=["Diffusion"]), r"model: type must be text, is list"),
     ],
 )
@@ -206,3 +209,32 @@ def test_hostile_files_in_each_place(tmp_path, payload, monkeypatch):
     with pytest.raises(ForeignFileError, match=r"encoder.layer_norm.weight is missing"):
         read_content(tmp_path / "evil.pt")
     assert not (tmp_path / STOLEN).exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("", "is empty"),
+        ("x" * 5_000, "File name too long"),
+        ("/dev/null", "is a pipe or a device"),
+        ("none", "not there"),
+    ],
+)
+def test_what_is_no_file_is_named(address, words):
+    for read in (content_at, vocoder_at):
+        with pytest.raises(ForeignFileError, match=words):
+            read(address)
+
+
+def test_a_part_without_a_configuration_is_said_to_be_what_it_is(tmp_path):
+    content, model = write_contentvec(tmp_path / "content.pt"), write_comosvc(tmp_path)
+    (tmp_path / "config.yaml").unlink()
+    page = tmp_path / "page.pt"
+    page.write_text("<html>")
+    for path, words in (
+        (content, "is no vocoder checkpoint: .*; it is a content encoder\nhint: .*--content"),
+        (model, "is no vocoder checkpoint: .*; it is a CoMoSVC checkpoint\nhint: .*--como"),
+        (page, "is no checkpoint: it is a web page"),
+    ):
+        with pytest.raises(ForeignFileError, match=words):
+            vocoder_at(str(path))

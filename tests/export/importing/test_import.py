@@ -530,6 +530,10 @@ def test_parts_of_different_systems_are_refused(files, tmp_path):
         load_imported_voice(
             ImportRequest(como=str(lonely), vocoder=files.vocoder, content=files.content), Statements(consent="x")
         )
+    with pytest.raises(ForeignFileError, match=r"is no CoMoSVC checkpoint: .*; it is a vocoder checkpoint"):
+        load_imported_voice(
+            ImportRequest(como=files.vocoder, vocoder=files.vocoder, content=files.content), Statements(consent="x")
+        )
     other = write_contentvec(tmp_path / "narrow.pt", replace(TINY, n_content=16))
     with pytest.raises(ForeignFileError, match=r"gives 16 content channels; .* was trained with 32"):
         load_imported_voice(
