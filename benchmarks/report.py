@@ -215,6 +215,6 @@ def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
 
 
 def typed_command() -> str:
-    """The command line of this process, `comosvc bench …` as `comosvc-bench …`, by which a result can be made again."""
+    """The command line of this process, which reproduces a result; `comosvc bench …` is written `comosvc-bench …`."""
     arguments = sys.argv[1:]
     return shlex.join(["comosvc-bench", *(arguments[1:] if arguments[:1] == ["bench"] else arguments)])

@@ -43,7 +43,7 @@ class TrainOptions:
     """Of ours, each a system of its own; the authors' arithmetic is in fp32."""
     acoustic: AcousticConfig = field(default_factory=lambda: of_size(20, 512))
     limit_s: float = 900.0
-    """No further round is begun after this time, once one was measured."""
+    """Seconds after which no further round begins; the first round is always measured."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def ours(
 
 
 def measure_training(options: TrainOptions, command: str, progress: Callable[[str], None]) -> Report:
-    """All systems in turns, so that a machine that is busy for a while is so for each of them.
+    """All systems in turns, so that other load on the machine affects all of them.
 
     A precision that the processor has no unit for is left out, with the reason in a row. Raises `OptionError` if none
     is left.

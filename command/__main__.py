@@ -1,4 +1,4 @@
-"""`comosvc`: every command of the package under one name, each imported when it is run."""
+"""`comosvc`: all commands of the package under one name. Each is imported when it runs."""
 
 import importlib
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 
 @dataclass(frozen=True)
 class _Command:
-    """Where a command lives, what it says of itself, and the extra that brings what it needs."""
+    """Module and Typer application of a command, its help, and the extra with its requirements."""
 
     module: str
     app: str
@@ -24,10 +24,10 @@ _COMMANDS = {
     "train": _Command("comosvc.training.cli", "app", "train", "Train a voice from recordings."),
     "export": _Command("comosvc.export.cli", "app", "export", "Make a .comosvc file of a trained voice."),
     "bench": _Command("comosvc.benchmarks.cli", "app", "bench", "Measure speed, latency and quality."),
-    "doctor": _Command("comosvc.runtime.doctor", "_app", "cpu", "Say what works on this machine."),
+    "doctor": _Command("comosvc.runtime.doctor", "_app", "cpu", "Check what works on this machine."),
 }
 _FOR_FILES = {"inputs", "output", "file_format", "plot", "as_json", "force", "latency", "info", "version"}
-_LIVE_HELP = """Convert what is sung into a microphone, until Ctrl-C.
+_LIVE_HELP = """Convert the input of a microphone, until Ctrl-C.
 
 \b
 Examples:
@@ -37,7 +37,7 @@ Examples:
 
 
 class _Group(TyperGroup):
-    """Lists the commands without importing them, and imports the one that is run or completed."""
+    """Lists the commands without importing them. Imports a command that runs or is completed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, unloaded, rest = super().resolve_command(ctx, args)

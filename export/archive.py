@@ -1,4 +1,4 @@
-"""Bundles on disk: one uncompressed zip, written all or nothing, the same bytes for the same content."""
+"""Writes bundles: one uncompressed zip, all or nothing, the same bytes for the same content."""
 
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ Entries = dict[str, GraphEntry]
 
 
 def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` by name into the zip `path`, the manifest first, the rest in order of names."""
+    """Write `files` by name into the zip `path`, the manifest first, the rest sorted by name. Raises `ExportError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale(path.parent)
@@ -28,7 +28,7 @@ def write_zip(path: Path, files: Mapping[str, bytes]) -> None:
             for name in sorted(files, key=lambda name: (name != MANIFEST_FILE, name)):
                 info = zipfile.ZipInfo(name, _EPOCH)
                 info.external_attr = _MODE
-                info.create_system = 3  # Unix, wherever it is written
+                info.create_system = 3  # Unix on every system, for equal bytes
                 archive.writestr(info, files[name])
     except (OSError, ValueError, zipfile.LargeZipFile) as error:
         raise ExportError(f"{path} cannot be written: {reason(error)}") from error

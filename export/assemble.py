@@ -34,16 +34,17 @@ from .voice import Voice
 
 logger = logging.getLogger(__name__)
 _TRACING = 0.5
-"""Share of the time of an export that tracing takes, roughly."""
+"""Rough share of tracing in the time of an export."""
 _RUNTIME_DATA = Path(contracts.__file__).with_name("data")
 _NOTICES = ("NOTICE-swift-f0.txt",)
 _LARGE_BYTES = 32 << 20
-"""From here on the acoustic graphs' common weights become a file of their own, which no ONNX tool opens by itself."""
+"""Size of the acoustic graphs' common weights from which they become a file of their own. ONNX tools cannot open the
+parts of a divided graph."""
 _TRACE_BATCH, _TRACE_SAMPLES, _TRACE_FRAMES = 2, 4_000, 24
 
 
 def _silent(what: str, share: float | None) -> None:
-    """Reports to nowhere."""
+    """Ignores progress."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Facts on a finished voice that no graph depends on: names, F0 of the singers, licences, credits, consent."""
+"""Changes facts of a finished voice that no graph depends on: names, F0 of singers, licences, credits, consent."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,21 +12,21 @@ from .errors import ExportError
 from .statements import TARGET_DATA, is_imported
 
 F0_HZ = (20.0, 2_000.0)
-"""What a singer's F0 may be said to be."""
+"""Allowed F0 statistics of a singer."""
 _IN_BLENDS = "=,"
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What to change. None and empty: stays. Mappings are by the singers' present names."""
+    """Facts to change; None and empty mappings leave a fact as it is. Mappings are by the singers' present names."""
 
     name: str | None = None
     consent: str | None = None
     licence: str | None = None
     credit: str | None = None
     singers: Sequence[str] = ()
-    """Whose licence and credit; empty: every singer's, and those of the voice's own part."""
+    """Singers that `licence` and `credit` apply to; empty: all singers, and the licence entries of the voice."""
     f0_medians_hz: Mapping[str, float] = field(default_factory=dict)
     f0_ranges_hz: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     new_names: Mapping[str, str] = field(default_factory=dict)
@@ -35,8 +35,8 @@ class Facts:
 def set_facts(source: str | Path, path: Path, facts: Facts) -> Manifest:
     """Write the voice `source` (a file, its folder or a shipped name) with `facts` to `path`, which may be `source`.
 
-    Every hash is checked before. Graphs stay as they are, byte for byte. Raises `BundleError` or `ExportError`; nothing
-    is written then.
+    Compares every hash before. Graphs stay equal byte for byte. Raises `BundleError` or `ExportError`, and then writes
+    nothing.
     """
     if facts == Facts(singers=facts.singers):
         raise ExportError("nothing to set\nhint: comosvc-export set --help lists what can be set")
@@ -142,7 +142,7 @@ def _singer(name: str, entry: SingerEntry, facts: Facts) -> SingerEntry:
 
 
 def _licence(entry: LicenceEntry, facts: Facts) -> LicenceEntry:
-    """As `Statements` are told to export: of the singers' recordings both, of an imported model the licence."""
+    """`entry` with the new licence and credit for the singers' recordings, the new licence for an imported model."""
     if facts.licence is not None and (entry.part == TARGET_DATA or is_imported(entry, "acoustic")):
         entry = replace(entry, licence=facts.licence)
     if facts.credit is not None and entry.part == TARGET_DATA:

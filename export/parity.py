@@ -145,7 +145,7 @@ def check_end_to_end(onnx: Mapping[str, Runner], reference: Mapping[str, Runner]
 
 
 def chain_graphs(maker: InputMaker) -> list[str]:
-    """`CHAIN` without the further steps that a voice of one step has no graph for."""
+    """`CHAIN` without `acoustic_n` for voices that lack it."""
     return [name for name in CHAIN if name != "acoustic_n" or maker.n_sigmas]
 
 
@@ -157,7 +157,7 @@ def chain_inputs(maker: InputMaker, batch: int, length: int, seed: int = 2) -> t
 
 
 def chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Arrays], spec: AudioSpec) -> Arrays:
-    """Content, two steps of the acoustic model where it has a second, and the vocoder's `audio` (B, L)."""
+    """`audio` (B, L) of the chain: content, one or two acoustic steps, vocoder."""
     state = {"audio": audio}
     for graph in ("content", *inputs):
         state |= chain_step(graph, runners[graph], state, inputs, spec)

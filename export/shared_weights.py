@@ -1,8 +1,8 @@
-"""The denoiser that `acoustic` and `acoustic_n` have in common, stored once.
+"""Stores the weights that `acoustic` and `acoustic_n` share only once.
 
-A serialised ONNX model followed by another one is the merger of both: protocol buffers append repeated fields. So a
-graph can be written with its common tensors behind the rest, as the same bytes in both graphs. `store_once` keeps such
-bytes as a file of their own; the runtime puts them behind each graph's file.
+Two serialised ONNX models, one behind the other, are the merger of both, because protocol buffers append repeated
+fields. So the common tensors can stand at the end of both graphs as the same bytes. `store_once` moves these bytes into
+a file of their own, which the runtime appends to each graph's file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from .archive import Entries, graph_file, with_entries
 
 _PAIR = ("acoustic", "acoustic_n")
 _LEAST_BYTES = 256
-"""Of a common tensor: the names and headers of smaller ones take as much as they do."""
+"""Smallest common tensor that is moved; name and header of smaller tensors take as many bytes as their values."""
 
 
 def with_common_tail(graphs: Mapping[str, bytes]) -> dict[str, bytes]:
-    """`graphs` by name, where `acoustic` and `acoustic_n` end with the tensors that both have, in the same bytes."""
+    """`graphs` by name, with the common tensors of `acoustic` and `acoustic_n` as equal bytes at their ends."""
     if any(name not in graphs for name in _PAIR):
         return dict(graphs)
     models = [onnx.load_from_string(graphs[name]) for name in _PAIR]
@@ -60,13 +60,13 @@ def store_once(
 
 
 def _tail(tensors: Sequence[TensorProto]) -> bytes:
-    """A model of nothing but these tensors, serialised; no bytes for none."""
+    """A serialised model of these tensors alone; no bytes without tensors."""
     model = ModelProto(graph=GraphProto(initializer=tensors))
     return model.SerializeToString(deterministic=True) if tensors else b""
 
 
 def _common_names(first: ModelProto, second: ModelProto) -> dict[str, str]:
-    """For the digest of each large tensor that both have, the name that it goes by: its own, where both have that."""
+    """Digest to name of each large common tensor: its own name where both models use it, else a new one."""
     ours, theirs = ({_digest(tensor): tensor for tensor in model.graph.initializer} for model in (first, second))
     common = [digest for digest in ours.keys() & theirs.keys() if len(ours[digest].raw_data) >= _LEAST_BYTES]
     same = {digest: ours[digest].name == theirs[digest].name for digest in common}
@@ -74,7 +74,7 @@ def _common_names(first: ModelProto, second: ModelProto) -> dict[str, str]:
 
 
 def _take_out(model: ModelProto, names: Mapping[str, str]) -> list[TensorProto]:
-    """Take the tensors with the digests of `names` out of `model`, and return them, one each, under those names."""
+    """Remove the tensors with the digests of `names` from `model`; return one of each digest, renamed."""
     graph, renamed, kept, taken = model.graph, {}, [], {}
     for tensor in list(graph.initializer):
         if (digest := _digest(tensor)) not in names:

@@ -1,4 +1,4 @@
-"""What a bundle says about rights: licence and credit of every part, consent of who is imitated, and the data card."""
+"""Statements on rights in a bundle: licence and credit of every part, consent of the singers, and the data card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .errors import ExportError
 
 SYNTHETIC, RECORDED = "synthetic", "recorded"
 TARGET_DATA = "training data: target singers"
-"""Part of a manifest's licences."""
+"""`part` of the licence entry of the target singers' recordings."""
 _IMPORTED = "imported from "
 _OURS = "the comosvc authors"
 _SYNTHETIC_CREDIT = "no person: a voice of the synthesiser in comosvc.training.corpus"
@@ -30,14 +30,14 @@ PITCH_LICENCE = LicenceEntry(
 
 @dataclass(frozen=True)
 class Statements:
-    """What only the person who exports can know of recorded singers: licence, credit, and that they agreed."""
+    """Statements of the exporting person on recorded singers: licence, credit and consent."""
 
     licence: str | None = None
     credit: str | None = None
     consent: str | None = None
 
     def of_singer(self, name: str, kind: str) -> tuple[str, str]:
-        """Licence and credit of a target singer. Raises `ExportError` for a recorded one without a word on consent."""
+        """Licence and credit of a target singer. Raises `ExportError` for a recorded singer without `consent`."""
         if kind == SYNTHETIC:
             return "MIT", _SYNTHETIC_CREDIT
         if self.consent is None:
@@ -76,12 +76,12 @@ class Statements:
 
 
 def imported_part(part: str, file: str, licence: str | None = None) -> LicenceEntry:
-    """A network that somebody else trained."""
+    """The licence entry of a network from the file `file`."""
     return LicenceEntry(part=f"{part} graph", licence=licence or "not stated", credit=f"{_IMPORTED}{file}")
 
 
 def is_imported(entry: LicenceEntry, part: str) -> bool:
-    """Whether an entry is what `imported_part` made for `part`."""
+    """True if `imported_part` made this entry for `part`."""
     return entry.part == imported_part(part, "").part and entry.credit.startswith(_IMPORTED)
 
 

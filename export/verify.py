@@ -1,4 +1,4 @@
-"""Is a bundle still what was exported?"""
+"""Checks that a bundle is unchanged since its export."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def verify(path: str | os.PathLike[str], voice: Voice | None = None) -> list[Par
 
 
 def _check_measured(bundle: Bundle) -> None:
-    """`parity.json` must speak of the graphs that are here, in every precision."""
+    """Raise `ParityError` unless `parity.json` was measured on these graphs, in every precision."""
     measured = read_parity(bundle)
     for precision, entries in {"fp32": bundle.manifest.graphs, **bundle.manifest.variants}.items():
         for name, entry in entries.items():
@@ -56,7 +56,7 @@ def _check_measured(bundle: Bundle) -> None:
 
 
 def _runner(bundle: Bundle, name: str, entry: GraphEntry, open_runner: Callable[[bytes], Runner]) -> Runner:
-    """The graph of an entry, which follows its contract; whatever a library raises of it is a `BundleError`."""
+    """Runs the graph of an entry. Its outputs follow the contract; errors of libraries become `BundleError`."""
     what = f"{bundle.origin}: the {entry.precision} {name} graph"
     with _as_bundle_error(what):
         data = bundle.entry_bytes(name, entry)

@@ -64,11 +64,11 @@ class Voice:
     follows_ode: bool = False
     """A teacher: its steps are those of the probability-flow ODE."""
     f0_extractor: F0Name = "swift-f0"
-    """What found the F0 that the acoustic model was trained on."""
+    """Extractor of the F0 that the acoustic model was trained on."""
 
     @property
     def default_steps(self) -> int:
-        """Steps of a conversion that names no number: a teacher's blur unless it takes many."""
+        """Default number of steps of a conversion: 1, or the most steps of a teacher, which needs many."""
         return max((1, *self.sampler_steps)) if self.follows_ode else 1
 
     @property

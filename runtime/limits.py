@@ -101,7 +101,7 @@ def check_text(place: str, text: str, longest: int) -> None:
     """Raise `BundleError` for a text that is too long or contains half of a surrogate pair."""
     if len(text) > longest:
         raise BundleError(f"{place} has {len(text)} characters; at most {longest} are allowed")
-    if longest == LONGEST_NAME and "\n" in text:  # a message would go on in lines of the name's own
+    if longest == LONGEST_NAME and "\n" in text:  # the rest of the name would look like lines of a message
         raise BundleError(f"{place} is {abridged(text)}: a name has no line breaks")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise BundleError(f"{place} is {abridged(text)}: half of a surrogate pair is no character")

@@ -10,8 +10,8 @@ from .spec import AudioSpec, FrontEnd
 RUMBLE_HZ = 33.0
 """Offset and energy up to this frequency are excluded from loudness; the lowest voices begin an octave above."""
 HUM_HZ = 125.0
-"""Energy up to this frequency and -20 dB opens no gate: mains hum and its first harmonic. Sung sounds have energy
-above."""
+"""Energy up to this frequency, at -20 dB and less, opens no gate: mains hum and its first harmonic. Sung sounds have
+energy above."""
 
 
 def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:

@@ -102,7 +102,7 @@ def _digest(text: str) -> str:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Lock a new file; whether it is still there."""
+    """Lock a new file; True if the file still exists."""
     if fcntl is None:
         return True
     with suppress(OSError):  # some network file systems have no locks

@@ -42,7 +42,7 @@ def training_clips(
     """The clips of trained singers in each split with what each encoder makes of them, the encoders' hashes by name,
     and their number of channels.
 
-    A run without a corpus has nothing to train a content encoder on and takes that of the shipped voice.
+    A run without a corpus cannot train a content encoder and adopts that of the shipped voice.
     """
     if latest_checkpoint(run / CONTENT) is None and not (run / "corpus").is_dir():
         adopt_content(run, features.audio)
@@ -192,7 +192,7 @@ def train_student(
 
 
 def _in_our_format(start: Start, stage: str, run: Path) -> Start:
-    """`start` with a checkpoint of the authors' turned into one of ours, in `run / "init-from"`."""
+    """`start` with a checkpoint of the authors' converted to our format, in `run / "init-from"`."""
     if start.source.suffix not in ENDINGS or not start.source.is_file():
         return start
     taken = take_acoustic(str(start.source), None, stage, run, run / "init-from" / stage)
@@ -200,7 +200,7 @@ def _in_our_format(start: Start, stage: str, run: Path) -> Start:
 
 
 def _augmentation(features: FeatureIndex) -> dict[str, Any]:
-    """For a stage's configuration: how its data was varied and its conditions taken, where that is not as usual."""
+    """Augmentation, front end and F0 extractor for a stage's configuration, as far as they are not the defaults."""
     return {
         **({"augmentation": features.augmentation} if features.augmentation.probability else {}),
         **({"front_end": features.front_end} if features.front_end != FrontEnd() else {}),

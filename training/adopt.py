@@ -39,8 +39,8 @@ _CONTENTVEC_HOP = 320
 
 
 def contentvec_advice(run: Path, audio: AudioSpec) -> str:
-    """For a run with recorded singers and without a content encoder: the limits of the demo's, and the command that
-    takes ContentVec instead.
+    """Warning for a run with recorded singers and no content encoder: limits of the demo's encoder, and the command
+    that takes ContentVec instead.
     """
     hop = audio.content_hop_length
     first = f"set content_hop_length = {_CONTENTVEC_HOP} under [audio] (the recipe has {hop}), prepare again, then "

@@ -41,9 +41,9 @@ def require_checkpoint(folder: Path) -> Path:
 
 
 def missing_commands(run: Path, names: Sequence[str]) -> str:
-    """The commands that `run` still needs before its stages `names` are trained, in order; empty where none is missing.
+    """The missing commands, in order, for the trained stages `names` of `run`; empty where none is missing.
 
-    A run with a corpus trains a content encoder first; others take one over.
+    Runs with a corpus train a content encoder first; other runs adopt one.
     """
     stages = [*(["content"] if (run / "corpus").is_dir() else []), *names]
     folders = [] if (run / "features" / "index.json").is_file() else [run / "features"]
@@ -176,7 +176,7 @@ def load_tensors(path: Path, name: str) -> dict[str, Tensor]:
 
 
 def sha256_of(path: Path, module: str) -> str:
-    """Of the tensors of a module of a checkpoint, whatever else the file holds."""
+    """Hexadecimal SHA-256 of the tensors of one module of a checkpoint."""
     digest = hashlib.sha256()
     with safe_open(path, "np") as file:
         for key in sorted(key for key in file.keys() if key.startswith(f"{module}.")):  # noqa: SIM118

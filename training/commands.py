@@ -13,7 +13,7 @@ _OPTIONS = {"content-low": ("content", ""), STUDENT_PUBLISHED: ("student", " --p
 
 
 def train_command(folder: Path) -> str:
-    """The command that fills `folder` of a run, with the recipe that the run's features were prepared with."""
+    """The command that fills `folder` of a run, with the recipe of the run's features."""
     name, options = _OPTIONS.get(folder.name, (folder.name, ""))
     recipe = prepared_recipe(folder.parent)
     config = f"-c {quote(recipe)} " if recipe != DEFAULT_RECIPE else ""
@@ -21,7 +21,7 @@ def train_command(folder: Path) -> str:
 
 
 def prepared_recipe(run: Path) -> str:
-    """The -c that the features of `run` were prepared with; the default where that is not known."""
+    """The -c of `prepare` for the features of `run`; the default where it is unknown."""
     try:
         return str(json.loads((run / "features" / "index.json").read_text("utf-8")).get("recipe") or DEFAULT_RECIPE)
     except (OSError, ValueError, AttributeError):

@@ -73,7 +73,7 @@ def load_clips(corpus: Corpus, split: str, spec: AudioSpec, kind: str | None = N
 
 
 def corpus_record(corpus: Corpus) -> DataRecord:
-    """The record of a corpus: a clip's key is its length and the sizes of its files."""
+    """The record of a corpus; the key of a clip is its length with the sizes of its files."""
     clips = {}
     for clip in corpus.all_clips:
         sizes = [path.stat().st_size if path.is_file() else 0 for path in (clip.audio_path, clip.label_path)]

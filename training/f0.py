@@ -1,4 +1,4 @@
-"""F0 of recordings, by the extractor that a recipe names. All answer alike: Hz at mel frames, 0 where unvoiced."""
+"""F0 of recordings by the extractor that a recipe names: Hz at mel frames, 0 where unvoiced."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -19,7 +19,7 @@ from .errors import ConfigError
 F0Extractor = Callable[[NDArray[np.float32], AudioSpec, FrontEnd], NDArray[np.float32]]
 """(audio (L,) at the spec's rate, spec, front end) -> F0 in Hz (T,), T = spec.frames(L), 0 where unvoiced.
 
-What a model is told of unvoiced frames is `runtime.pitch.told_f0`.
+`runtime.pitch.told_f0` gives the model's input for unvoiced frames.
 """
 
 
@@ -31,7 +31,7 @@ def swift_f0(audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -
 
 
 def _world_f0(name: F0Name, audio: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
-    """WORLD's DIO or Harvest. Frames begin at the clip's start, whatever `front_end` says."""
+    """WORLD's DIO or Harvest. Frames begin at the clip's start, for every `front_end`."""
     try:
         return squeezed(CONTOURS[name](audio, spec), spec.frames(len(audio)))
     except ImportError as error:

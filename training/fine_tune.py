@@ -27,15 +27,15 @@ class Start:
     """Weights that training starts from."""
 
     source: Path
-    """A run folder, a checkpoint in one, or the authors' model_<step>.pt; `of` takes a voice too."""
+    """A run folder, a checkpoint in one, or the authors' model_<step>.pt. `of` also takes a voice."""
     train: Part = "all"
     """embedding: the singers' vectors only, so that minutes of audio cannot spoil the rest; all: everything."""
 
     @classmethod
     def of(cls, source: Path, train: Part, run: Path) -> "Start":
-        """A start for a stage of `run`. A voice is read back into `run / "voice"` first.
+        """The start of a stage of `run`. Reads a voice back into `run / "voice"` first.
 
-        Raises `TrainingError` where a voice is to be trained on as a whole: it holds its network at a few noise levels.
+        Raises `TrainingError` for `train` "all" with a voice, which holds its network at a few noise levels.
         """
         if not is_voice(source):
             return cls(source=source, train=train)
@@ -84,7 +84,7 @@ class Start:
         adopt_stage(source, run, VOCODER)
 
     def levels(self, stage: str) -> dict[str, Any]:
-        """`sigmas` and `sampled_as` of a checkpoint that came from a voice; else nothing."""
+        """`sigmas` and `sampled_as` of a checkpoint from a voice; empty for others."""
         config = read_metadata(self.checkpoint(stage))[1]
         return {key: config[key] for key in ("sigmas", "sampled_as") if key in config}
 

@@ -16,7 +16,7 @@ Precision = Literal["bf16", "fp16", "fp32"]
 _SMALLEST_SCALE = 2.0**-14
 _STATE = ("scale", "_growth_tracker")
 _UNITS = {"bf16": ("avx512_bf16", "amx_bf16"), "fp16": ("avx512_fp16", "amx_fp16")}
-"""Instruction sets that multiply matrices in a precision; imitated, it takes 30 to 100 times as long as fp32."""
+"""Instruction sets with matrix products in a precision. Emulation takes 30 to 100 times as long as fp32."""
 
 
 class MixedPrecision:
@@ -54,14 +54,14 @@ class MixedPrecision:
         return finite
 
     def state(self) -> dict[str, Tensor]:
-        """What a resumed run must know: nothing, or the loss scale."""
+        """State for a resumed run: empty, or the loss scale."""
         if not self.scaler.is_enabled():
             return {}
         state = self.scaler.state_dict()
         return {name: torch.tensor(float(state[name])) for name in _STATE}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore the result of `state`."""
         if self.scaler.is_enabled() and state:
             whole = {**self.scaler.state_dict(), "scale": float(state["scale"])}
             self.scaler.load_state_dict({**whole, "_growth_tracker": int(state["_growth_tracker"])})
@@ -75,12 +75,12 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def why_emulated(precision: str, device: torch.device) -> str | None:
-    """Why `device` has no unit for matrix products in `precision`, so that torch imitates it; None: it has one."""
+    """Why `device` lacks a unit for matrix products in `precision`, so that torch emulates them; None if it has one."""
     if precision not in _UNITS:
         return None
     if device.type != "cpu":
-        imitated = precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)
-        return "this GPU has no bf16 unit" if imitated else None
+        emulated = precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "this GPU has no bf16 unit" if emulated else None
     present, units = torch.cpu.get_capabilities(), _UNITS[precision]
     if not any(present.get(unit) for unit in units):
         return f"this processor has no {precision} unit ({' or '.join(units)})"

@@ -1,4 +1,4 @@
-"""Signs of life of work that takes long: a bar on a terminal, a line a minute elsewhere."""
+"""Progress of long work: a bar on a terminal, a log line each minute elsewhere."""
 
 import logging
 import threading
@@ -17,11 +17,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EVERY_S = 60.0
 Report = Callable[[str, float | None], object]
-"""(what is being done, share that is done from 0 to 1 or None where that is not known)."""
+"""Called with the current step and the finished share, 0 to 1, or None where the share is unknown."""
 
 
 class MinuteLines:
-    """While it is open, a thread logs a line every `EVERY_S` seconds: `what`, the last text, the time so far."""
+    """Context in which a thread logs a line every `EVERY_S` seconds: `what`, the last text, the time so far."""
 
     def __init__(self, what: str) -> None:
         self.text = ""
@@ -50,7 +50,7 @@ class MinuteLines:
 
 @contextmanager
 def shown(what: str, console: Console) -> Iterator[Report]:
-    """A bar on a terminal, `MinuteLines` elsewhere; gives the function that moves it on."""
+    """Context with a bar on a terminal, `MinuteLines` elsewhere; its value is the function that reports progress."""
     if not console.is_terminal:
         with MinuteLines(what) as lines:
             yield lines.report
@@ -67,7 +67,7 @@ def shown(what: str, console: Console) -> Iterator[Report]:
 
 
 def tracked(items: Iterable[T], what: str, console: Console | None = None, total: int | None = None) -> Iterator[T]:
-    """`items` one after the other, with a bar or lines on how many of `total` (None: their length) are done."""
+    """`items` in order, with a bar or lines for their count. `total` None: their length, if they have one."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     with shown(what, console or Console(stderr=True)) as report:
         for number, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""Whether the recordings that features were made from are still the same."""
+"""Changes of recordings since features were made from them."""
 
 import logging
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def source_of(material: Material) -> Source | None:
-    """Where `material` was read from, with the size and the time of each of its files."""
+    """Layout and folder of `material`, with size and time of each file; None for material from elsewhere."""
     if material.source is None:
         return None
     dataset, folder = material.source
@@ -22,9 +22,9 @@ def source_of(material: Material) -> Source | None:
 
 
 def changed_recordings(features: FeatureIndex) -> list[str]:
-    """In words, recordings that were added, taken away or written again since `features` were made.
+    """Sentences on recordings that are new, gone or changed since `features` were made.
 
-    Empty where nothing changed, or the folder is not on this machine.
+    Empty where nothing changed, and where the folder is not on this machine.
     """
     source = features.source
     if source is None or not Path(source.folder).is_dir():
@@ -42,7 +42,7 @@ def changed_recordings(features: FeatureIndex) -> list[str]:
 
 
 def warn_of_changed_recordings(features: FeatureIndex) -> None:
-    """Log a warning where `changed_recordings` finds any: training goes on with the features as they are."""
+    """Log a warning for changed recordings. Training goes on with the features as they are."""
     if (changes := changed_recordings(features)) and (source := features.source):
         data = "" if source.dataset == CORPUS else f" --data {quote(source.folder)} --dataset {source.dataset}"
         logger.warning(

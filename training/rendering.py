@@ -87,7 +87,7 @@ def load_stage(checkpoint: Path) -> Stage:
 
 
 def sampled_as(config: Mapping[str, Any], where: str) -> StudentConfig | None:
-    """The student that a checkpoint's configuration makes it sample as; None: a teacher, which follows its ODE."""
+    """The student configuration that a checkpoint samples with; None for a teacher, which follows its ODE."""
     found = config.get("student") or config.get("sampled_as")
     return None if found is None else from_mapping(StudentConfig, found, where)
 
@@ -106,7 +106,7 @@ def load_vocoder(run: Path) -> tuple[AnyVocoder, AudioSpec]:
 
 
 def _front_end(config: dict[str, Any]) -> dict[str, Any]:
-    """That of a checkpoint's configuration, by the names of a `DataRecord`."""
+    """The front end of a checkpoint's configuration, by the names of a `DataRecord`."""
     front_end = from_mapping(FrontEnd, config.get("front_end", {}), "front_end")
     return {f"front_end.{name}": value for name, value in asdict(front_end).items()}
 
@@ -123,8 +123,9 @@ class Renderer:
         self.encoder, _ = self._encoders[CONTENT]
 
     def require_own(self, checkpoint: Path) -> None:
-        """Raise `DataError` where a checkpoint of a teacher or a student was trained with other audio settings or other
-        content encoders than the run has now. Logs a warning where the data is another otherwise.
+        """Raise `DataError` for a checkpoint of other audio settings or content encoders than the run has now.
+
+        Logs a warning for a checkpoint of other data.
         """
         now, config = DataRecord.of(self.features), read_metadata(checkpoint)[1]
         changes = now.changed_settings({**config.get("audio", {}), **_front_end(config)})

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from ..runtime.loudness import voice_band
 
 SILENCE = 1e-4
-"""Peak of a file in which nobody sings."""
+"""Highest peak, in the voice's band, of a file that counts as silent."""
 _HUM_SHARE = 0.25
-"""A frame with less of its power in the voice's band counts with that alone: the rest is offset, rumble or hum."""
+"""Below this share of power in the voice's band, only that power of a frame counts; the rest is offset, rumble or
+hum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class SlicingConfig:
     max_seconds: float = 15.0
     """Longer phrases are divided."""
     silence_db: float = 40.0
-    """This far below a file's loudest frame nobody sings."""
+    """Frames this far below a file's loudest frame are silence."""
     rest_seconds: float = 1.0
     """Rests shorter than this stay inside a piece."""
 

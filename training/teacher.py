@@ -25,7 +25,7 @@ class TeacherConfig:
 class TeacherObjective(Objective[AcousticModel]):
     """E lambda(sigma) |D(y + sigma z; sigma) - y|^2. EDM eq. 8.
 
-    `sigmas` are the only noise levels to draw, of a network that is defined at these alone.
+    `sigmas`: the only noise levels to draw, for a network that is defined at these levels alone; None: all.
     """
 
     def __init__(self, model: AcousticModel, config: TeacherConfig, sigmas: Sequence[float] | None = None) -> None:

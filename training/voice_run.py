@@ -1,8 +1,8 @@
-"""A voice read back into a run folder, so that new singers can be trained on it: `--init-from voice.comosvc`.
+"""Reads a voice back into a run folder, to train new singers on it: `--init-from voice.comosvc`.
 
-A bundle holds the student as graphs at fixed noise levels. Every weight that acts on the signal is in them; of the step
-path, which only the noise level decides, they hold the values at those levels. So the network that comes back equals
-the graphs at these levels and at no other: singers' vectors can be trained on it, the rest of it cannot.
+A bundle holds the student as graphs at fixed noise levels: all weights that act on the signal, and the values of the
+step path at these levels. So the restored network equals the graphs at these levels only. It is good for training
+singers' vectors, not for training the rest.
 """
 
 import logging
@@ -37,23 +37,23 @@ from .vocoder_stage import VOCODER
 logger = logging.getLogger(__name__)
 _STAGES = ("content", "vocoder", "teacher", "student")
 _TOLERANCE = 1e-3
-"""Of the mel in its own log units, and of audio within ±1: what float32 makes of the same weights in another order."""
+"""Allowed difference of the mel in log units, and of audio within ±1: rounding of float32 sums in another order."""
 
 
 _STEEPNESS = 100.0
-"""Of the step embedding along the noise levels. As initialised, those of eight levels are nearly linearly dependent,
-and projections that fit them lose five digits.
+"""Factor on the weights of the step embedding. As initialised, the embeddings of eight levels are nearly linearly
+dependent, and projections that fit them lose five digits.
 """
 
 
 def is_voice(source: Path) -> bool:
-    """Whether `source` names a bundle: a .comosvc file, its unpacked folder, or a shipped voice."""
+    """True if `source` names a bundle: a .comosvc file, its unpacked folder, or a shipped voice."""
     shipped = not source.exists() and str(source) in shipped_voices()
     return shipped or source.suffix == SUFFIX or (source / MANIFEST_FILE).is_file()
 
 
 def open_voice(source: Path) -> Bundle:
-    """The bundle at `source`. Raises `TrainingError` where it is none, or was not exported from a run folder."""
+    """The bundle at `source`. Raises `TrainingError` for other files and for voices not exported from a run folder."""
     try:
         bundle = open_bundle(str(source))
     except BundleError as error:
@@ -68,11 +68,11 @@ def open_voice(source: Path) -> Bundle:
 
 
 def run_of_voice(bundle: Bundle, folder: Path) -> Path:
-    """Write the stages of a voice into the run folder `folder`, unless they are there, and return it.
+    """Write the stages of a voice into the run folder `folder`, unless they are there, and return the folder.
 
-    The teacher and the student that come out are one network, the voice's student; `sigmas` in the teacher's
-    configuration are the noise levels at which it is that, `sampled_as` says how it samples. Raises `TrainingError`
-    where the voice cannot be read back.
+    Teacher and student are the same network, the voice's student. In the teacher's configuration `sigmas` are the noise
+    levels at which the network is valid, and `sampled_as` is the student's configuration. Raises `TrainingError` for
+    voices that cannot be read back.
     """
     manifest = bundle.manifest
     origin = {"voice": manifest.name, "sha256": manifest.graphs["acoustic"].sha256}
@@ -135,9 +135,9 @@ def _write_acoustic(bundle: Bundle, stages: Mapping[str, Any], folder: Path, ori
 
 
 def restore_acoustic(model: AcousticModel, bundle: Bundle, singers: list[str]) -> list[float]:
-    """Give `model` the weights of the bundle's acoustic graphs, and return the noise levels at which it equals them.
+    """Load the weights of the bundle's acoustic graphs into `model`; return the noise levels at which both are equal.
 
-    Raises `TrainingError` where it does not.
+    Raises `TrainingError` where model and graphs differ.
     """
     first, further = (onnx.load_from_string(bundle.graph_bytes(name)) for name in ("acoustic", "acoustic_n"))
     state = named_weights(model, first, "model.")
@@ -157,7 +157,7 @@ def restore_acoustic(model: AcousticModel, bundle: Bundle, singers: list[str]) -
 
 
 def _step_table(model: AcousticModel, first: ModelProto, further: ModelProto, n_sigmas: int) -> NDArray[np.float32]:
-    """What the step path is at each noise level, (n_sigmas, E): of the first graph, then of the further steps'."""
+    """Values of the step path at each noise level, (n_sigmas, E): of the first graph, then of the further steps."""
     C, M = model.config.denoiser.channels, model.spec.n_mels
     constants = _constants(first)
     added = [name for node in first.graph.node if node.op_type == "Add" for name in node.input if name in constants]
@@ -174,8 +174,8 @@ def _step_table(model: AcousticModel, first: ModelProto, further: ModelProto, n_
 
 
 def _step_weights(model: AcousticModel, sigmas: Tensor, table: NDArray[np.float32]) -> dict[str, NDArray]:
-    """Weights of the step path that give `table` (n, E) at `sigmas` (n,): a random embedding that differs enough from
-    level to level, and the least projections of it that fit.
+    """Weights of the step path that give `table` (n, E) at `sigmas` (n,): a random embedding, steep along the levels,
+    and the smallest projections of it that fit.
     """
     with torch.no_grad():
         cast(nn.Linear, model.denoiser.step_embedding.mlp[0]).weight.mul_(_STEEPNESS)
@@ -192,7 +192,7 @@ def _step_weights(model: AcousticModel, sigmas: Tensor, table: NDArray[np.float3
 
 
 def _check_level(model: AcousticModel, bundle: Bundle, graph: str, sigma: float, index: int) -> None:
-    """Raise `TrainingError` unless torch and the graph make the same of noise at one level."""
+    """Raise `TrainingError` unless torch and the graph give equal mels at one noise level."""
     rng = np.random.default_rng(index)
     T, M, scale = 40, model.spec.n_mels, bundle.manifest.model.initial_noise_scale
     feeds = {
@@ -218,8 +218,8 @@ def _check_level(model: AcousticModel, bundle: Bundle, graph: str, sigma: float,
 
 
 def named_weights(module: nn.Module, graph: ModelProto, prefix: str) -> dict[str, NDArray]:
-    """The parameters and buffers of `module` that `graph` holds: by name, and matrices of linear layers in the order of
-    their products. An export gives those new names, but keeps the order.
+    """Parameters and buffers of `module` from `graph`: by name; matrices of linear layers by the order of their
+    products, because an export renames them and keeps the order.
     """
     constants, wanted = _constants(graph), module.state_dict()
     state = {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _REPEATS = 10
 _WARM_UP = 2
 _LIMIT_S = 2.0
-"""For the repetitions of one ceiling: a slow machine gets fewer of them."""
+"""Time limit for the repetitions of one ceiling, so that slow machines measure fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Ceilings:
     fp32_onnx_gflop_s: float | None = None
     """ONNX Runtime's, on the CPU: its kernels and torch's are not equally fast on every processor (MKL on AMD's)."""
     bf16_torch_gflop_s: float | None = None
-    """None where the device has no such unit: torch would imitate it at a hundredth of the speed."""
+    """None for devices without bf16 units, where torch emulates bf16 at a hundredth of the speed."""
     fp16_torch_gflop_s: float | None = None
-    """Likewise."""
+    """None for devices without fp16 units."""
     copy_gb_s: float
     fp32_matmul_precision: str = "highest"
     """torch's setting; anything else lets a GPU use TF32."""
@@ -100,7 +100,7 @@ def _onnx_gemm(size: int, threads: int) -> float:
 
 
 def _best_s(work: Callable[[], object], sync: Callable[[], object]) -> float:
-    """The shortest of the repetitions, those to warm up left out where there is time for more."""
+    """Shortest repetition in seconds, without the warm-up unless the time limit ends it."""
     seconds: list[float] = []
     while len(seconds) < _WARM_UP + _REPEATS and sum(seconds) < _LIMIT_S:
         sync()

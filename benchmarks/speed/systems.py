@@ -150,7 +150,7 @@ def _of_network(subject: NetworkSubject, key: VariantKey, options: RtfOptions) -
 
 
 def _require_unit(key: VariantKey, options: RtfOptions) -> None:
-    """Refuse a precision that the device would imitate: its row would take minutes and compare nothing."""
+    """Raise `OptionError` for a precision that the device emulates: its row would take minutes and be useless."""
     lacking = why_emulated(key.precision, torch.device(options.device))
     if lacking:
         raise OptionError(lacking)
@@ -158,7 +158,7 @@ def _require_unit(key: VariantKey, options: RtfOptions) -> None:
 
 def _of_voice(subject: VoiceSubject, key: VariantKey, options: RtfOptions) -> list[Variant]:
     if key.engine in _COMPILERS:
-        return []  # nobody converts with it: no row, and nothing to explain
+        return []  # no engine of the runtime: no row and no note
     if (key.engine, options.device) not in _PROVIDERS:
         raise OptionError(f"the runtime has no {key.engine} on {options.device}")
     provider = choose_provider(_PROVIDERS[key.engine, options.device])

@@ -1,4 +1,4 @@
-"""What PyInstaller, which finds modules by the imports that it reads, has to be told about this package."""
+"""Hooks for PyInstaller, which cannot find modules that are imported by name."""
 
 from pathlib import Path
 

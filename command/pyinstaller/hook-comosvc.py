@@ -19,7 +19,7 @@ _BY_NAME = {
         *(f"matplotlib.backends.backend_{kind}" for kind in ("agg", "pdf", "svg")),
     ],
 }
-"""Of packages that are imported by name when they are used, the modules. `--exclude-module` leaves one out."""
+"""Packages imported by name at run time, with their modules. PyInstaller's `--exclude-module` leaves one out."""
 
 
 def _installed(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Run by PyInstaller where OpenVINO is part of the application: its plugins are libraries that it loads by name."""
+"""Run by PyInstaller for applications with OpenVINO, which loads its plugins by name."""
 
 from PyInstaller.utils.hooks import collect_data_files, collect_dynamic_libs
 

@@ -49,7 +49,7 @@ class ImportRequest:
     vocoder_kind: str = "auto"
     """One of `vocoder_file.KINDS`; "auto" goes by the layout of the checkpoint."""
     steps: tuple[int, ...] | None = None
-    """Numbers of steps that the voice shall be able to do, 1 apart; None: 2, 4, 8, and of a teacher 16 and 50."""
+    """Numbers of steps of the voice besides 1; None: 2, 4 and 8, for a teacher also 16 and 50."""
     f0_medians_hz: Mapping[str, float] = field(default_factory=dict)
     """Median F0 of singers, as far as known: key "auto" needs it."""
 
@@ -104,7 +104,7 @@ def parse_steps(text: str) -> tuple[int, ...]:
 
 
 def _check_request(request: ImportRequest, statements: Statements) -> None:
-    """What can be refused before a checkpoint is opened: addresses, configurations, and what is said of singers."""
+    """Check addresses, configurations and statements on singers before any checkpoint is opened."""
     como, vocoder = Source.parse(request.como), Source.parse(request.vocoder)
     for source in (como, vocoder):
         if source.repo is None:
@@ -131,7 +131,7 @@ def _read_acoustic(request: ImportRequest, vocoder: ImportedVocoder) -> tuple[Im
 
 
 def _sampler_steps(request: ImportRequest, acoustic: ImportedAcoustic) -> tuple[int, ...]:
-    """Numbers of steps beyond 1; none: the voice has no graph of further steps."""
+    """Numbers of steps beyond 1; empty: the voice has no graph of further steps."""
     if request.steps is None:
         return TEACHER_STEPS if acoustic.is_teacher else SAMPLER_STEPS
     further = tuple(steps for steps in request.steps if steps > 1)

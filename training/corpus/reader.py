@@ -82,7 +82,7 @@ class Clip:
 
     @property
     def label_path(self) -> Path:
-        """The file of its F0 and phones."""
+        """The file with F0 and phones."""
         return self.folder / "labels" / f"{self.id}.safetensors"
 
     def audio(self) -> NDArray[np.float32]:

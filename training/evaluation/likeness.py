@@ -1,4 +1,4 @@
-"""A speaker embedding for likeness where no other is at hand: a singer classifier, trained on the data evaluated."""
+"""A fallback speaker embedding for likeness: a singer classifier, trained on the evaluated data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,15 +19,15 @@ from .clips import Clip
 from .outside import Embed, Missing, hidden_layer
 
 LEARNING_CLIPS = 12
-"""Of each singer, to learn from."""
+"""Training clips of each singer."""
 LEARNING_STEPS = 150
 _SHORTEST_FRAMES = 60
 
 
 def learn_embedding(clips: Mapping[str, Sequence[Clip]]) -> tuple[str, Embed] | Missing:
-    """Train a small singer classifier on `clips` by singer; its name and its last hidden layer as an embedding.
+    """Train a small singer classifier on `clips` by singer, for seconds; its name and its last hidden layer.
 
-    Takes seconds. `Missing` where fewer than two singers have a clip of a third of a second.
+    `Missing` where fewer than two singers have a clip of a third of a second.
     """
     spec = COMOSVC_24K
     mels = {

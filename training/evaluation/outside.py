@@ -140,7 +140,7 @@ def classifier_embedding(run: Path) -> Embed:
 
 
 def hidden_layer(model: SingerClassifier, spec: AudioSpec) -> Embed:
-    """The last hidden layer of a singer classifier for mels of `spec`, as an embedding; takes `model` over."""
+    """The last hidden layer of a singer classifier for mels of `spec`, as an embedding. Changes `model`."""
     model.head = torch.nn.Sequential(*list(model.head)[:2])
 
     @torch.inference_mode()
@@ -153,7 +153,7 @@ def hidden_layer(model: SingerClassifier, spec: AudioSpec) -> Embed:
 
 @dataclass(frozen=True)
 class Recogniser:
-    """A program that prints what it hears: `command` with {wav} in the place of the file."""
+    """A program that prints the words of a recording: `command` with {wav} in the place of the file."""
 
     command: str
 

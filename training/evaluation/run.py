@@ -106,20 +106,20 @@ def evaluate(
 
 
 def as_trained(material: Material, systems: Sequence[System]) -> Material:
-    """`material` with the songs of a singer held out that every system which was trained on them held out.
+    """`material` with its split as the systems were trained: a song is held out if all systems held it out.
 
-    Where no system says so (it knows the singer from other recordings, or is an older bundle or a folder of files), the
-    material's own choice stays, which is by names alone.
+    The material's own split, by names alone, stays for singers whose songs no system records: systems trained on other
+    recordings, older bundles, folders of files.
     """
     marks = {(r.singer, r.song): song_mark(r.singer, r.song) for r in material.recordings}
-    telling: dict[str, list[Mapping[str, str]]] = {}
+    records: dict[str, list[Mapping[str, str]]] = {}
     for singer in {r.singer for r in material.recordings}:
         own = {mark for (name, _), mark in marks.items() if name == singer}
-        knowing = [s.songs for s in systems if s.songs and singer in (s.singers or ())]
-        telling[singer] = [songs for songs in knowing if own & songs.keys()]
+        trained = [s.songs for s in systems if s.songs and singer in (s.singers or ())]
+        records[singer] = [songs for songs in trained if own & songs.keys()]
 
     def split(recording: Recording) -> str:
-        mark, known = marks[recording.singer, recording.song], telling[recording.singer]
+        mark, known = marks[recording.singer, recording.song], records[recording.singer]
         if not known:
             return recording.split
         return "valid" if all(songs.get(mark) == "valid" for songs in known) else "train"

@@ -41,8 +41,9 @@ class System(Protocol):
 
     @property
     def songs(self) -> Mapping[str, str]:
-        """The `song_mark` of songs of its singers to "train" or "valid"; of a bundle those held out alone, and none
-        where that is not known.
+        """The `song_mark` of each song of the singers to "train" or "valid".
+
+        Bundles record the held-out songs only; empty where nothing is recorded.
         """
         ...
 
@@ -61,7 +62,7 @@ class Unconverted:
 
 
 def _held_out(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What the export noted of the training data; nothing in a bundle of an earlier version."""
+    """Held-out songs in the provenance of a bundle; empty in bundles of earlier versions."""
     data = provenance.get("data")
     marks = data.get("held_out") if isinstance(data, Mapping) else None
     return dict.fromkeys(map(str, marks), "valid") if isinstance(marks, list) else {}
@@ -100,11 +101,11 @@ class StageSystem:
 
     @property
     def songs(self) -> Mapping[str, str]:
-        """By the index of the run's features."""
+        """Songs in the index of the run's features."""
         return self._renderer.features.songs
 
     def require_own(self) -> None:
-        """Raise `DataError` where the checkpoint does not fit the run that it lies in."""
+        """Raise `DataError` for a checkpoint that does not fit its run."""
         self._renderer.require_own(self._checkpoint)
 
     def convert(self, pair: Pair) -> tuple[NDArray[np.float32], int] | None:

@@ -1,4 +1,4 @@
-"""Which part of a system a checkpoint is, by its keys."""
+"""Parts of a system, recognised by the keys of their checkpoints."""
 
 from collections.abc import Iterator
 from enum import StrEnum
@@ -11,7 +11,7 @@ _TABLES = ("model", "state_dict", "weight", "generator")
 
 
 class Part(StrEnum):
-    """The values are words for messages."""
+    """Parts; the values are the words for messages."""
 
     MODEL = "CoMoSVC checkpoint"
     VOCODER = "vocoder checkpoint"
@@ -37,8 +37,9 @@ _HINTS = {
 
 
 def require_part(content: Any, wanted: Part, path: object) -> None:
-    """Raise `ForeignFileError`, with the option that takes it, if `content` of the file `path` is another part than
-    `wanted`. What is not recognised passes.
+    """Raise `ForeignFileError`, with the right option, if `content` of the file `path` is another part than `wanted`.
+
+    Unknown contents pass.
     """
     keys = [str(key) for table in _tables(content) for key in table]
     found = next((part for part, starts in _KEYS.items() if any(key.startswith(starts) for key in keys)), None)

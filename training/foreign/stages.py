@@ -73,7 +73,7 @@ def take_vocoder(address: str, settings: str | None, kind: str, audio: AudioSpec
 
 
 def keep(folder: Path, network: nn.Module, config: dict[str, Any], facts: dict[str, Any], step: int = 0) -> Path:
-    """The network as the one checkpoint of a stage. Raises `DataError` where `folder` has another."""
+    """Save the network as the one checkpoint of a stage. Raises `DataError` where `folder` has another."""
     config = {**config, "taken_from": facts}
     if (path := latest_checkpoint(folder)) is not None:
         if read_metadata(path)[1] == json.loads(json.dumps(config)):

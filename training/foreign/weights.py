@@ -41,7 +41,7 @@ class ForeignWeights:
         return found
 
     def sizes(self, key: str) -> tuple[int, ...]:
-        """The shape of a tensor; () where there is none of that key."""
+        """Shape of the tensor `key`; () where there is none."""
         value = self._left.get(key)
         return tuple(value.shape) if isinstance(value, Tensor) else ()
 
