@@ -4,7 +4,8 @@ What is promised of a bundle from anywhere, its hashes written by an attacker: o
 code of the bundle, reads no file outside of it but graphs in the cache, and writes none. Whatever is wrong with it is a
 `BundleError`. Numbers stay within their ranges (`limits`) and graphs are plain (`graph_file`), before an engine sees
 either. The hashes find damage, not forgery. A graph may still take time and memory, and sing badly. TensorRT engines
-are code, and are left out of this promise.
+are code, and are left out of this promise, and so is OpenVINO: it was seen to leave its arrays. `providers.openvino`
+keeps from it what is known to do that; ONNX Runtime is the engine for voices from strangers, and what "auto" takes.
 """
 
 import hashlib

@@ -2,10 +2,10 @@
 
 Engines do more with a graph than compute it. Weights may lie in another file, or with OpenVINO at any address of the
 process; bodies of loops and branches run for ever; functions that call functions take time that doubles with each
-level; unknown versions of the operators are searched for without end; a circle of nodes takes OpenVINO half a minute.
-None of that is in the graphs of a voice, so a file may have what `_FIELDS` lists and nothing else, in a bounded number
-of parts, and each node takes what stands before it. What an operator of the standard then costs in time and memory is
-not known before it runs.
+level; unknown versions of the operators are searched for without end; a dilation of 2^31 ends the process; a circle of
+nodes takes OpenVINO half a minute. None of that is in the graphs of a voice, so a file may have what `_FIELDS` lists
+and nothing else, in a bounded number of parts, and each node takes what stands before it. What an operator of the
+standard then costs in time and memory is not known before it runs.
 """
 
 from collections.abc import Iterator
@@ -24,6 +24,8 @@ _MOST_PARTS = 400_000
 _MOST_NODES = 5_000
 """Engines take a millisecond and more for each. The demo's graphs have up to 370, ContentVec about 1,000."""
 _MOST_DIMS = 16
+_LARGEST_SETTING = 1 << 16
+"""Of the lists of numbers that are attributes: kernels, strides, dilations, axes. The largest that is known is 320."""
 _OTHER_FORMATS = (b"ORTM", b"TFL3")
 """At byte 4 engines take a file for one of theirs, whatever else it is: ONNX Runtime's own format, TensorFlow Lite."""
 
@@ -141,9 +143,20 @@ class _Walk:
             if number == 7 and (domain := self._text(inside)) not in DOMAINS:
                 raise _NotPlainError(f"it has an operator of {domain!r}, not of ONNX")
             if number == 5:
-                for part, _, tensor in self._message("attribute", inside):
+                for part, value, tensor in self._message("attribute", inside):
                     if part == 5:
                         self._tensor(tensor)
+                    elif part == 8:
+                        self._setting(value, tensor)
+
+    def _setting(self, value: int | None, span: slice) -> None:
+        numbers = self._packed(span) if value is None else [value]
+        if len(numbers) > _MOST_DIMS:
+            raise _NotPlainError(f"it has a list of settings with more than {_MOST_DIMS} numbers")
+        for number in numbers:
+            signed = number - (1 << 64) if number >> 63 else number
+            if abs(signed) > _LARGEST_SETTING:
+                raise _NotPlainError(f"it has a list of settings with {signed}; {_LARGEST_SETTING} is the most")
 
     def _tensor(self, span: slice) -> bytes:
         """Its name."""
