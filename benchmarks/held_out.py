@@ -3,7 +3,6 @@
 Rendered once into a cache, as the 16-bit audio that a corpus of the same configuration holds.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..runtime.spec import AudioSpec
+from ..runtime.storage import replacing, sha256
 from ..training.corpus import CorpusConfig, Labels, ParallelSong, held_out_set
 from ..training.corpus.config import RENDER_VERSION
 
@@ -70,9 +70,12 @@ def pairs(songs: list[HeldOutSong]) -> Iterator[Pair]:
 def load_held_out(
     config: CorpusConfig, cache: Path, progress: Callable[[str], None] | None = None
 ) -> list[HeldOutSong]:
-    """The held-out songs of `config`, rendered into `cache` unless they are there; `progress` hears of each made."""
+    """The held-out songs of `config`, rendered into `cache` unless they are there.
+
+    `progress` is called with the name of each song that was rendered.
+    """
     key = json.dumps({"render_version": RENDER_VERSION, **asdict(config)}, sort_keys=True)
-    folder = cache / f"heldout-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    folder = cache / f"heldout-{sha256(key.encode())[:12]}"
     index = folder / "songs.json"
     if not index.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,9 +98,8 @@ def _save(song: ParallelSong, path: Path) -> None:
     }
     for kind, names in (("source", song.sources), ("target", song.targets)):
         tensors |= {f"{kind}/{name}": np.round(song.audio[name] * 32767).astype(np.int16) for name in names}
-    partial = path.with_suffix(".partial")
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, partial)
 
 
 def _load(path: Path) -> HeldOutSong:

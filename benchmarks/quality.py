@@ -1,6 +1,5 @@
 """The quality of a voice on the held-out parallel set, row by row against what it has to reach."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from ..runtime import Converter
 from ..runtime.bundle import Bundle, comosvc_home, open_bundle
 from ..runtime.errors import ComosvcError
 from ..runtime.providers import Precision, Provider
+from ..runtime.storage import sha256
 from ..training.corpus import CorpusConfig
 from .conversions import SAMPLE_RATE, Score, pool, score_conversion
 from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation, rotated_pairs
@@ -234,6 +234,6 @@ def _voice(bench: _Bench) -> dict[str, Any]:
         "objective": manifest.model.objective,
         "departures": list(manifest.model.departures),
         "initial_noise_scale": manifest.model.initial_noise_scale,
-        "bundle_id": hashlib.sha256("".join(g.sha256 for g in manifest.graphs.values()).encode()).hexdigest()[:16],
+        "bundle_id": sha256("".join(g.sha256 for g in manifest.graphs.values()).encode())[:16],
         "commit": manifest.provenance.get("commit"),
     }

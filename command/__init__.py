@@ -8,59 +8,21 @@
 The names are those of `comosvc.runtime`, which is imported when the first of them is used.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .runtime import (
-        COMOSVC_24K,
-        AudioError,
-        AudioSpec,
-        BundleError,
-        CancelledError,
-        ComosvcError,
-        Conversion,
-        Converter,
-        FileConversion,
-        LiveStream,
-        OptionError,
-        Options,
-        OutputError,
-        ProviderError,
-        SelfTest,
-        Singer,
-        Stream,
-        __version__,
-    )
-
-__all__ = [
-    "COMOSVC_24K",
-    "AudioError",
-    "AudioSpec",
-    "BundleError",
-    "CancelledError",
-    "ComosvcError",
-    "Conversion",
-    "Converter",
-    "FileConversion",
-    "LiveStream",
-    "OptionError",
-    "Options",
-    "OutputError",
-    "ProviderError",
-    "SelfTest",
-    "Singer",
-    "Stream",
-    "__version__",
-]
+    from .runtime import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    runtime = importlib.import_module("comosvc.runtime")
+    if name == "__all__":
+        return runtime.__all__
+    if name not in runtime.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import comosvc.runtime
-
-    return getattr(comosvc.runtime, name)
+    return getattr(runtime, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__getattr__("__all__")})

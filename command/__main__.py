@@ -40,17 +40,21 @@ class _Group(TyperGroup):
     """Lists the commands without importing them, and imports the one that is run or completed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        name, _, rest = super().resolve_command(ctx, args)
+        name, unloaded, rest = super().resolve_command(ctx, args)
         assert name is not None
         try:
             return name, _load(name), rest
         except ModuleNotFoundError as error:
+            if ctx.resilient_parsing:  # a shell completes the line and shows what is written to it
+                return name, unloaded, rest
             raise _without_package(error, name) from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
+            if ctx.invoked_subcommand is None:  # not even that could be imported
+                raise
             raise _without_package(error, ctx.invoked_subcommand) from None
 
 

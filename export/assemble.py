@@ -20,8 +20,9 @@ from ..runtime.graph import GRAPHS
 from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
 from ..runtime.parity_file import PARITY_FILE
 from ..runtime.probes import PROBES_FILE
+from ..runtime.storage import sha256
 from ..training.progress import Report
-from .archive import sha256, write_zip
+from .archive import write_zip
 from .describe import DATA_CARD_FILE, EMBEDDING_FILE, PREVIEW_FILE, make_manifest
 from .graphs import AcousticFirstStep, AcousticNextStep, baked_schedules, spec_of, trace
 from .inputs import InputMaker

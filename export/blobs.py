@@ -1,14 +1,13 @@
 """Large graphs that several voices share, kept once: `$COMOSVC_HOME/blobs/<sha256>`."""
 
-import os
-import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..runtime.bundle import comosvc_home
-from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from .archive import sha256
+from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from ..runtime.storage import remove_stale, sha256, write_whole
+from .archive import Entries, with_entries
 from .errors import ExportError
 
 
@@ -24,15 +23,8 @@ def store_blob(data: bytes) -> Path:
         if path.is_file() and path.stat().st_size == len(data) and sha256(path.read_bytes()) == path.name:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Two imports at once write the same bytes: each its own file, the last rename wins.
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name[:12]}.", suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        remove_stale(path.parent)
+        write_whole(path, data)
     except OSError as error:
         raise ExportError(
             f"{path} cannot be written: {error}\nhint: set COMOSVC_HOME to a folder with room for "
@@ -45,7 +37,7 @@ def share(manifest: Manifest, files: Mapping[str, bytes], names: Collection[str]
     """The bundle with the graphs `names` in the blobs instead of inside it, in every precision."""
     inside = dict(files)
 
-    def moved(entries: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+    def moved(entries: Entries) -> Entries:
         left = dict(entries)
         for name in entries.keys() & set(names):
             file = entries[name].file
@@ -54,6 +46,5 @@ def share(manifest: Manifest, files: Mapping[str, bytes], names: Collection[str]
                 left[name] = replace(entries[name], file=None)
         return left
 
-    variants = {precision: moved(entries) for precision, entries in manifest.variants.items()}
-    shared = replace(manifest, graphs=moved(manifest.graphs), variants=variants)
+    shared = with_entries(manifest, moved)
     return shared, {**inside, MANIFEST_FILE: to_json(shared).encode()}

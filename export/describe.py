@@ -18,10 +18,11 @@ from ..runtime.manifest import (
     ModelEntry,
     OdeEntry,
 )
+from ..runtime.storage import sha256
 from ..runtime.version import __version__
 from ..training.acoustic import AcousticModel
 from ..training.contentvec import ContentVec
-from .archive import graph_file, sha256
+from .archive import graph_file
 from .graphs import DYNAMIC_LETTERS, check_contract, narrowed
 from .voice import Voice
 

@@ -1,8 +1,9 @@
 """Compute what a graph would compute anew, and alike, in every call."""
 
 import onnx
-import onnxruntime
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+from ..runtime.providers.onnx import open_session
 
 
 def fold_constants(model: ModelProto) -> None:
@@ -50,7 +51,5 @@ def _evaluate(model: ModelProto, nodes: list[NodeProto], names: list[str]) -> di
         ir_version=model.ir_version,
         functions=model.functions,
     )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns that it cannot fold Mish itself
-    session = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(part.SerializeToString(), "the part of constants", None)
     return dict(zip(names, session.run(names, {}), strict=True))

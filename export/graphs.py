@@ -11,8 +11,7 @@ import torch
 from onnx import ModelProto, helper
 from torch import Tensor, nn
 
-from ..runtime.graph import GraphSpec, TensorSpec
-from ..runtime.manifest import OPTIONAL_INPUTS
+from ..runtime.graph import OPTIONAL_INPUTS, GraphSpec, TensorSpec
 from ..training.acoustic import AcousticModel, Condition
 from ..training.diffusion import edm_scalings, renoise, sampling_sigmas
 from .errors import ExportError

@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from ..runtime.graph import GRAPHS, GraphSpec
-from ..runtime.providers.onnx import session_options
+from ..runtime.providers.onnx import CPU, onnx_runtime, session_options
 from ..runtime.spec import AudioSpec
 from .errors import ParityError
 from .graphs import spec_of
@@ -93,7 +92,8 @@ def torch_runner(spec: GraphSpec, module: nn.Module) -> Runner:
 
 def onnx_runner(graph: bytes) -> Runner:
     """The graph in ONNX Runtime on the CPU, in float32, on one thread: sums in the same order on every machine."""
-    session = onnxruntime.InferenceSession(graph, session_options(onnxruntime, 1), providers=["CPUExecutionProvider"])
+    ort = onnx_runtime()
+    session = ort.InferenceSession(graph, session_options(ort, 1), providers=[CPU])
     names = [output.name for output in session.get_outputs()]
     taken = [value.name for value in session.get_inputs()]
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ..runtime.bundle import Bundle, open_bundle, shipped_voices
 from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
 from ..runtime.parity_file import PARITY_FILE, read_parity
+from ..runtime.storage import sha256
 from ..runtime.strict import decode
-from .archive import graph_file, sha256, write_zip
+from .archive import graph_file, write_zip
 from .blobs import share
 from .describe import graph_entry, versions
 from .errors import ExportError

@@ -11,8 +11,9 @@ from dataclasses import replace
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto
 
-from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from .archive import graph_file, sha256
+from ..runtime.manifest import MANIFEST_FILE, Manifest, to_json
+from ..runtime.storage import sha256
+from .archive import Entries, graph_file, with_entries
 
 _PAIR = ("acoustic", "acoustic_n")
 _LEAST_BYTES = 256
@@ -39,7 +40,7 @@ def store_once(
     """
     inside = dict(files)
 
-    def stored(entries: dict[str, GraphEntry]) -> dict[str, GraphEntry]:
+    def stored(entries: Entries) -> Entries:
         pair = {name: entries[name] for name in _PAIR if name in entries}
         names = [entry.file for entry in pair.values() if entry.file is not None and entry.weights is None]
         if len(names) < len(_PAIR):
@@ -54,8 +55,7 @@ def store_once(
             inside[name] = inside[name].removesuffix(end)
         return {**entries, **{name: replace(entry, weights=file) for name, entry in pair.items()}}
 
-    variants = {precision: stored(entries) for precision, entries in manifest.variants.items()}
-    manifest = replace(manifest, graphs=stored(manifest.graphs), variants=variants)
+    manifest = with_entries(manifest, stored)
     return manifest, {**inside, MANIFEST_FILE: to_json(manifest).encode()}
 
 

@@ -12,6 +12,7 @@ _GOOD_PEAK = 0.3
 _SILENT_PEAK = 1e-8  # -160 dB: what the mean of a constant is rounded by
 SHORT_S = 0.2
 FULL_SCALE = 0.9999
+_BEYOND_PEAK = 4.0  # 12 dB above full scale: a scale that was missed rather than a loud take
 CLIPPED_SAMPLES = 10  # fewer at full scale are peaks, not clipping
 RANGE_MARGIN = 2.0 ** (2 / 12)  # a voice's range is a statistic: two semitones beyond it are still sung well
 
@@ -61,7 +62,12 @@ class SourceSurvey:
             floor = f"what is below {_db(OPEN_LOUDNESS):.0f} dB becomes silence"
             why = "its pitch may be missed" if has_pitch else floor
             found.append(f"{level}: {why}; amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB")
-        if self._at_full_scale >= CLIPPED_SAMPLES:
+        if self._peak > _BEYOND_PEAK:
+            found.append(
+                f"the source is far beyond full scale, which is 1 (peak {_db(self._peak):+.0f} dB): divide it by "
+                f"{self._peak / _GOOD_PEAK:.3g}, or 16-bit integers by 2**15"
+            )
+        elif self._at_full_scale >= CLIPPED_SAMPLES:
             found.append(f"the source clips: {self._at_full_scale} samples at full scale")
         if seconds < SHORT_S:
             found.append(f"the source is very short ({1e3 * seconds:.0f} ms): hardly a syllable")

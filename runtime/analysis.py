@@ -183,7 +183,7 @@ class Analysis:
         self.timings_ms["pitch"] += reply.ms
         f0_hz, confidence = (output[0, first - from_frame : last - from_frame] for output in reply.outputs)
         f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, first - from_frame)
-        self.pitch_survey.add(audio, confidence, doubtful, first - from_frame)
+        self.pitch_survey.add(audio, np.arange(first, last) - from_frame, confidence, doubtful)
         return f0_hz, confidence
 
     def _sung_over(self, first: int, last: int) -> tuple[int, int]:

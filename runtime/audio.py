@@ -1,6 +1,5 @@
 """Samples: what callers may pass in, mixing to mono, and resampling that gives the same whole and in blocks."""
 
-import operator
 import os
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
@@ -9,7 +8,9 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from .arguments import finite, one_of
 from .errors import AudioError, OptionError
+from .text import abridged
 
 RATE_RANGE_HZ = (8_000, 192_000)
 MAX_SAMPLE = 1e6
@@ -20,6 +21,9 @@ CHANNELS: tuple[str, ...] = get_args(Channel)
 OPPOSITE_PHASE = (
     "the channels are in opposite phase and would cancel each other in mono: the left one was taken "
     "(channel 'right' takes the other)"
+)
+CANCELLED_LIVE = (
+    "the channels are in opposite phase and cancel each other in mono: make the stream with channel 'left' or 'right'"
 )
 _DTYPES = ("float32", "float64", "int16", "int32")
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
@@ -33,23 +37,19 @@ _PHASE_S = 10.0
 
 def check_rate(sample_rate: Any) -> int:
     """`sample_rate`, also a float that is whole, as an int within 8 to 192 kHz. Raises `OptionError`."""
-    try:
-        rate = operator.index(sample_rate)
-    except TypeError:
-        if not (isinstance(sample_rate, float | np.floating) and sample_rate.is_integer()):
-            raise OptionError(f"sample_rate must be a whole number of Hz, got {sample_rate!r}") from None
-        rate = int(sample_rate)
-    low, high = RATE_RANGE_HZ
+    rate, (low, high) = finite(sample_rate), RATE_RANGE_HZ
+    if not rate.is_integer():
+        raise OptionError(f"sample_rate must be a whole number of Hz, got {abridged(sample_rate)}")
     if not low <= rate <= high:
-        raise OptionError(f"sample_rate is {rate} Hz; {low} to {high} Hz can be converted\nhint: resample it first")
-    return rate
+        raise OptionError(
+            f"sample_rate is {abridged(sample_rate)} Hz; {low} to {high} Hz can be converted\nhint: resample it first"
+        )
+    return int(rate)
 
 
 def check_channel(channel: Any) -> str:
     """`channel` if it is one of `CHANNELS`. Raises `OptionError`."""
-    if channel not in CHANNELS:
-        raise OptionError(f"channel is {channel!r}; known: {', '.join(CHANNELS)}")
-    return channel
+    return one_of("channel", channel, CHANNELS)
 
 
 def mono(audio: Any, what: str = "audio", first_sample: int = 0) -> NDArray[np.float32]:

@@ -1,14 +1,13 @@
-"""Open a voice bundle: one uncompressed zip, or the folder it unpacks to. Nothing is trusted before it is checked.
+"""Opens a voice bundle: an uncompressed zip, or its unpacked folder. Checks everything before use.
 
-What is promised of a bundle from anywhere, its hashes written by an attacker: opening it or converting with it runs no
-code of the bundle, reads no file outside of it but graphs in the cache, and writes none. Whatever is wrong with it is a
-`BundleError`. Numbers stay within their ranges (`limits`) and graphs are plain (`graph_file`), before an engine sees
-either. The hashes find damage, not forgery. A graph may still take time and memory, and sing badly. TensorRT engines
-are code, and are left out of this promise, and so is OpenVINO: it was seen to leave its arrays. `providers.openvino`
-keeps from it what is known to do that; ONNX Runtime is the engine for voices from strangers, and what "auto" takes.
+Trust model, for a bundle and hashes written by an attacker: opening the bundle or converting with it runs no code of
+the bundle, reads no other file than graphs in the cache, and writes none. All faults of a bundle raise `BundleError`.
+Numbers are within their ranges (`limits`) and graphs are plain (`graph_file`) before an engine gets them. The hashes
+find damage, not forgery. A graph may still take time and memory, and give bad sound. TensorRT engines are code and
+outside this promise. So is OpenVINO, which has operators that read and write out of bounds: `providers.openvino` gives
+it no graph with those that are known. For voices from strangers use ONNX Runtime, as provider "auto" does.
 """
 
-import hashlib
 import os
 import stat
 import struct
@@ -26,23 +25,22 @@ from .errors import BundleError, ComosvcError
 from .file_kinds import not_a_voice
 from .graph_file import check_graph_file
 from .manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json
+from .storage import sha256
 
 SUFFIX = ".comosvc"
 _MANIFEST_LIMIT = 2 << 20  # bytes; a manifest is some kilobytes
 _GRAPH_LIMIT = (2 << 30) - 1  # bytes; the most that protobuf takes, and so ONNX
 _TENSORS_LIMIT = 256 << 20  # bytes; embeddings are some kilobytes, probes some hundred
 _MOST_MEMBERS, _DIRECTORY_LIMIT = 1_000, 1 << 20  # files of a zip, bytes of its directory; a bundle has about 15
-_END, _LOCATOR_SIZE = (
-    struct.Struct("<4s4H2IH"),
-    20,
-)  # of the end of a zip, and of what stands before it in the 64-bit form
+_END = struct.Struct("<4s4H2IH")  # the end record of a zip
+_LOCATOR_SIZE = 20  # bytes; the record before the end record in the 64-bit form
 
 
 class Store(Protocol):
     """Files of a bundle by name: a zip or a folder. Raises `BundleError`."""
 
     def read(self, name: str, most: int) -> bytes:
-        """The file `name`, which may have `most` bytes."""
+        """Contents of the file `name`, of at most `most` bytes."""
         ...
 
     def size(self, name: str) -> int:
@@ -50,7 +48,7 @@ class Store(Protocol):
         ...
 
     def names(self) -> list[str]:
-        """Every file, also those that the manifest does not name."""
+        """Names of all files, also of those that the manifest does not name."""
         ...
 
 
@@ -64,11 +62,11 @@ class Bundle:
     embeddings: NDArray[np.float32]
     _store: Store
     given_home: Path | None = None
-    """A folder in place of `comosvc_home()`."""
+    """Used instead of `comosvc_home()`."""
 
     @property
     def home(self) -> Path:
-        """Where large shared graphs and engines lie. Raises `ComosvcError` where there is no such place."""
+        """Folder of large shared graphs and of engines. Raises `ComosvcError` for a user without a home folder."""
         return self.given_home or comosvc_home()
 
     def graph_bytes(self, name: str) -> bytes:
@@ -78,8 +76,8 @@ class Bundle:
     def entry_bytes(self, name: str, entry: GraphEntry) -> bytes:
         """The ONNX file of an entry of the manifest for graph `name`.
 
-        Raises `BundleError` unless its hash is the manifest's and it is a plain graph (`graph_file`): no engine and no
-        other reader of ONNX files sees one that is not.
+        Raises `BundleError` unless the hash is the manifest's and the graph is plain (`graph_file`). Every engine and
+        every other reader of ONNX files gets graphs from here.
         """
         inside = (self._store.read(file, _GRAPH_LIMIT) for file in entry.files)
         data = b"".join(inside) if entry.files else self._blob(name, entry)
@@ -89,21 +87,21 @@ class Bundle:
         return data
 
     def entry_size(self, entry: GraphEntry) -> int | None:
-        """Bytes of the ONNX file of an entry; None if it should lie in the cache and is not there."""
+        """Size in bytes of the ONNX file of an entry; None for a file of the cache that is missing there."""
         if entry.files:
             return sum(map(self._store.size, entry.files))
         path = self._cached(entry)
         return path.stat().st_size if path.is_file() else None
 
     def read(self, name: str) -> bytes:
-        """Any other file of the bundle by name; its hash is compared if the manifest has it. Raises `BundleError`."""
+        """Contents of a file other than graphs. Compares its hash if the manifest has one. Raises `BundleError`."""
         data = self._store.read(name, _TENSORS_LIMIT)
         if name in self.manifest.files:
             _verify(data, self.manifest.files[name], f"{self.origin}: {name}")
         return data
 
     def all_files(self) -> dict[str, bytes]:
-        """Every file by name, also those that the manifest does not name; hashes are not compared."""
+        """Contents of all files by name, also of those that the manifest does not name. Compares no hashes."""
         return {name: self._store.read(name, _GRAPH_LIMIT) for name in self._store.names()}
 
     def verify(self) -> None:
@@ -148,7 +146,7 @@ def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bund
 
 
 def comosvc_home() -> Path:
-    """Where things shared by several bundles are kept: $COMOSVC_HOME, or `cache_folder()`. Raises `ComosvcError`."""
+    """Folder of data that bundles share: $COMOSVC_HOME, or `cache_folder()`. Raises `ComosvcError`."""
     given = os.environ.get("COMOSVC_HOME")
     return Path(given) if given else cache_folder()
 
@@ -192,7 +190,7 @@ def _locate(model: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def _reading(what: str, hint: str = "") -> Iterator[None]:
-    """Whatever a library raises on damaged data, or the system on an odd path, as a `BundleError`."""
+    """Turns errors of libraries (damaged data) and of the system (odd paths) into a `BundleError`."""
     try:
         yield
     except ComosvcError:
@@ -226,17 +224,16 @@ def _read_embeddings(store: Store, manifest: Manifest, origin: str) -> NDArray[n
     return embeddings
 
 
-def _verify(data: bytes, sha256: str, what: str) -> None:
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
+def _verify(data: bytes, wanted: str, what: str) -> None:
+    if (found := sha256(data)) != wanted:
         raise BundleError(
-            f"{what} has SHA-256 {found}, the manifest says {sha256}: it was damaged or changed\n"
+            f"{what} has SHA-256 {found}, the manifest says {wanted}: it was damaged or changed\n"
             "hint: fetch the bundle again"
         )
 
 
 def _checked_name(name: str, origin: str) -> str:
-    """`name` if it is a plain relative path below the bundle, on every system."""
+    """`name` if it is a plain relative path inside the bundle, on every system. Raises `BundleError`."""
     path = PurePosixPath(name)
     plain = name and not path.is_absolute() and "\\" not in name and ":" not in name and "\0" not in name
     if not plain or any(part in ("", ".", "..") for part in name.split("/")):
@@ -288,7 +285,7 @@ class _Zip:
                 return self._check(archive.infolist())
         except BundleError:
             raise
-        except Exception as error:  # damaged archives make `zipfile` raise what its own reading raises: EOFError, ...
+        except Exception as error:  # `zipfile` raises errors of many types for damaged archives: EOFError, ...
             raise BundleError(
                 f"{self._origin} is not a voice bundle: {error}\n"
                 f"hint: a bundle is a {SUFFIX} file or its unpacked folder"
@@ -336,9 +333,10 @@ class _Zip:
 
 
 def _check_directory(path: Path) -> None:
-    """Raise `zipfile.BadZipFile` unless the directory at the end of the archive is small: `zipfile` reads all of it.
+    """Raise `zipfile.BadZipFile` unless the directory of the archive is small: `zipfile` reads all of it.
 
-    Neither a comment nor the 64-bit form is read, which would hide another directory and are in no bundle.
+    Archives with a comment and those of the 64-bit form are refused: both can hide another directory, and bundles have
+    neither.
     """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _END.size - _LOCATOR_SIZE))

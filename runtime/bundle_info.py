@@ -1,4 +1,4 @@
-"""What is in a voice, for people: `comosvc-convert --info` and `comosvc-export inspect`."""
+"""Description of a voice for the terminal: `comosvc-convert --info` and `comosvc-export inspect`."""
 
 from collections.abc import Iterator
 from math import log2
@@ -19,8 +19,10 @@ _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
 def print_info(bundle: Bundle, console: Console, *, verbose: bool = False, runs_on: str | None = None) -> None:
-    """Singers, licences and graphs, in tables that fit 80 columns; `verbose` adds tensors, contexts, hashes and what
-    made the voice. `runs_on`: provider and precision that were chosen. Raises `BundleError`.
+    """Print singers, licences and graphs in tables that fit 80 columns.
+
+    `verbose` adds tensors, contexts, hashes and provenance. `runs_on`: the chosen provider and precision. Raises
+    `BundleError`.
     """
     for item in _parts(bundle, verbose, runs_on):
         console.print(item, highlight=False)
@@ -59,7 +61,7 @@ def _facts(manifest: Manifest, runs_on: str | None) -> Iterator[tuple[str, str]]
 
 
 def _origin(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """What made the voice."""
+    """Provenance: departures from the recipe, versions, commit, format."""
     provenance = manifest.provenance
     yield "departures from the published recipe", "; ".join(manifest.model.departures) or "none"
     yield "made with", ", ".join(f"{key} {value}" for key, value in provenance.get("versions", {}).items()) or "unknown"
@@ -114,7 +116,7 @@ def _look_ahead(manifest: Manifest, name: str) -> str:
 
 
 def _rights(manifest: Manifest) -> Iterator[Text]:
-    """One line for each licence and credit, with all singers and parts that have it."""
+    """A line for each pair of licence and credit, with its singers and parts."""
     singers: dict[tuple[str, str], list[str]] = {}
     for name, singer in manifest.singers.items():
         singers.setdefault((singer.licence, singer.credit), []).append(name)
@@ -133,18 +135,18 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> T
 
 
 def shown(text: str) -> Text:
-    """A text of a bundle for `Console.print` and for tables: neither the terminal nor rich takes it for a command."""
+    """`text` of a bundle for `Console.print` and tables, without escape sequences and rich markup."""
     return Text(printable(text))
 
 
 def folding(table: Table) -> Table:
-    """`table` with words that are too long for the screen going on in the next line; by itself it cuts them."""
+    """`table` with long words folded into the next line instead of cut."""
     for column in table.columns:
         column.overflow = "fold"
     return table
 
 
 def note(f0_hz: float) -> str:
-    """The nearest note of the tempered scale, A4 = 440 Hz: "A4"."""
+    """Name of the nearest note of the equal-tempered scale with A4 = 440 Hz, such as "A4"."""
     midi = round(69 + 12 * log2(f0_hz / 440.0))
     return f"{_NOTES[midi % 12]}{midi // 12 - 1}"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .drawn import Drawn, Input
+from .exits import native_code
 from .outputs import check_finite
 
 T = TypeVar("T")
@@ -248,7 +249,8 @@ def run_batch(calls: Sequence[Call], graphs: Mapping[str, Runnable]) -> list[Rep
     graph = graphs[calls[0].graph]
     if not getattr(graph, "takes_drawn", False):
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
-    outputs = graph.run(inputs)
+    with native_code():
+        outputs = graph.run(inputs)
     check_finite(calls[0].graph, outputs)
     ms = 1e3 * (time.perf_counter() - start) / len(calls)
     return [Reply(tuple(output[i : i + 1] for output in outputs), ms) for i in range(len(calls))]

@@ -1,8 +1,10 @@
 """comosvc-convert: files in, converted files out."""
 
+import errno
 import glob
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,7 +28,8 @@ from .live_stream import DeadlinePolicy
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
-from .sources import READABLE, STDIN, files_in, is_readable, unread_reason
+from .sources import READABLE, STDIN, files_in, is_readable, name_of, unread_reason
+from .storage import reason
 from .text import printable
 from .version import __version__
 from .voices import FOUND_KEYS
@@ -198,9 +201,14 @@ def _convert(
             with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
+        if info and inputs:
+            raise OptionError(
+                f"--info describes a voice, and {inputs[0]} is given to be converted\n"
+                f"hint: comosvc-convert --info -m {shlex.quote(os.fspath(inputs[0]))}"
+            )
         for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
         job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing)
-        sources, skipped = ([], {}) if info else _sources(inputs or [])
+        sources, skipped, failed = ([], {}, []) if info else _sources(inputs or [])
         for path, why in skipped.items():
             _say(console, f"skipped: {path}: {why}", style="yellow")
         _check(job, sources, force, as_json)
@@ -209,16 +217,23 @@ def _convert(
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
-            results = _run(converter, job, sources, console)
+            for failure in failed:
+                _announce(console, failure)
+            results = [*_run(converter, job, sources, console), *failed]
+            if as_json:
+                summary = {"version": __version__, "results": [result.as_dict() for result in results]}
+                unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
+                typer.echo(json.dumps({**summary, "skipped": unread}, indent=1))
             if plot is not None and results[0].error is None and not results[0].skipped:
                 _plot(converter, results[0], plot)
     except ComosvcError as error:
         _complain(console, error)
         raise typer.Exit(1) from None
-    if as_json:
-        summary = {"version": __version__, "results": [result.as_dict() for result in results]}
-        unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
-        typer.echo(json.dumps({**summary, "skipped": unread}, indent=1))
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # typer ends the process
+            raise
+        _complain(console, OutputError(f"{error.filename or 'standard output'} cannot be written: {reason(error)}"))
+        raise typer.Exit(1) from None
     if any(result.error for result in results):
         raise typer.Exit(1)
 
@@ -266,8 +281,9 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
     _say(console, last)
 
 
-def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
-    """Files that the arguments name, in order and once each, and those of folders that are sound but cannot be read.
+def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str], list[FileConversion]]:
+    """Files that the arguments name, in order and once each; those of folders that are sound of a kind that is not
+    read, and why; folders that cannot be read.
 
     A file that is not there, or cannot be read, is left to fail by itself.
     """
@@ -275,10 +291,15 @@ def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
         raise AudioError("nothing to convert\nhint: comosvc-convert song.wav; more with --help")
     found: dict[Path, None] = {}
     skipped: dict[Path, str] = {}
+    failed: list[FileConversion] = []
     for text in inputs:
         path = Path(text)
         if _is_dir(path):
-            files = files_in(path)
+            try:
+                files = files_in(path)
+            except AudioError as error:
+                failed.append(FileConversion(path, None, error=error))
+                continue
             inside = [file for file in files if is_readable(file)]
             skipped |= {file: why for file in files if file not in inside and (why := unread_reason(file))}
             if not inside:
@@ -286,12 +307,24 @@ def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str]]:
         elif os.path.lexists(path) or not glob.has_magic(text):
             inside = [path]
         else:
-            matches = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-            inside = sorted(map(Path, matches))
+            inside = _matches(text)
             if not inside:
                 raise AudioError(f"{text}: no file matches")
         found.update(dict.fromkeys(inside))
-    return list(found), skipped
+    if not found and failed:
+        raise AudioError("\n".join(str(failure.error) for failure in failed))
+    return list(found), skipped, failed
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Files of a pattern, sorted, each by the shortest of its paths: a link may lead back to a folder above it."""
+    found: dict[tuple[str, Path], Path] = {}
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    for path in map(Path, sorted(matches, key=len)):
+        real = Path(os.path.realpath(path))
+        if not _is_dir(real):
+            found.setdefault((path.name, real), path)
+    return sorted(found.values())
 
 
 def _is_dir(path: Path) -> bool:
@@ -310,10 +343,12 @@ def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
     """What can be refused before the voice is loaded."""
     if job.ending not in FORMATS:
         raise OptionError(f"--format {job.ending[1:]!r}; known: {', '.join(ending[1:] for ending in FORMATS)}")
-    if STDIN in map(str, sources) and sys.stdin.isatty():
-        raise AudioError(
-            "standard input is a terminal, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -"
-        )
+    # Either is None where it was closed before the start.
+    if STDIN in map(str, sources) and (sys.stdin is None or sys.stdin.isatty()):
+        what = "closed" if sys.stdin is None else "a terminal"
+        raise AudioError(f"standard input is {what}, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -")
+    if sys.stdout is None and (job.to_stdout or as_json):
+        raise OutputError("standard output is closed")
     if job.into_file and len(sources) > 1:
         raise OutputError(f"{len(sources)} files cannot all become {job.output}\nhint: -o FOLDER")
     if job.to_stdout and as_json:
@@ -370,7 +405,7 @@ def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) ->
     try:
         yield converter.convert_file(opened[0], output, progress=lambda share: tell(source, share), **options)
     except ComosvcError as error:
-        yield FileConversion(source, None, error=error)
+        yield FileConversion(Path(name_of(opened[0])), None, error=error)
 
 
 def _announce(console: Console, result: FileConversion) -> None:

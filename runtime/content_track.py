@@ -1,8 +1,8 @@
-"""What is sung, at mel frames: content rows and, for each mel frame, which row is its own.
+"""Content at mel frames: content rows, and the index of the row of each mel frame.
 
-Two ways to get there. An encoder of finite context is run in pieces that join without a seam. One whose every output
-depends on all of its input (ContentVec) is given windows of a fixed length, anchored to absolute time, that overlap; a
-clip no longer than a window is one piece, as the authors of CoMoSVC convert it.
+An encoder of finite context runs on pieces that join without a seam. An encoder whose outputs depend on all of its
+input (ContentVec) runs on overlapping windows of a fixed length, anchored to absolute time. A clip no longer than a
+window is one piece, as in CoMoSVC's own conversion.
 """
 
 from collections import defaultdict
@@ -16,7 +16,6 @@ from .framing import (
     Clip,
     Window,
     Windows,
-    ceil_div,
     content_index,
     mel_range,
     next_piece,
@@ -31,8 +30,8 @@ _MIN_SAMPLES = 400
 """25 ms, the window of a HuBERT's first frame; less is filled up with silence."""
 
 
-class Heard(Clip, Protocol):
-    """What is known of the clip: see `analysis.Analysis`."""
+class AnalysedClip(Clip, Protocol):
+    """The part of a clip that has arrived: see `analysis.Analysis`."""
 
     at_16k: Track
     timings_ms: defaultdict[str, float]
@@ -41,28 +40,28 @@ class Heard(Clip, Protocol):
 
 
 class ContentTrack(Protocol):
-    """Content of one clip, held from where somebody may still ask for it."""
+    """Content of one clip, kept until it is forgotten."""
 
     @property
     def position(self) -> int:
-        """Mel frame up to which there is content."""
+        """End of the content, as a mel frame."""
         ...
 
     @property
     def first_sample(self) -> int:
-        """First 16 kHz sample that what comes next will be computed from, as far as this alone decides it."""
+        """First 16 kHz sample of the input of the next call, as far as this track decides it."""
         ...
 
     def read(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Content (S, C) for mel frames `first` to `last`, and the row of each of them (T,)."""
         ...
 
-    def advance(self, heard: Heard) -> Work[None]:
-        """Compute what the audio so far allows."""
+    def advance(self, clip: AnalysedClip) -> Work[None]:
+        """Compute all content that the audio so far allows."""
         ...
 
     def forget(self, frame: int) -> None:
-        """Nobody will ask for mel frames before `frame` any more."""
+        """Discard content before mel frame `frame`."""
         ...
 
 
@@ -81,8 +80,7 @@ class FramedContent:
         self._at_once = at_once
         self._spec, self._hop = spec, spec.content_hop_length
         hop_ms = 1e3 * spec.content_hop_length / spec.content_sample_rate
-        overhang = max(0, ceil_div(round(1e3 * (context.window_ms / hop_ms - 1.0)), 2000))
-        self._past, self._future = context.past + overhang, context.future + overhang
+        self._past, self._future = context.around(hop_ms)
         self._piece = max(1, round(piece_s * 1e3 / hop_ms))
         self._n_channels = manifest.model.content_channels
         self._rows = Track((self._n_channels,))
@@ -97,25 +95,25 @@ class FramedContent:
         index = content_index(first, last - first, self._spec)
         return self._rows.read(int(index[0]), int(index[-1]) + 1), (index - index[0]).astype(np.int32)
 
-    def advance(self, heard: Heard) -> Work[None]:
-        goal = None if heard.goal is None else int(content_index(heard.goal - 1, 1, self._spec)[0]) + 1
+    def advance(self, clip: AnalysedClip) -> Work[None]:
+        goal = None if clip.goal is None else int(content_index(clip.goal - 1, 1, self._spec)[0]) + 1
         pieces, end = [], self._rows.end
         while goal is None or end < goal:
             first, end = next_piece(end, self._piece, goal)
             audio_end = (end + self._future) * self._hop
-            if goal is None and not (heard.knows(self._mel_range(first, end)[1]) and heard.at_16k.end >= audio_end):
+            if goal is None and not (clip.knows(self._mel_range(first, end)[1]) and clip.at_16k.end >= audio_end):
                 break
-            pieces.append(self._encode(heard, first, end))
+            pieces.append(self._encode(clip, first, end))
         for rows in (yield from gather(pieces, self._at_once)):
             self._rows.append(rows)
 
-    def _encode(self, heard: Heard, first: int, last: int) -> Work[NDArray[np.float32]]:
-        if heard.is_silent(*self._mel_range(first, last)):
+    def _encode(self, clip: AnalysedClip, first: int, last: int) -> Work[NDArray[np.float32]]:
+        if clip.is_silent(*self._mel_range(first, last)):
             return np.zeros((last - first, self._n_channels), np.float32)
         from_frame = max(0, first - self._past)
-        audio = heard.at_16k.read_padded(from_frame * self._hop, (last + self._future) * self._hop)
+        audio = clip.at_16k.read_padded(from_frame * self._hop, (last + self._future) * self._hop)
         reply = yield from ask(Call("content", {"audio": audio[None]}))
-        heard.timings_ms["content"] += reply.ms
+        clip.timings_ms["content"] += reply.ms
         return reply.outputs[0][0, first - from_frame : last - from_frame]
 
     def _mel_range(self, first: int, last: int) -> tuple[int, int]:
@@ -146,31 +144,31 @@ class WindowedContent:
         index = self._index.read(first, last)
         return self._rows.read(int(index[0]), int(index[-1]) + 1), (index - index[0]).astype(np.int32)
 
-    def advance(self, heard: Heard) -> Work[None]:
-        while heard.goal is None or self.position < heard.goal:
-            window = self._windows.next(heard)
+    def advance(self, clip: AnalysedClip) -> Work[None]:
+        while clip.goal is None or self.position < clip.goal:
+            window = self._windows.next(clip)
             if window is None:
                 return
-            yield from self._encode(heard, window)
+            yield from self._encode(clip, window)
 
-    def _encode(self, heard: Heard, window: Window) -> Work[None]:
-        """Rows for the mel frames from `position` to the end of what is used of `window`."""
+    def _encode(self, clip: AnalysedClip, window: Window) -> Work[None]:
+        """Rows for the mel frames from `position` to `window.used_end`."""
         rate, length = self._spec.content_sample_rate, window.end - window.start
         used = np.arange(self.position, window.used_end) - window.start
-        if heard.is_silent(self.position, window.used_end):
+        if clip.is_silent(self.position, window.used_end):
             self._append(np.zeros((1, self._rows.read(self._rows.end, self._rows.end).shape[1]), np.float32), 0 * used)
             return
         first_sample = samples_before(window.start, rate, self._spec)
-        last_sample = heard.at_16k.end if window.is_last else samples_before(window.end, rate, self._spec)
-        audio = heard.at_16k.read_padded(first_sample, max(last_sample, first_sample + _MIN_SAMPLES))
+        last_sample = clip.at_16k.end if window.is_last else samples_before(window.end, rate, self._spec)
+        audio = clip.at_16k.read_padded(first_sample, max(last_sample, first_sample + _MIN_SAMPLES))
         reply = yield from ask(Call("content", {"audio": audio[None]}, whole=True))
-        heard.timings_ms["content"] += reply.ms
+        clip.timings_ms["content"] += reply.ms
         rows = reply.outputs[0][0]
         all_rows = stretched_index(len(rows), length) if self._stretched else content_index(0, length, self._spec)
         self._append(rows, np.minimum(all_rows[np.minimum(used, length - 1)], len(rows) - 1))
 
     def _append(self, rows: NDArray[np.float32], index: NDArray[np.int64]) -> None:
-        """Of `rows`, those that `index` uses, behind those that are there."""
+        """Append the rows that `index` uses, and the index."""
         first = int(index[0])
         self._index.append(index - first + self._rows.end)
         self._rows.append(rows[first : int(index[-1]) + 1])

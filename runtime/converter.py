@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, Literal, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import Channel, blocks, check_channel, check_rate, mixed, mono
+from .arguments import check_progress, milliseconds, whole_number
+from .audio import Channel, blocks, check_channel, check_rate, mixed
 from .bundle import open_bundle, shipped_voices
 from .calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
 from .cores import Cores, check_threads
@@ -44,6 +45,7 @@ from .sources import Openable
 from .spec import AudioSpec
 from .storage import reason, remove_stale
 from .stream import SingerChoice, Stream, stream_key
+from .text import abridged
 from .transfers import Transfers
 from .voices import singers_of
 
@@ -145,7 +147,11 @@ class Converter:
         return self.manifest.audio
 
     def frames(self, n_samples: int, sample_rate: int) -> int:
-        """T, the mel frames of a clip of `n_samples`: the length of `f0_hz`, `mel` and `noise`, in and out."""
+        """T, the mel frames of a clip of `n_samples`: the length of `f0_hz`, `mel` and `noise`, in and out.
+
+        Raises `OptionError`.
+        """
+        n_samples = whole_number("n_samples", n_samples, 0, 2**63 - 1)
         return clip_frames(n_samples, check_rate(sample_rate), self.spec, self.manifest.front_end)
 
     @overload
@@ -270,7 +276,9 @@ class Converter:
         request = self._request(singer, key, seed, steps, latency)
         if ending is not None:
             check_ending(ending)
-        job = FileJob(_openable(source), _openable(output), channel=check_channel(channel), object_ending=ending)
+        job = FileJob(
+            _openable(source, "read"), _openable(output, "write"), channel=check_channel(channel), object_ending=ending
+        )
         if isinstance(job.output, Path):
             remove_stale(job.output.parent)
         meter = self._meter(request, progress)
@@ -310,11 +318,15 @@ class Converter:
         request = self._request(singer, key, seed, steps, latency)
         check_ending(ending)
         check_channel(channel)
-        batch = self._at_once if batch is None else batch
-        if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or not 1 <= batch <= MOST_FILES:
-            raise OptionError(f"batch is {batch!r}; it must be a whole number from 1 to {MOST_FILES}")
+        check_progress(progress)
+        batch = self._at_once if batch is None else whole_number("batch", batch, 1, MOST_FILES)
+        if not isinstance(sources, Iterable):
+            raise OptionError(f"sources is {abridged(sources)}; it must be several paths or file objects")
+        if not isinstance(output, str | os.PathLike):
+            raise OptionError(f"output is {abridged(output)}; it must be the path of a folder")
+        opened = [_openable(source, "read") for source in sources]
         make_folder(Path(output))
-        jobs = jobs_into(Path(output), list(map(_openable, sources)), request, ending, channel, skip_existing)
+        jobs = jobs_into(Path(output), opened, request, ending, channel, skip_existing)
         return self._convert_jobs(jobs, request, overwrite, batch, progress)
 
     def _convert_jobs(
@@ -356,6 +368,7 @@ class Converter:
         steps: int | None = None,
         f0_hz: NDArray[np.floating] | None = None,
         block_ms: float = 40.0,
+        channel: Channel = "mid",
     ) -> Stream:
         """Convert live: see `Stream`. `block_ms`: about how much each call of `process` will bring, to warm up with.
 
@@ -368,14 +381,14 @@ class Converter:
         if f0_hz is not None:
             shape = max(1, np.size(f0_hz)), self.spec.n_mels
             request = with_tracks(request, f0_hz, None, shape, self.spec.sample_rate)
-        number = isinstance(block_ms, int | float | np.number) and not isinstance(block_ms, bool)
-        if not number or not 0.0 < block_ms <= 1e3:
-            raise OptionError(f"block_ms is {block_ms!r}; it must be more than 0 and at most 1000 ms")
-        return Stream(self._bundle, self._ready, request, rate, float(block_ms))
+        return Stream(
+            self._bundle, self._ready, request, rate, milliseconds("block_ms", block_ms), check_channel(channel)
+        )
 
-    def track_f0(self, audio: NDArray[Any], sample_rate: int) -> NDArray[np.float32]:
+    def track_f0(self, audio: NDArray[Any], sample_rate: int, channel: Channel = "mid") -> NDArray[np.float32]:
         """F0 of a clip in Hz as the voice's pitch graph finds it, (T,) at mel frames, 0 where unvoiced or silent."""
-        request, rate, samples = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate), mono(audio)
+        request, rate = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate)
+        samples, *_ = mixed(audio, check_channel(channel))
         work = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
         return run(work, self._runner())
 
@@ -501,8 +514,13 @@ def _closed() -> ComosvcError:
     return ComosvcError("this converter is closed\nhint: make another, or close it later")
 
 
-def _openable(source: str | os.PathLike[str] | BinaryIO) -> Openable:
-    return Path(source) if isinstance(source, str | os.PathLike) else source
+def _openable(file: str | os.PathLike[str] | BinaryIO, method: str) -> Openable:
+    """A path, or an object that has `method`. Raises `OptionError`."""
+    if isinstance(file, str | os.PathLike):
+        return Path(file)
+    if not hasattr(file, method):
+        raise OptionError(f"a file to {method} is {abridged(file)}; it must be a path or a binary file object")
+    return file
 
 
 def _timings_ms(outcome: Outcome, total_ms: float) -> dict[str, float]:

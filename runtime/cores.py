@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import numpy as np
-
+from .arguments import whole_number
 from .calls import Batches, Call, Reply, Runnable, run_batch
 from .errors import OptionError
+from .exits import native_code
 
 MOST = 8
 """Calls at once: each needs memory of its own."""
@@ -65,6 +65,7 @@ class Twins:
         found = [replies[index] for index in range(len(calls))]
         return [reply if isinstance(reply, Exception) else Reply(reply.outputs, ms) for reply in found]
 
+    @native_code()
     def _run_one(self, call: Call) -> Reply | Exception:
         try:
             return run_batch([call], {call.graph: self._graph(call.graph)})[0]
@@ -120,13 +121,13 @@ def check_threads(threads: Any) -> int | None:
     """`threads` if it is None (the engine's choice) or a sensible number. Raises `OptionError`."""
     if threads is None:
         return None
-    most = max(MOST_THREADS, os.cpu_count() or 1)
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or not 1 <= threads <= most:
+    try:
+        return whole_number("threads", threads, 1, max(MOST_THREADS, os.cpu_count() or 1))
+    except OptionError as error:
         raise OptionError(
-            f"threads must be None or a whole number from 1 to {most}, got {threads!r}\n"
+            f"{error}, or None\n"
             f"hint: this process may use {usable_cores()} cores; more threads than cores make it slower"
-        )
-    return int(threads)
+        ) from None
 
 
 def usable_cores() -> int:

@@ -41,7 +41,7 @@ class _DlpackArray(Protocol):
 
 
 ArrayOnGpu = _CudaArray | _DlpackArray
-"""What `Converter.convert` takes besides numpy arrays."""
+"""Arrays on the GPU that `Converter.convert` takes besides numpy arrays."""
 
 
 class DeviceArray:

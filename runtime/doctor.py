@@ -17,22 +17,27 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .bundle import comosvc_home, shipped_voices
+from .bundle import comosvc_home, open_bundle, shipped_voices
 from .bundle_info import folding, shown
 from .converter import Converter
 from .cores import usable_cores
 from .device_source import SOURCE
-from .errors import ComosvcError, NoEnginesError, OptionError
+from .errors import ComosvcError, NoEnginesError
 from .extras import install, is_frozen
 from .gpu import Gpu, driver_version, find_gpu
 from .nvrtc import compile_cuda
 from .providers import ON_GPU, PROVIDERS, Provider, choose_provider, require_known
-from .providers.cuda import installed_wheels
 from .providers.onnx import onnx_runtime
+from .providers.onnx_wheels import installed_wheels
 from .sources import READABLE
 from .version import __version__
 
-_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+_app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 _HELP = """Say what works here, what does not and why.
 
@@ -77,7 +82,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `works` None: not needed, only said. `runs_on`: the provider that was tried."""
+    """One line of the report. `works` None: informational. `runs_on`: the provider of the tried conversion."""
 
     what: str
     works: bool | None
@@ -86,7 +91,7 @@ class Finding:
 
     @property
     def beside_what(self) -> str:
-        """The detail where `what` stands before it: an error that says which provider it is about need not."""
+        """`detail` without the provider's name, which `what` gives already."""
         kind, _, name = self.what.partition(" ")
         return self.detail.removeprefix(f"{kind} {name!r} ")
 
@@ -103,11 +108,14 @@ def _doctor(
 ) -> None:
     try:
         require_known(provider)
-    except OptionError as error:
+        if model != "demo" or model in shipped_voices():
+            open_bundle(model)
+    except ComosvcError as error:
         _fail(str(error))
     asked = check_provider(provider, model)
     without_gpu = None if provider in ON_GPU else no_gpu()
-    skipped = {"auto", provider, asked.runs_on, *(ON_GPU if without_gpu else ())}
+    missing = () if _version("openvino") else ("openvino",)  # the package's row says so
+    skipped = {"auto", provider, asked.runs_on, *missing, *(ON_GPU if without_gpu else ())}
     others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
     hardware = accelerators() if without_gpu is None else without_gpu
     table = Table("", "what", "detail", show_header=False)
@@ -122,7 +130,7 @@ def _doctor(
 
 
 def _fail(why: str) -> NoReturn:
-    Console(stderr=True).print(f"error: {why}", style="red", markup=False)
+    Console(stderr=True).print(f"error: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 
@@ -195,7 +203,7 @@ def accelerators() -> list[Finding]:
 
 
 def no_gpu() -> list[Finding] | None:
-    """What is said in place of `accelerators` where no NVIDIA driver is installed; None where one is."""
+    """Findings in place of `accelerators` on a machine without NVIDIA driver; None where a driver is installed."""
     try:
         find_gpu()
     except ComosvcError as error:
@@ -265,8 +273,8 @@ def _package(what: str, distributions: tuple[str, ...], module: str, extras: tup
         return Finding(what, None, f"not installed: {' or '.join(map(install, extras))}")
     if is_frozen():  # there is no Python to start
         return Finding(what, True, version)
-    # In a process of its own: what a broken library does when it is loaded, it shall not do to this one. Without
-    # OpenVINO's reports of its use, which leave an id in the home folder.
+    # In a process of its own, since loading a broken library can end the process. Without OpenVINO's usage reports,
+    # which leave an id in the home folder.
     code = f"import sys; sys.modules['openvino_telemetry'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:

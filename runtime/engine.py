@@ -4,7 +4,6 @@ Networks are strongly typed: an engine computes in FP16 because its ONNX graph s
 for it. TF32 is switched off, so that fp32 is fp32. Needs `tensorrt` or `tensorrt_rtx`: `engine_target`.
 """
 
-import hashlib
 import logging
 import os
 import shlex
@@ -28,12 +27,12 @@ from .engine_files import (
     publish,
     read_plans,
     timing_cache,
-    write_whole,
 )
 from .engine_target import EngineSpec, Target, compute_capabilities, library
 from .errors import CancelledError, EngineError, NoEnginesError
 from .manifest import GraphEntry
 from .profiles import NO_CLIPS, input_shapes
+from .storage import sha256, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +232,7 @@ def _build(
     data = memoryview(plan)
     built = PlanEntry(
         file=f"{name}.plan",
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256(data),
         size_bytes=plan.nbytes,
         onnx_sha256=entry.sha256,
         seconds=round(time.perf_counter() - start, 3),

@@ -8,7 +8,6 @@ well: the cache must belong to you alone, and a bundle's folder that somebody el
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from uuid import uuid4
 from .bundle import Bundle, cache_folder, shipped_voices
 from .errors import ComosvcError, EngineError
 from .profiles import Range
+from .storage import sha256
 from .strict import decode, encode
 
 FOLDER, RECORD_FILE, FORMAT_VERSION = "engines", "engine.json", 1
@@ -139,8 +139,7 @@ def _read_plans(folder: Path, fingerprint: str) -> Plans:
             raise _unusable(folder, f"{entry.file} cannot be read: {error}") from error
         if len(data) != entry.size_bytes:
             raise _unusable(folder, f"{entry.file} has {len(data)} bytes, the build wrote {entry.size_bytes}")
-        found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256:
+        if (found := sha256(data)) != entry.sha256:
             raise _unusable(folder, f"{entry.file} has SHA-256 {found}, the build wrote {entry.sha256}")
         plans[name] = data
     return Plans(folder, record, plans)
@@ -245,13 +244,3 @@ def timing_cache(home: Path, version: str, gpu: str | None) -> Path | None:
         return None
     words = "".join(letter if letter.isalnum() else "-" for letter in f"{version}-{gpu}")
     return home / f"timing-{words}.cache"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that others may read or write meanwhile: they see the old or the new one."""
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,17 +3,16 @@
 One code for TensorRT from 10.12 on, for 11, and for TensorRT RTX, which are imported when asked for.
 """
 
-import hashlib
-import importlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from .bundle import Bundle
 from .errors import ProviderError
-from .extras import install
+from .extras import import_native, install
 from .gpu import Gpu, find_gpu
 from .profiles import USES, Range, profile
+from .storage import sha256
 from .strict import encode
 
 FLAVOURS = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
@@ -52,13 +51,13 @@ class EngineSpec:
 
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(encode(self), sort_keys=True).encode()).hexdigest()[:32]
+        return sha256(json.dumps(encode(self), sort_keys=True).encode())[:32]
 
 
 def library(flavour: str) -> Any:
     """The module of a flavour. Raises `ProviderError` where it is missing or too old."""
     try:
-        trt = importlib.import_module(FLAVOURS[flavour])
+        trt = import_native(FLAVOURS[flavour])
     except (ImportError, OSError, RuntimeError) as error:  # the wheels load their libraries while they are imported
         raise ProviderError(f"{FLAVOURS[flavour]} cannot be imported: {error}\nhint: {_install(flavour)}") from error
     found = tuple(int(part) for part in trt.__version__.split(".")[:2])

@@ -1,10 +1,11 @@
-"""What the extras of this package bring, and how to get one that is missing."""
+"""Commands that install the extras of this package."""
 
 import importlib
 import importlib.metadata
 import json
 import shlex
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -14,19 +15,19 @@ def install(extra: str) -> str:
 
 
 def pip_install(requirements: str) -> str:
-    """The command that installs `requirements`; in a frozen application, which has no pip, what its maker has to do."""
+    """The command that installs `requirements`. A frozen application has no pip: a sentence for its maker."""
     if is_frozen():
         return f"this application has to be built again with {requirements}"
     return f"pip install {requirements}"
 
 
 def is_frozen() -> bool:
-    """By PyInstaller or its like; what pip noted is then about the machine where that was done."""
+    """True in applications frozen by PyInstaller or the like. Pip's notes then describe the build machine."""
     return getattr(sys, "frozen", False)
 
 
 def _source() -> str:
-    """A local folder where pip noted that it came from one (PEP 610), else the package's name."""
+    """The local folder that the package was installed from, as noted by pip (PEP 610), else the package's name."""
     try:
         noted = json.loads(importlib.metadata.distribution("comosvc").read_text("direct_url.json") or "{}")
     except importlib.metadata.PackageNotFoundError:
@@ -38,6 +39,20 @@ def _source() -> str:
     return url2pathname(urlsplit(noted["url"]).path)
 
 
+def import_native(name: str) -> Any:
+    """Import a package of compiled code. Raises `ImportError`, or what a signal handler raised meanwhile.
+
+    pybind11 makes an ImportError of Ctrl-C, which looks like a package that is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        interrupt = error.__cause__
+        if interrupt is None or isinstance(interrupt, Exception):
+            raise
+        raise interrupt from None
+
+
 def run_command(module: str, command: str, extra: str) -> None:
     """Call `main` of `module`; where a package that it needs is missing, say how to install it, and exit 1."""
     try:
@@ -47,7 +62,7 @@ def run_command(module: str, command: str, extra: str) -> None:
 
 
 def without_package(error: ModuleNotFoundError, command: str, extra: str) -> BaseException:
-    """What to raise in place of `error`: an exit that says how to install it, or `error` for a module of our own."""
+    """An exit whose message gives the command that installs the missing package; `error` for a module of our own."""
     if (error.name or "comosvc").startswith("comosvc"):
         return error
     missing = f"error: {command} needs the package {error.name}, which is not installed"

@@ -1,4 +1,4 @@
-"""What a file or folder is, by its first bytes and names: for messages where another one was needed."""
+"""Kinds of files and folders, recognised by first bytes and names, for messages about a wrong file."""
 
 import struct
 import zipfile
@@ -15,7 +15,7 @@ _DIRECTORY_LIMIT = 4 << 20  # bytes; a checkpoint has about 80 for each tensor
 
 
 class FileKind(StrEnum):
-    """The values are words for messages."""
+    """Kinds; the values are the words for messages."""
 
     VOICE = "a voice"
     ZIPPED_VOICE = "a zip archive with the folder of a voice inside"
@@ -37,7 +37,7 @@ class FileKind(StrEnum):
 
 
 def file_kind(path: Path) -> FileKind:
-    """What `path` is; UNKNOWN for what cannot be read or is neither a file nor a folder."""
+    """Kind of `path`; UNKNOWN where `path` cannot be read or is neither a file nor a folder."""
     if path.is_dir():
         return _folder_kind(path)
     if not path.is_file():
@@ -46,13 +46,13 @@ def file_kind(path: Path) -> FileKind:
         with path.open("rb") as file:
             head = file.read(512)
         return _zip_kind(path) if head.startswith(b"PK\x03\x04") else _head_kind(head, path.suffix.lower())
-    except Exception:  # whatever a damaged or hostile archive makes of `zipfile`
+    except Exception:  # `zipfile` raises errors of many types for damaged archives
         return FileKind.UNKNOWN
 
 
 def not_a_voice(path: Path, origin: str) -> str | None:
-    """Message for `path`, named `origin`, in place of a voice: what it is and what to do. None where it may be a voice
-    or cannot be recognised.
+    """Message for a `path`, given as `origin`, that is no voice: its kind and a hint. None where `path` may be a voice
+    or its kind is not recognised.
     """
     kind = file_kind(path)
     hint = inside(path, _SUFFIX) if path.is_dir() else None
@@ -62,7 +62,7 @@ def not_a_voice(path: Path, origin: str) -> str | None:
 
 
 def not_a_run(path: Path) -> str | None:
-    """Message for `path` in place of a run folder of `comosvc-train`; None where it may be one."""
+    """Message for a `path` that is no run folder of `comosvc-train`; None where it may be one."""
     kind = file_kind(path)
     hints = {
         FileKind.VOICE: f"a voice is finished: comosvc-export inspect {path}, comosvc-convert song.wav -m {path}",
@@ -78,7 +78,7 @@ def not_a_run(path: Path) -> str | None:
 
 
 def _hints(path: Path, origin: str) -> dict[FileKind, str]:
-    run = Path(origin)  # of which `path` is the folder, a stage, or a checkpoint in one
+    run = Path(origin)  # `path` is a run folder, a stage of one, or a checkpoint in a stage
     run = run.parent.parent if path.is_file() else run.parent if file_kind(path) is FileKind.STAGE else run
     bundle = f"comosvc-export bundle {run} -o {run.name or 'voice'}{_SUFFIX}"
     trained = path.suffix == ".safetensors" and (path.stem.startswith("step_") or path.stem == "best")

@@ -1,6 +1,7 @@
 """Audio files: read in blocks, written all or nothing."""
 
 import errno
+import math
 import os
 import shutil
 import tempfile
@@ -13,8 +14,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from .arguments import one_of
 from .audio import OPPOSITE_PHASE, PhaseMeter, check_rate, take_channel
-from .errors import AudioError, ComosvcError, OptionError, OutputError
+from .errors import AudioError, ComosvcError, OutputError
 from .headers import Contents, Part, examine
 from .media import ROUNDING_S, Media, media_format
 from .sources import Openable, Source, name_of
@@ -106,7 +108,13 @@ class AudioReader:
         """All parts as blocks (n, channels), as far as they can be read."""
         self.warnings, done, claimed, failure = [], 0, 0, None
         for number in range(len(self._parts)):
-            sound = self._open(number)
+            try:
+                sound = self._open(number)
+            except AudioError:
+                if not done:
+                    raise
+                failure = "what follows is not audio that can be read"
+                break
             if (sound.channels, sound.samplerate) != (self.channels, self.sample_rate):
                 failure = f"from there on it has {sound.channels} channels at {sound.samplerate} Hz"
                 break
@@ -126,7 +134,7 @@ class AudioReader:
     def _check_length(self, done: int, claimed: int, failure: str | None) -> None:
         """Note what is missing."""
         if self._contents.claimed_share is not None:
-            claimed = round(done * self._contents.claimed_share)
+            claimed = math.ceil(done * self._contents.claimed_share)
         slack = 0 if failure else self._slack()
         read = f"{done / self.sample_rate:.2f}"
         because = "" if failure is None else f" ({failure})"
@@ -345,8 +353,7 @@ def _as_plain_wav(file: BinaryIO) -> None:
 
 def check_ending(ending: str) -> None:
     """Raise `OptionError` if no result is written with this ending."""
-    if ending not in FORMATS:
-        raise OptionError(f"ending is {ending!r}; results are written as {' or '.join(FORMATS)}")
+    one_of("ending", ending, FORMATS)
 
 
 def check_output(path: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Objects of native libraries in a forked child, which has the objects without their threads."""
+"""Objects of native libraries in a forked child, where the threads of the objects are missing."""
 
 import ctypes
 import os
@@ -11,16 +11,16 @@ _kept = weakref.WeakSet[object]()
 
 
 def keep_in_forks(native: T) -> T:
-    """Mark an object whose destructor waits for threads, or calls a driver, that a forked child does not have.
+    """Mark an object whose destructor waits for threads or calls a driver, and return it.
 
-    A child never destroys it: without this, a child that ends or drops the object waits forever. Returns `native`.
+    A forked child has neither, and would wait forever when it ends or drops the object. So it never destroys it.
     """
     _kept.add(native)
     return native
 
 
 def _keep_all() -> None:
-    # One reference that nothing gives back: a list of them would be destroyed too when the interpreter ends.
+    # A reference that is never released. A list of the objects would be destroyed when the interpreter ends.
     for native in list(_kept):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
     _kept.clear()

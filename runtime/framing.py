@@ -20,10 +20,10 @@ def frames_to_cover(n_samples: int, sample_rate: int, spec: AudioSpec) -> int:
 
 
 def clip_frames(n_samples: int, sample_rate: int, spec: AudioSpec, front_end: FrontEnd) -> int:
-    """Mel frames, T, that a clip of `n_samples` at `sample_rate` counts as.
+    """Number of mel frames, T, of a clip of `n_samples` at `sample_rate`.
 
-    Those that cover it; where content is stretched over the clip, the authors' whole hops, which the stretch depends
-    on. What then remains of the clip's end, less than a hop, is converted with what follows it.
+    The frames that cover the clip; where content is stretched over the clip, its whole hops, as the authors count. The
+    rest of less than a hop is then converted as part of the frames behind the end.
     """
     if front_end.content_index != "stretched":
         return frames_to_cover(n_samples, sample_rate, spec)
@@ -76,7 +76,7 @@ def samples_before(frame: int, sample_rate: int, spec: AudioSpec) -> int:
 
 
 class Clip(Protocol):
-    """A clip as far as it has come: see `analysis.Analysis`."""
+    """The part of a clip that has arrived: see `analysis.Analysis`."""
 
     n_frames: int | None
 
@@ -88,27 +88,28 @@ class Clip(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of mel frames that is analysed as a whole; what it gives is used up to frame `used_end`."""
+    """Mel frames `start` to `end`, analysed as a whole. The results are used up to frame `used_end`."""
 
     start: int
     end: int
     used_end: int
     is_last: bool
-    """It ends with the clip."""
+    """The window ends with the clip."""
 
 
 class Windows:
-    """Windows of one length for what depends on all of its input. They are anchored to absolute time and overlap; each
-    is used up to the middle of what it shares with the next, and the last one ends with the clip.
+    """Overlapping windows of one length, anchored to absolute time, for analyses that depend on all of their input.
+
+    Each window is used up to the middle of its overlap with the next one. The last window ends with the clip.
     """
 
     def __init__(self, window_s: float, overlap_s: float, spec: AudioSpec) -> None:
         self._length, self._overlap = round(window_s * spec.frame_rate_hz), round(overlap_s * spec.frame_rate_hz)
         self.start = 0
-        """Mel frame that the next window begins at."""
+        """First mel frame of the next window."""
 
     def next(self, clip: "Clip") -> Window | None:
-        """The next window; None where too little of the clip is known for it."""
+        """The next window; None while its audio is incomplete."""
         start, end = self.start, self.start + self._length
         is_last = clip.n_frames is not None and clip.n_frames <= end
         if clip.n_frames is None and not clip.knows(end):

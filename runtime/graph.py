@@ -75,3 +75,5 @@ VOCODER = GraphSpec(
 )
 
 GRAPHS = {graph.name: graph for graph in (CONTENT, CONTENT_LOW, PITCH, ACOUSTIC, ACOUSTIC_N, VOCODER)}
+OPTIONAL_INPUTS = {"vocoder": ("f0_hz", "source", "noise")}
+"""By graph: inputs of its contract that a design may leave out."""

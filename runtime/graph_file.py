@@ -1,11 +1,10 @@
-"""Is an ONNX file a plain graph? Read without an engine and without the onnx package, from the bytes of protobuf.
+"""Check that an ONNX file holds a plain graph, from the bytes of protobuf, without an engine or the onnx package.
 
-Engines do more with a graph than compute it. Weights may lie in another file, or with OpenVINO at any address of the
-process; bodies of loops and branches run for ever; functions that call functions take time that doubles with each
-level; unknown versions of the operators are searched for without end; a dilation of 2^31 ends the process; a circle of
-nodes takes OpenVINO half a minute. None of that is in the graphs of a voice, so a file may have what `_FIELDS` lists
-and nothing else, in a bounded number of parts, and each node takes what stands before it. What an operator of the
-standard then costs in time and memory is not known before it runs.
+Engines do more with a graph than compute it. Weights may come from another file, with OpenVINO from any address of the
+process. Bodies of loops may run for ever. Functions that call functions take time that doubles with each level. Unknown
+operator versions lead to endless searches, a dilation of 2^31 ends the process, and a circle of nodes takes OpenVINO
+half a minute. The graphs of a voice need none of these, so a file may have only the fields in `_FIELDS`, in a bounded
+number of parts, and each node takes the outputs of earlier nodes. The cost of the operators themselves is not checked.
 """
 
 from collections.abc import Iterator
@@ -14,20 +13,20 @@ from math import prod
 from .errors import BundleError
 
 DOMAINS = frozenset({"", "ai.onnx"})
-"""Of operators; both are names of ONNX itself."""
+"""Allowed domains of operators; both are names of ONNX itself."""
 OPSETS, IR_VERSIONS = range(13, 29), range(7, 15)
 """From those that exporters have written for years to the newest of onnx 1.23; ours are 18 and 20, and 10."""
 _ELEMENT_TYPES = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16})
-"""Of weights: numbers of a byte and more, and bool; no texts."""
+"""Allowed types of weights: numbers of a byte and more, and bool; no texts."""
 _MOST_PARTS = 400_000
 """Fields of a file, which take half a second. The demo's graphs have up to 3,500, and 7,100 in int8."""
 _MOST_NODES = 5_000
 """Engines take a millisecond and more for each. The demo's graphs have up to 370, ContentVec about 1,000."""
 _MOST_DIMS = 16
 _LARGEST_SETTING = 1 << 16
-"""Of the lists of numbers that are attributes: kernels, strides, dilations, axes. The largest that is known is 320."""
+"""Largest number in a list attribute: kernels, strides, dilations, axes. The largest known is 320."""
 _OTHER_FORMATS = (b"ORTM", b"TFL3")
-"""At byte 4 engines take a file for one of theirs, whatever else it is: ONNX Runtime's own format, TensorFlow Lite."""
+"""Marks at byte 4 by which engines recognise other formats: ONNX Runtime's own, TensorFlow Lite."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # how protobuf writes a field
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -74,11 +73,11 @@ def check_graph_file(data: bytes, what: str) -> None:
 
 
 class _NotPlainError(Exception):
-    """The message says what is in the file."""
+    """The file holds more than a plain graph; the message names it."""
 
 
 class _Walk:
-    """Goes through a file once. Messages nest as deep as `_FIELDS` does, whatever is in the file."""
+    """One pass over a file. `_FIELDS` bounds the depth of nested messages."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._parts = data, 0
@@ -87,7 +86,7 @@ class _Walk:
 
     def model(self) -> None:
         """The whole file."""
-        graphs, opsets = 0, 0  # protobuf joins what stands there several times
+        graphs, opsets = 0, 0  # protobuf merges repeated occurrences of a message
         for number, value, span in self._message("model", slice(0, len(self._data))):
             if number == 1 and value not in IR_VERSIONS:
                 raise _NotPlainError(f"its format is version {value}; {_ends(IR_VERSIONS)} are read")
@@ -183,7 +182,7 @@ class _Walk:
                 self._all_of(part, inside)
 
     def _message(self, message: str, span: slice) -> Iterator[tuple[int, int | None, slice]]:
-        """Of each field: its number, its value if that is one number, and else where its bytes lie."""
+        """Fields of a message: number of the field, its value if that is an integer, and the place of its bytes."""
         fields, (start, stop) = _FIELDS[message], (span.start, span.stop)
         while start < stop:
             self._parts += 1
@@ -216,7 +215,7 @@ class _Walk:
         return slice(start, start + size)
 
     def _varint(self, start: int, stop: int) -> tuple[int, int]:
-        """A number in groups of 7 bits, the lowest first, and where it ends."""
+        """A protobuf varint (groups of 7 bits, lowest first) and its end."""
         if start < stop and (value := self._data[start]) < 128:
             return value, start + 1
         value = 0

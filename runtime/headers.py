@@ -10,20 +10,16 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+from .media import media_format
+from .mpeg import count_frames, first_frame, frame_of, lead_frame, read_at, skip_id3
+
 _JUNK = 4096
 """Fewer bytes than this behind the sound are padding or a tag; more, unless they are chunks, are sound."""
 _RIFF_LIMIT = 0xFFFFFFFF
 _MOST_CHUNKS = 10_000
-_MOST_SEARCHES = 100_000
-"""For the next MPEG frame, in one file."""
-_MPEG_KBPS = {
-    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-"""By version (2 also for 2.5) and layer, for the indices 1 to 14; layers 2 and 3 of version 2 have the same."""
+_EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
+"""Of Matroska and WebM."""
+_CUT = "the file was cut short, and how much is missing is not known"
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ _CONTAINERS = {
 def examine(file: BinaryIO) -> Contents:
     """Read the header of a seekable file. What is no sound, or of a format that needs no help, has default contents."""
     size = file.seek(0, io.SEEK_END)
-    magic = _read(file, 0, 12)
+    magic = read_at(file, 0, 12)
     kind = _CONTAINERS.get(magic[:4])
     if kind is not None and not (magic[:4] == b"FORM" and magic[8:12] not in (b"AIFF", b"AIFC")):
         return _examine_chunks(file, size, magic[:4], kind)
@@ -110,21 +106,21 @@ def examine(file: BinaryIO) -> Contents:
         return _examine_au(file, size)
     if magic[:4] == b"OggS":
         return _examine_ogg(file, size)
-    if magic[:3] == b"ID3" or (magic[:1] == b"\xff" and _mpeg_frame(magic[:4]) is not None):
-        return _examine_mpeg(file, size)
-    return Contents()
-
-
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
-    file.seek(at)
-    return file.read(count)
+    if magic[:4] == _EBML:
+        return Contents(note=None if _is_whole_matroska(file, size) else _CUT)
+    first = skip_id3(file, 0)
+    if first == 0 and media_format(magic) is None:
+        first = first_frame(file)
+    if frame_of(read_at(file, first, 4)) is not None:
+        return _examine_mpeg(file, size, first)
+    return Contents((Part(b"", file, first, size),) if first else ())
 
 
 def _chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> list[tuple[bytes, int, int]]:
     """Name, place and size of the chunks from byte `at`, up to the one that holds the sound, or does not fit."""
     found = []
     while at + kind.head <= end and len(found) < _MOST_CHUNKS:
-        head = _read(file, at, kind.head)
+        head = read_at(file, at, kind.head)
         name = head[: len(kind.sound)]
         (size,) = struct.unpack(kind.size, head[len(name) :])
         if kind.counts_head:
@@ -138,13 +134,22 @@ def _chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> list[tuple[b
 
 
 def _is_chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> bool:
-    """Whether chunks lie from `at` to the end of the file, rather than sound."""
+    """Whether chunks, or a tag of MP3, lie from `at` to the end of the file, rather than sound."""
     for begin in {at, at + -at % kind.align}:
         chunks = _chunks(file, begin, end, kind)
         named = all(32 <= byte < 127 for name, _, _ in chunks for byte in name[:4])
-        if chunks and named and all(0 <= size <= end + 1 - place - kind.head for _, place, size in chunks):
+        whole = all(0 <= size <= end + 1 - place - kind.head for _, place, size in chunks)
+        if (chunks and named and whole) or skip_id3(file, begin) != begin:
             return True
     return False
+
+
+def _joints(file: BinaryIO, at: int, end: int, kind: _Container, magic: bytes) -> list[int]:
+    """Where further files of the kind begin behind the sound, which ends at byte `at`."""
+    for begin in {at, at + -at % kind.align}:
+        if found := [place for name, place, _ in _chunks(file, begin, end, kind) if name[:4] == magic]:
+            return found
+    return []
 
 
 def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -> Contents:
@@ -156,7 +161,7 @@ def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -
     there, narrow = size - start, kind.size[1] == "I"
     ds64 = next((at for name, at, _ in chunks if name == b"ds64"), None) if magic == b"RF64" else None
     if ds64 is not None and claimed == _RIFF_LIMIT:
-        (claimed,) = struct.unpack("<q", _read(file, ds64 + 16, 8).ljust(8, b"\0"))
+        (claimed,) = struct.unpack("<q", read_at(file, ds64 + 16, 8).ljust(8, b"\0"))
     elif narrow and (claimed >= 0xFFFF0000 or 0x7FFF0000 <= claimed <= 0x80000000) and claimed != there:
         claimed = -1  # what is written into a pipe before the length is known
 
@@ -170,6 +175,10 @@ def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -
         share = claimed / there if claimed > there > 0 else None
         return Contents(fixed(there) if share and magic == b"caff" else (), share)  # a short CAF file is refused
     rest = there - claimed
+    joints = _joints(file, start + claimed, size, kind, magic)
+    if joints:
+        ends = (*joints, size)
+        return Contents(tuple(Part(b"", file, *part) for part in zip((0, *joints), ends, strict=True)))
     if rest < (_JUNK if claimed else 1) or _is_chunks(file, start + claimed, size, kind):
         return Contents()
     wrapped = claimed + (rest >> 32 << 32)
@@ -187,7 +196,7 @@ def _with_size(file: BinaryIO, magic: bytes, place: int, sound: int, ds64: int |
     """The file with `sound` bytes of sound according to its header; WAV beyond 4 GiB as RF64."""
     kind = _CONTAINERS[magic]
     start = place + kind.head
-    head, at, narrow = bytearray(_read(file, 0, start)), place + len(kind.sound), kind.size[1] == "I"
+    head, at, narrow = bytearray(read_at(file, 0, start)), place + len(kind.sound), kind.size[1] == "I"
     if ds64 is not None:
         head[ds64 + 8 : ds64 + 24] = struct.pack("<QQ", start + sound - 8, sound)
         head[at:start] = struct.pack("<I", _RIFF_LIMIT)
@@ -201,13 +210,13 @@ def _with_size(file: BinaryIO, magic: bytes, place: int, sound: int, ds64: int |
 
 
 def _examine_au(file: BinaryIO, size: int) -> Contents:
-    start, claimed = struct.unpack(">II", _read(file, 4, 8).ljust(8, b"\0"))
+    start, claimed = struct.unpack(">II", read_at(file, 4, 8).ljust(8, b"\0"))
     there = size - start
     if claimed in (_RIFF_LIMIT, there) or there <= 0 or 0 <= there - claimed < _JUNK <= claimed:
         return Contents()
     if claimed > there:
         return Contents(claimed_share=claimed / there)
-    head = _read(file, 0, start)
+    head = read_at(file, 0, start)
     head = head[:8] + b"\xff\xff\xff\xff" + head[12:]
     return Contents((Part(head, file, start, size),), note=_note(claimed, there))
 
@@ -215,7 +224,7 @@ def _examine_au(file: BinaryIO, size: int) -> Contents:
 def _examine_ogg(file: BinaryIO, size: int) -> Contents:
     """Pages: streams that follow each other are parts, and the last page of a whole file says that it is the last."""
     at, starts, in_head, ended = 0, [0], True, False
-    while len(head := _read(file, at, 27)) == 27 and head[:4] == b"OggS":
+    while len(head := read_at(file, at, 27)) == 27 and head[:4] == b"OggS":
         flags, segments = head[5], file.read(head[26])
         begins = bool(flags & 2)
         if begins and not in_head:
@@ -225,102 +234,45 @@ def _examine_ogg(file: BinaryIO, size: int) -> Contents:
     ended = ended and at <= size
     ends = (*starts[1:], size)
     parts = () if len(starts) == 1 else tuple(Part(b"", file, *ends) for ends in zip(starts, ends, strict=True))
-    note = None if ended else "the file was cut short, and how much is missing is not known"
-    return Contents(parts, note=note)
+    return Contents(parts, note=None if ended else _CUT)
 
 
-class _MpegFrame(NamedTuple):
-    size: int
-    samples: int
-    side_info: int
-    """Bytes from the head of the frame to where a Xing header would be."""
+def _is_whole_matroska(file: BinaryIO, size: int) -> bool:
+    """Whether the segment, which holds all but the EBML header, ends within the file, or does not say its size."""
+    at = 0
+    for magic in (_EBML, _SEGMENT):
+        head = read_at(file, at, 12)
+        n_bytes = 9 - head[4].bit_length() if len(head) == 12 else 0
+        if head[:4] != magic or not 1 <= n_bytes <= 8:
+            return True
+        unknown = (1 << 7 * n_bytes) - 1
+        length = int.from_bytes(head[4 : 4 + n_bytes], "big") & unknown
+        at += 4 + n_bytes + length
+    return length == unknown or at <= size
 
 
-def _mpeg_frame(head: bytes) -> _MpegFrame | None:
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return None
-    version = {0: 2.5, 2: 2, 3: 1}.get(head[1] >> 3 & 3)
-    layer, index, rate_index = 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
-    if version is None or layer == 4 or index in (0, 15) or rate_index == 3:
-        return None
-    kbps = _MPEG_KBPS[1 if version == 1 else 2, layer if version == 1 else min(layer, 2)][index - 1]
-    rate = (44_100, 48_000, 32_000)[rate_index] // (1 if version == 1 else 2 if version == 2 else 4)
-    padding, is_mono = head[2] >> 1 & 1, head[3] >> 6 == 3
-    if layer == 1:
-        return _MpegFrame((12_000 * kbps // rate + padding) * 4, 384, 0)
-    samples = 576 if layer == 3 and version != 1 else 1152
-    side = {(1, False): 32, (1, True): 17, (0, False): 17, (0, True): 9}[int(version == 1), is_mono]
-    return _MpegFrame(samples * 125 * kbps // rate + padding, samples, 4 + side)
+def _examine_mpeg(file: BinaryIO, size: int, first: int) -> Contents:
+    """Count the frames from byte `first` on: without a Xing header libsndfile guesses from the first frame, and with
+    one it reads no further.
 
-
-def _examine_mpeg(file: BinaryIO, size: int) -> Contents:
-    """Count the frames: without a Xing header libsndfile guesses from the first, and with one it reads no further."""
-    first = _skip_id3(file, 0)
-    frame = _mpeg_frame(_read(file, first, 4))
-    if frame is None:
-        return Contents()
-    data = _read(file, first, frame.size)
-    at = frame.side_info
-    has_count = data[at : at + 4] in (b"Xing", b"Info") and data[at + 7 : at + 8] and data[at + 7] & 1
-    if data[36:40] == b"VBRI":
-        return Contents()
-    n_frames = _count_mpeg_frames(file, first, size)
-    if not has_count:
-        # A frame of the lowest rate that has room for the header, in front of the others.
-        lead = bytearray(_lead_frame(data[:4]))
-        lead[at : at + 12] = b"Xing" + struct.pack(">II", 1, n_frames)
-        return Contents((Part(bytes(lead), file, first, size),))
-    claimed = int.from_bytes(data[at + 8 : at + 12], "big")
-    missed = n_frames - 1 - claimed
-    if missed <= 0:
-        return Contents()
-    head = bytearray(_read(file, 0, first + frame.size))
-    head[first + at + 8 : first + at + 12] = struct.pack(">I", n_frames - 1)
-    if data[at + 7] & 2:
-        head[first + at + 12 : first + at + 16] = struct.pack(">I", min(size - first, _RIFF_LIMIT))
-    return Contents(
-        (Part(bytes(head), file, len(head), size),), note=_note(claimed, n_frames - 1) if missed > 2 else None
-    )
-
-
-def _lead_frame(head: bytes) -> bytes:
-    """A silent frame like that with this head, large enough for a Xing header."""
-    for index in range(1, 15):
-        tried = bytes((head[0], head[1] | 1, index << 4 | head[2] & 0x0C, head[3]))
-        frame = _mpeg_frame(tried)
-        if frame is not None and frame.size >= frame.side_info + 16:
-            return tried.ljust(frame.size, b"\0")
-    raise AssertionError(head)
-
-
-def _skip_id3(file: BinaryIO, at: int) -> int:
-    head = _read(file, at, 10)
-    if head[:3] != b"ID3" or len(head) < 10:
-        return at
-    return at + 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-
-
-def _count_mpeg_frames(file: BinaryIO, at: int, size: int) -> int:
-    """Frames like the one at `at`, to the end; what lies between them is skipped: headers and tags of joined files."""
-    count, searched, block, base = 0, 0, b"", at
-    kind = _mpeg_kind(_read(file, at, 4))
-    while at + 4 <= size and searched < _MOST_SEARCHES:
-        if not base <= at <= base + len(block) - 10:
-            base, block = at, _read(file, at, 1 << 20)
-        head = block[at - base : at - base + 4]
-        frame = _mpeg_frame(head)
-        if frame is not None and _mpeg_kind(head) == kind:
-            count += at + frame.size <= size
-            at += frame.size
-        elif head[:3] == b"ID3":
-            at = _skip_id3(file, at)
-        else:
-            following = block.find(b"\xff", at - base + 1)
-            at = base + (following if following >= 0 else len(block))
-            searched += 1
-    return count
-
-
-def _mpeg_kind(head: bytes) -> tuple[int, int]:
-    """Version, layer and rate of a frame."""
-    return head[1] & 0xFE, head[2] & 0x0C
+    It gets a part in any case: by name it would read a `._` file of macOS beside the MP3 instead.
+    """
+    frame = frame_of(read_at(file, first, 4))
+    assert frame is not None
+    data = bytearray(read_at(file, first, frame.size))
+    at, note = frame.side_info, None
+    is_layer_3 = data[1] >> 1 & 3 == 1  # only there libmpg123 looks for headers
+    if is_layer_3 and data[36:40] != b"VBRI":
+        n_frames = count_frames(file, first, size)
+        if data[at : at + 4] not in (b"Xing", b"Info") or len(data) < at + 16 or not data[at + 7] & 1:
+            # A frame of the lowest rate that has room for the header, in front of the others.
+            lead = bytearray(lead_frame(bytes(data[:4])))
+            lead[at : at + 12] = b"Xing" + struct.pack(">II", 1, n_frames)
+            return Contents((Part(bytes(lead), file, first, size),))
+        claimed, counted = int.from_bytes(data[at + 8 : at + 12], "big"), n_frames - 1
+        if counted > claimed:
+            data[at + 8 : at + 12] = struct.pack(">I", counted)
+            note = _note(claimed, counted) if counted > claimed + 2 else None
+        if data[at + 7] & 2:  # libmpg123 prints a warning where it differs from the file's
+            data[at + 12 : at + 16] = struct.pack(">I", min(size - first, _RIFF_LIMIT))
+    return Contents((Part(bytes(data), file, first + len(data), size),), note=note)

@@ -1,4 +1,4 @@
-"""How loud a clip is at each mel frame, as its blocks come: for the model, and for the gate."""
+"""Loudness of a clip at each mel frame, block by block: for the model and for the gate."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from .audio import Resampler
 from .framing import ceil_div
 from .high_pass import HighPass
-from .loudness import HUM_HZ, RUMBLE_HZ, condition_loudness, frame_rms
+from .loudness import RUMBLE_HZ, condition_loudness, frame_rms, without_hum
 from .manifest import Manifest
 from .short_resampler import ShortResampler
 from .tracks import Track
@@ -25,9 +25,9 @@ class Levels:
         # Rumble is removed before the resampler, which would make a step of an offset at the clip's ends.
         self._without_rumble = HighPass(sample_rate, RUMBLE_HZ)
         self._to_model, self._filtered_to_model = (resampler(sample_rate, spec.sample_rate) for _ in range(2))
-        self._without_hum = HighPass(spec.sample_rate, HUM_HZ)
+        self._without_hum = without_hum(spec.sample_rate)
         self.audio, self._filtered, self._voice = Track(), Track(), Track()
-        """What has come so far, at the model's rate: as it is, without rumble, and without hum."""
+        """The audio so far at the model's rate: unfiltered, without rumble, and without hum."""
 
     def push(self, audio: NDArray[np.float32], last: bool) -> None:
         """The clip's next samples, mono; `last` with the final ones."""
@@ -52,6 +52,6 @@ class Levels:
         return condition, np.minimum(voice, unfiltered)
 
     def forget(self, frame: int) -> None:
-        """Drop what mel frames from `frame` on are not made from."""
+        """Discard audio that mel frames from `frame` on do not depend on."""
         for track in (self.audio, self._filtered, self._voice):
             track.forget((frame - self._margin) * self._spec.hop_length)

@@ -1,28 +1,25 @@
-"""The range of every number of a manifest, each with its reason, and how long its texts and lists may be.
+"""The range of every number of a manifest, with its reason, and the limits of its texts and lists.
 
-Whoever writes a bundle chooses its numbers, and the hashes with them. A number within its range costs memory and time
-that a conversion may cost; the ranges are several times wider than any voice that is known needs. A new field of the
-manifest that holds a number needs a row here.
+An attacker chooses the numbers of a bundle together with its hashes. Numbers within their ranges keep memory and time
+at the scale of a usual conversion; the ranges are several times wider than known voices need. Every new number of the
+manifest needs a row here.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from .errors import BundleError
 from .text import abridged
 
 LONGEST_NAME, LONGEST_TEXT = 200, 20_000
-"""Characters of a name (of the voice, a singer, a graph, a file) and of any other text, as a licence is."""
+"""Characters of a name (of a voice, a singer, a graph, a file), and of other texts such as licences."""
 MOST_ENTRIES, DEEPEST = 10_000, 32
-"""Entries of a list or an object, and how deep they may stand inside each other."""
-
-
-class LimitError(ValueError):
-    """A value is beyond its limit; the message names the place."""
+"""Entries of a list or an object, and depth of nesting."""
 
 
 class Range(NamedTuple):
-    """Both ends belong to it."""
+    """A closed interval, and the reason for its ends."""
 
     least: float
     most: float
@@ -78,18 +75,18 @@ RANGES: dict[str, Range] = {
     "front_end.content_overlap_s": Range(0.0, 60.0, "seconds; half of the longest window"),
     "lookahead_ms.*": _LOOKAHEAD_MS,
 }
-"""By the place in `bundle.json`; `*` is any key of an object of free keys, any index, or any graph of a context."""
+"""Ranges by place in `bundle.json`; `*` is any free key, any index, or any graph of a context."""
 SLOWEST_FRAMES_HZ, FASTEST_FRAMES_HZ = 10.0, 1_000.0
 """Mel frames per second; 86 and 187.5 are usual."""
 SHORTEST_WINDOW_S = 0.5
-"""A content window, where there are any: each is a call of the encoder."""
+"""Shortest content window; each window is a call of the encoder."""
 FREE_KEYS = ("context", "lookahead_ms")
 _FILES = ("graphs.*.file", "graphs.*.weights", "variants.*.*.file", "variants.*.*.weights")
 _NAMES = ("name", "singer_embedding_file", *_FILES)
 
 
 def check_limits(manifest: Any) -> None:
-    """Raise `LimitError` for the first number, text or list of a decoded manifest that is beyond its limit."""
+    """Raise `BundleError` for the first number, text or list of a decoded manifest that is beyond its limit."""
     for place, path, value in _leaves("", "", manifest):
         if isinstance(value, str):
             check_text(place, value, LONGEST_NAME if path in _NAMES else LONGEST_TEXT)
@@ -97,21 +94,21 @@ def check_limits(manifest: Any) -> None:
             least, most, reason = RANGES[path]
             if not least <= value <= most:  # nor NaN
                 wanted = f"{least:g}" if least == most else f"{least:g} to {most:g}"
-                raise LimitError(f"{place} is {abridged(value)}; it must be {wanted} ({reason})")
+                raise BundleError(f"{place} is {abridged(value)}; it must be {wanted} ({reason})")
 
 
 def check_text(place: str, text: str, longest: int) -> None:
-    """Raise `LimitError` for a text that is too long, or that no file or terminal can take."""
+    """Raise `BundleError` for a text that is too long or contains half of a surrogate pair."""
     if len(text) > longest:
-        raise LimitError(f"{place} has {len(text)} characters; at most {longest} are allowed")
+        raise BundleError(f"{place} has {len(text)} characters; at most {longest} are allowed")
     if longest == LONGEST_NAME and "\n" in text:  # a message would go on in lines of the name's own
-        raise LimitError(f"{place} is {abridged(text)}: a name has no line breaks")
+        raise BundleError(f"{place} is {abridged(text)}: a name has no line breaks")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise LimitError(f"{place} is {abridged(text)}: half of a surrogate pair is no character")
+        raise BundleError(f"{place} is {abridged(text)}: half of a surrogate pair is no character")
 
 
 def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    """Every text and number with its place ("singers.alto.index") and its path in `RANGES`; keys are texts."""
+    """All texts and numbers, each with its place ("singers.alto.index") and its path in `RANGES`. Checks keys too."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             key = "*" if path in FREE_KEYS else field.name
@@ -131,16 +128,16 @@ def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]
 
 def _check_count(place: str, value: Any) -> None:
     if len(value) > MOST_ENTRIES:
-        raise LimitError(f"{place} has {len(value)} entries; at most {MOST_ENTRIES} are allowed")
+        raise BundleError(f"{place} has {len(value)} entries; at most {MOST_ENTRIES} are allowed")
 
 
 def check_depth(data: Any, where: str) -> None:
-    """Raise `LimitError` for parsed JSON whose lists and objects stand too deep inside each other."""
+    """Raise `BundleError` for parsed JSON whose lists and objects are nested too deeply."""
     level, depth = [data], 0
     while level := [item for value in level for item in _items(value)]:
         depth += 1
         if depth > DEEPEST:
-            raise LimitError(f"{where}: lists and objects stand more than {DEEPEST} deep inside each other")
+            raise BundleError(f"{where}: lists and objects stand more than {DEEPEST} deep inside each other")
 
 
 def _items(value: Any) -> list[Any]:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import finite
 from .converter import Converter
 from .errors import ComosvcError, OptionError
 from .extras import install
 from .live_stream import DeadlinePolicy, LiveStream
 from .request import Key
 from .stream import SingerChoice
+from .text import abridged
 
 _READ_OUT_S = 0.5
 _REOPEN_S = 5.0
@@ -74,8 +76,8 @@ def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], No
 
     A device that stops is opened again for some seconds. Raises `ComosvcError` if it does not come back.
     """
-    if not 0.0 <= options.monitor <= 1.0:
-        raise OptionError(f"monitor is {options.monitor}; it must be 0 to 1")
+    if not 0.0 <= finite(options.monitor) <= 1.0:
+        raise OptionError(f"monitor is {abridged(options.monitor)}; it must be 0 to 1")
     sound = sound_devices()
     try:
         rate = options.rate

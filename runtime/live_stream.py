@@ -9,11 +9,13 @@ from typing import Literal, NoReturn, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import finite, milliseconds, one_of
 from .audio import mono
 from .errors import AudioError, ComosvcError, OptionError
 from .high_pass import HighPass
 from .loudness import RUMBLE_HZ
 from .stream import SingerChoice, Stream
+from .text import abridged
 
 DeadlinePolicy = Literal["hold", "dry", "silence"]
 DEADLINE_POLICIES: tuple[str, ...] = get_args(DeadlinePolicy)
@@ -46,14 +48,11 @@ class LiveStream:
         at the stream's sample rate. `policy`: "hold", "dry" or "silence". `gate_db`: -120 to 0 dB, or None for no gate.
         Raises `OptionError`.
         """
-        if policy not in DEADLINE_POLICIES:
-            raise OptionError(f"unknown deadline policy {policy!r}; known: {', '.join(DEADLINE_POLICIES)}")
-        if not 0.0 < block_ms <= 1e3:
-            raise OptionError(f"block_ms is {block_ms}; it must be more than 0 and at most 1000 ms")
-        if gate_db is not None and not -120.0 <= gate_db <= 0.0:
-            raise OptionError(f"the input gate is {gate_db} dB; it must be -120 to 0 dB, or None")
-        self._stream, self._policy = stream, policy
-        self._gate = 0.0 if gate_db is None else 10.0 ** (gate_db / 20.0)
+        self._stream, self._policy = stream, one_of("the deadline policy", policy, DEADLINE_POLICIES)
+        block_ms = milliseconds("block_ms", block_ms)
+        if gate_db is not None and not -120.0 <= finite(gate_db) <= 0.0:
+            raise OptionError(f"the input gate is {abridged(gate_db)} dB; it must be -120 to 0 dB, or None")
+        self._gate = 0.0 if gate_db is None else 10.0 ** (finite(gate_db) / 20.0)
         self._without_rumble = HighPass(stream.sample_rate, RUMBLE_HZ)
         self._block_samples = max(1, round(1e-3 * block_ms * stream.sample_rate))
         self._kept = round(_KEPT_S * stream.sample_rate)
@@ -158,13 +157,15 @@ class LiveStream:
         if np.ndim(audio) != 1:
             raise AudioError(f"the block has shape {np.shape(audio)}; a live stream takes mono, (samples,)")
         count = len(audio)
+        if not count:
+            return np.zeros(0, np.float32)
         if count % self.block_samples or count > self._kept:
             raise ComosvcError(
                 f"a block of {count} samples; this live stream takes {self.block_samples}, or a multiple up to "
                 f"{_KEPT_S:g} s\nhint: a fixed block size of the audio device, and block_ms to match it"
             )
         try:
-            audio = mono(audio, "the block", self._heard_end) if count else audio
+            audio = mono(audio, "the block", self._heard_end)
         except AudioError as error:
             self._bad_blocks, self._bad_block = self._bad_blocks + 1, error
             audio = np.zeros(count, np.float32)

@@ -1,4 +1,4 @@
-"""Loudness of each mel frame, without what lies below the band of a voice."""
+"""Loudness of each mel frame, without energy below the band of a voice."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,25 +8,32 @@ from .mel import frames, hann
 from .spec import AudioSpec, FrontEnd
 
 RUMBLE_HZ = 33.0
-"""An offset and what lies up to here is no part of any loudness; the lowest voice begins an octave above."""
+"""Offset and energy up to this frequency are excluded from loudness; the lowest voices begin an octave above."""
 HUM_HZ = 125.0
-"""What lies up to here opens no gate: mains hum and its first harmonic. Every sung sound has energy above."""
+"""Energy up to this frequency and -20 dB opens no gate: mains hum and its first harmonic. Sung sounds have energy
+above."""
 
 
 def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
-    """`frame_rms` of what a clip (L,) has above `RUMBLE_HZ`, and no more than that of the clip: a filter rings on after
-    an abrupt end. The condition of our own models.
+    """`frame_rms` (T,) of a clip (L,) above `RUMBLE_HZ`, the loudness condition of our own models.
+
+    Limited by `frame_rms` of the unfiltered clip, because the filter rings on after an abrupt end.
     """
     return np.minimum(frame_rms(HighPass(spec.sample_rate, RUMBLE_HZ).push(audio), spec), frame_rms(audio, spec))
 
 
+def without_hum(rate: int) -> HighPass:
+    """The filter that removes what lies below `HUM_HZ`."""
+    return HighPass(rate, HUM_HZ, order=7, stop_db=45.0)
+
+
 def voice_band(audio: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
-    """What a clip (L,) has above `HUM_HZ`, an offset and rumble removed: whether somebody sings is decided on this."""
-    return HighPass(rate, HUM_HZ).push(HighPass(rate, RUMBLE_HZ).push(audio))
+    """A clip (L,) without offset, rumble and hum, the signal that gates and slicing are decided on."""
+    return without_hum(rate).push(HighPass(rate, RUMBLE_HZ).push(audio))
 
 
 def gate_loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
-    """The loudness of a whole clip that opens its gate, (T,): as `loudness`, of what lies above `HUM_HZ`."""
+    """Loudness (T,) of a whole clip for its gate: as `loudness`, for energy above `HUM_HZ`."""
     return np.minimum(frame_rms(voice_band(audio, spec.sample_rate), spec), frame_rms(audio, spec))
 
 

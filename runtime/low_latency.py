@@ -37,7 +37,7 @@ from .pitch import (
     mel_frames_held,
 )
 from .pitch_statistics import PitchStatistics
-from .pitch_survey import PitchSurvey
+from .pitch_survey import WINDOW_HOPS_BEFORE, PitchSurvey
 from .second_opinion import second_opinion
 from .short_resampler import ShortResampler, half_length
 from .spec import AudioSpec
@@ -73,11 +73,11 @@ def _needs(manifest: Manifest, steps: int) -> _Needs:
     content = context.content_low or context.content
     # From a frame's first sample to the centre of the last mel frame that it needs.
     mel_future = round(manifest.lookahead_ms.vocoder * 1e-3 * spec.frame_rate_hz - 0.5)
+    past, future = content.around(hop_ms)
     needs = _Needs(
         content_graph=graph,
-        content_past=content.past
-        + (overhang := max(0, ceil_div(round(1e3 * (content.window_ms / hop_ms - 1.0)), 2000))),
-        content_future=content.future + overhang,
+        content_past=past,
+        content_future=future,
         content_grid=1,
         acoustic_past=steps * context.acoustic.past,
         acoustic_future=steps * context.acoustic.future,
@@ -217,16 +217,22 @@ class LowLatency:
         if last <= first:
             return
         found = np.zeros(last - first, np.float32)
-        for frame in range(first, last):
-            if self._given_f0_hz is None and self._is_sung(frame):
-                # One by one: a batch of windows takes several times as long on a CPU as they take alone.
-                audio, newest = self._pitch_window(frame), BOUNDED_WINDOW_HOPS - 1
-                reply = yield from ask(Call("pitch", {"audio": audio[None]}))
-                self._timings_ms["pitch"] += reply.ms
-                f0_hz, confidence = (output[0, newest : newest + 1] for output in reply.outputs)
-                f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, newest, after=PITCH_HOP_LENGTH)
-                self.pitch_survey.add(audio, confidence, doubtful, newest)
-                found[frame - first] = f0_hz[0] if confidence[0] >= VOICED_CONFIDENCE else 0.0
+        sung = np.array([n for n in range(first, last) if self._given_f0_hz is None and self._is_sung(n)], np.int64)
+        sure, doubtful = np.zeros(len(sung), np.float32), np.zeros(len(sung), bool)
+        for n, frame in enumerate(sung):
+            # One by one: a batch of windows takes several times as long on a CPU as they take alone.
+            audio, newest = self._pitch_window(int(frame)), BOUNDED_WINDOW_HOPS - 1
+            reply = yield from ask(Call("pitch", {"audio": audio[None]}))
+            self._timings_ms["pitch"] += reply.ms
+            f0_hz, confidence = (output[0, newest : newest + 1] for output in reply.outputs)
+            f0_hz, sure[n : n + 1], doubtful[n : n + 1] = second_opinion(
+                audio, f0_hz, confidence, newest, after=PITCH_HOP_LENGTH
+            )
+            found[frame - first] = f0_hz[0] if sure[n] >= VOICED_CONFIDENCE else 0.0
+        if len(sung):
+            start = max(0, first - WINDOW_HOPS_BEFORE)
+            heard = self._at_16k.read_padded(start * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH)
+            self.pitch_survey.add(heard, sung - start, sure, doubtful)
         self._pitch_hz.append(found)
 
     def _is_sung(self, pitch_frame: int) -> bool:

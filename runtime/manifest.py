@@ -1,36 +1,28 @@
-"""What a bundle says about itself: `bundle.json` as frozen dataclasses, read strictly.
+"""The manifest of a bundle: `bundle.json` as frozen dataclasses, read strictly.
 
 Export builds these and writes `to_json`; the runtime reads them back with `from_json`. An unknown key, a missing key or
 a value of another type is an error, and so is a number beyond its range (`limits`).
 """
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import limits
 from .errors import BundleError
 from .extras import pip_install
-from .graph import GRAPHS, TensorSpec
-from .source import SINE_HARMONICS
+from .framing import ceil_div
+from .limits import check_depth
+from .manifest_rules import check_manifest
 from .spec import AudioSpec, F0Name, FrontEnd
+from .storage import sha256
 from .strict import MismatchError, decode, encode
 from .text import abridged
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "bundle.json"
-REQUIRED_GRAPHS = ("content", "pitch", "acoustic", "vocoder")
-OPTIONAL_INPUTS = {"vocoder": ("f0_hz", "source", "noise")}
-"""Inputs of the contract that a design may do without."""
 FROM_FP32 = ("fp32", "bf16")
 """Precisions that engines compute in from fp32 graphs."""
-_VARIANTS = ("fp16", "int8")
-SOURCE_KINDS = ("pulse", "sine", "none")
-
-_FIXED_LETTERS = "MCDH"  # the model's own sizes; every other dimension must stay dynamic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,20 +36,20 @@ class GraphEntry:
     file: str | None = None
     """Name inside the bundle; None: the file lies in the cache under its hash."""
     weights: str | None = None
-    """A file inside the bundle that follows `file`: the rest of the ONNX file, which other graphs end with too. The
-    hash is of both together."""
+    """Name inside the bundle of a second part of the ONNX file, which other graphs share. `sha256` is the hash of both
+    parts together."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Files inside the bundle whose bytes, one after the other, are the ONNX file; none: it lies in the cache."""
+        """Names inside the bundle of the parts of the ONNX file, in order; none for a file in the cache."""
         return tuple(name for name in (self.file, self.weights) if name is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SingerEntry:
-    """A target singer: the row of the embedding table, F0 statistics of the training recordings in Hz, who to thank.
+    """A target singer: row of the embedding table, F0 statistics of the training recordings in Hz, licence, credit.
 
-    None: not known, as in a checkpoint of somebody else's training.
+    F0 statistics are None where they are unknown, as for imported checkpoints.
     """
 
     index: int
@@ -110,13 +102,13 @@ class ModelEntry:
     ode: OdeEntry | None = None
     """The model is a teacher, whose steps follow its ODE; None: a student's steps, each with fresh noise."""
     default_steps: int | None = None
-    """Steps of a conversion that names no number; None: see `usual_steps`."""
+    """Default number of steps of a conversion; None: see `usual_steps`."""
     f0_extractor: F0Name = "swift-f0"
-    """What found the F0 that the model was trained on."""
+    """Extractor of the F0 that the model was trained on."""
 
     @property
     def step_counts(self) -> tuple[int, ...]:
-        """Numbers of steps that a conversion can take, ascending."""
+        """Possible numbers of steps of a conversion, ascending."""
         return (1, *sorted(map(int, self.schedules)))
 
     @property
@@ -137,6 +129,13 @@ class Context:
     past: int
     future: int
     window_ms: float = 0.0
+
+    def around(self, hop_ms: float) -> tuple[int, int]:
+        """Frames of audio before and after a frame, of `hop_ms` each, that its result depends on: `past` and `future`,
+        and the part of the window that lies beyond the frame.
+        """
+        overhang = max(0, ceil_div(round(1e3 * (self.window_ms / hop_ms - 1.0)), 2000))
+        return self.past + overhang, self.future + overhang
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,29 +193,29 @@ class Manifest:
     licences: tuple[LicenceEntry, ...]
     consent: str
     provenance: dict[str, Any]
-    """Versions, commit, data summary: whatever made it. `files`: SHA-256 of those that no other field names."""
+    """Versions, commit and data summary. `files`: SHA-256 of the files that no other field names."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """How the voice's conditions are taken from the audio."""
     variants: dict[str, dict[str, GraphEntry]] = field(default_factory=dict)
     """Graphs in other precisions than `graphs`: precision -> name -> file. One that stays fp32 there is left out."""
     format_version: int = FORMAT_VERSION
     digest: str | None = field(default=None, compare=False)
-    """SHA-256 of the rest of `bundle.json`, computed by `to_json`; None: of an older version, which wrote none."""
+    """SHA-256 of the other fields of `bundle.json`, written by `to_json`; None in bundles of older versions."""
 
     def __post_init__(self) -> None:
-        check(self)
+        check_manifest(self)
 
     @property
     def files(self) -> Mapping[str, str]:
-        """SHA-256 by name of the files that only `provenance` names."""
+        """SHA-256 by name of the files that no other field names."""
         return self.provenance.get("files", {})
 
     def has(self, precision: str) -> bool:
-        """Whether it holds what an engine needs to compute in `precision`; bf16 is computed from fp32 graphs."""
+        """True if the voice has graphs for `precision`; bf16 is computed from fp32 graphs."""
         return precision in (*FROM_FP32, *self.variants)
 
     def entries(self, precision: str) -> dict[str, GraphEntry]:
-        """The files by graph name that `precision` is computed from."""
+        """Graph files by graph name for `precision`."""
         return {**self.graphs, **self.variants.get(precision, {})}
 
 
@@ -227,7 +226,7 @@ def to_json(manifest: Manifest) -> str:
 
 
 def from_json(text: str | bytes, origin: str) -> Manifest:
-    """Read `bundle.json`; `origin` is the bundle named in the `BundleError` of whatever is wrong with it."""
+    """Read `bundle.json`. Raises `BundleError`, which names the bundle `origin`, for any fault."""
     try:
         data = _parse(text)
     except (ValueError, RecursionError) as error:
@@ -239,15 +238,15 @@ def from_json(text: str | bytes, origin: str) -> Manifest:
             f"hint: a newer bundle needs a newer comosvc: {pip_install('--upgrade comosvc')}"
         )
     try:
-        limits.check_depth(data, MANIFEST_FILE)
+        check_depth(data, MANIFEST_FILE)
         manifest = decode(Manifest, data, MANIFEST_FILE)
-    except (MismatchError, BundleError, limits.LimitError) as error:
+    except (MismatchError, BundleError) as error:
         raise BundleError(f"{origin}: {error}") from error
-    # Finds damage and edits by hand; a forger can write a digest too.
+    # The digest finds damage and edits by hand. It does not find forgery.
     if manifest.digest is not None and manifest.digest != _digest(data):
         raise BundleError(
             f"{origin}: {MANIFEST_FILE} is not what was written when the bundle was made: it was damaged or changed\n"
-            "hint: fetch the bundle again; comosvc-export set changes what a voice says of its singers"
+            "hint: fetch the bundle again; comosvc-export set changes names, F0, licence, credit and consent"
         )
     return manifest
 
@@ -270,159 +269,4 @@ def _refuse_constant(name: str) -> float:
 def _digest(data: Mapping[str, Any]) -> str:
     """SHA-256 of the data as JSON in one fixed form, without its field `digest`."""
     rest = {key: value for key, value in data.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def check(manifest: Manifest) -> None:
-    """Raise `BundleError` for a value beyond its limit, or parts that contradict each other or the graph contracts."""
-    try:
-        limits.check_limits(manifest)
-    except limits.LimitError as error:
-        raise BundleError(str(error)) from error
-    _check_audio(manifest.audio)
-    _check_provenance(manifest.provenance)
-    _check_graphs(manifest)
-    _check_singers(manifest)
-    model = manifest.model
-    _check_front_end(manifest.front_end)
-    known = model.source.kind in SOURCE_KINDS
-    _expect(known, f"model.source.kind is {model.source.kind!r}; known: {', '.join(SOURCE_KINDS)}")
-    nine = model.source.kind != "sine" or model.source.channels == SINE_HARMONICS
-    _expect(nine, f"model.source.channels is {model.source.channels}; a sine source has {SINE_HARMONICS}")
-    has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
-    _expect(has_source == (model.source.kind != "none"), "model.source contradicts the inputs of the vocoder graph")
-    for steps, indices in model.schedules.items():
-        number = int(steps) if re.fullmatch("[1-9][0-9]{0,4}", steps) else 0
-        known = 1 < number <= limits.MOST_STEPS
-        _expect(known, f"model.schedules[{steps}]: steps are whole numbers from 2 to {limits.MOST_STEPS}")
-        _expect(len(indices) == number - 1, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
-    _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
-    can = model.usual_steps in model.step_counts
-    _expect(can, f"model.default_steps is {model.default_steps}; the voice can do {model.step_counts}")
-    if model.ode is not None:
-        _check_ode(model, manifest.audio)
-    has_low = manifest.context.content_low is not None
-    _expect(has_low == ("content_low" in manifest.graphs), "context.content_low contradicts the graphs")
-    _expect(
-        has_low == (manifest.lookahead_ms.content_low_latency is not None),
-        "lookahead_ms.content_low_latency contradicts the graphs",
-    )
-
-
-def _check_audio(spec: AudioSpec) -> None:
-    _expect(spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}")
-    lengths = spec.hop_length, spec.win_length, spec.n_fft
-    nested = sorted(lengths) == list(lengths)
-    _expect(
-        nested, "audio: hop_length, win_length and n_fft are {}, {} and {}; each must hold the last".format(*lengths)
-    )
-    slowest, fastest = limits.SLOWEST_FRAMES_HZ, limits.FASTEST_FRAMES_HZ
-    rate = spec.frame_rate_hz
-    _expect(slowest <= rate <= fastest, f"audio: {rate:.1f} mel frames per second; {slowest:g} to {fastest:g} are read")
-    rising = spec.f_min_hz < spec.f_max_hz
-    _expect(rising, f"audio: f_min_hz is {spec.f_min_hz:g}, f_max_hz {spec.f_max_hz:g}; the mel bands lie between them")
-
-
-def _check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Of what is read again: hashes of other files, and versions."""
-    for key in ("files", "versions"):
-        texts = provenance.get(key, {})
-        fits = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
-        _expect(fits, f"provenance.{key} must be an object of texts, got {abridged(texts)}")
-    for name, sha256 in provenance.get("files", {}).items():
-        _expect(_is_sha256(sha256), f"provenance.files.{name} is not a SHA-256")
-
-
-def _check_ode(model: ModelEntry, spec: AudioSpec) -> None:
-    assert model.ode is not None
-    bands, known = len(model.ode.mel_mean), len(model.ode.sigmas)
-    _expect(bands in (1, spec.n_mels), f"model.ode.mel_mean has {bands} numbers for {spec.n_mels} bands")
-    beyond = [steps for steps, indices in model.schedules.items() if not all(0 <= i < known for i in indices)]
-    _expect(not beyond, f"model.schedules{beyond} points beyond the {known} levels of model.ode.sigmas")
-
-
-def _check_front_end(front_end: FrontEnd) -> None:
-    window, overlap = front_end.content_window_s, front_end.content_overlap_s
-    least = limits.SHORTEST_WINDOW_S
-    _expect(
-        window == 0.0 or window >= least, f"front_end.content_window_s is {window}; 0, or {least} and more, are read"
-    )
-    _expect(
-        0.0 <= 2.0 * overlap <= window,
-        f"front_end.content_overlap_s is {overlap}; at most half of content_window_s, {window}, may overlap",
-    )
-    _expect(
-        front_end.content_index == "time" or window > 0.0,
-        "front_end.content_index is stretched, which needs pieces to be stretched over: content_window_s is 0",
-    )
-
-
-def _check_graphs(manifest: Manifest) -> None:
-    missing = [name for name in REQUIRED_GRAPHS if name not in manifest.graphs]
-    _expect(not missing, f"no graph for {', '.join(missing)}")
-    _check_entries("graphs", "fp32", manifest.graphs, manifest)
-    for precision, entries in manifest.variants.items():
-        _expect(precision in _VARIANTS, f"variants.{precision} is unknown; known: {', '.join(_VARIANTS)}")
-        unknown = [name for name in entries if name not in manifest.graphs]
-        _expect(not unknown, f"variants.{precision} of {', '.join(unknown)}, which graphs does not name")
-        _check_entries(f"variants.{precision}", precision, entries, manifest)
-
-
-def _check_entries(where: str, precision: str, entries: dict[str, GraphEntry], manifest: Manifest) -> None:
-    sizes = {
-        "M": manifest.audio.n_mels,
-        "C": manifest.model.content_channels,
-        "D": manifest.model.singer_channels,
-        "H": manifest.model.source.channels,
-    }
-    for name, entry in entries.items():
-        alone = entry.file is not None or entry.weights is None
-        _expect(alone, f"{where}.{name}.weights is {entry.weights}, and there is no file before it")
-        _expect(name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}")
-        _expect(entry.precision == precision, f"{where}.{name} is {entry.precision}; it must be {precision}")
-        _expect(_is_sha256(entry.sha256), f"{where}.{name}.sha256 is not a SHA-256")
-        spec = GRAPHS[name]
-        _check_tensors(f"{where}.{name}.inputs", entry.inputs, spec.inputs, OPTIONAL_INPUTS.get(name, ()), sizes)
-        _check_tensors(f"{where}.{name}.outputs", entry.outputs, spec.outputs, (), sizes)
-
-
-def _check_tensors(
-    where: str,
-    found: tuple[tuple[str, str, tuple[int | str, ...]], ...],
-    wanted: tuple[TensorSpec, ...],
-    optional: tuple[str, ...],
-    sizes: dict[str, int],
-) -> None:
-    contract = {tensor.name: tensor for tensor in wanted}
-    names = [name for name, _, _ in found]
-    required = [name for name in contract if name not in optional]
-    fits = set(required) <= set(names) and names == [name for name in contract if name in names]
-    _expect(fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}, in this order")
-    for name, dtype, dims in found:
-        tensor = contract[name]
-        _expect(dtype == tensor.dtype, f"{where}: {name} is {dtype}, the contract has {tensor.dtype}")
-        same_rank = len(dims) == len(tensor.dims)
-        _expect(same_rank, f"{where}: {name} has dims {list(dims)}, the contract {list(tensor.dims)}")
-        for dim, letter in zip(dims, tensor.dims, strict=True):
-            if letter in _FIXED_LETTERS:
-                _expect(dim == sizes[letter], f"{where}: {name} has {letter} = {dim}, should be {sizes[letter]}")
-            else:
-                _expect(isinstance(dim, str), f"{where}: {name} fixes {letter} to {dim}; it must be dynamic")
-
-
-def _check_singers(manifest: Manifest) -> None:
-    _expect(bool(manifest.singers), "no singers")
-    for name, singer in manifest.singers.items():
-        low, high = singer.f0_range_hz or (singer.f0_median_hz or 1.0,) * 2
-        median = low if singer.f0_median_hz is None else singer.f0_median_hz
-        ordered = 0.0 < low <= median <= high
-        _expect(ordered, f"singers.{name}: F0 range {low}-{high} Hz does not hold the median {median} Hz")
-
-
-def _is_sha256(text: str) -> bool:
-    return re.fullmatch("[0-9a-f]{64}", text) is not None
-
-
-def _expect(holds: bool, message: str) -> None:
-    if not holds:
-        raise BundleError(message)
+    return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .errors import AudioError
 from .extras import install
+from .storage import reason
 
 ENDINGS = (
     ".m4a",
@@ -82,7 +83,7 @@ class Media:
             self._container = self._av.open(file, format=form)
             stream: Any = next(iter(self._container.streams.audio), None)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
-            raise AudioError(f"{name} is not audio that can be read: {_words(error)}") from error
+            raise AudioError(f"{name} is not audio that can be read: {reason(error)}") from error
         # A track of a codec that FFmpeg does not know has neither.
         self.samplerate: int = getattr(stream, "rate", None) or 0
         self.channels: int = getattr(stream, "channels", None) or 0
@@ -126,7 +127,7 @@ class Media:
                     yield held.pop(0)
             held += map(self._samples, resampler.resample(None))
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
-            self.error = _words(error)
+            self.error = reason(error)
         if self._by_sample:
             start = self._stream.start_time or 0
             if end - start - self.frames > ROUNDING_S * self.samplerate:
@@ -141,7 +142,3 @@ class Media:
         if samples.shape[1] != self.channels:
             raise ValueError(f"it goes on with {samples.shape[1]} channels")
         return samples
-
-
-def _words(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).strip()

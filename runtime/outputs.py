@@ -1,4 +1,4 @@
-"""Whether a graph gave what its contract says: the one place that looks at the outputs of an engine."""
+"""Checks of the outputs of graphs against their contracts, for all engines."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from .graph import GRAPHS
 from .manifest import GraphEntry
 from .profiles import Grid, Shape
 
-_BROKEN = "hint: the bundle is broken; comosvc-export verify says more"
+_BROKEN = "hint: the bundle is broken; comosvc-export verify gives details"
 
 
 def check_outputs(grid: Grid, entry: GraphEntry, inputs: Mapping[str, Shape], outputs: Sequence[NDArray]) -> None:
@@ -42,10 +42,10 @@ def check_finite(graph: str, outputs: Sequence[NDArray]) -> None:
 
 
 def _lengths(grid: Grid, inputs: Mapping[str, Shape]) -> dict[str, range]:
-    """Of each free letter of the outputs.
+    """Sizes allowed for each free dimension of the outputs.
 
-    Encoders give a row for each whole hop. One that sees all of its input may leave out the first or last, as one
-    without padding does.
+    Encoders give a row for each whole hop. An encoder that takes all of its input at once may leave out the first or
+    the last row, as networks without padding do.
     """
     given = {"B": max(shape[0] for shape in inputs.values() if shape)}
     for tensor in GRAPHS[grid.graph].inputs:

@@ -1,4 +1,4 @@
-"""`parity.json` of a bundle: what was measured of its graphs when they were exported."""
+"""`parity.json` of a bundle: the comparisons of its graphs with torch at export."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ PARITY_FILE = "parity.json"
 
 @dataclass(frozen=True)
 class VariantRecord:
-    """Of one precision: SHA-256 of the graphs that were measured, why others stayed in fp32, and the figures."""
+    """One precision: SHA-256 of its measured graphs, reasons for graphs that stayed in fp32, and the figures."""
 
     graphs: dict[str, str]
     versions: dict[str, str]
@@ -24,21 +24,21 @@ class VariantRecord:
 
 @dataclass(frozen=True)
 class ParityFile:
-    """SHA-256 of the fp32 graphs that were measured, the comparisons with torch, and the other precisions by name."""
+    """SHA-256 of the measured fp32 graphs, their comparisons with torch, and the other precisions by name."""
 
     graphs: dict[str, str]
     rows: tuple[dict[str, Any], ...]
     variants: dict[str, VariantRecord] = field(default_factory=dict)
 
     def measured(self, precision: str) -> dict[str, str]:
-        """SHA-256 by name of the graphs that were measured in `precision`."""
+        """SHA-256 by name of the graphs measured in `precision`."""
         if precision == "fp32":
             return self.graphs
         return self.variants[precision].graphs if precision in self.variants else {}
 
 
 def read_parity(bundle: Bundle) -> ParityFile:
-    """Raises `BundleError` unless the file is there, unchanged and complete."""
+    """Read `parity.json`. Raises `BundleError` unless the file is there, unchanged and complete."""
     what = f"{bundle.origin}: {PARITY_FILE}"
     try:
         return decode(ParityFile, json.loads(bundle.read(PARITY_FILE)), PARITY_FILE)
@@ -47,7 +47,7 @@ def read_parity(bundle: Bundle) -> ParityFile:
 
 
 def kept_fp32(bundle: Bundle) -> list[tuple[str, str, str]]:
-    """Precision, graph, reason: what stayed in float32 where another precision was asked for."""
+    """Rows (precision, graph, reason) of the graphs that stayed in float32 in another precision."""
     if PARITY_FILE not in bundle.manifest.files:
         return []
     variants = read_parity(bundle).variants

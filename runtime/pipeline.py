@@ -15,7 +15,7 @@ from .low_latency import LowLatency
 from .manifest import Manifest
 from .pitch_statistics import PitchStatistics
 from .pitch_survey import PitchSurvey
-from .request import Request
+from .request import Request, check_f0
 from .synthesis import Synthesis, Target, horizon_frames
 from .tracks import Track
 from .voices import auto_key
@@ -95,6 +95,8 @@ def with_key(manifest: Manifest, request: Request, blocks: Callable[[], Blocks],
     song = yield from _song_pitch(manifest, request, blocks(), sample_rate, timings)
     assert request.voice.f0_median_hz is not None  # check_key
     key = auto_key(song, request.voice.f0_median_hz, request.key_step)
+    if request.f0_hz is not None:
+        check_f0(request.f0_hz, key, manifest.audio.sample_rate)
     return replace(request, key=key, found_in_ms=timings)
 
 

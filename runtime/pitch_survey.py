@@ -7,6 +7,8 @@ from .gate import OPEN_LOUDNESS
 from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, VOICED_CONFIDENCE
 
 _WINDOW, _AFTER = 1024, 256  # samples of a frame's spectrum, and those of them behind its centre
+WINDOW_HOPS_BEFORE = (_WINDOW - _AFTER) // PITCH_HOP_LENGTH
+"""Hops of audio before its centre that a frame is judged by."""
 _LOUD_HZ, _TONAL_HZ = 60.0, (100.0, 1000.0)
 _UNSURE_CONFIDENCE = (0.1, 0.9)
 _TONAL_DB, _TONAL_FLATNESS = 15, 0.3
@@ -43,13 +45,16 @@ class PitchSurvey:
         """Sounding frames by their energy at 100 to 1000 Hz: unvoiced ones with tones there, and voiced ones."""
 
     def add(
-        self, audio: NDArray[np.float32], confidence: NDArray[np.float32], doubtful: NDArray[np.bool_], first_frame: int
+        self,
+        audio: NDArray[np.float32],
+        frames: NDArray[np.int64],
+        confidence: NDArray[np.float32],
+        doubtful: NDArray[np.bool_],
     ) -> None:
-        """Count pitch frames, (P,) each; the first is centred on sample 256 first_frame of `audio` (N,) at 16 kHz."""
+        """Count pitch frames, (P,) each, which are centred on the samples 256 `frames` of `audio` (N,) at 16 kHz."""
         padded = np.pad(audio, (_WINDOW - _AFTER, _WINDOW))
-        views = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[first_frame * PITCH_HOP_LENGTH :]
-        frames = views[::PITCH_HOP_LENGTH][: len(confidence)]
-        power = np.square(np.abs(np.fft.rfft(frames * _WINDOW_FUNCTION))) * _SCALE
+        views = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[frames * PITCH_HOP_LENGTH]
+        power = np.square(np.abs(np.fft.rfft(views * _WINDOW_FUNCTION))) * _SCALE
         voiced = confidence >= VOICED_CONFIDENCE
         sounding = power[:, _FREQUENCIES_HZ > _LOUD_HZ].sum(axis=1) > OPEN_LOUDNESS**2
         (low, high), (lowest_hz, highest_hz) = _UNSURE_CONFIDENCE, _TONAL_HZ

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from .audio import resample
 from .errors import ComosvcError, OutputError
-from .extras import install
+from .extras import import_native, install
 from .mel import hz_to_mel, mel_spectrogram
 from .spec import AudioSpec
-from .storage import replacing
+from .storage import reason, replacing
 
 ROW_S = 12.0
 """The longest that is drawn in one row."""
@@ -44,7 +44,7 @@ class Panel:
 def require_matplotlib() -> Any:
     """matplotlib with a backend that only writes files. Raises `ComosvcError` if it is not installed."""
     try:
-        matplotlib = importlib.import_module("matplotlib")
+        matplotlib = import_native("matplotlib")
     except ImportError as error:
         raise ComosvcError(f"a picture needs matplotlib ({error})\nhint: {install('plot')}") from error
     matplotlib.use("Agg")
@@ -81,7 +81,7 @@ def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec)
             warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
             figure.savefig(partial, format=Path(path).suffix.lower().lstrip("."))
     except (OSError, ValueError) as error:
-        raise OutputError(f"{os.fspath(path)} cannot be written: {error}") from error
+        raise OutputError(f"{os.fspath(path)} cannot be written: {reason(error)}") from error
 
 
 def _title_fonts() -> list[str]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from .bundle import Bundle, load_tensors
 from .calls import Runnable
 from .errors import BundleError, ComosvcError
+from .exits import native_code
 from .framing import ceil_div
-from .graph import GRAPHS
-from .manifest import OPTIONAL_INPUTS, Manifest
+from .graph import GRAPHS, OPTIONAL_INPUTS
+from .manifest import Manifest
 from .outputs import check_finite, check_outputs
 from .profiles import grid_of
 from .providers import cpu
@@ -125,7 +126,8 @@ def _error(bundle: Bundle, graph: Runnable, probe: Probe, precision: str) -> flo
     """The largest of any output. Where `graph` pads the probe, only what cannot hear its end is compared."""
     budget, reason = BUDGETS[precision]
     names, at_end, errors = [tensor.name for tensor in GRAPHS[probe.graph].outputs], 0, [0.0]
-    outputs = dict(zip(names, graph.run(probe.inputs), strict=True))
+    with native_code():
+        outputs = dict(zip(names, graph.run(probe.inputs), strict=True))
     if any(outputs[name].shape[1] > probe.outputs[name].shape[1] for name in names):
         at_end = steps_at_end(bundle.manifest, probe.graph)
     shortest = min(probe.outputs[name].shape[1] for name in names)

@@ -1,8 +1,11 @@
-"""How much of a conversion is done: reported as its graphs answer, piece by piece."""
+"""Progress of a conversion, updated after each call of a graph."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from .arguments import check_progress
 from .calls import Call
 from .errors import CancelledError
 from .pitch import PITCH_SAMPLE_RATE
@@ -16,9 +19,10 @@ _BEFORE_THE_END = 0.99
 
 
 class Meter:
-    """Progress of one clip. `pitch_passes`: 2 where the key is found first."""
+    """Progress of one clip. `pitch_passes`: 2 where the key is found first. Raises `OptionError`."""
 
     def __init__(self, report: Progress | None, spec: AudioSpec, steps: int, pitch_passes: int) -> None:
+        check_progress(report)
         self._report, self._frame_rate_hz = report, spec.frame_rate_hz
         calls = {"pitch": pitch_passes, "content": 1, "acoustic": steps, "vocoder": 1}
         self._expected_per_s = sum(_WEIGHTS[graph] * count for graph, count in calls.items())
@@ -26,29 +30,30 @@ class Meter:
         self._seconds, self._computed, self._written, self._share = 0.0, 0.0, 0, 0.0
 
     def expect(self, n_samples: int | None, sample_rate: int) -> None:
-        """Length of the clip. None: not known; then 0 is reported until it is over."""
+        """Set the length of the clip. None: unknown; then 0 is reported until the end."""
         self._n_samples, self._seconds = n_samples or None, (n_samples or 0) / sample_rate
 
     def computed(self, call: Call) -> None:
-        """A graph has answered. Raises `CancelledError`."""
+        """Count a finished call of a graph. Raises `CancelledError`."""
         name = "audio" if "audio" in call.inputs else "f0_hz"
         seconds = call.inputs[name].shape[1] / (PITCH_SAMPLE_RATE if name == "audio" else self._frame_rate_hz)
         self._computed += seconds * _WEIGHTS[call.graph.split("_")[0]]
-        self._tell()
+        self._report_share()
 
     def written(self, n_samples: int) -> None:
-        """So many more samples of the result are there. Raises `CancelledError`."""
+        """Count finished samples of the result. Raises `CancelledError`."""
         self._written += n_samples
-        self._tell()
+        self._report_share()
 
     def finish(self) -> None:
-        """All is done. Raises `CancelledError`."""
+        """Report the end. Raises `CancelledError`."""
         self._share = 1.0
-        self._tell()
+        self._report_share()
 
-    def _tell(self) -> None:
+    def _report_share(self) -> None:
         if self._n_samples is not None:
             share = max(self._computed / (self._seconds * self._expected_per_s), self._written / self._n_samples)
             self._share = max(self._share, min(share, _BEFORE_THE_END))
-        if self._report is not None and self._report(self._share) is False:
+        answer = None if self._report is None else self._report(self._share)
+        if isinstance(answer, bool | np.bool_) and not answer:
             raise CancelledError(f"cancelled at {self._share:.0%} by the progress function")

@@ -1,6 +1,5 @@
 """The arguments of a conversion, checked once, before any work."""
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -8,8 +7,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arguments import one_of, whole_number
 from .bundle import Bundle
 from .errors import OptionError
+from .text import abridged
 from .voices import FOUND_KEYS, Voice, check_key, voice_of
 
 Latency = Literal["default", "low"]
@@ -23,6 +24,8 @@ At the authors' size 3 to 4 s take the least time per second, in ONNX Runtime an
 tenth more in the student, of 1 s up to a fifth.
 """
 _HIGHEST_F0_SHARE = 0.4  # of the sample rate: a pulse train has no second harmonic there
+
+_LARGEST_NOISE = 100.0  # far beyond any draw of normal numbers; with 1e20 a graph gives NaN
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +67,18 @@ def make_request(
     latency: str,
 ) -> Request:
     """Check the arguments that all conversions share. `steps` None: the voice's own number. Raises `OptionError`."""
-    if latency not in LATENCIES:
-        raise OptionError(f"unknown latency {latency!r}; known: {', '.join(LATENCIES)}")
+    one_of("latency", latency, LATENCIES)
     voice = voice_of(bundle, singer)
     key_or_none, schedule = check_key(key, voice), _schedule(bundle, steps)
     step = FOUND_KEYS[str(key)] if key_or_none is None else 1
-    return Request(voice, key_or_none, _check_seed(seed), schedule, low_latency=latency == "low", key_step=step)
+    return Request(
+        voice,
+        key_or_none,
+        whole_number("seed", seed, 0, 2**64 - 1),
+        schedule,
+        low_latency=latency == "low",
+        key_step=step,
+    )
 
 
 def with_tracks(
@@ -81,7 +90,7 @@ def with_tracks(
         check_f0(f0_hz, request.key or 0.0, sample_rate)
         request = replace(request, f0_hz=f0_hz)
     if noise is not None:
-        request = replace(request, noise=_track("noise", noise, shape))
+        request = replace(request, noise=_check_noise(_track("noise", noise, shape)))
     return request
 
 
@@ -95,30 +104,33 @@ def check_f0(f0_hz: NDArray[np.float32], key: float, sample_rate: int) -> None:
         )
 
 
+def _check_noise(noise: NDArray[np.float32]) -> NDArray[np.float32]:
+    largest = np.abs(noise).max()
+    if largest > _LARGEST_NOISE:
+        raise OptionError(
+            f"noise goes up to {largest:g}; it must be within {_LARGEST_NOISE:g} of 0 (deviation 1 is usual)"
+        )
+    return noise
+
+
 def _track(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors that need a gradient
+        raise OptionError(f"{name} is no array of numbers: {error}") from error
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise OptionError(f"{name} is {array.dtype} {array.shape}; it must be finite numbers {shape}")
     if array.shape != shape:
         raise OptionError(
             f"{name} has shape {array.shape}; it must be {shape}\nhint: T is Converter.frames(len(audio), sample_rate)"
         )
-    return array.astype(np.float32)
-
-
-def _check_seed(seed: Any) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if not 0 <= number < 2**64:
-        raise OptionError(f"seed is {seed!r}; it must be a whole number from 0 to 2^64 - 1")
-    return number
+    with np.errstate(over="ignore"):  # what becomes infinite is out of every range
+        return array.astype(np.float32)
 
 
 def _schedule(bundle: Bundle, steps: Any) -> tuple[int, ...]:
     model = bundle.manifest.model
     steps = model.usual_steps if steps is None else steps
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps not in model.step_counts:
-        raise OptionError(f"steps is {steps!r}; this voice can do {', '.join(map(str, model.step_counts))}")
+        raise OptionError(f"steps is {abridged(steps)}; this voice can do {', '.join(map(str, model.step_counts))}")
     return model.schedules.get(str(steps), ())

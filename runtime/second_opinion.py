@@ -45,9 +45,12 @@ def second_opinion(
     Frame p is centred on sample 256 (first_frame + p); `after` samples behind that are used, and zeros beyond the ends.
     """
     f0_hz, confidence, changed = f0_hz.copy(), confidence.copy(), np.zeros(len(f0_hz), bool)
-    padded = np.pad(audio, (WINDOW - after, WINDOW))
     voiced = confidence >= VOICED_CONFIDENCE
-    for frame in np.flatnonzero(~voiced | (f0_hz >= _SUSPECT_HZ)):
+    asked = np.flatnonzero(~voiced | (f0_hz >= _SUSPECT_HZ))
+    if not len(asked):
+        return f0_hz, confidence, changed
+    padded = np.pad(audio, (WINDOW - after, WINDOW))
+    for frame in asked:
         suspect = f0_hz[frame] >= _SUSPECT_HZ and confidence[frame] >= _RESCUE_CONFIDENCE
         highest_hz = min(f0_hz[frame] / _LEAST_RATIO, _HIGHEST_HZ) if suspect else _RESCUED_BELOW_HZ
         least = _LEAST_PERIODIC if voiced[frame] else _RESCUE_PERIODIC

@@ -1,4 +1,4 @@
-"""Where sound comes from: files by name, pipes, and file objects. All become files in which one can seek."""
+"""Sources of sound: paths, pipes and file objects, all as seekable files."""
 
 import io
 import os
@@ -21,21 +21,22 @@ READABLE = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc"),
     *(".au", ".snd", ".w64", ".rf64", ".caf"),
 )
-"""Endings that a folder is searched for; a file given by name may have any."""
+"""Endings of the sound files that are taken from a folder; a file given by name may have any ending."""
 MOST_PIPED_BYTES = 4 << 30
+"""Limit of the temporary copy of a pipe."""
 NO_WRITER_S = 5.0
-"""How long a named pipe waits for a program that writes into it."""
+"""Seconds of waiting for a program that opens the other end of a named pipe."""
 STALLED_S = 600.0
-"""How long it waits for the next bytes of one."""
+"""Seconds of waiting for the next bytes of a named pipe."""
 
 Openable = Path | BinaryIO
 
 
 class Source:
-    """A file of sound, opened: `file` can be sought in. `path` is None where only `file` has the sound.
+    """An opened sound file. `file` is seekable; `path` is None unless `file` is the opened path itself.
 
-    A pipe, or an object that cannot be sought in, is read to its end into a temporary file, of at most
-    `MOST_PIPED_BYTES`. An object is read from its start, and left open. Raises `AudioError`.
+    Pipes and objects that are not seekable are copied into a temporary file of at most `MOST_PIPED_BYTES`. Seekable
+    objects are read from their start and stay open. Raises `AudioError`.
     """
 
     def __init__(self, source: Openable) -> None:
@@ -74,7 +75,7 @@ class Source:
 
 
 def name_of(source: object) -> str:
-    """What messages call a source or a result: its path, or the name or type of an object."""
+    """Name of a source or a result in messages: its path, or the name or type of an object."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(cast(str, source))
     name = getattr(source, "name", None)
@@ -82,8 +83,8 @@ def name_of(source: object) -> str:
 
 
 def _spool(read: Callable[[], bytes | None], name: str) -> BinaryIO:
-    """Everything that `read` gives, in a temporary file."""
-    file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed by who reads it
+    """A temporary file with all bytes of `read`, which returns nothing at the end."""
+    file = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed by `Source.close`
     try:
         while data := read():
             file.write(data)
@@ -106,7 +107,7 @@ def _spool_fifo(path: Path) -> BinaryIO:
 
 
 def _next_bytes(pipe: int, path: Path) -> bytes:
-    """Waits for bytes of a pipe, but not for ever; b"" at its end."""
+    """The next bytes of a pipe; b"" at its end. Raises `AudioError` after a long wait."""
     start = time.monotonic()
     while not select.select([pipe], [], [], 0.1)[0]:
         limit_s = NO_WRITER_S
@@ -121,13 +122,13 @@ def _next_bytes(pipe: int, path: Path) -> bytes:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file with this ending, found in a folder, is read here."""
+    """True if files with this ending are taken from a folder."""
     suffix = path.suffix.lower()
     return suffix in READABLE or (suffix in MEDIA_ENDINGS and has_pyav())
 
 
 def unread_reason(path: Path) -> str | None:
-    """Why a file found in a folder is not read, if it is sound; None if it does not look like sound."""
+    """Why a sound file in a folder is not read, by its ending; None for endings of other files."""
     suffix = path.suffix.lower()
     if suffix in MEDIA_ENDINGS and not has_pyav():
         return f"{suffix} files need PyAV\n{media_hint(path.name)}"
@@ -140,7 +141,7 @@ _OTHER_SOUND = (".mp2", ".mpc", ".dsf", ".dff", ".ra", ".rm", ".spx", ".mid", ".
 
 
 def files_in(folder: Path, paths: Iterable[Path] | None = None) -> list[Path]:
-    """Plain files of a folder, sorted, without those whose names begin with a dot. Raises `AudioError`."""
+    """Plain files of a folder or of `paths`, sorted, without names that begin with a dot. Raises `AudioError`."""
     try:
         found = folder.iterdir() if paths is None else paths
         return sorted(path for path in found if not path.name.startswith(".") and path.is_file())

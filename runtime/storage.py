@@ -1,4 +1,4 @@
-"""Files written all or nothing: beside their name first, renamed when complete, and removed if a process was killed."""
+"""Atomic files: written beside their final name, renamed when complete, removed after a killed process. SHA-256."""
 
 import hashlib
 import os
@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 try:
@@ -20,25 +21,30 @@ _SUFFIX = ".partial"
 class Aside:
     """A new, empty file beside `path`, open for reading and writing as `file`; `commit` renames it to `path`.
 
-    It is removed if it is not committed: by `discard`, when the object is collected, at the end of the process, or, if
-    that was killed, by `remove_stale`. The process holds a lock on it meanwhile. Its name is short, whatever that of
-    `path`, and no other process makes the same. Raises `OSError` or `ValueError`.
+    A file that is not committed is removed: by `discard`, when the object is collected, at the end of the process, or,
+    after a killed process, by `remove_stale`. The process holds a lock on the file until then. The name of the file is
+    short, also for a long `path`, and unique. Raises `OSError` or `ValueError`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.partial = path.parent / f"{_prefix(path)}{os.getpid()}-{uuid4().hex[:12]}{_SUFFIX}"
-        # Before there is a file: a signal may end the process at any line from here on.
-        self._remove = weakref.finalize(self, _remove, self.partial)
-        self.file = self.partial.open("x+b")
-        _lock(self.file.fileno())
+        while True:
+            self.partial = path.parent / f"{_prefix(path)}{os.getpid()}-{uuid4().hex[:12]}{_SUFFIX}"
+            # Before there is a file: a signal may end the process at any line from here on.
+            self._remove = weakref.finalize(self, _remove, self.partial)
+            self.file = self.partial.open("x+b")
+            if _lock(self.file):
+                break
+            self.file.close()  # another process took it for a stale one before it was locked
 
     def commit(self) -> None:
-        """Write everything to the disk and give the file its name, in place of one that has it."""
+        """Write everything to the disk and rename the file to `path`, which it replaces."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.file.close()
+        if fcntl is None:
+            self.file.close()  # Windows renames no open file
         self.partial.replace(self.path)
+        self.file.close()  # not before: that unlocks it
         self._remove.detach()
 
     def discard(self) -> None:
@@ -49,7 +55,7 @@ class Aside:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to: it becomes `path` when the block ends, and is gone if that ends in an error."""
+    """A file beside `path` to write to. It replaces `path` when the block ends, and is removed after an error."""
     aside = Aside(path)
     try:
         yield aside.partial
@@ -58,17 +64,27 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.discard()
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write the file `path`, all or nothing. Readers meanwhile see the old file or the new one."""
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def sha256(data: bytes | memoryview) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def remove_stale(folder: Path) -> None:
-    """Remove what killed processes of this machine left in `folder`; files that a live process writes stay."""
+    """Remove the uncommitted files of killed processes of this machine in `folder`; those of live processes stay."""
     with suppress(OSError):
         for path in folder.glob(f".comosvc-{_host()}-*{_SUFFIX}"):
             with suppress(OSError):
-                if _is_free(path):
-                    path.unlink()
+                _remove_unlocked(path)
 
 
 def reason(error: Exception) -> str:
-    """What an error of the operating system or of a library says, without file name and number."""
+    """Message of an error of the operating system or of a library, without file name and number."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return str(text).strip().rstrip(".") or type(error).__name__
 
@@ -82,25 +98,26 @@ def _host() -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return sha256(text.encode("utf-8", "surrogatepass"))[:8]
 
 
-def _lock(descriptor: int) -> None:
-    if fcntl is not None:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _is_free(path: Path) -> bool:
-    """Whether no process holds the lock; false where locks cannot be had."""
+def _lock(file: BinaryIO) -> bool:
+    """Lock a new file; whether it is still there."""
     if fcntl is None:
         return True
+    with suppress(OSError):  # some network file systems have no locks
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a file that no process holds the lock of. Raises `OSError` where one does, or locks cannot be had."""
+    if fcntl is None:
+        path.unlink()
+        return
     with path.open("rb") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _remove(path: Path) -> None:

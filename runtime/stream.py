@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import mono
+from .audio import CANCELLED_LIVE, PhaseMeter, as_samples, take_channel
 from .bundle import Bundle
 from .calls import Batches, Runnable, run
 from .errors import AudioError, ComosvcError, OptionError
@@ -29,7 +29,8 @@ _AT_ONCE_S = 1.0  # longer blocks are taken apart, so that memory stays flat
 class Stream:
     """A conversion that goes on. Made by `Converter.stream`; for one thread at a time.
 
-    What comes out is what `convert(..., latency="low")` makes of all that went in, `latency_samples` later.
+    What comes out is what `convert(..., latency="low")` makes of all that went in, `latency_samples` later; but
+    channels that cancel each other stay mixed, and `warnings` says so.
     """
 
     def __init__(
@@ -39,14 +40,14 @@ class Stream:
         request: Request,
         sample_rate: int,
         block_ms: float,
+        channel: str,
     ) -> None:
         self._bundle, self._ready, self._request = bundle, ready, request
         self._voice, self._key = request.voice, request.key
-        self._sample_rate = sample_rate
+        self._sample_rate, self._channel = sample_rate, channel
         self._latency_samples = latency_samples(bundle.manifest, sample_rate, request.steps)
         given = request.f0_hz is not None
-        self.warnings = () if given else tuple(f0_warnings(bundle.manifest.model.f0_extractor, live=True))
-        """What a user should know about the result."""
+        self._f0_warnings = () if given else tuple(f0_warnings(bundle.manifest.model.f0_extractor, live=True))
         self._busy, self._closed = threading.Lock(), False
         self._warm_up(max(1, round(1e-3 * block_ms * sample_rate)))
 
@@ -67,12 +68,18 @@ class Stream:
         return self._sample_rate
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know about the result so far."""
+        phase = (CANCELLED_LIVE,) if self._phase.cancelled else ()
+        return (*self._f0_warnings, *phase, *self._chain.pitch_survey.warnings())
+
+    @property
     def latency_samples(self) -> int:
         """Samples by which the output lags behind the input, always."""
         return self._latency_samples
 
     def process(self, audio: NDArray[Any]) -> NDArray[np.float32]:
-        """The next samples in, (n,) or (n, channels), float32, float64 or int16; the same number out, float32 (n,).
+        """The next samples in, (n,) or (n, channels), of the types that `convert` takes; as many out, float32 (n,).
 
         Raises `AudioError` for samples that are none, such as NaN, and takes nothing of that block. After any other
         error, of a graph for instance, the block is lost and the stream begins anew with the next: what comes out is
@@ -83,8 +90,11 @@ class Stream:
                 raise ComosvcError("this stream was flushed: nothing comes after its end\nhint: stream.reset()")
             if np.shape(audio)[:1] == (0,):
                 return np.zeros(0, np.float32)
-            samples = mono(audio, "the block", self._skipped + self._chain.n_samples)
+            block = as_samples(audio, "the block")
+            samples = take_channel(block, self._channel, "the block", self._skipped + self._chain.n_samples)
             self._check_given_f0_covers(self._skipped + self._chain.n_samples + len(samples))
+            if self._channel == "mid" and block.ndim == 2:
+                self._phase.add(block)
             length, end = round(_AT_ONCE_S * self.sample_rate), self._chain.n_samples + len(samples)
             try:
                 return np.concatenate([self._push(samples[at : at + length]) for at in range(0, len(samples), length)])
@@ -154,7 +164,7 @@ class Stream:
         if f0_hz is not None:
             f0_hz = f0_hz[round(skipped / self.sample_rate * spec.frame_rate_hz) :]
         self._chain = LowLatency(manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S, f0_hz=f0_hz)
-        self._out, self._ended, self._skipped = Track(), False, skipped
+        self._out, self._ended, self._skipped, self._phase = Track(), False, skipped, PhaseMeter()
 
     def _target(self) -> Target:
         return Target(self._voice.embedding, self.key, self._request.seed, self._request.schedule)
@@ -216,6 +226,6 @@ def stream_key(key: float | str) -> float:
     if isinstance(key, str) and key in FOUND_KEYS:
         raise OptionError(
             f"key is {key!r}, which needs the whole song; a stream hears it as it comes\n"
-            "hint: give semitones, for instance those that convert(..., key={key!r}) found for this singer"
+            "hint: give semitones, for instance those that convert(..., key='auto') found for this singer"
         )
     return check_semitones(key)

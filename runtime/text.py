@@ -1,4 +1,4 @@
-"""Text that comes from a file and goes to a screen or into a message."""
+"""Texts from files, made safe for terminals and messages."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ _LONG_WORD = re.compile(r"(\S{100})\S{300,}(\S{100})")
 
 
 def printable(text: str) -> str:
-    r"""`text` with what steers a terminal, reorders a line or cannot be encoded written as \x1b or \u202e."""
+    r"""`text` with control, format and surrogate characters written as escapes such as \x1b or \u202e."""
     if text.isprintable():
         return text
     return "".join(_escape(c) if unicodedata.category(c) in _ESCAPED and c not in _KEPT else c for c in text)
@@ -26,7 +26,10 @@ def _escape(character: str) -> str:
 
 def abridged(value: object) -> str:
     """`repr` of a value for a message, cut off where it is long."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a number of thousands of digits"
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 

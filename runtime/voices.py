@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .arguments import finite
 from .bundle import Bundle
 from .errors import OptionError
 from .pitch_statistics import PitchStatistics
 from .results import Singer
+from .text import abridged
 
 KEY_RANGE = (-36.0, 36.0)
 """Semitones; three octaves either way."""
@@ -69,15 +71,15 @@ def voice_of(bundle: Bundle, singer: str | Mapping[str, float] | None) -> Voice:
 
 def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
     if not isinstance(asked, Mapping) or not asked:
-        raise OptionError(f"singer must be a name or a mapping of names to weights, got {asked!r}")
+        raise OptionError(f"singer must be a name or a mapping of names to weights, got {abridged(asked)}")
     weights = {}
     for name, weight in asked.items():
         if name not in known:
-            raise OptionError(f"no singer {name!r} in this voice; it has {', '.join(known)}")
-        weights[name] = _finite(weight)
+            raise OptionError(f"no singer {abridged(name)} in this voice; it has {', '.join(known)}")
+        weights[name] = finite(weight)
         if not weights[name] >= 0.0:
             raise OptionError(
-                f"the weight of singer {name!r} is {_shown(weight)}; it must be a finite number from 0 up"
+                f"the weight of singer {name!r} is {abridged(weight)}; it must be a finite number from 0 up"
             )
     largest = max(weights.values())
     if largest == 0.0:
@@ -86,26 +88,6 @@ def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
     total = sum(weight / largest for weight in weights.values())
     shares = {name: weight / largest / total for name, weight in weights.items()}
     return {name: share for name, share in shares.items() if share > 0.0}
-
-
-def _finite(value: object) -> float:
-    """A real number as a float; NaN for anything else, bools and infinities among it."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        return math.nan
-    try:
-        number = float(value)
-    except OverflowError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
-
-
-def _shown(value: object) -> str:
-    """`repr` of an argument, cut short where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
 
 
 def check_key(key: float | str, voice: Voice) -> float | None:
@@ -123,9 +105,9 @@ def check_key(key: float | str, voice: Voice) -> float | None:
 def check_semitones(key: float | str, otherwise: str = "") -> float:
     """`key` as a float within `KEY_RANGE`; `otherwise` is what else the error says it may be. Raises `OptionError`."""
     low, high = KEY_RANGE
-    number = _finite(key)
+    number = finite(key)
     if not low <= number <= high:
-        raise OptionError(f"key is {_shown(key)}; it must be {low:g} to {high:g} semitones{otherwise}")
+        raise OptionError(f"key is {abridged(key)}; it must be {low:g} to {high:g} semitones{otherwise}")
     return number
 
 

@@ -1,8 +1,8 @@
 """F0 by WORLD's DIO or Harvest, for voices whose model was trained on it. Needs pyworld (extra f0).
 
-DIO and Harvest see all of what they are given: they subtract its mean and correct F0 along it. So a clip is analysed in
-windows of 20 s that overlap by 2 s, anchored to absolute time; a clip of up to 20 s is one window, as the authors of
-CoMoSVC convert it. A live conversion cannot wait for that, and takes the pitch graph.
+DIO and Harvest depend on all of their input: they subtract its mean and correct F0 along it. So a clip is analysed in
+windows of 20 s that overlap by 2 s, anchored to absolute time. A clip of up to 20 s is one window, as in CoMoSVC's own
+conversion. Live conversions cannot wait that long, and use the pitch graph.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from .tracks import Track
 
 _RANGE_HZ = (50.0, 1100.0)
 _UNVOICED_HZ = 1e-3
-"""What WORLD gives below this is no pitch, the authors say."""
+"""F0 values of WORLD below this are unvoiced, as in the authors' code."""
 _WINDOW_S, _OVERLAP_S = 20.0, 2.0
 
 Contour = Callable[[NDArray[np.float32], AudioSpec], NDArray[np.float64]]
@@ -53,7 +53,7 @@ def squeezed(f0_hz: NDArray[np.float64], n_frames: int) -> NDArray[np.float32]:
 
 
 def has_world() -> bool:
-    """Whether pyworld can be imported."""
+    """True if pyworld can be imported."""
     try:
         _world()
     except ImportError:
@@ -87,11 +87,11 @@ class WorldF0:
 
     @property
     def first_sample(self) -> int:
-        """First sample at the model's rate that the next window needs."""
+        """First sample, at the model's rate, of the next window."""
         return self._spec.samples(self._windows.start)
 
     def advance(self, clip: _Clip, at_model_rate: Track) -> None:
-        """Analyse all windows that have come."""
+        """Analyse all complete windows."""
         while clip.goal is None or self.f0_hz.end < clip.goal:
             first_sample, window = self.first_sample, self._windows.next(clip)
             if window is None:
@@ -107,5 +107,5 @@ class WorldF0:
 
 
 def make_world_f0(trained: F0Name, spec: AudioSpec) -> WorldF0 | None:
-    """What finds F0 for a model that was `trained` on WORLD's, where pyworld is there; else None."""
+    """The F0 track for a model `trained` on F0 of WORLD; None for other models and without pyworld."""
     return WorldF0(CONTOURS[trained], spec) if trained in CONTOURS and has_world() else None

@@ -92,11 +92,13 @@ def test_an_unknown_command_names_the_nearest():
 
 
 def test_a_missing_package_is_one_line_with_the_way_out(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(f"No module named 'torch', for {name}", name="torch")
+    def without_torch(name, *rest, **named):
+        if "training" in name:
+            raise ModuleNotFoundError(f"No module named 'torch', for {name}", name="torch")
+        return real(name, *rest, **named)
 
     real = importlib.import_module
-    monkeypatch.setattr(importlib, "import_module", lambda name: missing(name) if "training" in name else real(name))
+    monkeypatch.setattr(importlib, "import_module", without_torch)
     result = CliRunner().invoke(app, ["train", "student"])
     assert result.exit_code == 1
     assert "error: comosvc train needs the package torch, which is not installed" in str(result.exception)
@@ -112,6 +114,20 @@ def test_the_shell_completes_commands_and_their_options(typed, offered):
     asked = {"_COMOSVC_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(words)}
     done = subprocess.run([COMMAND], capture_output=True, text=True, env={**os.environ, **asked}, check=False)
     assert done.stdout.split() == offered
+
+
+def test_a_module_of_our_own_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "comosvc.runtime.doctor", None)
+    with pytest.raises(ModuleNotFoundError, match=r"comosvc\.runtime\.doctor"):
+        run("doctor")
+
+
+def test_the_shell_is_not_written_to_where_a_package_is_missing(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')", "utf-8")
+    asked = {"_COMOSVC_COMPLETE": "complete_bash", "COMP_WORDS": "comosvc train ", "COMP_CWORD": "2"}
+    environment = {**os.environ, **asked, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([COMMAND], capture_output=True, text=True, env=environment, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -48,11 +48,11 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path):
-    """The README's song.wav, recordings, a recipe of two steps, tiny checkpoints under the names it uses."""
+    """The README's song.wav, recordings as long as the published crop, a recipe of two steps, tiny checkpoints."""
     shutil.copy(shipped_folder() / read_clips(shipped_folder()).source.file, tmp_path / "song.wav")
     for song in range(5):
-        write(tmp_path / "recordings" / "me" / f"song {song}.wav", tone(200.0 + 20.0 * song))
-        write(tmp_path / "recordings" / "you" / f"song {song}.wav", tone(150.0 + 20.0 * song))
+        write(tmp_path / "recordings" / "me" / f"song {song}.wav", tone(200.0 + 20.0 * song, 2.2))
+        write(tmp_path / "recordings" / "you" / f"song {song}.wav", tone(150.0 + 20.0 * song, 2.2))
     smoke = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
     recipe = re.sub(r"^(warmup_)?steps = \d+", r"\1steps = 2", smoke, flags=re.MULTILINE)
     (tmp_path / "my.toml").write_text(recipe, "utf-8")

@@ -1,7 +1,10 @@
 """The wheel holds every sub-package and data file: what pyproject.toml forgets is missing only once installed."""
 
+import importlib.util
 import json
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +12,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import comosvc.runtime
+from comosvc.pyinstaller import hook_dirs
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("command", "runtime", "training", "export", "benchmarks")
@@ -119,6 +125,9 @@ FROZEN = """
 import sys
 import numpy as np
 from comosvc import ComosvcError, Converter
+from comosvc.__main__ import app
+app(["convert", "--version"], standalone_mode=False)
+app(["doctor", "--help"], standalone_mode=False)
 for provider in ("cpu", "openvino"):
     try:
         with Converter("demo", provider=provider) as converter:
@@ -126,7 +135,29 @@ for provider in ("cpu", "openvino"):
     except ComosvcError as error:
         print(error)
 """
-NOT_FOR_THE_APP = ("openvino", "tensorrt_rtx", "cuda", "torch", "scipy", "matplotlib", "sounddevice", "IPython")
+NOT_FOR_THE_APP = [
+    "openvino",
+    "tensorrt_rtx",
+    "cuda",
+    "torch",
+    "scipy",
+    "matplotlib",
+    "sounddevice",
+    "av",
+    "pyworld",
+    "IPython",
+]
+
+
+def test_the_pyinstaller_hook_has_all_that_is_imported_by_name():
+    pytest.importorskip("PyInstaller")
+    hook = runpy.run_path(str(Path(hook_dirs()[0]) / "hook-comosvc.py"))
+    sources = [path.read_text("utf-8") for path in Path(comosvc.runtime.__file__).parent.rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r'import_(?:module|native)\("([\w.]+)"\)', text)}
+    assert {"onnxruntime", "openvino", "sounddevice", "av", "pyworld", "matplotlib.figure"} <= named
+    absent = {name for name in named if importlib.util.find_spec(name.split(".")[0]) is None}
+    assert named - absent - {"matplotlib", "soundfile"} <= set(hook["hiddenimports"])
+    assert {"comosvc.runtime.doctor", "comosvc.runtime.providers.openvino"} <= set(hook["hiddenimports"])
 
 
 @pytest.mark.slow
@@ -141,6 +172,7 @@ def test_an_application_frozen_by_pyinstaller_converts(installed, tmp_path):
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([tmp_path / "dist" / "app" / "app"], capture_output=True, text=True, env=bare, check=False)
     assert done.returncode == 0, done.stderr
-    first, *rest = done.stdout.splitlines()
-    assert first == "cpu 8000"
+    version, *rest = done.stdout.splitlines()
+    assert version == comosvc.__version__
+    assert "cpu 8000" in rest
     assert rest[-1] == "hint: this application has to be built again with comosvc[openvino]"

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.providers.onnx import open_session
 from ..runtime.spec import AudioSpec
 from ..runtime.storage import replacing
 from .checkpoint import latest_checkpoint, require_checkpoint, save_checkpoint
@@ -130,7 +130,7 @@ def _distance(encoder: ContentEncoder, data: bytes) -> float:
     """Largest difference between torch and the graph on a second and a half of sweeping hum and silence."""
     t = np.arange(3 * encoder.sample_rate // 2) / encoder.sample_rate
     audio = (0.3 * np.sin(2 * np.pi * (150.0 + 900.0 * t) * t) * (t > 0.4)).astype(np.float32)[None]
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = open_session(data, "the content encoder", None)
     (expected,) = session.run(None, {session.get_inputs()[0].name: audio})
     with torch.no_grad():
         return float(np.abs(encoder(torch.from_numpy(audio)).numpy() - expected).max())

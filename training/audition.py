@@ -20,6 +20,7 @@ from ..runtime.loudness import gate_loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.pitch_statistics import PitchStatistics
 from ..runtime.spec import AudioSpec
+from ..runtime.storage import reason, replacing
 from ..runtime.voices import KEY_RANGE, auto_key
 from .checkpoint import missing_commands, read_metadata, require_checkpoint
 from .content_stage import CONTENT
@@ -87,7 +88,7 @@ def audition(
     progress: Callable[[str], object] = lambda what: None,
 ) -> Path:
     """Write the page and return its path: `output` if that ends in .html, else `index.html` in that folder."""
-    if words := not_a_run(run):
+    if run.exists() and (words := not_a_run(run)):
         raise DataError(words)
     path = output if output.suffix == ".html" else output / "index.html"
     checkpoints = find_checkpoints(run)
@@ -115,9 +116,10 @@ def audition(
     text = page(title, note, entries, _FIGURES, verdict=verdict(entries), ticks=hz_ticks(renderer.spec))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        with replacing(path) as partial:
+            partial.write_text(text, "utf-8")
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}") from None
+        raise OutputError(f"{path} cannot be written: {reason(error)}") from None
     return path
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..runtime.mel import hann, mel_filterbank
 from ..runtime.spec import AudioSpec
+from ..runtime.storage import sha256
 from .errors import ConfigError
 
 _FRAMES_AT_ONCE = 4096
@@ -104,7 +105,7 @@ def key_shifted_mel(audio: NDArray[np.float32], semitones: float, spec: AudioSpe
 def variation_name(config: AugmentationConfig) -> str:
     """What names the varied copies that `config` makes; its probability does not matter to them."""
     decisive = {name: value for name, value in asdict(config).items() if name != "probability"}
-    return "varied-" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+    return "varied-" + sha256(json.dumps(decisive, sort_keys=True).encode())[:8]
 
 
 def variation_path(folder: Path, key: str, config: AugmentationConfig) -> Path:

@@ -118,6 +118,7 @@ def keep_best(path: Path, figure: str, direction: str) -> Path:
         return best
     try:
         with replacing(best) as partial:
+            partial.unlink()
             try:
                 os.link(path, partial)
             except OSError:  # a file system without hard links

@@ -16,6 +16,8 @@ from rich.logging import RichHandler
 
 from ..runtime.cores import check_threads, usable_cores
 from ..runtime.errors import ComosvcError
+from ..runtime.storage import reason
+from ..runtime.text import printable
 from .checkpoint import latest_checkpoint
 from .commands import DEFAULT_RECIPE, STUDENT_PUBLISHED
 from .config import RECIPES, from_mapping, load_config, shipped_recipe, to_mapping
@@ -83,15 +85,19 @@ ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch;
 
 @contextmanager
 def _clear_errors(config: str = DEFAULT_RECIPE) -> Iterator[None]:
-    """Errors raised on purpose as one readable message and exit code 1. Commands in hints get the -c `config`."""
+    """Errors raised on purpose, and those of the operating system, as one readable message and exit code 1. Commands
+    in hints get the -c `config`.
+    """
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
     try:
         yield
-    except ComosvcError as error:
+    except (ComosvcError, OSError) as error:
         if is_first_process():
             text = str(error)
+            if isinstance(error, OSError):
+                text = printable(f"{error.filename or 'the operating system'}: {reason(error)}")
             if config != DEFAULT_RECIPE:
                 text = _COMMAND.sub(lambda stage: f"{stage[1]} -c {quote(config)} ", text)
             console.print(f"error: {text}", style="red", markup=False, highlight=False)
@@ -162,11 +168,11 @@ def _run_stage(
 
 def _done(path: Path) -> None:
     if is_first_process():
-        console.print(f"done: {path}", markup=False)
+        console.print(printable(f"done: {path}"), markup=False)
 
 
 def _warn(text: str) -> None:
-    console.print(f"warning: {text}", style="yellow", markup=False, highlight=False)
+    console.print(printable(f"warning: {text}"), style="yellow", markup=False, highlight=False)
 
 
 def _start(source: Path | None, train: str, run: Path) -> Start | None:

@@ -1,6 +1,5 @@
 """The data that a stage was trained on: noted beside its checkpoints, compared with what its run holds now."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.storage import replacing
+from ..runtime.storage import reason, sha256, write_whole
 from .checkpoint import latest_checkpoint, read_metadata
 from .commands import some, train_command
 from .errors import DataError, TrainingError
@@ -46,13 +45,21 @@ class DataRecord:
     @property
     def digest(self) -> str:
         """A hash of the record, 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return sha256(json.dumps(asdict(self), sort_keys=True).encode())[:16]
 
     def write(self, folder: Path) -> str:
-        """Note the record in the stage's `folder`; returns its digest, which goes into the checkpoints."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / RECORD) as partial:
-            partial.write_text(json.dumps(asdict(self)), "utf-8")
+        """Note the record in the stage's `folder`; returns its digest, which goes into the checkpoints.
+
+        Raises `TrainingError` where the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / RECORD, json.dumps(asdict(self)).encode())
+        except OSError as error:
+            raise TrainingError(
+                f"{folder} cannot be written: {reason(error)}\n"
+                "hint: free some space, or give a -o that you may write to"
+            ) from None
         return self.digest
 
     def changes_since(self, then: "DataRecord") -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.spec import AudioSpec
-from ..runtime.storage import replacing
+from ..runtime.storage import write_whole
 from .datasets import MIN_SONGS_TO_VALIDATE, Dropped, Material
 from .features import ClipEntry, FeatureIndex, SingerEntry
 
@@ -36,7 +36,7 @@ class Measured:
     voiced_db: NDArray[np.float32]
     """Their loudness, dB below a full-scale square wave, (V,)."""
     peak: float
-    """Of the recording, before its level was changed."""
+    """Of the clip, before `PrepareConfig.peak` is applied."""
 
 
 def singer_entry(facts: dict[str, Any], clips: Sequence[Measured], index: int | None, spec: AudioSpec) -> SingerEntry:
@@ -74,8 +74,9 @@ def describe(
         "not_held_out": not_held_out,
         "files_of_one_song": {name: joined for name in not_held_out if (joined := _joined(material, name))},
         "same_recording": _same_recording(measured),
-        "dropped_by_reason": dict(Counter(_kind(d.reason) for d in dropped).most_common()),
-        "dropped": [{"clip": d.id, "reason": d.reason} for d in dropped],
+        "dropped_by_reason": _by_reason(d.reason for d in dropped if not d.in_part),
+        "dropped": [{"clip": d.id, "reason": d.reason} for d in dropped if not d.in_part],
+        "used_in_part": [{"clip": d.id, "reason": d.reason} for d in dropped if d.in_part],
     }
 
 
@@ -114,6 +115,11 @@ def _describe_singer(singer: SingerEntry, clips: Sequence[Measured], frame_rate_
     }
 
 
+def _by_reason(reasons: Iterable[str]) -> dict[str, int]:
+    """How often each kind of reason occurs, the most frequent first."""
+    return dict(Counter(map(_kind, reasons)).most_common())
+
+
 def _kind(reason: str) -> str:
     """A reason without its values and its hint."""
     return re.split(r" \(|:|\n|, the first at", re.sub(r"\b\d+ samples", "samples", reason))[0]
@@ -125,8 +131,7 @@ def write_report(
     """Write `report.json` beside the features."""
     path = features.folder / REPORT
     body = json.dumps(describe(features, measured, dropped, material), indent=1, ensure_ascii=False)
-    with replacing(path) as partial:
-        partial.write_text(body, "utf-8", errors="backslashreplace")
+    write_whole(path, body.encode("utf-8", "backslashreplace"))
     return path
 
 
@@ -134,14 +139,18 @@ def report_tables(folder: Path) -> list[Table | Text]:
     """`report.json` of the features in `folder` for a terminal of 80 columns or more."""
     report = json.loads((folder / REPORT).read_text("utf-8"))
     shown = [_singers_table(report), _notes_table(report), *(Text(line) for line in _remarks(report))]
-    if report["dropped"]:
-        dropped = Table("clips", title="dropped", title_justify="left")
-        dropped.add_column("why, for example", overflow="fold")
-        for reason, count in report["dropped_by_reason"].items():
-            example = next(d["clip"] for d in report["dropped"] if _kind(d["reason"]) == reason)
-            dropped.add_row(str(count), Text(f"{reason}: {example}"))
-        shown.append(dropped)
-    return shown
+    titles = {"dropped": "dropped", "used_in_part": "used all the same"}
+    return shown + [_reasons_table(title, report[key]) for key, title in titles.items() if report[key]]
+
+
+def _reasons_table(title: str, clips: Sequence[dict[str, str]]) -> Table:
+    """The reasons without their values, the most frequent first, each with its first clip."""
+    table = Table("clips", title=title, title_justify="left")
+    table.add_column("why, for example", overflow="fold")
+    for reason, count in _by_reason(d["reason"] for d in clips).items():
+        example = next(d["clip"] for d in clips if _kind(d["reason"]) == reason)
+        table.add_row(str(count), Text(f"{reason}: {example}"))
+    return table
 
 
 def _singers_table(report: dict[str, Any]) -> Table:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..runtime.sources import READABLE, is_readable, unread_reason
 from ..runtime.storage import reason
+from ..runtime.text import printable
 from .corpus.reader import Corpus
 from .errors import DataError
 
@@ -44,12 +45,14 @@ class Recording:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A file, or a stretch of one, that was not used, and why."""
+    """A file, or a part of one, that was not used, and why."""
 
     id: str
     reason: str
     singer: str = ""
     """Empty where that is not known."""
+    in_part: bool = False
+    """The rest of the file is used."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,17 @@ def folder_material(folder: Path) -> Material:
     that. Takes that are songs of their own need names that differ otherwise, or a folder each.
     """
     recordings, dropped = [], []
-    for path in _files(_require_folder(folder).iterdir()):
-        dropped.append(_unread(path, folder) or Dropped(path.name, "beside the singers' folders, in none"))
+    for path in sorted(_require_folder(folder).iterdir()):
+        if not path.name.startswith(".") and not path.is_dir():
+            why = _unread_reason(path) or "beside the singers' folders, in none"
+            dropped.append(Dropped(path.name, why))
     for singer in _folders(folder):
-        found = _files(singer.rglob("*"))
-        files = [path for path in found if is_readable(path)]
-        dropped += [unread for path in found if (unread := _unread(path, folder))]
-        if not files:
+        files, unread = _files_below(singer)
+        dropped += [Dropped(path.relative_to(folder).as_posix(), why) for path, why in unread.items()]
+        if not files and singer not in unread:
             dropped.append(Dropped(singer.name, "a folder without recordings"))
         songs = _songs_of_files(singer, files)
-        name = _text(singer.name)
-        recordings += [Recording(p, _text(p.relative_to(folder).as_posix()), name, songs[p]) for p in files]
+        recordings += [Recording(p, p.relative_to(folder).as_posix(), singer.name, songs[p]) for p in files]
     if not recordings:
         raise DataError(
             f"{folder} has no sub-folder with {', '.join(READABLE)} files\n"
@@ -106,32 +109,48 @@ def folder_material(folder: Path) -> Material:
     return _recorded(recordings, dropped, ("folder", folder))
 
 
-def _files(paths: Iterable[Path]) -> list[Path]:
-    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
+def _files_below(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The recordings in `folder` at any depth, in order, and why other files and folders there are not read. Names
+    that begin with a dot are left out.
+    """
+    unread: dict[Path, str] = {}
+
+    def refused(error: OSError) -> None:
+        unread[Path(error.filename)] = f"cannot be read: {reason(error)}"
+
+    paths: list[Path] = []
+    for where, folders, names in os.walk(folder, onerror=refused):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        unread |= {Path(where, name): "a link to a folder" for name in folders if Path(where, name).is_symlink()}
+        paths += [Path(where, name) for name in names if not name.startswith(".")]
+    unread |= {path: why for path in paths if (why := _unread_reason(path))}
+    return sorted(path for path in paths if path not in unread), unread
 
 
-def _unread(path: Path, folder: Path) -> Dropped | None:
-    """A file of a kind that is not read, whether it is sound or not."""
+def _unread_reason(path: Path) -> str | None:
+    """Why `path`, which is no folder, is not read; None where it is."""
+    if not path.is_file():
+        return "a link to nothing" if path.is_symlink() and not path.exists() else "not a plain file"
     if is_readable(path):
         return None
     suffix = path.suffix.lower()
     kind = f"{suffix} files are" if suffix else "a file without ending is"
-    why = unread_reason(path) or f"{kind} not read: only {', '.join(READABLE)}"
-    return Dropped(_text(path.relative_to(folder).as_posix()), why)
+    return unread_reason(path) or f"{kind} not read: only {', '.join(READABLE)}"
 
 
 def _text(name: str) -> str:
-    """A file's name as text that can be written: bytes that are not UTF-8 as \\xNN."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    r"""A name as text for files and screens: bytes that are not UTF-8 and what steers a terminal as \xNN."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return printable(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def _songs_of_files(singer: Path, files: list[Path]) -> dict[Path, str]:
-    whole = {p: _text(p.relative_to(singer).with_suffix("").as_posix()) for p in files}
+    whole = {p: p.relative_to(singer).with_suffix("").as_posix() for p in files}
     songs = {}
     for path, name in whole.items():
-        numbered = _NUMBERED.fullmatch(_text(path.stem))
+        numbered = _NUMBERED.fullmatch(path.stem)
         songs[path] = (
-            _text(path.relative_to(singer).parts[0])
+            path.relative_to(singer).parts[0]
             if path.parent != singer
             else numbered[1] if numbered else name
         )  # fmt: skip
@@ -234,6 +253,8 @@ def open_dataset(name: str, folder: Path) -> Material:
 
 
 def _recorded(recordings: list[Recording], dropped: list[Dropped], source: tuple[str, Path]) -> Material:
+    recordings = [replace(r, id=_text(r.id), singer=_text(r.singer), song=_text(r.song)) for r in recordings]
+    dropped = [replace(d, id=_text(d.id)) for d in dropped]
     singers = sorted({r.singer for r in recordings})
     facts = {name: {"kind": "recorded", "split": "train", "demo": True} for name in singers}
     return Material(split_by_song(recordings), facts, singers, dropped, source, by_song=True)

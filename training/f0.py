@@ -5,12 +5,12 @@ from functools import cache, partial
 from importlib import resources
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ..runtime.audio import resample
 from ..runtime.extras import install
-from ..runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
+from ..runtime.pitch import PITCH_SAMPLE_RATE, Session, f0_at_frames, track_pitch
+from ..runtime.providers.onnx import open_session
 from ..runtime.second_opinion import second_opinion
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
 from ..runtime.world_f0 import CONTOURS, squeezed
@@ -43,9 +43,7 @@ EXTRACTORS: dict[F0Name, F0Extractor] = {"swift-f0": swift_f0, **{name: partial(
 
 
 @cache
-def pitch_session() -> onnxruntime.InferenceSession:
+def pitch_session() -> Session:
     """One session a process: the shipped pitch graph on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     model = resources.files("comosvc.runtime").joinpath("data/pitch.onnx").read_bytes()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return open_session(model, "the pitch graph", threads=1)

@@ -1,6 +1,5 @@
 """The features of a run: written once by `prepare`, read by every stage."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from ..runtime.errors import ComosvcError
 from ..runtime.pitch import told_f0
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
-from ..runtime.storage import replacing
+from ..runtime.storage import reason, replacing, sha256, write_whole
 from .augmentation import AugmentationConfig, variation_path
 from .commands import train_command
 from .errors import ConfigError, DataError
@@ -94,6 +93,8 @@ class FeatureIndex:
             )
         try:
             return cls._decode(folder, json.loads(path.read_text("utf-8")))
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {reason(error)}") from None
         except (ValueError, KeyError, TypeError, AttributeError, ComosvcError) as error:
             raise DataError(f"{path} is damaged: {type(error).__name__}: {error}\nhint: {_AGAIN}") from None
 
@@ -128,8 +129,7 @@ class FeatureIndex:
             "source": None if self.source is None else asdict(self.source),
             "recipe": self.recipe,
         }
-        with replacing(self.folder / INDEX) as partial:
-            partial.write_text(json.dumps(data, indent=1), "utf-8")
+        write_whole(self.folder / INDEX, json.dumps(data, indent=1).encode())
 
     @property
     def trained_singers(self) -> list[str]:
@@ -173,7 +173,7 @@ class FeatureIndex:
 
 def song_mark(singer: str, song: str) -> str:
     """A hash that stands for a song where its title need not be shown, 12 hexadecimal digits."""
-    return hashlib.sha256(f"{singer}/{song}".encode(errors="surrogateescape")).hexdigest()[:12]
+    return sha256(f"{singer}/{song}".encode(errors="surrogateescape"))[:12]
 
 
 def require_audio(run: Path, audio: AudioSpec) -> None:
@@ -209,18 +209,19 @@ def feature_path(folder: Path, key: str) -> Path:
 
 def feature_key(audio: bytes, spec: AudioSpec) -> str:
     """Name of a feature file: same audio, same spec, same version of what computes features, same features."""
-    return hashlib.sha256(_VERSION + audio + json.dumps(asdict(spec), sort_keys=True).encode()).hexdigest()[:20]
+    return sha256(_VERSION + audio + json.dumps(asdict(spec), sort_keys=True).encode())[:20]
 
 
 def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
-    """Write arrays to `path`, all or nothing. Raises `DataError` on a full disk."""
+    """Write arrays to `path`, all or nothing. Raises `DataError` on a full disk, or where nothing may be written."""
     try:
         with replacing(path) as partial:
             save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial)
     except (OSError, SafetensorError) as error:
         raise DataError(
-            f"{path} could not be written: {error}\n"
-            "hint: free some space and run the same command again; it goes on where it stopped"
+            f"{path} could not be written: {reason(error)}\n"
+            "hint: free some space, or see that you may write there; then run the same command again: it goes on where "
+            "it stopped"
         ) from None
 
 

@@ -37,6 +37,8 @@ for (const player of players) {
   });
 }
 """
+_LABEL_HEIGHT = 0.09
+"""Of a frequency label, as a share of the picture's height."""
 _TIME_STEPS_S, _MOST_TIMES = (0.5, 1, 2, 5, 10, 30, 60), 12
 
 
@@ -103,7 +105,9 @@ def _table(entries: Sequence[Entry], legend: Mapping[str, str]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return "<td>–</td>" if value is None or math.isnan(value) else f"<td>{value:.3g}</td>"
+    if value is None or math.isnan(value):
+        return "<td>–</td>"
+    return f"<td>{value:.0f}</td>" if abs(value) >= 1000 else f"<td>{value:.3g}</td>"
 
 
 def _figure(entry: Entry, ticks: Sequence[tuple[str, float]]) -> str:
@@ -121,5 +125,9 @@ def _axes(seconds: float, ticks: Sequence[tuple[str, float]]) -> str:
     """Labels in Hz at the left and in seconds below."""
     step = next((step for step in _TIME_STEPS_S if seconds / step <= _MOST_TIMES), _TIME_STEPS_S[-1])
     times = [count * step for count in range(int(seconds / step) + 1)]
-    hz = [f'<span class="hz" style="bottom:{100 * height:.2f}%">{escape(label)}</span>' for label, height in ticks]
+    hz, lowest_free = [], -1.0
+    for label, height in ticks:
+        if height >= lowest_free:
+            hz.append(f'<span class="hz" style="bottom:{100 * height:.2f}%">{escape(label)}</span>')
+            lowest_free = height + _LABEL_HEIGHT
     return "".join([*hz, *(f'<span class="s" style="left:{100 * t / seconds:.2f}%">{t:g} s</span>' for t in times)])

@@ -1,6 +1,7 @@
 """From recordings to features: mel, F0 and loudness of every clip, its varied copy, and a report on the material."""
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +21,7 @@ from ..runtime.files import read_with_notes
 from ..runtime.loudness import condition_loudness, loudness
 from ..runtime.mel import mel_spectrogram
 from ..runtime.spec import AudioSpec, F0Name, FrontEnd
+from ..runtime.storage import remove_stale
 from .augmentation import AugmentationConfig, variation_path, vary
 from .dataset_report import Measured, singer_entry, write_report
 from .datasets import Dropped, Material, Recording, held_out_songs
@@ -92,7 +94,11 @@ class _Task:
             )
         try:
             signal, rate, notes = read_with_notes(recording.path)
-            pieces = list(slice_at_silences(signal, rate, self.config.slicing)) if recording.cut else [(0, len(signal))]
+            if (peak := float(np.abs(signal).max(initial=0.0))) > 1.0:
+                signal = signal / np.float32(peak)
+                notes.append(f"beyond full scale (its peak is {20.0 * math.log10(peak):.1f} dB), brought down to it")
+            whole = not recording.cut or len(signal) < self.config.slicing.min_seconds * rate
+            pieces = [(0, len(signal))] if whole else list(slice_at_silences(signal, rate, self.config.slicing))
             ids = [f"{recording.id}#{k}" if recording.cut else recording.id for k in range(len(pieces))]
             text = recording.text if len(pieces) == 1 else ""
             found = [
@@ -101,7 +107,9 @@ class _Task:
             ]
         except AudioError as error:
             return [Dropped(recording.id, f"cannot be read: {error}")]
-        return [Dropped(recording.id, note) for note in notes] + (found or [Dropped(recording.id, "silent")])
+        in_part = any(isinstance(result, Measured) for result in found)
+        noted = [Dropped(recording.id, note, in_part=in_part) for note in notes]
+        return noted + (found or [Dropped(recording.id, "silent")])
 
     def _measure(self, signal: NDArray[np.float32], name: str, of: Recording, text: str) -> Measured | Dropped:
         shortest = self.config.slicing.min_seconds
@@ -161,8 +169,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder} cannot be made: {error.strerror}\nhint: give another -o folder") from None
-    for left_over in folder.glob("*.partial"):
-        left_over.unlink()
+    remove_stale(folder)
     task = _Task(config or PrepareConfig(), spec, folder, crop_frames)
     measured: list[Measured] = []
     dropped = list(material.dropped)

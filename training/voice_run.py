@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
@@ -22,6 +21,7 @@ from torch.optim import AdamW
 from ..runtime.bundle import SUFFIX, Bundle, open_bundle, shipped_voices
 from ..runtime.errors import BundleError
 from ..runtime.manifest import MANIFEST_FILE
+from ..runtime.providers.onnx import open_session
 from ..runtime.spec import AudioSpec
 from .acoustic import AcousticConfig, AcousticModel, Condition
 from .adopt import write_encoders
@@ -263,7 +263,7 @@ def _require_close(what: str, ours: Tensor, theirs: NDArray) -> None:
 
 
 def _run(data: bytes, feeds: Mapping[str, NDArray]) -> NDArray:
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = open_session(data, "the graph", None)
     return np.asarray(session.run(None, {i.name: feeds[i.name] for i in session.get_inputs()})[0])
 
 

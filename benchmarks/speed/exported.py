@@ -20,6 +20,7 @@ from torch import nn
 from ...export import graphs
 from ...runtime import manifest
 from ...runtime.bundle import comosvc_home
+from ...runtime.storage import write_whole
 from .chain import networks
 from .onnx_chain import ExportedStage
 from .stage import SpeedSystem, Stage
@@ -116,9 +117,7 @@ def export_stage(stage: Stage, module: nn.Module | None = None) -> ExportedStage
     graph = graphs.trace(stage.graph, module, example)
     seconds = time.perf_counter() - start
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(graph.SerializeToString(deterministic=True))
-    partial.replace(path)
+    write_whole(path, graph.SerializeToString(deterministic=True))
     about.write_text(json.dumps({"stage": stage.name, "seconds": seconds}), "utf-8")  # last: both are there then
     remove_unused()
     return ExportedStage(stage.name, path, seconds, was_cached=False)

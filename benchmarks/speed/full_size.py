@@ -26,7 +26,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...export import fp16, half, inputs, int8, parity, precision, ranges
-from ...export.archive import sha256
 from ...export.assemble import TorchGraphs
 from ...export.describe import EMBEDDING_FILE, make_manifest
 from ...export.statements import PITCH_LICENCE
@@ -36,6 +35,7 @@ from ...runtime.bundle import open_bundle, shipped_voices
 from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_json
 from ...runtime.parity_file import PARITY_FILE
 from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
+from ...runtime.storage import sha256
 from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ...training.contentvec import ContentVec, ContentVecConfig
 from ...training.hifigan import M4SINGER_24K, HifiGanConfig

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ...runtime.engine_files import write_whole
+from ...runtime.storage import write_whole
 from ..report import ResultError, current_commit, installed_versions
 from .ceilings import Ceilings
 from .machine import machine_facts

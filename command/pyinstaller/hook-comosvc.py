@@ -4,8 +4,22 @@ import importlib.util
 
 from PyInstaller.utils.hooks import collect_data_files, collect_submodules
 
-_BY_NAME = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda.bindings", "sounddevice")
-"""Imported by name when they are used. What the builder does not want, `--exclude-module` leaves out."""
+_BY_NAME = {
+    "onnxruntime": ["onnxruntime"],
+    "openvino": ["openvino"],
+    "tensorrt": ["tensorrt"],
+    "tensorrt_rtx": ["tensorrt_rtx"],
+    "cuda.bindings": ["cuda.bindings.driver", "cuda.bindings.nvrtc"],
+    "sounddevice": ["sounddevice"],
+    "av": ["av"],
+    "pyworld": ["pyworld"],
+    "matplotlib": [
+        "matplotlib.figure",
+        "matplotlib.font_manager",
+        *(f"matplotlib.backends.backend_{kind}" for kind in ("agg", "pdf", "svg")),
+    ],
+}
+"""Of packages that are imported by name when they are used, the modules. `--exclude-module` leaves one out."""
 
 
 def _installed(name: str) -> bool:
@@ -15,7 +29,6 @@ def _installed(name: str) -> bool:
         return False
 
 
-_engines = [name for name in _BY_NAME if _installed(name)]
 datas = collect_data_files("comosvc.runtime")  # the shipped voice, the pitch graph, kernels
-hiddenimports = [*collect_submodules("comosvc.runtime.providers"), *_engines]
-hiddenimports += ["cuda.bindings.driver", "cuda.bindings.nvrtc"] if "cuda.bindings" in _engines else []
+hiddenimports = collect_submodules("comosvc.runtime")  # providers and commands
+hiddenimports += [module for name, modules in _BY_NAME.items() if _installed(name) for module in modules]

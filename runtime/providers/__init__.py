@@ -13,6 +13,7 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..cores import MOST, Twins, usable_cores
 from ..errors import NoEnginesError, OptionError, ProviderError
+from ..exits import native_code
 from . import cpu
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def engine(provider: str) -> Engine:
     return cast(Engine, importlib.import_module(f".{provider}", __package__))
 
 
+@native_code()
 def choose_provider(requested: str, precision: str = "auto", without: Collection[str] = ()) -> str:
     """The provider that will run: `auto` takes the best that works here and is not in `without`.
 
@@ -119,6 +121,7 @@ class OpenedVoice:
     graphs: Mapping[str, Runnable]
 
 
+@native_code()
 def open_voice(bundle: Bundle, provider: str, precision: str, threads: int | None, auto: bool) -> OpenedVoice:
     """Every graph of a voice on a provider, which `auto` chose or somebody named.
 

@@ -5,11 +5,7 @@ buffers of their own, and each bucket becomes a CUDA graph; longer ones gain not
 its calls allocate nothing on the device; a longer call takes its buffers from ONNX Runtime's arena, which keeps them.
 """
 
-import contextlib
-import ctypes
 import functools
-import importlib.metadata
-import io
 import logging
 import sys
 import time
@@ -27,7 +23,7 @@ from ..device import GPU_LOCK, Device
 from ..device_source import SourceMaker, Wanted, make_source_maker
 from ..drawn import Drawn, Input
 from ..errors import BundleError, ProviderError
-from ..extras import install, is_frozen, pip_install
+from ..extras import pip_install
 from ..forks import keep_in_forks
 from ..gpu import find_gpu
 from ..manifest import GraphEntry
@@ -35,6 +31,7 @@ from ..outputs import check_outputs
 from ..profiles import Grid, Shape, bucket, grid_of, length_of
 from ..transfers import Transfers, clips_of, joined, n_bytes, n_clips, padded, split_drawn
 from .onnx import CPU, check_signature, onnx_runtime, session_options
+from .onnx_wheels import libraries_in_words, preload, wheels_in_words
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -74,14 +71,14 @@ def _with_cuda() -> Any:
     """The `onnxruntime` module. Raises `ProviderError` if it is not there, or compiled without CUDA."""
     ort = onnx_runtime()
     if CUDA not in ort.get_available_providers():
-        raise ProviderError(f"onnxruntime {ort.__version__} is compiled without CUDA{_wheels_in_words()}")
+        raise ProviderError(f"onnxruntime {ort.__version__} is compiled without CUDA{wheels_in_words()}")
     return ort
 
 
 @functools.cache
 def _probe_runtime() -> None:
     ort = _with_cuda()
-    _preload(ort)
+    preload(ort)
     try:
         if _in_thread(lambda: _runs_tiny(ort)):
             return
@@ -94,7 +91,7 @@ def _probe_runtime() -> None:
         why = str(error)
     install_it = pip_install('"onnxruntime-gpu[cuda,cudnn]"')
     raise ProviderError(
-        f"onnxruntime {ort.__version__} does not run on the GPU: {why}; {_libraries_in_words(ort)}\n"
+        f"onnxruntime {ort.__version__} does not run on the GPU: {why}; {libraries_in_words(ort)}\n"
         f"hint: {install_it} brings CUDA and cuDNN; the driver must know that CUDA"
     )
 
@@ -365,54 +362,3 @@ def _out_of_memory(what: str, error: Exception) -> ProviderError:
         f"the GPU is out of memory: {what}: {error}\n"
         "hint: close what else uses it, convert fewer files at once, or use provider='cpu'"
     )
-
-
-# --- Why it does not work
-
-
-def installed_wheels() -> list[str]:
-    """The distributions that put an `onnxruntime` module there; they overwrite each other's files."""
-    names = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-    found = []
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return found
-
-
-def _wheels_in_words() -> str:
-    found = installed_wheels()
-    if len(found) > 1:
-        names = ", ".join(found)
-        return f": {names} are installed, and overwrite each other\nhint: uninstall all of them, then install one"
-    first = "" if is_frozen() else "pip uninstall onnxruntime, then "
-    return (
-        ": the wheel for the processor is installed, onnxruntime-gpu is missing\n"
-        f"hint: {first}{install('cuda')}; only one of them, they overwrite each other"
-    )
-
-
-def missing_libraries(ort: Any) -> list[str]:
-    """Shared libraries that this ONNX Runtime's CUDA part needs and the system cannot load."""
-    major = ort.cuda_version.partition(".")[0] or "13"
-    windows = [f"cudart64_{major}.dll", f"cublasLt64_{major}.dll", "cudnn64_9.dll"]
-    linux = [f"libcudart.so.{major}", f"libcublasLt.so.{major}", "libcudnn.so.9"]
-    missing = []
-    for name in windows if sys.platform == "win32" else linux:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            missing.append(name)
-    return missing
-
-
-def _libraries_in_words(ort: Any) -> str:
-    needs = f"it is built for CUDA {ort.cuda_version or 13} and cuDNN 9"
-    missing = missing_libraries(ort)
-    return f"{needs}, and {', '.join(missing)} cannot be loaded" if missing else f"{needs}, and finds them"
-
-
-def _preload(ort: Any) -> None:
-    """Load CUDA and cuDNN from the packages that pip installs; what it prints is said again, better, if it fails."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        ort.preload_dlls()

@@ -1,6 +1,5 @@
 """ONNX Runtime sessions that are certain to run where they say."""
 
-import importlib
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..cores import threads_within_quota
 from ..errors import BundleError, ComosvcError, ProviderError
-from ..extras import install
+from ..extras import import_native, install
 from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
@@ -29,7 +28,7 @@ def onnx_runtime() -> Any:
     try:
         # Its official builds report use to Microsoft and keep a device id in the home folder unless told not to.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        ort = importlib.import_module("onnxruntime")
+        ort = import_native("onnxruntime")
     except ImportError as error:
         raise ProviderError(
             f"no inference engine is installed ({error})\n"

@@ -3,11 +3,10 @@
 In int8 the graphs that a voice has in 8 bits are computed by ONNX Runtime, which is a tenth to a quarter faster with
 them, and the others by OpenVINO, in bf16 where the processor can and else in fp32.
 
-OpenVINO has operators that read or write wherever an index of the graph points, in memory of the process that is not
-theirs. ONNX Runtime checks indices, and computes the graphs that have such operators; the shipped pitch graph is one.
+Some operators of OpenVINO do not check indices, and read or write out of bounds. ONNX Runtime checks them, and computes
+the graphs that have such operators, of which the pitch graph is one.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from ..bundle import Bundle
 from ..calls import Runnable
 from ..cores import threads_within_quota
 from ..errors import BundleError, ComosvcError, ProviderError
-from ..extras import install, pip_install
+from ..extras import import_native, install, pip_install
 from ..forks import keep_in_forks
 from ..manifest import GraphEntry
 from ..outputs import check_outputs
@@ -33,7 +32,7 @@ _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _ALWAYS_FP32 = ("pitch",)
 """In bf16 its F0 is up to 33 cents off, and the phase of the source adds that up; it is a hundredth of the work."""
 _UNCHECKED = frozenset({"GatherND", "ScatterElementsUpdate", "ScatterNDUpdate", "ScatterUpdate"})
-"""Operators, by OpenVINO's names, that trust their indices; `Pad` trusts negative lengths."""
+"""Operators of OpenVINO, by its names, that do not check indices. `Pad` does not check negative lengths."""
 _DEVICE, _TELEMETRY = "CPU", "openvino_telemetry"
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
@@ -81,7 +80,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
             continue
         hint = {"INFERENCE_PRECISION_HINT": _HINTS["fp32" if name in _ALWAYS_FP32 else others]}
         model = _read(core, name, bundle.entry_bytes(name, entry))
-        if _trusts_indices(model):
+        if _has_unchecked(model):
             graphs[name] = cpu.open_graph(bundle, name, entry, threads)
         else:
             graphs[name] = Graph(grid_of(bundle.manifest, name), entry, core, model, {**options, **hint})
@@ -99,16 +98,16 @@ def _not_loaded(name: str, error: Exception) -> BundleError:
     return BundleError(f"the {name} graph cannot be loaded by OpenVINO: {error}")
 
 
-def _trusts_indices(model: Any) -> bool:
-    """Whether OpenVINO might leave the arrays of this graph."""
+def _has_unchecked(model: Any) -> bool:
+    """Whether OpenVINO might read or write out of bounds with this graph."""
     return any(
-        op.get_type_name() in _UNCHECKED or (op.get_type_name() == "Pad" and not (_adds(op, 1) and _adds(op, 2)))
+        op.get_type_name() in _UNCHECKED or (op.get_type_name() == "Pad" and not (_is_safe(op, 1) and _is_safe(op, 2)))
         for op in model.get_ops()
     )
 
 
-def _adds(pad: Any, port: int) -> bool:
-    """Whether an input of lengths of a `Pad` is constant and has nothing negative, which would cut instead."""
+def _is_safe(pad: Any, port: int) -> bool:
+    """Whether the lengths at input `port` of a `Pad` are constant, and none is negative."""
     source = pad.input_value(port).get_node()
     return source.get_type_name() == "Constant" and bool((source.get_data() >= 0).all())
 
@@ -209,10 +208,10 @@ def _openvino() -> Any:
     package cannot be found; then it does without.
     """
     if "openvino" in sys.modules or _TELEMETRY in sys.modules:
-        return importlib.import_module("openvino")
+        return import_native("openvino")
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python is told not to find it
     try:
-        return importlib.import_module("openvino")
+        return import_native("openvino")
     finally:
         del sys.modules[_TELEMETRY]
 

@@ -19,12 +19,13 @@ from ..calls import Runnable
 from ..device import Device
 from ..device_source import SourceMaker, make_source_maker
 from ..engine import build_command, builds_when_opened, load_engines, make_logger, parse
-from ..engine_files import Plans, write_whole
+from ..engine_files import Plans
 from ..engine_runner import EngineGraph, LoadedEngine, Scratch
 from ..engine_target import FLAVOURS, Target, engine_spec, fitting_targets, library
 from ..errors import EngineError, ProviderError
 from ..gpu import find_gpu
 from ..profiles import USES, grid_of
+from ..storage import write_whole
 from . import cpu, cuda
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save, save_file
 from typer.testing import CliRunner
 
-from comosvc.export.archive import pack, sha256, write_zip
+from comosvc.export.archive import pack, write_zip
 from comosvc.export.assemble import TorchGraphs
 from comosvc.export.cli import app
 from comosvc.export.errors import ExportError, ParityError
@@ -27,6 +27,7 @@ from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
 from comosvc.runtime.errors import BundleError
 from comosvc.runtime.graph import GRAPHS
+from comosvc.runtime.storage import sha256
 from comosvc.training.errors import DataError, TrainingError
 from comosvc.training.features import FeatureIndex, song_mark
 from comosvc.training.vocoder import VocoderConfig

@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from typer.testing import CliRunner
 
 from comosvc.export import fp16, half
-from comosvc.export.archive import pack, sha256, write_zip
+from comosvc.export.archive import pack, write_zip
 from comosvc.export.blobs import share
 from comosvc.export.cli import app
 from comosvc.export.errors import ExportError, ParityError
@@ -28,6 +28,7 @@ from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle, shipped_voices
 from comosvc.runtime.errors import BundleError, ProviderError
 from comosvc.runtime.graph import GRAPHS
+from comosvc.runtime.storage import sha256
 
 runner = CliRunner()
 

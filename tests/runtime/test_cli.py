@@ -126,6 +126,30 @@ def test_standard_input_and_output(convert, folder, bundle_path):
     assert "writes to standard output" in convert("lieder/b.flac", "-o", "-", "--json")[2]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("- -o a.wav <&-", "standard input is closed"),
+        ("lieder/b.flac -o - >&-", "standard output is closed"),
+        ("lieder/b.flac -o a.wav --json >&-", "standard output is closed"),
+        ("lieder/b.flac -o - >/dev/full", "<stdout> cannot be written: No space left on device"),
+        ("lieder/b.flac -o a.wav --json >/dev/full", "standard output cannot be written: No space left on device"),
+        ("--info >/dev/full", "standard output cannot be written: No space left on device"),
+    ],
+)
+def test_standard_input_or_output_that_cannot_be_used_is_one_clear_error(folder, bundle_path, arguments, words):
+    command = f"{sys.executable} -c 'from comosvc.runtime.cli import main; main()' -m {bundle_path} {arguments}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("error: "), words in done.stderr) == (1, 1, True)
+
+
+def test_a_pattern_names_files_once_and_no_folders(convert, folder):
+    (folder / "lieder" / "loop").symlink_to(folder / "lieder")
+    code, _, err = convert("lieder/**", "-o", "out")
+    assert (code, err.count(" -> ")) == (0, 2)
+    assert "loop" not in err
+
+
 def test_a_second_run_skips_what_is_done(convert, folder):
     assert convert("lieder/b.flac", "-o", "out")[0] == 0
     code, out, err = convert("lieder", "-o", "out", "--skip-existing", "--json")
@@ -151,6 +175,18 @@ def test_names_that_the_system_refuses_stop_only_themselves(convert, folder):
     assert "File name too long" in err
     assert "Not a directory" in err
     assert names(folder / "out") == ["b_alto_0key.wav"]
+
+
+def test_a_folder_that_cannot_be_read_stops_only_itself(convert, folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied") if path.name == "closed" else AssertionError(path)
+
+    (folder / "closed").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    code, out, err = convert("closed", "lieder/b.flac", "-o", "out", "--json")
+    assert (code, "closed cannot be read: Permission denied" in err) == (1, True)
+    assert [r["error"] is None for r in json.loads(out)["results"]] == [True, False]
+    assert convert("closed", "-o", "a.wav")[0] == 1
 
 
 def test_without_output_the_result_comes_here(convert, folder):
@@ -293,8 +329,7 @@ def test_a_picture_appears_whole_or_not_at_all(convert, folder, monkeypatch):
     (folder / "out").mkdir()
     code, _, err = convert("lieder/b.flac", "-o", "out/b.wav", "--plot", "out/x.png")
     assert code == 1
-    assert "out/x.png cannot be written: " in err
-    assert "No space left on device" in err
+    assert "out/x.png cannot be written: No space left on device" in err
     assert names(folder / "out") == ["b.wav"]
 
 

@@ -85,6 +85,16 @@ def test_a_rest_gives_true_zeros(converter, rate):
 
 
 @pytest.mark.parametrize("latency", ["default", "low"])
+@pytest.mark.parametrize("f_hz", [20, 35, 40, 50, 60, 100, 120])
+def test_loud_hum_alone_is_not_sung(converter, f_hz, latency):
+    """At -20 dB RMS, faded in."""
+    rate = 24_000
+    seconds = np.arange(2 * rate) / rate
+    hum = 0.141 * np.minimum(seconds, 1.0) * np.sin(2 * np.pi * f_hz * seconds)
+    assert not converter.convert(hum.astype(np.float32), rate, latency=latency).audio.any()
+
+
+@pytest.mark.parametrize("latency", ["default", "low"])
 @pytest.mark.parametrize(
     ("offset", "f_hz", "level"), [(0.2, 0, 0), (0, 8, 0.0141), (0, 20, 0.0141), (0, 50, 0.00447), (0, 100, 0.00447)]
 )
@@ -247,10 +257,20 @@ def test_more_steps_are_another_sample(converter):
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "from 0 to 2^64 - 1"),
         ({"seed": 1.5}, "seed is 1.5"),
+        ({"seed": True}, "seed is True"),
+        ({"seed": 10**5000}, "seed is a number of thousands of digits"),
+        ({"steps": 10**5000}, "steps is a number of thousands of digits"),
+        ({"singer": 10**5000}, "got a number of thousands of digits"),
+        ({"sample_rate": 10**5000}, "got a number of thousands of digits"),
+        ({"sample_rate": 1e308}, "sample_rate is 1e+308 Hz"),
+        ({"sample_rate": True}, "whole number of Hz"),
+        ({"latency": np.zeros(2)}, "latency is array([0., 0.])"),
+        ({"channel": np.zeros(2)}, "channel is array([0., 0.])"),
+        ({"progress": 5}, "progress is 5; it must be a function, or None"),
         ({"steps": 3}, "steps is 3; this voice can do 1, 2, 4"),
         ({"steps": True}, "steps is True"),
         ({"steps": [1]}, "steps is [1]"),
-        ({"latency": "none"}, "unknown latency 'none'; known: default, low"),
+        ({"latency": "none"}, "latency is 'none'; known: default, low"),
         ({"sample_rate": 4_000}, "sample_rate is 4000 Hz"),
         ({"sample_rate": 44_100.5}, "whole number of Hz"),
         ({"f0_hz": np.zeros(18, np.float32)}, "f0_hz has shape (18,); it must be (19,)\nhint: T is"),
@@ -259,7 +279,12 @@ def test_more_steps_are_another_sample(converter):
         ({"f0_hz": np.full(19, -1.0)}, "f0_hz goes from -1.0"),
         ({"f0_hz": np.full(19, 9_000.0), "key": 12}, "to 4800 Hz at this key"),
         ({"noise": np.zeros((19, 80))}, "noise has shape (19, 80); it must be (19, 8)"),
+        ({"f0_hz": [[1], [1, 2]]}, "f0_hz is no array of numbers"),
+        ({"f0_hz": np.full(19, 1e308)}, "f0_hz goes from inf"),
+        ({"f0_hz": np.array([9_000.0] + 18 * [100.0]), "singer": "alto", "key": "auto"}, "Hz at this key"),
         ({"noise": np.zeros((19, 8), complex)}, "noise is complex128"),
+        ({"noise": np.full((19, 8), -1e308)}, "noise goes up to inf; it must be within 100 of 0"),
+        ({"noise": np.full((19, 8), 1e30)}, "noise goes up to 1e+30"),
     ],
 )
 def test_a_wrong_option_is_one_clear_error(converter, options, words):
@@ -344,6 +369,7 @@ def test_a_result_says_how_it_was_made(converter):
         (0.02 * GLIDE / np.abs(GLIDE).max(), ("very quiet (peak -34 dB)",)),
         (5e-4 * GLIDE / np.abs(GLIDE).max(), ("(peak -66 dB): what is below -60 dB becomes silence",)),
         (np.clip(20 * GLIDE, -1, 1), ("the source clips",)),
+        (2.0**15 * GLIDE, ("far beyond full scale, which is 1 (peak +",)),
         (GLIDE[:2_400], ("very short (100 ms)",)),
         (np.full(24_000, 0.2, np.float32), ("the source is silent",)),
         (0.1 * np.random.default_rng(0).standard_normal(24_000).astype(np.float32), ("no pitch was found",)),
@@ -376,8 +402,19 @@ def test_progress_ends_at_one_and_can_cancel(converter):
         converter.convert(clip, 24_000, progress=lambda share: False)
 
 
+@pytest.mark.parametrize("n_samples", [-1, 1.5, True, None, "x", 2**63, np.zeros(2)])
+def test_frames_of_no_number_are_refused(converter, n_samples):
+    with pytest.raises(OptionError, match=r"n_samples is .*; it must be a whole number from 0 to"):
+        converter.frames(n_samples, 24_000)
+    assert converter.frames(np.uint8(255), np.uint16(8_000)) == converter.frames(255, 8_000)
+
+
 def test_track_f0_is_the_f0_of_a_conversion(converter):
-    np.testing.assert_array_equal(converter.track_f0(GLIDE, 24_000), converter.convert(GLIDE, 24_000).f0_hz)
+    opposite = np.stack((GLIDE, -GLIDE), axis=1)
+    for audio, channel in ((GLIDE, "mid"), (opposite, "mid"), (opposite, "right")):
+        found = converter.track_f0(audio, 24_000, channel)
+        np.testing.assert_array_equal(found, converter.convert(audio, 24_000, channel=channel).f0_hz)
+        assert found.any()
 
 
 def test_self_test_passes_here_and_notices_a_changed_file(files, tmp_path):
@@ -468,6 +505,22 @@ def test_without_an_engine_the_two_choices_are_named(bundle_path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", no_engine)
     with pytest.raises(ProviderError, match=rf"hint: {re.escape(install('cpu'))}, or with \[cuda\]"):
         Converter(bundle_path)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("provider", ["auto", "cpu", "openvino"])
+def test_a_signal_during_the_import_of_an_engine_is_not_taken_for_its_absence(
+    bundle_path, monkeypatch, provider, raised
+):
+    def interrupted(name, *rest):
+        if name in ("onnxruntime", "openvino"):
+            raise ImportError("initialization failed") from raised()  # as pybind11 does
+        return real(name, *rest)
+
+    real = importlib.import_module
+    monkeypatch.setattr(importlib, "import_module", interrupted)
+    with pytest.raises(raised):
+        Converter(bundle_path, provider=provider)
 
 
 def test_a_closed_converter_says_so(bundle_path):

@@ -303,6 +303,25 @@ def test_progress_names_the_file(converter, songs, tmp_path):
     assert not any(seen[song] for song in songs[3:])
 
 
+def test_files_and_functions_that_are_none_are_refused_at_once(converter, songs, tmp_path):
+    wrong_calls = (
+        lambda wrong: converter.convert_file(wrong, tmp_path / "out.wav"),
+        lambda wrong: converter.convert_file(songs[0], wrong),
+        lambda wrong: converter.convert_file(songs[0], tmp_path / "out.wav", progress=wrong),
+        lambda wrong: converter.convert_file(songs[0], tmp_path / "out.wav", ending=wrong),
+        lambda wrong: converter.convert_many([songs[0], wrong], tmp_path / "out"),
+        lambda wrong: converter.convert_many(wrong, tmp_path / "out"),
+        lambda wrong: converter.convert_many(songs, wrong),
+        lambda wrong: converter.convert_many(songs, tmp_path / "out", progress=wrong),
+        lambda wrong: converter.convert_many(songs, tmp_path / "out", ending=wrong),
+    )
+    for call in wrong_calls:
+        for wrong in (5, b"x", [1], 10**5000, np.zeros(2)):
+            with pytest.raises(OptionError):
+                call(wrong)
+    assert names(tmp_path) == [songs[0].parent.name]
+
+
 @pytest.mark.parametrize("after", [1, 3, 4])
 def test_progress_cancels_between_pieces(converter, songs, tmp_path, after):
     shares = []
@@ -315,7 +334,9 @@ def test_progress_cancels_between_pieces(converter, songs, tmp_path, after):
 
 
 def test_progress_that_says_false_cancels_its_file_only(converter, songs, tmp_path):
-    found = list(converter.convert_many(songs[:2], tmp_path / "out", progress=lambda path, _: path != songs[0]))
+    found = list(
+        converter.convert_many(songs[:2], tmp_path / "out", progress=lambda path, _: np.bool_(path != songs[0]))
+    )
     assert {result.source: type(result.error) for result in found} == {songs[0]: CancelledError, songs[1]: type(None)}
 
 

@@ -5,13 +5,14 @@ import shutil
 import subprocess
 import sys
 from ctypes.util import find_library
+from importlib.util import find_spec
 
 import pytest
 
 from comosvc.runtime import ProviderError, doctor
 from comosvc.runtime.extras import install
 from comosvc.runtime.gpu import Gpu, find_gpu
-from comosvc.runtime.providers.cuda import installed_wheels
+from comosvc.runtime.providers.onnx_wheels import installed_wheels
 
 
 def has_gpu():
@@ -188,6 +189,19 @@ class TestWithoutADriver:
         assert done.stdout.count("no NVIDIA driver") == done.stdout.count("docker run --gpus all") == 1
         assert ".dll" not in done.stdout
         assert "lean" not in done.stdout
+
+    @pytest.mark.skipif(find_spec("openvino") is None, reason="it is the package that is taken away")
+    def test_the_doctor_says_once_that_openvino_is_not_installed(self):
+        absent = "import importlib.metadata as m, sys\nsys.modules['openvino'] = None\nreal = m.version\n"
+        absent += "def version(name):\n if name == 'openvino': raise m.PackageNotFoundError(name)\n return real(name)\n"
+        said = in_process(absent + "m.version = version\n" + DOCTOR).stdout
+        assert "not installed: pip install" in said
+        assert "provider openvino" not in said
+
+    def test_the_doctor_says_once_that_there_is_no_such_voice(self):
+        done = in_process("import sys\nsys.argv[1:] = ['-m', 'nowhere']\n" + DOCTOR)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: no voice 'nowhere'")
 
     @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
     def test_the_doctor_fails_where_the_asked_provider_would_not_run(self, provider):

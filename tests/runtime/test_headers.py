@@ -69,6 +69,11 @@ def test_a_source_that_was_cut_short_is_read_as_far_as_it_goes(tmp_path, form):
     assert f"{len(audio) / RATE:.2f} of 3.00 s could be read" in warnings[0]
 
 
+def test_a_single_byte_that_is_missing_is_a_warning():
+    audio, warnings = read(io.BytesIO(WAV[:-1]))
+    assert (len(audio), "was cut short" in warnings[0]) == (len(SONG) - 1, True)
+
+
 def test_an_ogg_that_was_cut_short_is_read_with_a_warning():
     audio, warnings = read(io.BytesIO(OGG[: len(OGG) // 2]))
     assert len(audio) > 0.25 * len(SONG)
@@ -90,6 +95,39 @@ def test_files_joined_to_one_are_read_to_the_end():
     assert len(audio) >= 2 * len(SONG)
     assert "header gives" in warnings[0]
     assert "could be read" in read(io.BytesIO(FLAC + FLAC))[1][0]
+    for data in (WAV, AIFF):
+        audio, warnings = read(io.BytesIO(data + data + data))
+        np.testing.assert_allclose(audio, np.tile(SONG, 3), atol=2.0**-15)
+        assert warnings == []
+    audio, warnings = read(io.BytesIO(WAV + WAV[:20]))
+    assert (len(audio), "what follows is not audio" in warnings[0]) == (len(SONG), True)
+
+
+def test_an_mp3_is_read_beside_what_macos_keeps_of_it(tmp_path):
+    """libsndfile takes `._a.mp3` for the header of a Sound Designer file."""
+    write_bytes(tmp_path / "._a.mp3", b"Mac OS X")
+    audio, warnings = read(write_bytes(tmp_path / "a.mp3", VBR))
+    assert (len(audio), warnings) == (len(SONG), [])
+
+
+def test_an_mp3_that_begins_within_a_frame_is_read(tmp_path):
+    """As a recorded stream does."""
+    for junk in (b"\xff\xfb", bytes(3_000)):
+        whole, _ = read(io.BytesIO(without_xing(VBR)))
+        audio, warnings = read(write_bytes(tmp_path / "a.mp3", junk + without_xing(VBR)))
+        np.testing.assert_array_equal(audio, whole)
+        assert warnings == []
+
+
+TAG = b"ID3\x03\0\0\0\0\x27\x08APIC" + bytes(5_000 - 4)
+
+
+@pytest.mark.parametrize("data", [TAG + WAV, TAG + FLAC, WAV + TAG], ids=["before WAV", "before FLAC", "behind WAV"])
+def test_a_tag_is_no_sound(tmp_path, data):
+    for source in (io.BytesIO(data), write_bytes(tmp_path / "a", data)):
+        audio, warnings = read(source)
+        np.testing.assert_allclose(audio, SONG, atol=2.0**-15)
+        assert warnings == []
 
 
 def test_a_wav_without_sound_but_with_chunks_is_empty():

@@ -167,11 +167,14 @@ def test_singer_and_key_change_while_it_runs(own, song):
 
 def test_wrong_use_is_one_clear_error(own, song):
     stream = own.stream(24_000)
-    with pytest.raises(OptionError, match="unknown deadline policy 'wait'"):
+    with pytest.raises(OptionError, match="the deadline policy is 'wait'"):
         LiveStream(stream, policy="wait")
     with pytest.raises(OptionError, match="input gate is 3"):
         LiveStream(stream, gate_db=3.0)
-    for block_ms in (0.0, -20.0, float("nan"), 2_000.0):
+    for gate_db in ("-60", True, np.zeros(2), 10**5000, float("nan")):
+        with pytest.raises(OptionError, match=r"the input gate is .* dB; it must be -120 to 0 dB, or None"):
+            LiveStream(stream, gate_db=gate_db)
+    for block_ms in (0.0, -20.0, float("nan"), 2_000.0, "20", True, None, [20], 10**5000):
         with pytest.raises(OptionError, match="it must be more than 0 and at most 1000 ms"):
             LiveStream(stream, block_ms)
     live = LiveStream(stream, BLOCK_MS)
@@ -180,6 +183,7 @@ def test_wrong_use_is_one_clear_error(own, song):
     live.start()
     with pytest.raises(ComosvcError, match="started already"):
         live.start()
+    assert live.exchange(song[:0]).shape == (0,)
     with pytest.raises(ComosvcError, match="a block of 481 samples; this live stream takes 480"):
         live.exchange(song[:481])
     with pytest.raises(AudioError, match=r"the block has shape \(480, 2\)"):
@@ -400,7 +404,7 @@ def test_devices_are_listed(device):
         (("--output-device", "missing"), "No output device matching 'missing'"),
         (("song.wav",), "--live converts a microphone, not song.wav"),
         (("-k", "auto"), "needs the whole song"),
-        (("--late", "never"), "unknown deadline policy 'never'"),
+        (("--late", "never"), "the deadline policy is 'never'"),
         (("--monitor", "2"), "monitor is 2.0"),
         (("--rate", "99"), "99 Hz"),
         (("--rate", "0"), "0 Hz"),

@@ -40,3 +40,20 @@ def test_without_pyav_the_error_says_what_reads_the_file(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(AudioError, match=r"needs PyAV\nhint: .*media.*ffmpeg -i .*a\.m4a"):
         read(tmp_path / "a.m4a")
+
+
+def test_a_webm_that_was_cut_short_is_a_warning(tmp_path):
+    tone = m4a(tmp_path / "a.webm", 96_000, "libopus", 48_000)
+    data = (tmp_path / "a.webm").read_bytes()
+    audio, warnings = read(io.BytesIO(data))
+    assert (len(audio), warnings) == (len(tone), [])
+    audio, warnings = read(io.BytesIO(data[: len(data) // 2]))
+    assert 0.3 * len(tone) < len(audio) < 0.7 * len(tone)
+    assert "the file was cut short" in warnings[0]
+
+
+def test_an_mp2_is_read_without_a_warning(tmp_path):
+    """It has no place for a count of its frames."""
+    m4a(tmp_path / "a.mp2", 44_100, "mp2")
+    audio, warnings = read(tmp_path / "a.mp2")
+    assert (44_100 <= len(audio) < 46_500, warnings) == (True, [])

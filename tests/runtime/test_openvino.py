@@ -204,8 +204,8 @@ def wandering(operator, weights):
         ([helper.make_node("Pad", ["noise", "pads"], ["wandered"])], {"pads": np.array([0, -(10**6), 0, 10**6])}),
     ],
 )
-def test_a_graph_that_leaves_its_arrays_is_computed_by_onnx_runtime(files, tmp_path, song, operator, weights):
-    """OpenVINO reads and writes where such an index points; its processes ended by SIGSEGV."""
+def test_a_graph_with_unchecked_indices_is_computed_by_onnx_runtime(files, tmp_path, song, operator, weights):
+    """OpenVINO reads and writes out of bounds with these, which ends the process by SIGSEGV."""
     data = wandering(operator, weights)
     digest = hashlib.sha256(data).hexdigest()
     changed = edited(files, lambda m: m["graphs"]["vocoder"].update(sha256=digest)) | {"vocoder.onnx": data}

@@ -63,6 +63,9 @@ def test_live_too(converter):
     assert voiced > 0.9
     assert np.percentile(cents, 95) < 50
     assert any("was unsure" in text for text in result.warnings)
+    with converter.stream(24_000) as stream:
+        stream.process(sung(true_hz))
+        assert any("was unsure" in text for text in stream.warnings)
 
 
 @pytest.mark.parametrize("base_hz", [260.0, 520.0, 700.0, 1_000.0])

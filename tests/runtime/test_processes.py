@@ -115,6 +115,27 @@ def test_a_live_stream_is_refused_in_a_child(bundle_path):
     assert said.endswith("ended with 0\n")
 
 
+# --- daemon threads, which the end of the interpreter overtakes
+
+AT_WORK = """
+def forever():
+    while True:
+        Converter(path, provider=provider, threads=threads).convert(clip, 24_000)
+
+for _ in range(4):
+    threading.Thread(target=forever, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+@FORK
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_a_process_and_its_fork_end_while_a_daemon_thread_computes(bundle_path, provider):
+    if provider == "openvino":
+        pytest.importorskip("openvino")
+    assert in_a_child(bundle_path, "pass", provider, before=AT_WORK) == "ended with 0\n"
+
+
 # --- other processes
 
 

@@ -8,6 +8,15 @@ import pytest
 
 from comosvc.runtime.storage import Aside, remove_stale, replacing
 
+CLEANS = """
+import sys
+from pathlib import Path
+from comosvc.runtime.storage import remove_stale
+print("ready", flush=True)
+while True:
+    remove_stale(Path(sys.argv[1]))
+"""
+
 HOLDS = """
 import sys
 from pathlib import Path
@@ -68,3 +77,17 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_writes_is_not
     assert names(tmp_path) == sorted([".theirs.partial", live.partial.name])
     live.discard()
     assert names(tmp_path) == [".theirs.partial"]
+
+
+def test_files_are_not_taken_for_stale_before_they_are_locked_and_while_they_get_their_name(tmp_path):
+    """Where many processes write into one folder, each of which removes what is stale when it starts."""
+    with subprocess.Popen([sys.executable, "-c", CLEANS, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            for _ in range(50):
+                with replacing(tmp_path / "a.txt") as partial:
+                    partial.write_text("new")
+        finally:
+            process.kill()
+    assert names(tmp_path) == ["a.txt"]

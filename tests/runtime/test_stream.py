@@ -300,15 +300,31 @@ def test_types_and_channels(converter, song):
         assert stream.process(np.zeros(0, np.float32)).shape == (0,)
 
 
+def test_channels_that_cancel_each_other_are_said(converter, song):
+    block = song[:9_600]
+    stereo = np.stack((block, -block), axis=1)
+    for channel, heard in (("left", block), ("right", -block), ("mid", 0.0 * block)):
+        with converter.stream(24_000, channel=channel) as stream:
+            out = np.concatenate((stream.process(stereo[:100]), stream.process(stereo[100:]), stream.flush()))
+            assert any("opposite phase" in text for text in stream.warnings) == (channel == "mid")
+            stream.reset()
+            assert not stream.warnings
+        with converter.stream(24_000) as mono:
+            np.testing.assert_allclose(out, np.concatenate((mono.process(heard), mono.flush())), atol=2e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"key": "auto"}, "key is 'auto', which needs the whole song"),
+        ({"channel": "both"}, "channel is 'both'; known: mid, left, right"),
+        ({"key": "auto"}, r"(?s)key is 'auto', which needs the whole song.*convert\(\.\.\., key='auto'\)"),
         ({"key": 50}, "key is 50; it must be -36 to 36 semitones$"),
         ({"singer": "nobody"}, "no singer 'nobody'"),
         ({"sample_rate": 7_000}, "7000 Hz"),
         ({"sample_rate": 44.1}, "whole number of Hz"),
         ({"block_ms": 0}, "block_ms is 0"),
+        ({"block_ms": np.complex128(1)}, "block_ms is np.complex128"),
+        ({"block_ms": 10**5000}, "block_ms is a number of thousands of digits"),
         ({"steps": 3}, "steps is 3"),
     ],
 )

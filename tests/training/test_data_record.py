@@ -1,6 +1,7 @@
 """Data that changes under a run folder: found when a stage begins, named, and nothing lost."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,6 +162,23 @@ def test_a_stage_is_auditioned_with_its_own_encoder_only(run):
     assert encoder.is_file()
     with pytest.raises(DataError, match=r"content encoders are now .*\nhint: .*-train teacher"):
         Renderer(run).require_own(checkpoint)
+
+
+def test_a_run_folder_that_cannot_be_written_or_read(run, monkeypatch):
+    index = run / "features" / "index.json"
+
+    def opened(path, mode="r", *arguments, open_path=Path.open, **options):
+        if path == index or ("x" in mode and path.parent == run / "vocoder"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_path(path, mode, *arguments, **options)
+
+    features = FeatureIndex.open(run / "features")
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(TrainingError, match=r"run/vocoder cannot be written: Permission denied\nhint: free"):
+        DataRecord.of(features).write(run / "vocoder")
+    monkeypatch.setattr(Path, "read_text", lambda path, *_: opened(path))
+    with pytest.raises(DataError, match=r"index.json cannot be read: Permission denied"):
+        FeatureIndex.open(run / "features")
 
 
 def record(clips, singers):

@@ -132,6 +132,59 @@ def test_a_name_that_is_not_utf_8_is_written_with_its_bytes(tmp_path):
     assert "a/caf\\\\xe9.wav" in (tmp_path / "out" / "index.json").read_text("utf-8")
 
 
+def test_names_cannot_steer_the_terminal(tmp_path):
+    write(tmp_path / "e\x1b[31mvil\n" / "\x1b[2Jx.wav", tone(200.0))
+    (tmp_path / "\u202egone").mkdir()
+    material = folder_material(tmp_path)
+    assert material.trained == [r"e\x1b[31mvil\n"]
+    assert material.recordings[0].id == r"e\x1b[31mvil\n/\x1b[2Jx.wav"
+    assert material.dropped[0].id == r"\u202egone"
+    features = prepare(material, COMOSVC_24K, tmp_path / "out", 1, Console(quiet=True))
+    shown = Console(file=io.StringIO(), width=80)
+    shown.print(*report_tables(features.folder))
+    assert "\x1b" not in shown.file.getvalue()
+
+
+def test_what_a_singers_folder_holds_beside_recordings_is_said(tmp_path, monkeypatch):
+    singer = tmp_path / "a"
+    write(singer / "x.wav", tone(200.0))
+    write(singer / ".trash" / "y.wav", tone(200.0))
+    (singer / "gone.wav").symlink_to("nowhere")
+    (singer / "other").symlink_to("../a")
+    (singer / "closed").mkdir()
+    os.mkfifo(singer / "pipe.wav")
+
+    def scandir(path, scandir=os.scandir):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    material = folder_material(tmp_path)
+    assert [r.id for r in material.recordings] == ["a/x.wav"]
+    assert {d.id: d.reason for d in material.dropped} == {
+        "a/gone.wav": "a link to nothing",
+        "a/other": "a link to a folder",
+        "a/closed": "cannot be read: Permission denied",
+        "a/pipe.wav": "not a plain file",
+    }
+
+
+def test_a_recording_beyond_full_scale_is_brought_down_whole(tmp_path):
+    """Else its mel would be that of another sound than its samples, which are clipped."""
+    loud = tone(200.0, 2.0) / np.abs(tone(200.0, 2.0)).max()
+    soundfile.write(tmp_path / "x.wav", 4.0 * loud, RATE, "FLOAT")
+    write(tmp_path / "a" / "x.wav", loud)
+    (tmp_path / "x.wav").replace(tmp_path / "a" / "y.wav")
+    index = prepare(folder_material(tmp_path), COMOSVC_24K, tmp_path / "out", 1, Console(quiet=True))
+    usual, brought_down = (index.load(clip) for clip in index.clips)
+    assert np.abs(usual["mel"] - brought_down["mel"]).max() < 0.02
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["used_in_part"] == [
+        {"clip": "a/y.wav", "reason": "beyond full scale (its peak is 12.0 dB), brought down to it"}
+    ]
+
+
 def test_a_recording_that_was_cut_short_is_used_and_reported(tmp_path):
     """As conversion reads it, with the same words."""
     cut = write(tmp_path / "a" / "cut.wav", tone(200.0, 2.0))
@@ -142,8 +195,9 @@ def test_a_recording_that_was_cut_short_is_used_and_reported(tmp_path):
     index = prepare(folder_material(tmp_path), COMOSVC_24K, tmp_path / "out", 1, Console(quiet=True))
     assert len(index.clips) == 3
     seconds = len(soundfile.read(whole)[0]) / RATE
-    dropped = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["dropped"]
-    reasons = {d["clip"]: d["reason"] for d in dropped}
+    report = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert report["dropped"] == [], "all three are used"
+    reasons = {d["clip"]: d["reason"] for d in report["used_in_part"]}
     assert f"{seconds / 2:.2f} of {seconds:.2f} s could be read" in reasons["a/cut.wav"]
     assert "opposite phase" in reasons["a/opposite.wav"]
 

@@ -5,6 +5,7 @@ import io
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from comosvc.runtime import Converter
+from comosvc.runtime.errors import OutputError
 from comosvc.runtime.mel import mel_spectrogram
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
 from comosvc.runtime.spec import FrontEnd
@@ -90,6 +92,8 @@ def test_the_axes_are_in_hz_and_seconds():
     text = page("t", "n", [Entry("a", "", "data:,", "data:,", {}, 15.0)], {}, ticks=hz_ticks(SPEC))
     assert re.findall(r'class="s" style="left:([\d.]+)%">(\d+) s', text)[-1] == ("93.33", "14")
     assert f'style="bottom:{100 * ticks["800 Hz"]:.2f}%">800 Hz<' in text
+    assert ">200 Hz<" in text
+    assert ">400 Hz<" not in text, "it would lie on that of 200 Hz"
 
 
 class ToyRenderer:
@@ -124,8 +128,13 @@ class ToyRenderer:
 
 
 @pytest.fixture
-def toy_page(tmp_path, monkeypatch):
-    """The page of three checkpoints, without networks."""
+def toy_page(write_toy_page):
+    return write_toy_page().read_text("utf-8")
+
+
+@pytest.fixture
+def write_toy_page(tmp_path, monkeypatch):
+    """Writes the page of three checkpoints, without networks."""
     steps = {"teacher": 1, "student": 4, "student-2": 2}
     stages = {
         name: Stage(name, step, None, ("alto",), None if name == "teacher" else StudentConfig(loop=None))
@@ -139,10 +148,29 @@ def toy_page(tmp_path, monkeypatch):
     song = tmp_path / "song [b].wav"
     soundfile.write(song, tone(220.0, 1.0), SPEC.sample_rate)
     bar = Console(force_terminal=True, file=io.StringIO())
-    with shown("audition", bar) as progress:
-        options = audition_module.AuditionOptions(key="0")
-        done = audition_module.audition(tmp_path, song, tmp_path, options, lambda what: progress(f"{what} [/b]", None))
-    return done.read_text("utf-8")
+
+    def write():
+        with shown("audition", bar) as progress:
+            options = audition_module.AuditionOptions(key="0")
+            return audition_module.audition(
+                tmp_path, song, tmp_path, options, lambda what: progress(f"{what} [/b]", None)
+            )
+
+    return write
+
+
+def test_a_page_that_does_not_fit_on_the_disk_leaves_the_one_before(write_toy_page, tmp_path, monkeypatch):
+    before = write_toy_page().read_bytes()
+
+    def until_full(path, text, *_):
+        path.write_bytes(text.encode()[:1000])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", until_full)
+    with pytest.raises(OutputError, match=r"index.html cannot be written: No space left on device"):
+        write_toy_page()
+    assert (tmp_path / "index.html").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "song [b].wav"]
 
 
 def test_the_page_plays_source_target_and_vocoder_alone_before_the_checkpoints(toy_page):

@@ -297,6 +297,7 @@ def test_damaged_checkpoints_are_named(tmp_path):
     path.with_name("best.safetensors").write_bytes(b"broken")
     best = keep_best(resave_with_figures(path, {"error": 1.0}), "error", "lowest")
     assert read_figures(best) == {"error": 1.0}
+    assert best.samefile(path)  # a second name of it, which takes no space
 
 
 def resave_with_figures(path, figures):

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from comosvc.runtime.spec import COMOSVC_24K as SPEC
+from comosvc.runtime.storage import Aside
 from comosvc.training import features as features_module
 from comosvc.training import prepare as module
 from comosvc.training.augmentation import AUTHORS_AUGMENTATION, variation_path
@@ -69,7 +70,8 @@ def test_goes_on_where_it_stopped(m4, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "analyse", counted)
     with pytest.raises(KeyboardInterrupt):
         prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
-    (tmp_path / "cut off.123.partial").write_bytes(b"half")
+    killed = Aside(tmp_path / "x.safetensors")
+    killed.file.close()  # as the system does, with its lock
     features = prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
     assert len(analysed) == 8 + 12 - 7
     assert len(features.clips) == 12

@@ -130,6 +130,15 @@ def test_audition_before_the_teacher_names_every_command_with_the_recipe(recordi
     assert f"hint: run {wanted};" in result.output
 
 
+def test_an_error_of_the_operating_system_is_a_message(tmp_path):
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(train_app, ["corpus", "-c", "smoke", "-o", str(tmp_path / "file"), "--synthetic-only"])
+    assert result.exit_code == 1
+    assert "error: " in result.output
+    assert "Not a directory" in result.output
+    assert not isinstance(result.exception, OSError)
+
+
 def test_a_shipped_recipe_is_printed_whole():
     text = files(training_package).joinpath("recipes/demo.toml").read_text("utf-8")
     assert invoke(train_app, "recipe", "demo").output == text

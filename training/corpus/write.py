@@ -1,7 +1,6 @@
 """Writing the demo corpus: each clip is made alone and put in place whole, so a killed run goes on where it was."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from ...runtime.storage import replacing, write_whole
 from ..errors import DataError
 from .config import FORMAT_VERSION, RENDER_VERSION, CorpusConfig
 from .data_card import data_card
@@ -85,7 +84,7 @@ def _claim(out: Path, config: CorpusConfig, synthetic_only: bool) -> None:
         raise DataError(f"{out} is not empty and holds no corpus\nhint: move {out} away, or give another -o folder")
     (out / "audio").mkdir(parents=True, exist_ok=True)
     (out / "labels").mkdir(exist_ok=True)
-    _replace_text(path, json.dumps(mine, indent=1))
+    write_whole(path, json.dumps(mine, indent=1).encode())
 
 
 def _recipe(synthetic_only: bool) -> str:
@@ -131,17 +130,11 @@ def _write_clip(config: CorpusConfig, out: Path, plan: ClipPlan | SpokenPlan) ->
         f0_hz = performance.f0_hz.astype(np.float32)
         labels = Labels(f0_hz, performance.phone_start_s, performance.phone)
     audio_path, label_path = _paths(out, plan.id)
-    temporary = label_path.with_name(f".{plan.id}.{os.getpid()}.tmp")
-    save_file({key: np.ascontiguousarray(value) for key, value in vars(labels).items()}, temporary)
-    temporary.replace(label_path)
-    _write_flac(audio_path, audio)
+    with replacing(label_path) as partial:
+        save_file({key: np.ascontiguousarray(value) for key, value in vars(labels).items()}, partial)
+    with replacing(audio_path) as partial:
+        soundfile.write(partial, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return plan.id
-
-
-def _write_flac(path: Path, audio: NDArray[np.float32]) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    soundfile.write(temporary, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    temporary.replace(path)
 
 
 def _write_index(config: CorpusConfig, out: Path, plans: list[ClipPlan | SpokenPlan], synthetic_only: bool) -> Path:
@@ -172,11 +165,5 @@ def _write_index(config: CorpusConfig, out: Path, plans: list[ClipPlan | SpokenP
         "clips": clips,
     }
     path = out / "corpus.json"
-    _replace_text(path, json.dumps(index, indent=1))
+    write_whole(path, json.dumps(index, indent=1).encode())
     return path
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)

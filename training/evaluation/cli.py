@@ -89,7 +89,7 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
     @app.command()
     def audition(
         run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
-        song: Annotated[Path, typer.Option("--song", help="What is sung: WAV, FLAC, OGG or MP3.", show_default=False)],
+        song: Annotated[Path, typer.Option("--song", help="The recording of the song to sing.", show_default=False)],
         output: Annotated[
             Path, typer.Option("-o", "--output", help="An .html file, or a folder for index.html.", show_default=False)
         ],

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import soundfile
 import torch
 from numpy.typing import NDArray
 
 from ...runtime.audio import resample
+from ...runtime.errors import BundleError
 from ...runtime.extras import install
 from ...runtime.mel import mel_spectrogram
+from ...runtime.providers.onnx import open_session
 from ...runtime.spec import AudioSpec
 from ..checkpoint import latest_checkpoint, load_module, read_metadata
 from ..errors import DataError
@@ -120,8 +121,8 @@ def onnx_embedding(path: Path) -> Embed:
     if not path.is_file():
         raise DataError(f"{path} is no file\nhint: --embedding takes an ONNX graph, audio (1, N) to a vector (1, D)")
     try:
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors share no base but this
+        session = open_session(path.read_bytes(), "it", None)
+    except (OSError, BundleError) as error:
         raise DataError(f"{path} is no graph that ONNX Runtime can run: {error}") from None
     name = session.get_inputs()[0].name
     return lambda audio: np.asarray(session.run(None, {name: audio[None]})[0], np.float32).reshape(-1)

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from ...runtime.audio import resample
+from ...runtime.files import write_audio
 from ...runtime.mel import mel_spectrogram
 from ...runtime.spec import COMOSVC_24K, FrontEnd
 from ..f0 import swift_f0
@@ -71,7 +71,7 @@ class Scorer:
         audio, rate = converted
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
-            soundfile.write(keep / file_name(pair), audio, rate, "PCM_16")
+            write_audio(keep / file_name(pair), np.clip(audio, -1.0, 1.0), rate, overwrite=True)
         melody = self._melody(audio, rate, pair)
         if isinstance(system, Unconverted):
             del melody["F0 RMSE"]  # of a song that is not moved: the key that is asked for, whatever the song

@@ -9,6 +9,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from ...runtime.storage import replacing
 from .score import Score
 
 RECONSTRUCTION, CONVERSION = "reconstruction", "conversion"
@@ -126,6 +127,8 @@ def as_markdown(results: Results) -> str:
 def write_results(results: Sequence[Results], folder: Path) -> None:
     """`evaluation.md` and `evaluation.json` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.md").write_text("\n".join(as_markdown(r) for r in results), "utf-8")
     body = json.dumps([asdict(r) for r in results], indent=1, ensure_ascii=False)
-    (folder / "evaluation.json").write_text(body + "\n", "utf-8")
+    texts = {"evaluation.md": "\n".join(as_markdown(r) for r in results), "evaluation.json": body + "\n"}
+    for name, text in texts.items():
+        with replacing(folder / name) as partial:
+            partial.write_text(text, "utf-8")

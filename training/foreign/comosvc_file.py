@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...runtime import limits
+from ...runtime.errors import BundleError
 from ...runtime.spec import AudioSpec
 from ..acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
 from ..denoiser import DenoiserConfig
@@ -182,7 +183,7 @@ def singers_of(settings: Settings) -> dict[str, int]:
     try:
         for name in singers:
             limits.check_text("a singer's name", name, limits.LONGEST_NAME)
-    except limits.LimitError as error:
+    except BundleError as error:
         raise ForeignFileError(f"{table.where}: {error}") from error
     return singers
 

@@ -1,0 +1,51 @@
+"""Native code in daemon threads while the interpreter ends.
+
+A daemon thread that then returns from C++ to Python aborts the process: "terminate called without an active exception".
+"""
+
+import atexit
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class _DaemonThreads:
+    """Those inside native code."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = set[int]()
+        self._ending = False
+
+    @contextmanager
+    def native_code(self) -> Iterator[None]:
+        """Of a daemon thread the interpreter's end awaits the block, and no block begins after that.
+
+        Other threads are awaited whole anyway.
+        """
+        thread = threading.get_ident()
+        if not threading.current_thread().daemon or thread in self._inside:
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._ending)
+            self._inside.add(thread)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside.remove(thread)
+                self._changed.notify_all()
+
+    def await_all(self) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.wait_for(lambda: not self._inside)
+
+
+_daemon_threads = _DaemonThreads()
+native_code = _daemon_threads.native_code
+atexit.register(_daemon_threads.await_all)
+if hasattr(os, "register_at_fork"):  # the child has none of them
+    os.register_at_fork(after_in_child=_daemon_threads.__init__)
