@@ -47,8 +47,8 @@ def register(
     ) -> None:
         """Build TensorRT engines of a voice's graphs, for the GPU of this machine.
 
-        They are kept under a hash of graphs, TensorRT, GPU, precision and profiles. An engine is code: use one only
-        from a source whose programs you would run.
+        Engines are stored under a hash of the graphs, the TensorRT, the GPU, the precision and the profiles. An engine
+        is code: use only engines of people whose programs you would run.
         """
         from ..runtime.bundle import open_bundle
         from ..runtime.engine import build_engines

@@ -2,9 +2,9 @@
 
 Engines do more with a graph than compute it. Weights may come from another file, with OpenVINO from any address of the
 process. Bodies of loops may run for ever. Functions that call functions take time that doubles with each level. Unknown
-operator versions lead to endless searches, and a circle of nodes takes OpenVINO half a minute. The graphs of a voice
-need none of these, so a file may have only the fields in `_FIELDS`, in a bounded number of parts, and each node takes
-the outputs of earlier nodes. The cost of the operators themselves is not checked.
+operator versions lead to endless searches. A circle of nodes takes OpenVINO half a minute. The graphs of a voice need
+none of these. So a file may have only the fields in `_FIELDS` and a bounded number of parts, and each node takes inputs
+of earlier nodes. The cost of the operators themselves is not checked.
 """
 
 from collections.abc import Iterator
