@@ -1,13 +1,13 @@
 """comosvc-convert: files in, converted files out."""
 
 import errno
-import glob
 import json
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from .audio import check_channel
 from .bundle import open_bundle
 from .bundle_info import print_info
+from .cli_arguments import Sources, find_sources, is_folder, parse_device, parse_key, parse_singer
 from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .files import FORMATS, read_audio
@@ -28,11 +29,10 @@ from .live_stream import DeadlinePolicy
 from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
-from .sources import READABLE, STDIN, files_in, is_readable, name_of, unread_reason
+from .sources import STDIN, name_of
 from .storage import reason
 from .text import printable
 from .version import __version__
-from .voices import FOUND_KEYS
 from .world_f0 import f0_warnings
 
 _PLOTTED_S = 60.0
@@ -73,17 +73,17 @@ def main() -> None:
 
 
 def end_on_signals() -> None:
-    """Let SIGTERM and SIGHUP end the process by an exception."""
-    # Python dies of these without unwinding, and a half-written file would stay; 128 + n is how shells tell of it.
+    """Let SIGTERM and SIGHUP end the process by an exception, with exit code 128 + n as in shells."""
+    # By default these signals end Python without unwinding, and half-written files would stay.
     for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows knows no SIGHUP, and nohup has it ignored
+        number = getattr(signal, name, None)  # Windows has no SIGHUP; nohup ignores it
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The command line, parsed. `conversion` holds what every file is converted with."""
+    """The parsed command line. `conversion`: arguments of `Converter.convert_file` that all files share."""
 
     output: Path
     conversion: dict[str, Any]
@@ -97,7 +97,7 @@ class _Job:
 
     @property
     def into_file(self) -> bool:
-        return self.to_stdout or (self.output.suffix.lower() in FORMATS and not _is_dir(self.output))
+        return self.to_stdout or (self.output.suffix.lower() in FORMATS and not is_folder(self.output))
 
 
 @_app.command(help=_HELP)
@@ -179,25 +179,25 @@ def _convert(
         typer.echo(__version__)
         return
     engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
-    try:
+    with _clear_errors(console):
         if list_devices:
             typer.echo(sound_device_list())
             return
-        conversion = {"singer": _parse_singer(singer), "key": _parse_key(key), "seed": seed, "steps": steps}
+        conversion = {"singer": parse_singer(singer), "key": parse_key(key), "seed": seed, "steps": steps}
         if live:
             if inputs:
                 raise OptionError(f"--live converts a microphone, not {inputs[0]}\nhint: leave out one of the two")
             options = LiveOptions(
                 **conversion,
-                input_device=_parse_device(input_device),
-                output_device=_parse_device(output_device),
+                input_device=parse_device(input_device),
+                output_device=parse_device(output_device),
                 rate=rate,
                 block_ms=block_ms,
                 policy=cast(DeadlinePolicy, late),
                 gate_db=gate_db,
                 monitor=monitor,
             )
-            sound_devices()  # missing ones are told before the voice is loaded
+            sound_devices()  # an error for missing devices before the voice is loaded
             with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
@@ -208,24 +208,31 @@ def _convert(
             )
         for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
         job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing)
-        sources, skipped, failed = ([], {}, []) if info else _sources(inputs or [])
-        for path, why in skipped.items():
+        sources = Sources() if info else find_sources(inputs or [])
+        for path, why in sources.skipped.items():
             _say(console, f"skipped: {path}: {why}", style="yellow")
-        _check(job, sources, force, as_json)
+        _check(job, sources.paths, force, as_json)
         with Converter(model, **engine) as converter:
             if info:
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
-            for failure in failed:
+            for failure in sources.failed:
                 _announce(console, failure)
-            results = [*_run(converter, job, sources, console), *failed]
+            results = [*_run(converter, job, sources.paths, console), *sources.failed]
             if as_json:
-                summary = {"version": __version__, "results": [result.as_dict() for result in results]}
-                unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
-                typer.echo(json.dumps({**summary, "skipped": unread}, indent=1))
+                typer.echo(_summary(results, sources.skipped))
             if plot is not None and results[0].error is None and not results[0].skipped:
                 _plot(converter, results[0], plot)
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _clear_errors(console: Console) -> Iterator[None]:
+    """Expected errors as one readable message and exit code 1."""
+    try:
+        yield
     except ComosvcError as error:
         _complain(console, error)
         raise typer.Exit(1) from None
@@ -234,31 +241,13 @@ def _convert(
             raise
         _complain(console, OutputError(f"{error.filename or 'standard output'} cannot be written: {reason(error)}"))
         raise typer.Exit(1) from None
-    if any(result.error for result in results):
-        raise typer.Exit(1)
 
 
-def _parse_singer(text: str | None) -> str | dict[str, float] | None:
-    if text is None or "=" not in text:
-        return text
-    try:
-        parts = [part.rpartition("=") for part in text.split(",")]
-        return {name.strip(): float(weight) for name, _, weight in parts}
-    except ValueError:
-        raise OptionError(f"--singer {text!r} is no blend\nhint: for instance --singer alto=0.7,bass=0.3") from None
-
-
-def _parse_key(text: str) -> float | str:
-    if text in FOUND_KEYS:
-        return text
-    try:
-        return float(text)
-    except ValueError:
-        raise OptionError(f"--key {text!r} is neither a number of semitones nor {' or '.join(FOUND_KEYS)}") from None
-
-
-def _parse_device(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdecimal() else text
+def _summary(results: list[FileConversion], skipped: Mapping[Path, str]) -> str:
+    """The JSON of `--json`."""
+    unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
+    summary = {"version": __version__, "results": [result.as_dict() for result in results], "skipped": unread}
+    return json.dumps(summary, indent=1)
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
@@ -281,69 +270,11 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
     _say(console, last)
 
 
-def _sources(inputs: list[str]) -> tuple[list[Path], dict[Path, str], list[FileConversion]]:
-    """Files that the arguments name, in order and once each; those of folders that are sound of a kind that is not
-    read, and why; folders that cannot be read.
-
-    A file that is not there, or cannot be read, is left to fail by itself.
-    """
-    if not inputs:
-        raise AudioError("nothing to convert\nhint: comosvc-convert song.wav; more with --help")
-    found: dict[Path, None] = {}
-    skipped: dict[Path, str] = {}
-    failed: list[FileConversion] = []
-    for text in inputs:
-        path = Path(text)
-        if _is_dir(path):
-            try:
-                files = files_in(path)
-            except AudioError as error:
-                failed.append(FileConversion(path, None, error=error))
-                continue
-            inside = [file for file in files if is_readable(file)]
-            skipped |= {file: why for file in files if file not in inside and (why := unread_reason(file))}
-            if not inside:
-                raise AudioError(_nothing_in(path, skipped))
-        elif os.path.lexists(path) or not glob.has_magic(text):
-            inside = [path]
-        else:
-            inside = _matches(text)
-            if not inside:
-                raise AudioError(f"{text}: no file matches")
-        found.update(dict.fromkeys(inside))
-    if not found and failed:
-        raise AudioError("\n".join(str(failure.error) for failure in failed))
-    return list(found), skipped, failed
-
-
-def _matches(pattern: str) -> list[Path]:
-    """Files of a pattern, sorted, each by the shortest of its paths: a link may lead back to a folder above it."""
-    found: dict[tuple[str, Path], Path] = {}
-    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-    for path in map(Path, sorted(matches, key=len)):
-        real = Path(os.path.realpath(path))
-        if not _is_dir(real):
-            found.setdefault((path.name, real), path)
-    return sorted(found.values())
-
-
-def _is_dir(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # too long a name, or a folder above that may not be searched
-        return False
-
-
-def _nothing_in(folder: Path, skipped: dict[Path, str]) -> str:
-    text = f"{folder}: no audio files in this folder (looked for {', '.join(READABLE)})"
-    return "\n".join([text, *(f"skipped: {file}: {why}" for file, why in skipped.items() if file.parent == folder)])
-
-
 def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
-    """What can be refused before the voice is loaded."""
+    """Raise `ComosvcError` for options that can be refused before the voice is loaded."""
     if job.ending not in FORMATS:
         raise OptionError(f"--format {job.ending[1:]!r}; known: {', '.join(ending[1:] for ending in FORMATS)}")
-    # Either is None where it was closed before the start.
+    # A standard stream is None if it was closed before the start.
     if STDIN in map(str, sources) and (sys.stdin is None or sys.stdin.isatty()):
         what = "closed" if sys.stdin is None else "a terminal"
         raise AudioError(f"standard input is {what}, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -")
@@ -353,7 +284,7 @@ def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
         raise OutputError(f"{len(sources)} files cannot all become {job.output}\nhint: -o FOLDER")
     if job.to_stdout and as_json:
         raise OptionError("--json writes to standard output, as -o - does\nhint: leave out one of the two")
-    if not job.into_file and job.output.suffix and not _is_dir(job.output):
+    if not job.into_file and job.output.suffix and not is_folder(job.output):
         raise OutputError(f"-o {job.output}: results are written as {' or '.join(FORMATS)}, or into a folder")
     if job.plot is not None:
         _check_plot(job, sources, force)
@@ -379,22 +310,22 @@ def _run(converter: Converter, job: _Job, sources: list[Path], console: Console)
         task = bar.add_task("", total=float(len(sources)))
         shares: dict[Path, float] = {}
 
-        def tell(source: Path, share: float) -> None:
+        def report(source: Path, share: float) -> None:
             shares[source] = share
             bar.update(task, completed=sum(shares.values()), description=printable(source.name))
 
-        for result in _results(converter, job, sources, tell):
-            tell(result.source, 1.0)
+        for result in _results(converter, job, sources, report):
+            report(result.source, 1.0)
             _announce(console, result)
             results.append(result)
     return results
 
 
-def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) -> Iterator[FileConversion]:
+def _results(converter: Converter, job: _Job, sources: list[Path], report: Any) -> Iterator[FileConversion]:
     opened = [sys.stdin.buffer if str(source) == STDIN else source for source in sources]
     if not job.into_file:
         options = {"ending": job.ending, "skip_existing": job.skip_existing, **job.conversion}
-        yield from converter.convert_many(opened, job.output, progress=tell, **options)
+        yield from converter.convert_many(opened, job.output, progress=report, **options)
         return
     source = sources[0]
     if job.skip_existing and not job.to_stdout and os.path.lexists(job.output):
@@ -403,7 +334,7 @@ def _results(converter: Converter, job: _Job, sources: list[Path], tell: Any) ->
     output, ending = (sys.stdout.buffer, job.ending) if job.to_stdout else (job.output, None)
     options = {"ending": ending, **job.conversion}
     try:
-        yield converter.convert_file(opened[0], output, progress=lambda share: tell(source, share), **options)
+        yield converter.convert_file(opened[0], output, progress=lambda share: report(source, share), **options)
     except ComosvcError as error:
         yield FileConversion(Path(name_of(opened[0])), None, error=error)
 
@@ -425,7 +356,7 @@ def _announce(console: Console, result: FileConversion) -> None:
 
 
 def _blend(singer: Mapping[str, float]) -> str:
-    """For instance "alto", or "alto 70 %, bass 30 %"."""
+    """The words for a singer or a blend: "alto", "alto 70 %, bass 30 %"."""
     if len(singer) == 1:
         return next(iter(singer))
     return ", ".join(f"{name} {100 * share:.3g} %" for name, share in singer.items())
@@ -441,7 +372,7 @@ def _say(console: Console, text: str, style: str | None = None) -> None:
 
 
 def _plot(converter: Converter, result: FileConversion, path: Path) -> None:
-    """Source above result, each with the F0 that the pitch graph finds in it."""
+    """Draw source and result, each with its F0 of the pitch graph."""
     assert result.output is not None
     panels = []
     for title, file in (("source", result.source), ("result", result.output)):

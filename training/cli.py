@@ -4,10 +4,10 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import torch
 import typer
@@ -20,22 +20,32 @@ from ..runtime.storage import reason
 from ..runtime.text import printable
 from .checkpoint import latest_checkpoint
 from .commands import DEFAULT_RECIPE, STUDENT_PUBLISHED
-from .config import RECIPES, from_mapping, load_config, shipped_recipe, to_mapping
-from .content_stage import CONTENT, ContentTraining
+from .config import RECIPES, load_config, shipped_recipe
+from .content_stage import CONTENT
 from .data_record import DataRecord, changed_stages
 from .distributed import is_first_process
 from .errors import ConfigError
 from .evaluation.cli import register
 from .features import FeatureIndex, require_audio, require_crops
 from .fine_tune import Part, Start
-from .loop import LoopConfig
+from .options import (
+    ConfigOption,
+    DatasetOption,
+    DeviceOption,
+    DevicesOption,
+    Hardware,
+    InitOption,
+    JobsOption,
+    NodesOption,
+    ResumeOption,
+    RunOption,
+    StepsOption,
+    StrategyOption,
+    ThreadsOption,
+    TrainOption,
+)
 from .progress import shown
 from .recipe import Recipe
-from .student import StudentConfig
-from .teacher import TeacherConfig
-from .vocoder_stage import VocoderTraining
-
-C = TypeVar("C", ContentTraining, VocoderTraining, TeacherConfig, StudentConfig)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,45 +58,12 @@ console = Console(stderr=True)
 _COMMAND = re.compile(r"(?<=comosvc-train )(\w+) (?:-c (?:'[^']*'|\S+) )?(?=-o )")
 """A command in a hint, up to its -o."""
 
-ConfigOption = Annotated[
-    str, typer.Option("-c", "--config", help=f"A TOML file, or a shipped recipe: {', '.join(RECIPES)}.")
-]
-RunOption = Annotated[Path, typer.Option("-o", "--output", help="The run folder.")]
-DatasetOption = Annotated[
-    str,
-    typer.Option("--dataset", help="How DATA is laid out: folder (a sub-folder per singer), m4singer or opensinger."),
-]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-DevicesOption = Annotated[
-    int | None,
-    typer.Option("--devices", help="Processes on this machine, a device for each; 0: all. Else the recipe's.", min=0),
-]
-NodesOption = Annotated[int | None, typer.Option("--nodes", help="Machines, started by torchrun on each.", min=1)]
-StrategyOption = Annotated[str | None, typer.Option("--strategy", help="auto or ddp.")]
-InitOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--init-from",
-        help="Start from the weights of another run folder, of a checkpoint in one, or of the CoMoSVC authors' "
-        "model_<step>.pt with its config.yaml beside it; with --train embedding also of a voice: a .comosvc file or a "
-        "shipped name.",
-    ),
-]
-TrainOption = Annotated[
-    str, typer.Option("--train", help="With --init-from: embedding (the new singers' vectors only) or all.")
-]
-StepsOption = Annotated[
-    int | None, typer.Option("--steps", help="Steps of training in place of the recipe's, for this stage.", min=1)
-]
-JobsOption = Annotated[int, typer.Option("-n", "--jobs", help="Processes; 0: one for each core.", min=0)]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0: its own choice.", min=0)]
-
 
 @contextmanager
 def _clear_errors(config: str = DEFAULT_RECIPE) -> Iterator[None]:
-    """Errors raised on purpose, and those of the operating system, as one readable message and exit code 1. Commands
-    in hints get the -c `config`.
+    """Expected errors, and those of the operating system, as one readable message and exit code 1.
+
+    Commands in hints get the -c `config`.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
@@ -106,44 +83,19 @@ def _clear_errors(config: str = DEFAULT_RECIPE) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Stage:
-    """What every training stage is called with."""
+    """Arguments that all training stages share."""
 
     recipe: Recipe
     run: Path
     resume: bool
-    hardware: "Hardware"
-    steps: int | None
-    """In place of the recipe's."""
+    hardware: Hardware
 
     @property
     def how(self) -> dict[str, Any]:
-        """What all of them are called with."""
+        """Keyword arguments of the functions that train a stage."""
         return {
             "seed": self.recipe.seed, "resume": self.resume, "device": self.hardware.device, "console": console,
         }  # fmt: skip
-
-    def placed(self, config: C | None) -> C:
-        """A stage's table with what the command line says of devices in its loop."""
-        if config is None:
-            raise ConfigError(
-                "this recipe trains no such network\nhint: take one from a file with --from FILE, or add its table"
-            )
-        hardware = self.hardware
-        given = {"devices": hardware.devices, "nodes": hardware.nodes, "strategy": hardware.strategy}
-        given["steps"] = self.steps
-        loop = {**to_mapping(config.loop), **{name: value for name, value in given.items() if value is not None}}
-        return replace(config, loop=from_mapping(LoopConfig, loop, "the command line"))
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """The options that say what to train on."""
-
-    device: str
-    threads: int
-    devices: int | None
-    nodes: int | None
-    strategy: str | None
 
 
 def _run_stage(
@@ -152,18 +104,17 @@ def _run_stage(
     run: Path,
     resume: bool,
     hardware: Hardware,
-    steps: int | None,
     *,
     prepared: bool = True,
 ) -> None:
-    """`prepared`: the stage learns from the features of `run`, which must be those of the recipe."""
+    """`prepared`: the stage is trained on the features of `run`, which must have the audio settings of the recipe."""
     with _clear_errors(config):
         if threads := check_threads(hardware.threads or None):
             torch.set_num_threads(threads)
         recipe = load_config(Recipe, config)
         if prepared:
             require_audio(run, recipe.audio)
-        _done(stage(Stage(recipe, run, resume, hardware, steps)))
+        _done(stage(Stage(recipe, run, resume, hardware)))
 
 
 def _done(path: Path) -> None:
@@ -303,11 +254,11 @@ def content(
     def train(s: Stage) -> Path:
         if (s.run / "features").is_dir():
             _advise_on_content(s.run, FeatureIndex.open(s.run / "features"))
-        return train_content(s.placed(s.recipe.content), s.recipe.audio, s.run, **s.how)
+        return train_content(s.hardware.placed(s.recipe.content), s.recipe.audio, s.run, **s.how)
 
     _run_stage(
         train,
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps, prepared=False,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy, steps), prepared=False,
     )  # fmt: skip
 
 
@@ -352,11 +303,11 @@ def vocoder(
 
     def train(s: Stage) -> Path:
         require_crops(s.run, s.recipe.longest_crop)
-        return train_vocoder(s.placed(s.recipe.vocoder), s.run, **s.how)
+        return train_vocoder(s.hardware.placed(s.recipe.vocoder), s.run, **s.how)
 
     _run_stage(
         train,
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy, steps),
     )  # fmt: skip
 
 
@@ -374,14 +325,15 @@ def teacher(
     init_from: InitOption = None,
     train: TrainOption = "all",
 ) -> None:
-    """Train the diffusion teacher that paints mel spectrograms from content, F0, loudness and singer."""
+    """Train the diffusion teacher that generates mel spectrograms from content, F0, loudness and singer."""
     from .acoustic_stages import train_teacher
 
     _run_stage(
         lambda s: train_teacher(
-            s.recipe.acoustic, s.placed(s.recipe.teacher), s.run, **s.how, start=_start(init_from, train, s.run)
+            s.recipe.acoustic, s.hardware.placed(s.recipe.teacher), s.run, **s.how,
+            start=_start(init_from, train, s.run),
         ),
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy, steps),
     )  # fmt: skip
 
 
@@ -421,7 +373,7 @@ def student(
     from .acoustic_stages import take_teacher, train_student
 
     def taught(stage: Stage) -> Path:
-        """The run, whose teacher is now that of --teacher, if one is given."""
+        """The run folder, after its teacher was replaced by that of --teacher."""
         if teacher_file is not None:
             take_teacher(teacher_file, teacher_config, stage.run)
         elif teacher_config is not None:
@@ -430,10 +382,10 @@ def student(
 
     _run_stage(
         lambda s: train_student(
-            s.placed(s.recipe.student.as_published() if published else s.recipe.student), taught(s), **s.how,
+            s.hardware.placed(s.recipe.student.as_published() if published else s.recipe.student), taught(s), **s.how,
             folder=STUDENT_PUBLISHED if published else "student", start=_start(init_from, train, s.run),
         ),
-        config, run, resume, Hardware(device, threads, devices, nodes, strategy), steps,
+        config, run, resume, Hardware(device, threads, devices, nodes, strategy, steps),
     )  # fmt: skip
 
 
