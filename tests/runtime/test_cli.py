@@ -408,3 +408,9 @@ def test_doctor_really_converts(files, tmp_path):
     result = examine("-m", str(path))
     assert result.exit_code == 1
     assert "damaged or changed" in " ".join(result.stderr.split())
+
+
+def test_info_of_a_voice_given_without_m_does_not_describe_another(convert):
+    code, out, error = convert("--info", "my voice.comosvc")
+    assert (code, out) == (1, "")
+    assert "hint: comosvc-convert --info -m 'my voice.comosvc'" in error
