@@ -1,6 +1,9 @@
 """Errors of export, import and verification."""
 
-from ..runtime.errors import ComosvcError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..runtime.errors import BundleError, ComosvcError
 
 
 class ExportError(ComosvcError):
@@ -9,3 +12,14 @@ class ExportError(ComosvcError):
 
 class ParityError(ComosvcError):
     """ONNX and torch disagree, or a bundle no longer gives its own reference outputs; names graph, sizes and error."""
+
+
+@contextmanager
+def as_bundle_error(what: str) -> Iterator[None]:
+    """Errors of libraries on a graph or file of a bundle, `what`, as `BundleError`."""
+    try:
+        yield
+    except ComosvcError:
+        raise
+    except Exception as error:  # onnx and ONNX Runtime have no base in common but this
+        raise BundleError(f"{what} fails: {error}") from error

@@ -19,7 +19,7 @@ from ..runtime.strict import decode
 from .archive import graph_file, write_zip
 from .blobs import share
 from .describe import graph_entry, versions
-from .errors import ExportError
+from .errors import ExportError, as_bundle_error
 from .fp16 import FP16
 from .inputs import InputMaker
 from .int8 import INT8
@@ -63,7 +63,10 @@ def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
     bundle = open_bundle(shipped_voices().get(str(source), source))
     bundle.verify()
     files = bundle.all_files()
-    manifest, files = add_precisions(bundle.manifest, files, names, bundle.graph_bytes, bundle.embeddings)
+    if PARITY_FILE in files:
+        read_parity(bundle)
+    with as_bundle_error(f"{bundle.origin}: one of its graphs"):
+        manifest, files = add_precisions(bundle.manifest, files, names, bundle.graph_bytes, bundle.embeddings)
     shared = [name for name, entry in manifest.graphs.items() if entry.file is None]
     manifest, files = share(manifest, files, shared)
     if any(entry.weights for entry in manifest.graphs.values()):
@@ -73,9 +76,10 @@ def add_to_bundle(source: Path, path: Path, names: Collection[str]) -> Manifest:
 
 
 def recorded(bundle: Bundle) -> list[VariantRow]:
-    """The figures of every precision that was added to a bundle."""
+    """The figures of every precision that was added to a bundle. Raises `BundleError`."""
     rows = [row for record in read_parity(bundle).variants.values() for row in record.rows]
-    return [decode(VariantRow, row, PARITY_FILE) for row in rows]
+    with as_bundle_error(f"{bundle.origin}: {PARITY_FILE}"):
+        return [decode(VariantRow, row, PARITY_FILE) for row in rows]
 
 
 def files_reader(files: Files) -> Callable[[str], bytes]:

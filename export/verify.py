@@ -1,13 +1,11 @@
 """Checks that a bundle is unchanged since its export."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import onnx
 
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import BundleError, ComosvcError
 from ..runtime.graph import GRAPHS
 from ..runtime.manifest import GraphEntry
 from ..runtime.outputs import check_outputs
@@ -15,7 +13,7 @@ from ..runtime.parity_file import PARITY_FILE, read_parity
 from ..runtime.probes import read_probes
 from ..runtime.profiles import grid_of
 from .assemble import TorchGraphs, measure_parity
-from .errors import ParityError
+from .errors import ParityError, as_bundle_error
 from .graphs import check_contract
 from .inputs import Arrays
 from .parity import ParityRow, Runner, onnx_runner, require
@@ -58,29 +56,19 @@ def _check_measured(bundle: Bundle) -> None:
 def _runner(bundle: Bundle, name: str, entry: GraphEntry, open_runner: Callable[[bytes], Runner]) -> Runner:
     """Runs the graph of an entry. Its outputs follow the contract; errors of libraries become `BundleError`."""
     what = f"{bundle.origin}: the {entry.precision} {name} graph"
-    with _as_bundle_error(what):
+    with as_bundle_error(what):
         data = bundle.entry_bytes(name, entry)
         check_contract(GRAPHS[name], onnx.load_from_string(data))
         runner = open_runner(data)
 
     def run(inputs: Arrays) -> Arrays:
-        with _as_bundle_error(what):
+        with as_bundle_error(what):
             found = runner(inputs)
         shapes = {tensor: inputs[tensor].shape for tensor, _, _ in entry.inputs}
         check_outputs(grid_of(bundle.manifest, name), entry, shapes, [found[tensor] for tensor, _, _ in entry.outputs])
         return found
 
     return run
-
-
-@contextmanager
-def _as_bundle_error(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ComosvcError:
-        raise
-    except Exception as error:  # onnx and ONNX Runtime have no base in common but this
-        raise BundleError(f"{what} fails: {error}") from error
 
 
 def _check_variants(bundle: Bundle, probes: list[Probe]) -> list[VariantRow]:

@@ -2,9 +2,9 @@
 
 Engines do more with a graph than compute it. Weights may come from another file, with OpenVINO from any address of the
 process. Bodies of loops may run for ever. Functions that call functions take time that doubles with each level. Unknown
-operator versions lead to endless searches. A circle of nodes takes OpenVINO half a minute. The graphs of a voice need
-none of these. So a file may have only the fields in `_FIELDS` and a bounded number of parts, and each node takes inputs
-of earlier nodes. The cost of the operators themselves is not checked.
+operator versions lead to endless searches, a dilation of 2^31 ends the process, and a circle of nodes takes OpenVINO
+half a minute. The graphs of a voice need none of these, so a file may have only the fields in `_FIELDS`, in a bounded
+number of parts, and each node takes the outputs of earlier nodes. The cost of the operators themselves is not checked.
 """
 
 from collections.abc import Iterator
@@ -23,6 +23,8 @@ _MOST_PARTS = 400_000
 _MOST_NODES = 5_000
 """Engines take a millisecond and more for each. The demo's graphs have up to 370, ContentVec about 1,000."""
 _MOST_DIMS = 16
+_LARGEST_SETTING = 1 << 16
+"""Largest number in a list attribute: kernels, strides, dilations, axes. The largest known is 320."""
 _OTHER_FORMATS = (b"ORTM", b"TFL3")
 """Marks at byte 4 by which engines recognise other formats: ONNX Runtime's own, TensorFlow Lite."""
 
@@ -140,9 +142,20 @@ class _Walk:
             if number == 7 and (domain := self._text(inside)) not in DOMAINS:
                 raise _NotPlainError(f"it has an operator of {domain!r}, not of ONNX")
             if number == 5:
-                for part, _, tensor in self._message("attribute", inside):
+                for part, value, tensor in self._message("attribute", inside):
                     if part == 5:
                         self._tensor(tensor)
+                    elif part == 8:
+                        self._setting(value, tensor)
+
+    def _setting(self, value: int | None, span: slice) -> None:
+        numbers = self._packed(span) if value is None else [value]
+        if len(numbers) > _MOST_DIMS:
+            raise _NotPlainError(f"it has a list of settings with more than {_MOST_DIMS} numbers")
+        for number in numbers:
+            signed = number - (1 << 64) if number >> 63 else number
+            if abs(signed) > _LARGEST_SETTING:
+                raise _NotPlainError(f"it has a list of settings with {signed}; {_LARGEST_SETTING} is the most")
 
     def _tensor(self, span: slice) -> bytes:
         """Its name."""

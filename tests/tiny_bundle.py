@@ -107,7 +107,8 @@ def _content(spec: AudioSpec) -> bytes:
 def _condition(net: _Net) -> str:
     """Everything the acoustic graphs are told, (B, channels, T)."""
     index = net("Cast", net.column("content_index"), to=TensorProto.INT64)
-    content = net("GatherND", "content", index, batch_dims=1)
+    index = net("Expand", index, net.constant(np.array([1, 1, CONTENT])))
+    content = net("GatherElements", "content", index, axis=1)
     pitch = net("Log", net("Add", net.column("f0_hz"), net.constant(np.array(1.0, np.float32))))
     level = net.column("loudness")
     singer = net("Unsqueeze", "singer", net.constant(np.array([1])))

@@ -2,6 +2,9 @@
 
 In int8 the graphs that a voice has in 8 bits are computed by ONNX Runtime, which is a tenth to a quarter faster with
 them, and the others by OpenVINO, in bf16 where the processor can and else in fp32.
+
+Some operators of OpenVINO do not check indices, and read or write out of bounds. ONNX Runtime checks them, and computes
+the graphs that have such operators, of which the pitch graph is one.
 """
 
 import os
@@ -28,6 +31,8 @@ PRECISIONS = ("fp32", "bf16", "int8")
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _ALWAYS_FP32 = ("pitch",)
 """In bf16 its F0 is up to 33 cents off, and the phase of the source adds that up; it is a hundredth of the work."""
+_UNCHECKED = frozenset({"GatherND", "ScatterElementsUpdate", "ScatterNDUpdate", "ScatterUpdate"})
+"""Operators of OpenVINO, by its names, that do not check indices. `Pad` does not check negative lengths."""
 _DEVICE, _TELEMETRY = "CPU", "openvino_telemetry"
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
@@ -74,24 +79,51 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
             graphs[name] = cpu.open_graph(bundle, name, entry, threads)
             continue
         hint = {"INFERENCE_PRECISION_HINT": _HINTS["fp32" if name in _ALWAYS_FP32 else others]}
-        graphs[name] = Graph(
-            grid_of(bundle.manifest, name), entry, core, bundle.entry_bytes(name, entry), {**options, **hint}
-        )
+        model = _read(core, name, bundle.entry_bytes(name, entry))
+        if _has_unchecked(model):
+            graphs[name] = cpu.open_graph(bundle, name, entry, threads)
+        else:
+            graphs[name] = Graph(grid_of(bundle.manifest, name), entry, core, model, {**options, **hint})
     return graphs
+
+
+def _read(core: Any, name: str, data: bytes) -> Any:
+    try:
+        return core.read_model(data)
+    except Exception as error:  # OpenVINO's own exceptions share no base but this
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> BundleError:
+    return BundleError(f"the {name} graph cannot be loaded by OpenVINO: {error}")
+
+
+def _has_unchecked(model: Any) -> bool:
+    """Whether OpenVINO might read or write out of bounds with this graph."""
+    return any(
+        op.get_type_name() in _UNCHECKED or (op.get_type_name() == "Pad" and not (_is_safe(op, 1) and _is_safe(op, 2)))
+        for op in model.get_ops()
+    )
+
+
+def _is_safe(pad: Any, port: int) -> bool:
+    """Whether the lengths at input `port` of a `Pad` are constant, and none is negative."""
+    source = pad.input_value(port).get_node()
+    return source.get_type_name() == "Constant" and bool((source.get_data() >= 0).all())
 
 
 class Graph:
     """One graph of a bundle, ready to run. May be called from several threads: their calls take turns."""
 
-    def __init__(self, grid: Grid, entry: GraphEntry, core: Any, model: bytes, options: dict[str, Any]) -> None:
+    def __init__(self, grid: Grid, entry: GraphEntry, core: Any, model: Any, options: dict[str, Any]) -> None:
         self.name = name = grid.graph
         self._grid, self._entry = grid, entry
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)
         self._outputs = [tensor[0] for tensor in entry.outputs]
         try:
-            self._compiled = keep_in_forks(core.compile_model(core.read_model(model), _DEVICE, options))
-        except Exception as error:  # OpenVINO's own exceptions share no base but this
-            raise BundleError(f"the {name} graph cannot be loaded by OpenVINO: {error}") from error
+            self._compiled = keep_in_forks(core.compile_model(model, _DEVICE, options))
+        except Exception as error:
+            raise _not_loaded(name, error) from error
         check_signature(name, "inputs", _tensors(self._compiled.inputs, entry.inputs), entry.inputs)
         check_signature(name, "outputs", _tensors(self._compiled.outputs, entry.outputs), entry.outputs)
         self._idle: list[Any] = []

@@ -322,7 +322,7 @@ def test_verify_and_inspect_name_what_is_damaged_though_its_hash_fits(files, unp
 def test_a_graph_that_fails_is_the_bundles_fault(files, tmp_path):
     """Its bytes are plain and its hashes agree; the engine refuses it."""
     model = onnx.load_from_string(files["content.onnx"])
-    model.graph.node[0].input[0] = "nowhere"
+    model.graph.node[0].op_type = "Nonsense"
     path = written(with_graph(files, "content", model.SerializeToString(), forge=True), tmp_path)
     with pytest.raises(BundleError, match=r"the fp32 content graph fails: "):
         verify(path)

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from tiny_bundle import edited
 from typer.testing import CliRunner
 
 from comosvc.export import fp16, half
@@ -300,6 +301,32 @@ def test_a_graph_beyond_its_budget_stays_in_fp32_and_the_bundle_says_so(shared, 
     assert "vocoder" not in {row.graph for row in recorded(bundle)}
     assert "at least 40 allowed" in _invoke("inspect", out).output
     verify(out)
+
+
+def with_record(files, text):
+    changed = edited(files, lambda m: m["provenance"]["files"].update({"parity.json": sha256(text)}))
+    return {**changed, "parity.json": text}
+
+
+@pytest.mark.parametrize("text", [b"[]", b"{}", b"nothing", b'{"graphs": {}, "rows": [], "variants": 3}'])
+def test_a_damaged_record_is_refused_before_the_work(files, tmp_path, text):
+    write_zip(tmp_path / "x.comosvc", with_record(files, text))
+    with pytest.raises(BundleError, match=r"parity.json is not what an export writes"):
+        add_to_bundle(tmp_path / "x.comosvc", tmp_path / "y.comosvc", ["int8"])
+    assert not (tmp_path / "y.comosvc").exists()
+
+
+def test_a_record_with_other_rows_and_a_graph_that_fails_are_errors_of_the_bundle(files, tmp_path):
+    row = {"graphs": {}, "versions": {}, "kept_fp32": {}, "facts": {}, "rows": [{"x": 1}]}
+    text = json.dumps({"graphs": {}, "rows": [], "variants": {"int8": row}}).encode()
+    write_zip(tmp_path / "x.comosvc", with_record(files, text))
+    with pytest.raises(BundleError, match=r"parity.json fails: parity.json has unknown keys: x"):
+        recorded(open_bundle(tmp_path / "x.comosvc"))
+    data = files["content.onnx"].replace(b"Softmax", b"Hardmux")
+    changed = edited(files, lambda m: m["graphs"]["content"].update(sha256=sha256(data)))
+    write_zip(tmp_path / "y.comosvc", {**changed, "content.onnx": data})
+    with pytest.raises(BundleError, match=r"one of its graphs fails: .*Hardmux"):
+        add_to_bundle(tmp_path / "y.comosvc", tmp_path / "z.comosvc", ["int8"])
 
 
 def test_unknown_precisions_are_refused(plain, tmp_path):

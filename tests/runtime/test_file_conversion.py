@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from tiny_bundle import SPEC
 
-from comosvc.runtime import AudioError, CancelledError, Converter, OptionError, OutputError, ProviderError
+from comosvc.runtime import AudioError, BundleError, CancelledError, Converter, OptionError, OutputError
 from comosvc.runtime.files import AudioWriter
 from comosvc.runtime.self_test import vowel
 from comosvc.runtime.synthesis import Synthesis
@@ -123,7 +123,7 @@ def test_a_failure_leaves_no_file_behind(bundle_path, tmp_path, how):
     source, out = tmp_path / "song.flac", tmp_path / "out"
     out.mkdir()
     soundfile.write(source, noise, 24_000)
-    progress, kind = None, ProviderError
+    progress, kind = None, BundleError
     if how == "cancelled":
         progress, kind = (lambda share: share < 0.3), CancelledError
     elif how == "damaged source":

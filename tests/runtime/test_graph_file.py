@@ -92,6 +92,10 @@ HOSTILE = {
         ),
         "no node before it",
     ),
+    "a dilation beyond all": (
+        model([helper.make_node("Conv", ["x", "w"], ["y"], dilations=[2**31 - 1])]),
+        "2147483647",
+    ),
     "a name given twice": (model([helper.make_node("Relu", ["w"], ["w"])], [weight()]), "is there already"),
     "a chain without end": (model([helper.make_node("Relu", ["x"], [f"y{i}"]) for i in range(5_001)]), "5000 nodes"),
     "sequences": (

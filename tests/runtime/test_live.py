@@ -308,7 +308,7 @@ def invoke_convert(*arguments):
 
 @pytest.fixture
 def device(monkeypatch, song):
-    fake = FileDevice(song, 24_000, lambda: time.sleep(0.01), lambda times: os.kill(os.getpid(), signal.SIGINT))
+    fake = FileDevice(song, 24_000, lambda: time.sleep(0.03), lambda times: os.kill(os.getpid(), signal.SIGINT))
     monkeypatch.setitem(sys.modules, "sounddevice", fake)
     monkeypatch.setattr(live_module, "_READ_OUT_S", 0.05)
     return fake

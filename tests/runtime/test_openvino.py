@@ -1,5 +1,6 @@
 """Provider `openvino`, on the shipped voice."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tiny_bundle import edited, write_zip
 
 from comosvc.runtime import Converter
 from comosvc.runtime.bundle import open_bundle
@@ -137,7 +140,7 @@ def test_compiled_graphs_are_kept_and_a_damaged_one_is_made_anew(bundle_path, tm
             return converter.convert(song, 24_000).audio
 
     first, kept = load(), sorted((tmp_path / "openvino").iterdir())
-    assert len(kept) == len(open_bundle(bundle_path).manifest.graphs)
+    assert len(kept) == len(open_bundle(bundle_path).manifest.graphs) - 1  # the pitch graph scatters
     stamps = [path.stat().st_mtime_ns for path in kept]
     assert np.array_equal(load(), first)
     assert [path.stat().st_mtime_ns for path in kept] == stamps
@@ -153,6 +156,66 @@ def test_a_graph_that_contradicts_the_manifest_is_refused(bundle_path, tmp_path)
     bundle.manifest.graphs["vocoder"] = vocoder
     with pytest.raises(BundleError, match=r"vocoder graph has outputs \['audio'\], the manifest says \['speech'\]"):
         open_voice(bundle, "openvino", "fp32", 1, auto=False)
+
+
+NEGATIVE = np.array(-500_000, np.int64)
+
+
+def wandering(operator, weights):
+    """A vocoder whose `audio` is what `operator` gives for its noise and an index far outside of it."""
+    nodes = [
+        helper.make_node("Cast", ["noise"], ["zeros"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["zeros", "zero"], ["none"]),
+        helper.make_node("Add", ["none", "far"], ["index"]),
+        *operator,
+    ]
+    tensors = {"zero": np.array(0), "far": NEGATIVE, "last": np.array([-1]), **weights}
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+        for name, dims in {
+            "mel": ["B", "T", 8], "f0_hz": ["B", "T"], "source": ["B", "L", 1],
+            "noise": ["B", "L"], "audio": ["B", "L"],
+        }.items()
+    ]  # fmt: skip
+    for value in values[:3]:
+        nodes += [
+            helper.make_node("ReduceSum", [value.name], [f"{value.name} sum"], keepdims=0),
+            helper.make_node("Mul", [f"{value.name} sum", "nothing"], [f"{value.name} nothing"]),
+        ]
+    names = [f"{value.name} nothing" for value in values[:3]]
+    nodes.append(helper.make_node("Sum", ["wandered", *names], ["audio"]))
+    weights = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    weights.append(numpy_helper.from_array(np.float32(0.0), "nothing"))
+    graph = helper.make_graph(nodes, "vocoder", values[:4], values[4:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("operator", "weights"),
+    [
+        ([helper.make_node("ScatterElements", ["noise", "index", "noise"], ["wandered"], axis=1)], {}),
+        (
+            [
+                helper.make_node("Unsqueeze", ["index", "last"], ["indices"]),
+                helper.make_node("GatherND", ["noise", "indices"], ["wandered"], batch_dims=1),
+            ],
+            {},
+        ),
+        ([helper.make_node("Pad", ["noise", "pads"], ["wandered"])], {"pads": np.array([0, -(10**6), 0, 10**6])}),
+    ],
+)
+def test_a_graph_with_unchecked_indices_is_computed_by_onnx_runtime(files, tmp_path, song, operator, weights):
+    """OpenVINO reads and writes out of bounds with these, which ends the process by SIGSEGV."""
+    data = wandering(operator, weights)
+    digest = hashlib.sha256(data).hexdigest()
+    changed = edited(files, lambda m: m["graphs"]["vocoder"].update(sha256=digest)) | {"vocoder.onnx": data}
+    path = write_zip(tmp_path / "x.comosvc", changed)
+    with Converter(path, provider="openvino", threads=1, cache_dir=tmp_path) as converter:
+        if "pads" in weights:
+            assert not converter.convert(song, 24_000).audio.any()
+        else:
+            with pytest.raises(BundleError, match=r"vocoder graph failed on the CPU .*(?s:indic|index)"):
+                converter.convert(song, 24_000)
 
 
 def test_a_failed_call_names_graph_and_shapes(converter):
