@@ -253,7 +253,7 @@ def inspect(
     bundle: BundleArgument,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tensors, hashes, and what made it too.")] = False,
 ) -> None:
-    """Show what a voice is: singers, graphs, look-ahead, licences and credits."""
+    """Describe a voice: singers, graphs, look-ahead, licences and credits."""
     from ..runtime.bundle import open_bundle
     from ..runtime.bundle_info import print_info
 
@@ -301,7 +301,7 @@ def set_(
     name: Annotated[str | None, typer.Option("--name", help="Name of the voice.")] = None,
     force: ForceOption = False,
 ) -> None:
-    """Set what a finished voice says of its singers: F0, names, licence, credit, consent. Its graphs stay as they are.
+    """Change facts of a finished voice: F0 and names of singers, licence, credit, consent. Its graphs stay unchanged.
 
     With --force the file of -o may be the voice itself.
     """

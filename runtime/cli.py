@@ -217,15 +217,22 @@ def _convert(
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
-            for failure in sources.failed:
-                _announce(console, failure)
-            results = [*_run(converter, job, sources.paths, console), *sources.failed]
-            if as_json:
-                typer.echo(_summary(results, sources.skipped))
-            if plot is not None and results[0].error is None and not results[0].skipped:
-                _plot(converter, results[0], plot)
+            results = _convert_files(converter, job, sources, console, as_json)
     if any(result.error for result in results):
         raise typer.Exit(1)
+
+
+def _convert_files(
+    converter: Converter, job: _Job, sources: Sources, console: Console, as_json: bool
+) -> list[FileConversion]:
+    for failure in sources.failed:
+        _announce(console, failure)
+    results = [*_run(converter, job, sources.paths, console), *sources.failed]
+    if as_json:
+        typer.echo(_summary(results, sources.skipped))
+    if job.plot is not None and results[0].error is None and not results[0].skipped:
+        _plot(converter, results[0], job.plot)
+    return results
 
 
 @contextmanager

@@ -17,7 +17,7 @@ _JUNK = 4096
 _RIFF_LIMIT = 0xFFFFFFFF
 _MOST_CHUNKS = 10_000
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
-"""Of Matroska and WebM."""
+"""First bytes of Matroska and WebM."""
 _CUT = "the file was cut short, and how much is missing is not known"
 
 

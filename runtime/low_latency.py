@@ -231,8 +231,8 @@ class LowLatency:
             found[frame - first] = f0_hz[0] if sure[n] >= VOICED_CONFIDENCE else 0.0
         if len(sung):
             start = max(0, first - WINDOW_HOPS_BEFORE)
-            heard = self._at_16k.read_padded(start * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH)
-            self.pitch_survey.add(heard, sung - start, sure, doubtful)
+            audio = self._at_16k.read_padded(start * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH)
+            self.pitch_survey.add(audio, sung - start, sure, doubtful)
         self._pitch_hz.append(found)
 
     def _is_sung(self, pitch_frame: int) -> bool:

@@ -15,20 +15,8 @@ from .extras import install
 from .storage import reason
 
 ENDINGS = (
-    ".m4a",
-    ".m4b",
-    ".mp4",
-    ".mov",
-    ".aac",
-    ".webm",
-    ".mka",
-    ".mkv",
-    ".wma",
-    ".wv",
-    ".ape",
-    ".amr",
-    ".ac3",
-    ".tta",
+    *(".m4a", ".m4b", ".mp4", ".mov", ".aac", ".webm", ".mka"),
+    *(".mkv", ".wma", ".wv", ".ape", ".amr", ".ac3", ".tta"),
 )
 _MAGICS = {
     (0, b"\x1aE\xdf\xa3"): "matroska",

@@ -99,7 +99,7 @@ def _not_loaded(name: str, error: Exception) -> BundleError:
 
 
 def _has_unchecked(model: Any) -> bool:
-    """Whether OpenVINO might read or write out of bounds with this graph."""
+    """True if OpenVINO might read or write out of bounds with this graph."""
     return any(
         op.get_type_name() in _UNCHECKED or (op.get_type_name() == "Pad" and not (_is_safe(op, 1) and _is_safe(op, 2)))
         for op in model.get_ops()
@@ -107,7 +107,7 @@ def _has_unchecked(model: Any) -> bool:
 
 
 def _is_safe(pad: Any, port: int) -> bool:
-    """Whether the lengths at input `port` of a `Pad` are constant, and none is negative."""
+    """True if the lengths at input `port` of a `Pad` are constant and none is negative."""
     source = pad.input_value(port).get_node()
     return source.get_type_name() == "Constant" and bool((source.get_data() >= 0).all())
 
