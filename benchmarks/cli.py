@@ -6,12 +6,13 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.console import Console
 
+from ..runtime.command_errors import errors_in_words
 from ..runtime.providers import Precision as EnginePrecision
 from ..runtime.providers import Provider
 from .quality import QualityOptions, measure_quality
 from .report import as_table, check_readme, into_readme, save_json, typed_command
-from .speed.commands import errors_in_words
 from .speed.commands import register as register_speed
+from .speed.commands import stderr
 from .speed.grid import show
 from .speed.results import check_writable
 from .trained.command import register as register_trained
@@ -65,7 +66,7 @@ def quality(
         install=install,
         constraint=constraint,
     )
-    with errors_in_words():
+    with errors_in_words(stderr):
         check_writable(json)
         check_readme(readme)
         with Console(stderr=True).status("…") as status:
@@ -74,7 +75,7 @@ def quality(
     if json is not None:
         save_json(report, json)
     if readme is not None:
-        with errors_in_words():
+        with errors_in_words(stderr):
             into_readme(report, readme)
 
 
@@ -105,7 +106,7 @@ def train(
         raise typer.BadParameter(f"{unknown[0]} is not bf16, fp16 or fp32", param_hint="--precision")
     chosen = cast(tuple[Precision, ...], precisions)
     options = TrainOptions(batch, frames, rounds, steps, threads, chosen, of_size(layers, channels))
-    with errors_in_words(), Console(stderr=True).status("…") as status:
+    with errors_in_words(stderr), Console(stderr=True).status("…") as status:
         report = measure_training(options, command, lambda what: status.update(what))
     show(as_table(report))
     if json is not None:
@@ -132,7 +133,7 @@ def vocoders(
     from .vocoders import default_options, measure_vocoders
 
     command = typed_command()
-    with errors_in_words():
+    with errors_in_words(stderr):
         check_writable(json)
         torch.set_num_threads(1)
         console = Console(stderr=True)

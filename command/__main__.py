@@ -45,7 +45,7 @@ class _Group(TyperGroup):
         try:
             return name, _load(name), rest
         except ModuleNotFoundError as error:
-            if ctx.resilient_parsing:  # a shell completes the line and shows what is written to it
+            if ctx.resilient_parsing:  # shell completion, which would show the message
                 return name, unloaded, rest
             raise _without_package(error, name) from None
 

@@ -1,20 +1,17 @@
 """`comosvc-export`: from a run folder to a voice that applications load."""
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from ..runtime.bundle import SUFFIX
-from ..runtime.errors import ComosvcError
+from ..runtime.command_errors import errors_in_words, log_to
 from ..runtime.text import printable
 from .engines_cli import register as register_engines
 
@@ -61,17 +58,9 @@ PrecisionOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite the file of -o if it is there.")]
 
 
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Errors raised on purpose as one readable message and exit code 1."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
-    try:
-        yield
-    except ComosvcError as error:
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+def _clear_errors() -> AbstractContextManager[None]:
+    log_to(console)
+    return errors_in_words(console)
 
 
 @app.command()
@@ -253,7 +242,7 @@ def inspect(
     bundle: BundleArgument,
     verbose: Annotated[bool, typer.Option("--verbose", help="Tensors, hashes, and what made it too.")] = False,
 ) -> None:
-    """Show what a voice is: singers, graphs, look-ahead, licences and credits."""
+    """Describe a voice: singers, graphs, look-ahead, licences and credits."""
     from ..runtime.bundle import open_bundle
     from ..runtime.bundle_info import print_info
 
@@ -301,7 +290,7 @@ def set_(
     name: Annotated[str | None, typer.Option("--name", help="Name of the voice.")] = None,
     force: ForceOption = False,
 ) -> None:
-    """Set what a finished voice says of its singers: F0, names, licence, credit, consent. Its graphs stay as they are.
+    """Change facts of a finished voice: F0 and names of singers, licence, credit, consent. Its graphs stay unchanged.
 
     With --force the file of -o may be the voice itself.
     """

@@ -32,7 +32,7 @@ def register(
         ],
         flavour: Annotated[
             Flavour,
-            typer.Option("--flavour", help="rtx builds without a GPU too, but knows no Hopper."),
+            typer.Option("--flavour", help="rtx builds without a GPU too, but not for Hopper."),
         ] = Flavour.TENSORRT,
         precision: Annotated[
             str, typer.Option("--precision", help="fp32, or fp16 if the voice has such graphs; several with commas.")

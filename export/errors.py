@@ -16,7 +16,7 @@ class ParityError(ComosvcError):
 
 @contextmanager
 def as_bundle_error(what: str) -> Iterator[None]:
-    """Errors of libraries on a graph or file of a bundle, `what`, as `BundleError`."""
+    """Turns errors of libraries on a graph or file of a bundle, `what`, into `BundleError`."""
     try:
         yield
     except ComosvcError:

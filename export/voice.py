@@ -107,13 +107,7 @@ def load_voice(run: Path, statements: Statements, student: str = STUDENT, weight
     data = DataRecord.of(features)
     if changes := changed_singers(distilled["singers"], data.singers):
         _refuse(run, f"other data: {'; '.join(changes)}")
-    mel_spec = replace(
-        vocoder_spec,
-        content_sample_rate=acoustic.spec.content_sample_rate,
-        content_hop_length=acoustic.spec.content_hop_length,
-    )
-    for part, spec in (("vocoder", mel_spec), ("features", features.audio)):
-        _require_same(run, f"audio settings of the {part}", acoustic.spec, spec)
+    _require_same_audio(run, acoustic.spec, vocoder_spec, features.audio)
     for line in changed_stages(run, (VOCODER, TEACHER, student), data):
         logger.warning("%s", line)
     content = encoders[CONTENT][0]
@@ -245,6 +239,13 @@ def _differences(where: str, config: Any, published: Any) -> list[str]:
         elif value != usual:
             lines.append(f"{where}.{item.name} = {value} (published: {usual})")
     return lines
+
+
+def _require_same_audio(run: Path, acoustic: AudioSpec, vocoder: AudioSpec, features: AudioSpec) -> None:
+    """Raise `ExportError` for stages of different audio settings; a vocoder has none of content."""
+    content = {"content_sample_rate": acoustic.content_sample_rate, "content_hop_length": acoustic.content_hop_length}
+    _require_same(run, "audio settings of the vocoder", acoustic, replace(vocoder, **content))
+    _require_same(run, "audio settings of the features", acoustic, features)
 
 
 def _require_same(run: Path, what: str, of_student: Any, found: Any) -> None:

@@ -1,4 +1,4 @@
-"""Warnings: what a user should know about a result before blaming the voice."""
+"""Warnings about the source and the result of a conversion."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,10 @@ from .voices import Voice
 
 QUIET_PEAK = 0.03  # -30 dB: below this, pitch trackers start to miss voiced frames
 _GOOD_PEAK = 0.3
-_SILENT_PEAK = 1e-8  # -160 dB: what the mean of a constant is rounded by
+_SILENT_PEAK = 1e-8  # -160 dB: the rounding error of the mean of a constant
 SHORT_S = 0.2
 FULL_SCALE = 0.9999
-_BEYOND_PEAK = 4.0  # 12 dB above full scale: a scale that was missed rather than a loud take
+_BEYOND_PEAK = 4.0  # 12 dB above full scale: a wrong scale rather than a loud take
 CLIPPED_SAMPLES = 10  # fewer at full scale are peaks, not clipping
 RANGE_MARGIN = 2.0 ** (2 / 12)  # a voice's range is a statistic: two semitones beyond it are still sung well
 
@@ -37,7 +37,7 @@ class SourceSurvey:
 
     @property
     def _peak(self) -> float:
-        """Largest deviation from the mean: an offset is no sound."""
+        """Largest deviation from the mean, so that an offset does not count."""
         mean = self._sum / max(1, self._n_samples)
         return max(self._highest - mean, mean - self._lowest)
 
@@ -91,7 +91,7 @@ def pitch_warnings(song: PitchStatistics, semitones: float, voice: Voice) -> lis
 
 
 def key_warnings(semitones: float, found: bool) -> list[str]:
-    """A warning if the key was found, and puts the song out of tune with its backing track."""
+    """A warning for a found key that is not in tune with the backing track."""
     if not found or semitones % 12.0 == 0.0:
         return []
     return [

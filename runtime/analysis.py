@@ -44,9 +44,9 @@ def reach_frames(manifest: Manifest, steps: int) -> int:
 
 
 class Analysis:
-    """Tracks of one clip at `sample_rate`, by absolute position, held only as long as somebody may need them.
+    """Tracks of one clip at `sample_rate`, by absolute position, kept until they are forgotten.
 
-    `horizon`: mel frames beyond the clip's end that will be asked for. `reach`: see `reach_frames`. A given `f0_hz`
+    `horizon`: mel frames beyond the clip's end that are computed too. `reach`: see `reach_frames`. A given `f0_hz`
     (T,) stands in for the pitch graph. With `pitch_only` the content is left out.
     """
 
@@ -75,9 +75,9 @@ class Analysis:
         self._gate = Gate(spec)
         self.n_samples = 0
         self.n_frames: int | None = None
-        """Mel frames that the clip counts as (`framing.clip_frames`), once its end is known."""
+        """Number of mel frames of the clip (`framing.clip_frames`); None before its end."""
         self.n_covering: int | None = None
-        """Mel frames that audio is made for: those that cover the clip."""
+        """Number of mel frames that cover the clip, for which audio is made; None before its end."""
         self.at_16k, self._pitch_hz, self._confidence = Track(), Track(), Track()
         self._world_f0 = None if f0_hz is not None else make_world_f0(manifest.model.f0_extractor, spec)
         self.loudness, self.is_open, self.f0_hz = Track(), Track(dtype=np.bool_), Track()
@@ -130,7 +130,7 @@ class Analysis:
         return not self.is_open.read_padded(max(self.is_open.start, first - self.reach), last + self.reach).any()
 
     def forget(self, before: int) -> None:
-        """Nobody will ask for mel frames before `before` minus reach any more."""
+        """Discard data before mel frame `before` minus `reach`."""
         frame = max(0, before - self.reach)
         for track in (self.loudness, self.is_open, self.f0_hz, self.sung_f0_hz):
             track.forget(frame)
@@ -146,16 +146,16 @@ class Analysis:
             track.forget(audio_16k // PITCH_HOP_LENGTH - 1)
 
     def _measure_loudness(self) -> None:
-        margin, heard = ceil_div(self.spec.win_length, 2 * self.spec.hop_length), [np.zeros(0, np.float32)]
+        margin, levels = ceil_div(self.spec.win_length, 2 * self.spec.hop_length), [np.zeros(0, np.float32)]
         while self.goal is None or self.loudness.end < self.goal:
             first, last = next_piece(self.loudness.end, _LOUDNESS_FRAMES, self.goal)
             if self.goal is None and self._levels.audio.end < (last + margin) * self.spec.hop_length:
                 break
             condition, voice = self._levels.measure(first, last)
             self.loudness.append(condition)
-            heard.append(voice)
+            levels.append(voice)
         if self.is_open.end != self.goal:
-            self.is_open.append(self._gate.push(np.concatenate(heard), last=self.goal is not None))
+            self.is_open.append(self._gate.push(np.concatenate(levels), last=self.goal is not None))
 
     def _track_pitch(self) -> Work[None]:
         goal = (
@@ -173,7 +173,7 @@ class Analysis:
                 track.append(output)
 
     def _pitch_of(self, first: int, last: int) -> Work[tuple[NDArray[np.float32], ...]]:
-        """F0 and confidence at these pitch frames; zeros where nobody will ask."""
+        """F0 and confidence at these pitch frames; zeros where no output depends on them."""
         if self._given_f0_hz is not None or self.is_silent(*self._sung_over(first, last)):
             return (np.zeros(last - first, np.float32),) * 2
         from_frame = max(0, first - self._pitch_context.past)

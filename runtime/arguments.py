@@ -1,4 +1,4 @@
-"""Arguments that callers pass: one check for each kind, so that wrong ones give an `OptionError` with the value."""
+"""Checks of arguments by kind. Each raises `OptionError` with the wrong value."""
 
 import math
 import operator
@@ -50,6 +50,6 @@ def one_of(name: str, value: Any, known: Collection[str]) -> str:
 
 
 def check_progress(progress: Callable[..., Any] | None) -> None:
-    """Raise for what is neither None nor can be called."""
+    """Raise `OptionError` unless `progress` is None or callable."""
     if progress is not None and not callable(progress):
         raise OptionError(f"progress is {abridged(progress)}; it must be a function, or None")

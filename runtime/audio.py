@@ -17,7 +17,7 @@ MAX_SAMPLE = 1e6
 """Largest magnitude of a sample, full scale being 1: 120 dB above it. Squares of much larger ones overflow float32."""
 Channel = Literal["mid", "left", "right"]
 CHANNELS: tuple[str, ...] = get_args(Channel)
-"""What is taken of a source with several channels: their mean, the first, or the second."""
+"""Mono of a source with several channels: their mean, the first, or the second."""
 OPPOSITE_PHASE = (
     "the channels are in opposite phase and would cancel each other in mono: the left one was taken "
     "(channel 'right' takes the other)"
@@ -29,10 +29,10 @@ _DTYPES = ("float32", "float64", "int16", "int32")
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
 _MAX_CHANNELS = 64  # more than that is an array with its axes swapped
 _CANCELLED = 0.2
-"""Power of the mean of n channels, times n, as a share of their mean power: 1 for independent channels, n for equal
-ones, 0 for opposite ones. Below this (-10 dB for two) mixing to mono destroys the sound."""
+"""Limit for n times the power of the mean of n channels, as a share of their mean power: 1 for independent channels,
+n for equal ones, 0 for opposite ones. Below it (-10 dB for two) mixing to mono destroys the sound."""
 _PHASE_S = 10.0
-"""Length of sound that is enough to say that channels do not cancel each other."""
+"""Seconds of sound after which channels are known not to cancel each other."""
 
 
 def check_rate(sample_rate: Any) -> int:
@@ -62,7 +62,7 @@ def mono(audio: Any, what: str = "audio", first_sample: int = 0) -> NDArray[np.f
 
 
 def mixed(audio: Any, channel: str) -> tuple[NDArray[np.float32], int, list[str]]:
-    """`mono` of `channel` (see `CHANNELS`), how many channels were averaged, and warnings.
+    """Mono float32 (L,) of `channel` (see `CHANNELS`), the number of averaged channels, and warnings.
 
     Channels that would cancel each other are not averaged: the left one is taken.
     """
@@ -76,7 +76,7 @@ def mixed(audio: Any, channel: str) -> tuple[NDArray[np.float32], int, list[str]
 
 
 def as_samples(audio: Any, what: str) -> NDArray[Any]:
-    """`audio` as an array (L,) or (L, channels) of a type that can be converted. Raises `AudioError`."""
+    """`audio` as an array (L,) or (L, channels) of one of the accepted types. Raises `AudioError`."""
     if isinstance(audio, str | os.PathLike):
         raise AudioError(f"{what} is a path, {os.fspath(audio)!r}\nhint: convert_file(source, output) takes files")
     if np.ma.is_masked(audio):
@@ -130,13 +130,13 @@ def take_channel(samples: NDArray[Any], channel: str, what: str, first_sample: i
 
 
 class PhaseMeter:
-    """Finds out, block by block, whether the mean of all channels cancels the sound that they hold."""
+    """Measures, block by block, if the mean of all channels cancels their sound."""
 
     def __init__(self) -> None:
         self._mean_power, self._power, self._n_sounding = 0.0, 0.0, 0
 
     def add(self, samples: NDArray[Any]) -> None:
-        """The next block, (L, channels)."""
+        """Add the next block, (L, channels)."""
         with np.errstate(over="ignore", invalid="ignore"):  # such samples are reported by `take_channel`
             wide = samples.astype(np.float64)
             self._mean_power += samples.shape[1] * float(np.sum(np.square(wide.mean(axis=1))))
@@ -149,7 +149,7 @@ class PhaseMeter:
         return self._power > 0.0 and self._mean_power < _CANCELLED * self._power
 
     def is_sure(self, sample_rate: int) -> bool:
-        """Whether enough sound came to say that the channels do not cancel each other."""
+        """True after enough sound whose channels do not cancel each other."""
         return self._n_sounding > _PHASE_S * sample_rate and not self.cancelled
 
 

@@ -1,4 +1,4 @@
-"""Graph calls as values: a conversion asks for them, and whoever drives it runs them, alone, batched, or side by side.
+"""Graph calls as values: a conversion asks for them, and a runner runs them, alone, batched, or side by side.
 
 A conversion is a generator that yields calls which do not need each other's results, and is sent a `Reply` for each;
 its return value is the result. Every call's arrays carry their full context (see `analysis`), so zeros appended to them
@@ -164,7 +164,7 @@ def run_together(
             for number, reply in found.items():
                 entry, index = asked[number]
                 entry.done[index] = reply
-                entry.tell(entry.calls[index], answered)
+                entry.report(entry.calls[index], answered)
             # Each stays among the active until it goes on: whatever ends this early finds it there, and closes it.
             for entry in [entry for entry in active if entry.error or len(entry.done) == len(entry.calls)]:
                 active.remove(entry)
@@ -182,9 +182,9 @@ class _Active(Generic[T]):
     calls: list[Call]
     done: dict[int, Reply | Exception] = field(default_factory=dict)
     error: Exception | None = None
-    """What `answered` raised."""
+    """Error of `answered`."""
 
-    def tell(self, call: Call, answered: Callable[[Work[T], Call], object]) -> None:
+    def report(self, call: Call, answered: Callable[[Work[T], Call], object]) -> None:
         try:
             answered(self.work, call)
         except Exception as error:

@@ -1,13 +1,11 @@
 """comosvc-convert: files in, converted files out."""
 
-import errno
 import json
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -20,6 +18,7 @@ from .audio import check_channel
 from .bundle import open_bundle
 from .bundle_info import print_info
 from .cli_arguments import Sources, find_sources, is_folder, parse_device, parse_key, parse_singer
+from .command_errors import errors_in_words
 from .converter import Converter
 from .errors import AudioError, ComosvcError, OptionError, OutputError
 from .files import FORMATS, read_audio
@@ -30,7 +29,6 @@ from .plot import PICTURES, Panel, draw, require_matplotlib
 from .providers import PRECISIONS, PROVIDERS
 from .results import FileConversion
 from .sources import STDIN, name_of
-from .storage import reason
 from .text import printable
 from .version import __version__
 from .world_f0 import f0_warnings
@@ -179,7 +177,7 @@ def _convert(
         typer.echo(__version__)
         return
     engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
-    with _clear_errors(console):
+    with errors_in_words(console, unnamed="standard output cannot be written"):
         if list_devices:
             typer.echo(sound_device_list())
             return
@@ -217,30 +215,22 @@ def _convert(
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
                 return
-            for failure in sources.failed:
-                _announce(console, failure)
-            results = [*_run(converter, job, sources.paths, console), *sources.failed]
-            if as_json:
-                typer.echo(_summary(results, sources.skipped))
-            if plot is not None and results[0].error is None and not results[0].skipped:
-                _plot(converter, results[0], plot)
+            results = _convert_files(converter, job, sources, console, as_json)
     if any(result.error for result in results):
         raise typer.Exit(1)
 
 
-@contextmanager
-def _clear_errors(console: Console) -> Iterator[None]:
-    """Expected errors as one readable message and exit code 1."""
-    try:
-        yield
-    except ComosvcError as error:
-        _complain(console, error)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno == errno.EPIPE:  # typer ends the process
-            raise
-        _complain(console, OutputError(f"{error.filename or 'standard output'} cannot be written: {reason(error)}"))
-        raise typer.Exit(1) from None
+def _convert_files(
+    converter: Converter, job: _Job, sources: Sources, console: Console, as_json: bool
+) -> list[FileConversion]:
+    for failure in sources.failed:
+        _announce(console, failure)
+    results = [*_run(converter, job, sources.paths, console), *sources.failed]
+    if as_json:
+        typer.echo(_summary(results, sources.skipped))
+    if job.plot is not None and results[0].error is None and not results[0].skipped:
+        _plot(converter, results[0], job.plot)
+    return results
 
 
 def _summary(results: list[FileConversion], skipped: Mapping[Path, str]) -> str:
@@ -341,7 +331,8 @@ def _results(converter: Converter, job: _Job, sources: list[Path], report: Any) 
 
 def _announce(console: Console, result: FileConversion) -> None:
     if result.error is not None:
-        _complain(console, result.error, result.source)
+        text, source = str(result.error), str(result.source)
+        _say(console, f"error: {text if source in text else f'{source}: {text}'}", style="red")
         return
     if result.skipped:
         _say(console, f"skipped: {result.source}: {result.output} exists")
@@ -360,11 +351,6 @@ def _blend(singer: Mapping[str, float]) -> str:
     if len(singer) == 1:
         return next(iter(singer))
     return ", ".join(f"{name} {100 * share:.3g} %" for name, share in singer.items())
-
-
-def _complain(console: Console, error: ComosvcError, source: Path | None = None) -> None:
-    text = str(error) if source is None or str(source) in str(error) else f"{source}: {error}"
-    _say(console, f"error: {text}", style="red")
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:

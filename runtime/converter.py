@@ -1,4 +1,4 @@
-"""The public face: load a voice once, convert as often as you like."""
+"""The public class: load a voice once, convert any number of times."""
 
 import os
 import time
@@ -51,9 +51,9 @@ from .voices import singers_of
 
 Ending = Literal[".wav", ".flac"]
 MOST_FILES = 256
-"""That `convert_many` has open at a time; systems allow a process about a thousand open files."""
+"""Limit of the files that `convert_many` has open at a time; systems allow a process about a thousand."""
 _LONG_S = 30.0
-"""Clips from here on are worth the second or so, once, in which large graphs are opened again for single cores."""
+"""Clips from this length on are worth opening the graphs again for single cores, a second or so, once."""
 
 
 class Converter:
@@ -62,15 +62,14 @@ class Converter:
     `model` is a shipped name, a .comosvc file, or its unpacked folder. Safe to use from several threads at once;
     nothing is kept between calls but the graphs. Raises `BundleError`, `ProviderError` or `OptionError`.
 
-    Pickled or copied it is its path and its options: the voice is opened again, in the other process if it is sent to
-    one. In a forked child the first call opens the graphs again on the CPU; on other providers it raises
-    `ProviderError`.
+    A pickle or copy holds path and options, and opens the voice again. In a forked child the first call opens the
+    graphs again on the CPU; on other providers it raises `ProviderError`.
 
     `provider`: "cpu", "openvino", "cuda", "tensorrt", or "auto" for the best that works here (see
-    `Converter.provider`). `precision`: "fp32", "bf16" (openvino), what else the voice has graphs in, or "auto".
-    `threads`: to compute with; None leaves it to the engine. Clips from 30 s on, and files that are converted together,
-    are computed in pieces side by side. `cache_dir`: instead of $COMOSVC_HOME.
-    TensorRT's engines are built by `comosvc-export engines`, or here if the environment has COMOSVC_BUILD_ENGINES=1.
+    `Converter.provider`). `precision`: "fp32", "bf16" (openvino), another precision of the voice's graphs, or "auto".
+    `threads`: number of threads; None: the engine's choice. Clips from 30 s on, and files that are converted together,
+    are computed in pieces side by side. `cache_dir`: used instead of $COMOSVC_HOME. `comosvc-export engines` builds
+    TensorRT's engines; so does this class with COMOSVC_BUILD_ENGINES=1 in the environment.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Converter:
         self._threads = check_threads(threads)
         chosen = choose_provider(provider, precision)
         self._bundle = open_bundle(model, None if cache_dir is None else Path(cache_dir).absolute())
-        # As asked for, since another machine may choose otherwise; whole, since another process may work elsewhere.
+        # The given names, since another machine may choose otherwise; absolute paths, for other working folders.
         shipped = isinstance(model, str) and model in shipped_voices()
         self._arguments: dict[str, Any] = {
             "model": model if shipped else str(Path(model).absolute()),
@@ -123,22 +122,22 @@ class Converter:
 
     @property
     def provider(self) -> str:
-        """What computes: "cpu", "openvino", "cuda" or "tensorrt"; never "auto"."""
+        """The provider in use: "cpu", "openvino", "cuda" or "tensorrt"; never "auto"."""
         return self._provider
 
     @property
     def precision(self) -> str:
-        """What it computes in: "fp32", "bf16", "fp16" or "int8"; never "auto"."""
+        """The precision in use: "fp32", "bf16", "fp16" or "int8"; never "auto"."""
         return self._precision
 
     @property
     def singers(self) -> Mapping[str, Singer]:
-        """The voice's singers by name, the first of them the one that is taken where none is named."""
+        """The voice's singers by name. The first is the default."""
         return self._singers
 
     @property
     def manifest(self) -> Manifest:
-        """Everything the bundle says about itself: licences, contexts, look-ahead, provenance."""
+        """The manifest of the bundle: licences, contexts, look-ahead, provenance."""
         return self._bundle.manifest
 
     @property
@@ -203,17 +202,16 @@ class Converter:
         """Convert a clip.
 
         `audio`: (L,), (L, channels) or (1, L), float32, float64, int16 or int32. `sample_rate`: 8 to 192 kHz. `key`:
-        semitones up, or "auto" to bring the song's median F0 to the singer's, or "octave" for the multiple of 12
-        nearest to that, which stays in tune with a backing track. `steps`: a number that the voice can do; None: its
-        own, 1 for a student and 50 for an imported teacher. `latency`: "low" gives what a stream would. `f0_hz`: the
-        source's F0 at mel frames, (T,), 0 where unvoiced, in place of the one that would be found; `key` applies to it.
-        `noise`: (T, M), in place of `seed`'s for the first step. T is `frames(L, sample_rate)`. `progress` is called
-        with the share that is done, 0 to 1, whenever a graph has computed a piece, and cancels by returning False.
-        `channel`: "left", "right", or "mid", the mean of all channels, or the left one where they would cancel each
-        other.
+        semitones up, "auto" to bring the song's median F0 to the singer's, or "octave" for the nearest multiple of 12,
+        which stays in tune with a backing track. `steps`: sampling steps; None: the voice's default, 1 for a student
+        and 50 for an imported teacher. `latency`: "low" gives the result of a stream. `f0_hz`: F0 of the source at mel
+        frames, (T,), 0 where unvoiced, instead of the pitch graph's; `key` applies to it. `noise`: (T, M), noise of the
+        first step instead of that of `seed`. T is `frames(L, sample_rate)`. `progress` is called with the finished
+        share, 0 to 1, after each computed piece, and cancels by returning False. `channel`: "left", "right", or "mid",
+        the mean of all channels, or the left one where they would cancel each other.
 
         With a GPU provider `audio` may lie on the GPU: any array with `__cuda_array_interface__` or DLPack, of torch,
-        CuPy, Numba or pycuda. The result's audio then does too, as a `DeviceArray`.
+        CuPy, Numba or pycuda. The result's audio is then a `DeviceArray` on the GPU.
 
         Raises `AudioError`, `OptionError`, `ProviderError`, `CancelledError`.
         """
@@ -266,12 +264,11 @@ class Converter:
     ) -> FileConversion:
         """Convert a file of any length in constant memory; the samples are those of `convert`.
 
-        `source`: a path or a file object with WAV, FLAC, OGG, MP3 or whatever libsndfile reads, and M4A and others
-        with the extra `media`. It is read as far as it can be; `warnings` say what is missing. `output`: .wav or .flac
-        (24 bit, mono, the source's rate; WAV beyond 4 GiB is RF64); it appears when complete, or not at all. A file
-        object gets all bytes at the end, in the format of `ending`, or of its name, or WAV. `overwrite`: replace a file
-        that is there. `progress` is called as by `convert`; it cancels by returning False:
-        `CancelledError`, and no file. Other arguments as in `convert`; raises `OutputError` as well.
+        `source`: a path or a file object with WAV, FLAC, OGG, MP3 or another format of libsndfile; with the extra
+        `media` also M4A and others. Damaged sources are read as far as possible, with `warnings`. `output`: a .wav or
+        .flac file (24 bit, mono, the source's rate; WAV beyond 4 GiB is RF64), which appears when complete, or not at
+        all. A file object gets all bytes at the end, in the format of `ending`, else by its name, else WAV.
+        `overwrite`: replace an existing file. Other arguments as in `convert`. Raises `OutputError` as well.
         """
         request = self._request(singer, key, seed, steps, latency)
         if ending is not None:
@@ -303,12 +300,12 @@ class Converter:
     ) -> Iterator[FileConversion]:
         """Convert files into the folder `output`, `batch` at a time; each is yielded when done.
 
-        Their graph calls are batched on a GPU, and spread over the cores of a processor. `batch` None is what suits the
-        provider. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or ".flac"). A file that fails is
-        yielded with its `error`, and the others go on. With `skip_existing` a source whose result is there is not
-        converted again; `skipped` is true then. `progress` is called with the source and the share of it that is done,
-        0 to 1; returning False cancels that file, whose `error` is a `CancelledError` then. Other arguments as in
-        `convert_file`; wrong ones raise at once.
+        Their graph calls are batched on a GPU, and spread over the cores of a processor. `batch` None: the provider's
+        default. Results are named `<song>_<singer>_<key>key` + `ending` (".wav" or ".flac"). A file that fails is
+        yielded with its `error`, and the others go on. `skip_existing` skips sources whose result exists; these are
+        yielded with `skipped` true. `progress` is called with the source and its finished share, 0 to 1; returning
+        False cancels that file, whose `error` is then a `CancelledError`. Other arguments as in `convert_file`; wrong
+        ones raise at once.
         """
         if isinstance(sources, str | os.PathLike):
             raise OptionError(
@@ -370,11 +367,11 @@ class Converter:
         block_ms: float = 40.0,
         channel: Channel = "mid",
     ) -> Stream:
-        """Convert live: see `Stream`. `block_ms`: about how much each call of `process` will bring, to warm up with.
+        """Convert live: see `Stream`. `block_ms`: usual length of the blocks for `process`, used to warm up.
 
-        Any size may come; but each call costs the graphs' context anew, so that 20 to 40 ms is what suits a CPU.
-        `f0_hz`: the source's F0 at the mel frames of all that will come, (T,); a stream may end before it does, and
-        takes no sample beyond. Other arguments as in `convert`. Raises `OptionError`.
+        Blocks may have any length, but each call computes the graphs' context again: 20 to 40 ms suit a CPU. `f0_hz`:
+        F0 of the source at the mel frames of the whole input, (T,); a stream takes no sample beyond it. Other arguments
+        as in `convert`. Raises `OptionError`.
         """
         key = stream_key(key)
         request, rate = self._request(singer, key, seed, steps, "low"), check_rate(sample_rate)
@@ -386,7 +383,7 @@ class Converter:
         )
 
     def track_f0(self, audio: NDArray[Any], sample_rate: int, channel: Channel = "mid") -> NDArray[np.float32]:
-        """F0 of a clip in Hz as the voice's pitch graph finds it, (T,) at mel frames, 0 where unvoiced or silent."""
+        """F0 of a clip in Hz by the voice's pitch graph, (T,) at mel frames, 0 where unvoiced or silent."""
         request, rate = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate)
         samples, *_ = mixed(audio, check_channel(channel))
         work = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
@@ -395,7 +392,7 @@ class Converter:
     def self_test(self) -> SelfTest:
         """Compare all hashes, each graph with what torch gave at export, and convert a built-in vowel of known pitch.
 
-        Raises `ComosvcError` if all is not well.
+        Raises `ComosvcError` for any difference.
         """
         self._bundle.verify()
         errors = probe_errors(self._bundle, self._ready(), self.precision)
@@ -413,9 +410,9 @@ class Converter:
 
     @property
     def transfers(self) -> Mapping[str, Transfers]:
-        """What crossed between host and GPU for each graph since the voice was loaded; empty on the CPU.
+        """Transfers between host and GPU of each graph since the voice was loaded; empty on the CPU.
 
-        "audio" is what callers had on the GPU, and got there. Resampling, loudness and gate are computed on the host.
+        "audio" counts callers' arrays on the GPU, which the host resamples, measures and gates.
         """
         found = {name: getattr(graph, "transfers", None) for name, graph in self._ready().items()}
         crossed = {name: transfers for name, transfers in found.items() if transfers is not None}
@@ -423,7 +420,7 @@ class Converter:
 
     @property
     def engines(self) -> EngineRecord | None:
-        """What TensorRT's engines were built for, if it is them that run."""
+        """The build record of TensorRT's engines; None for other providers."""
         records = (getattr(graph, "record", None) for graph in self._ready().values())
         return next((record for record in records if record is not None), None)
 
@@ -440,7 +437,7 @@ class Converter:
         return array
 
     def _gpu(self) -> Device:
-        """For arrays that lie there. Raises `ProviderError` where the provider computes elsewhere."""
+        """The GPU. Raises `ProviderError` for a provider that computes elsewhere."""
         if self.provider not in ON_GPU:
             raise ProviderError(
                 f"audio lies on the GPU, and provider {self.provider!r} computes on the processor\n"
@@ -457,7 +454,7 @@ class Converter:
         return self._graphs
 
     def _open_again(self) -> None:
-        """In a forked child, whose graphs lack the threads that they compute with."""
+        """Open the graphs again in a forked child, where their threads are missing. Raises `ProviderError`."""
         if self.provider != "cpu":
             raise ProviderError(
                 f"this converter was opened in process {self._process}, of which this one is a fork, and "
@@ -467,12 +464,12 @@ class Converter:
         self._use(open_voice(self._bundle, self._provider, self._precision, self._threads, auto=False))
 
     def _runner(self, batch: int | None = None) -> Runner:
-        """What runs the calls of conversions, of up to `batch` at a time."""
+        """The runner for calls of up to `batch` conversions at a time."""
         graphs, twins = self._ready(), self._twins
         return Batches(graphs, batch or self._at_once) if twins is None else Cores(graphs, twins)
 
     def _pieces_at_once(self, seconds: float) -> int:
-        """Of one clip of that length."""
+        """Number of pieces of one clip of this length that are computed at the same time."""
         return 1 if self._twins is not None and seconds < _LONG_S else self._at_once
 
     def _request(self, singer: SingerChoice, key: float | str, seed: int, steps: int | None, latency: str) -> Request:

@@ -22,7 +22,7 @@ from .exits import native_code
 MOST = 8
 """Calls at once: each needs memory of its own."""
 MOST_THREADS = 256
-"""That an engine is asked for on machines with fewer cores: each graph starts them, and thousands take minutes."""
+"""Limit of `threads` on machines with fewer cores. Each graph starts its threads, and thousands take minutes."""
 _NO_QUOTA = 1e9
 
 
@@ -80,7 +80,7 @@ class Twins:
 
 
 def _drain(waiting: deque[int]) -> int:
-    """Take the calls that no thread has begun; how many there were."""
+    """Remove the calls that no thread has begun; return their number."""
     count = 0
     with contextlib.suppress(IndexError):
         while True:
@@ -90,7 +90,7 @@ def _drain(waiting: deque[int]) -> int:
 
 
 def _await_running(begun: int, replies: Mapping[int, object], finished: SimpleQueue[int]) -> None:
-    """Wait for the calls that run, after Ctrl-C: the interpreter aborts if it ends while a thread is inside a graph.
+    """Wait for running calls after Ctrl-C, because the interpreter aborts if it ends while a thread is inside a graph.
 
     Not by `Thread.join`, which takes a thread for ended once it was interrupted (CPython up to 3.12).
     """
@@ -99,7 +99,7 @@ def _await_running(begun: int, replies: Mapping[int, object], finished: SimpleQu
             while len(replies) < begun:
                 with contextlib.suppress(Empty):
                     finished.get(timeout=0.1)
-        except (KeyboardInterrupt, SystemExit):  # the first of them is under way already
+        except (KeyboardInterrupt, SystemExit):  # the first interrupt is being raised already
             continue
 
 
@@ -110,7 +110,7 @@ class Cores:
         self._alone, self._twins = Batches(graphs), twins
 
     def run_some(self, calls: Sequence[Call], /) -> dict[int, Reply | Exception]:
-        # What a graph hears as a whole is few calls, and large: all cores serve one sooner.
+        # Calls with whole inputs are few and large: all cores together finish one sooner.
         chosen = [index for index, call in enumerate(calls) if not call.whole]
         if len(chosen) < max(2, self._twins.cores / 2):
             return self._alone.run_some(calls)
@@ -131,20 +131,20 @@ def check_threads(threads: Any) -> int | None:
 
 
 def usable_cores() -> int:
-    """Those that this process may use: of the machine, by its affinity, and by the quota of its control groups."""
+    """Number of cores that this process may use, by its affinity and the quota of its control groups."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, math.ceil(cpu_quota())))
 
 
 def threads_within_quota(threads: int | None) -> int | None:
-    """`threads`; for None the cores that a quota leaves, of which engines know nothing, or None where there is none."""
+    """`threads`; for None the cores within the quota, which engines ignore, or None without a quota."""
     return usable_cores() if threads is None and cpu_quota() < _NO_QUOTA else threads
 
 
 def cpu_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Cores' worth of time that Linux's control groups, versions 1 and 2, grant this process: a container's limit.
+    """Cores granted to this process by Linux's control groups, versions 1 and 2, as limited for containers.
 
-    More than any machine has where there is no limit.
+    Without a limit a number larger than any machine's cores.
     """
     quotas = [_NO_QUOTA]
     with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def cpu_quota(membership: Path = Path("/proc/self/cgroup"), root: Path = Path("/
 
 
 def _quota(group: Path) -> float:
-    """That of one group: `cpu.max` holds "quota period" or "max period"; in version 1 each is a file, -1 for none."""
+    """Quota of one group. `cpu.max` holds "quota period" or "max period"; in version 1 each is a file, -1 for none."""
     try:
         if (group / "cpu.max").is_file():
             quota, period = (group / "cpu.max").read_text("utf-8").split()

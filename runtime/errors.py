@@ -13,7 +13,7 @@ class ComosvcError(Exception):
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, the part of the message after "hint: "; None where nothing is suggested."""
+        """The part of the message after "hint: "; None without a hint."""
         return str(self).partition("\nhint: ")[2] or None
 
 

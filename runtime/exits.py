@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class _DaemonThreads:
-    """Those inside native code."""
+    """The daemon threads inside native code."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -20,9 +20,9 @@ class _DaemonThreads:
 
     @contextmanager
     def native_code(self) -> Iterator[None]:
-        """Of a daemon thread the interpreter's end awaits the block, and no block begins after that.
+        """Context for native code in a daemon thread: the interpreter's end waits for it, and later blocks never begin.
 
-        Other threads are awaited whole anyway.
+        The interpreter waits for other threads anyway.
         """
         thread = threading.get_ident()
         if not threading.current_thread().daemon or thread in self._inside:

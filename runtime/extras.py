@@ -40,7 +40,7 @@ def _source() -> str:
 
 
 def import_native(name: str) -> Any:
-    """Import a package of compiled code. Raises `ImportError`, or what a signal handler raised meanwhile.
+    """Import a package of compiled code. Raises `ImportError`, or the exception of a signal handler.
 
     pybind11 makes an ImportError of Ctrl-C, which looks like a package that is missing.
     """

@@ -29,11 +29,11 @@ class FileJob:
     obstacle: ComosvcError | None = None
     channel: str = "mid"
     skip_existing: bool = False
-    """Nothing is done if the output is there."""
+    """Skip the job if the output exists."""
     name_ending: str | None = None
-    """Ending of an output that is named after the key that was used, which `output` may not know yet."""
+    """Ending of an output that is named after the used key, which may still have to be found; None: a fixed name."""
     object_ending: str | None = None
-    """Format of an output that is no path."""
+    """Format of a file object, by the ending of such files."""
 
     @property
     def source_path(self) -> Path:
@@ -47,7 +47,7 @@ class FileJob:
 def jobs_into(
     folder: Path, sources: list[Openable], request: Request, ending: str, channel: str, skip_existing: bool
 ) -> Iterator[FileJob]:
-    """A job for each source, results in `folder`; two sources of one name never share a result, whatever their keys."""
+    """A job for each source, with results in `folder`. A second source with the same result gets an `obstacle`."""
     taken: dict[Path, Openable] = {}
     for source in sources:
         name = name_of(source)
@@ -62,7 +62,7 @@ def jobs_into(
 
 
 def output_name(source: Path, request: Request, ending: str) -> str:
-    """`<song>_<singer>_<key>key` + `ending`; a key still to be found is called found."""
+    """`<song>_<singer>_<key>key` + `ending`; "found" stands for a key that is not found yet."""
     key = "found" if request.key is None else f"{request.key:g}"
     label = re.sub(r"[^-+.=()&\w ]", "_", request.voice.label)
     return f"{source.stem.strip('<>')}_{label}_{key}key{ending}"
@@ -76,11 +76,11 @@ def file_work(
     at_once: Callable[[float], int],
     meter: Meter,
 ) -> Work[tuple[Outcome | None, int, Path]]:
-    """Convert one file; returns outcome, rate and the result's path; no outcome where the result was there already.
+    """Convert one file; outcome, rate in Hz and path of the result. The outcome of a skipped job is None.
 
-    Nothing appears under the result's name unless all went well. Where the key is found, the name has it.
+    The result appears under its name only if the conversion succeeds. A found key becomes part of the name.
 
-    `at_once`: the pieces that a clip of so many seconds is computed in at the same time.
+    `at_once`: gives the number of pieces computed at the same time for a clip's length in seconds.
     """
     if job.obstacle is not None:
         raise job.obstacle
@@ -114,7 +114,7 @@ def file_work(
 
 
 def _is_same(source: Openable, output: Openable) -> bool:
-    """Whether both are one file."""
+    """True if both are one file."""
     if not isinstance(source, Path) or not isinstance(output, Path):
         return source is output
     try:
@@ -124,7 +124,7 @@ def _is_same(source: Openable, output: Openable) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder for results if it is not there, and clear it of what killed processes left there.
+    """Make the folder for results if it is not there, and remove the partial files of killed processes.
 
     Raises `OutputError`.
     """

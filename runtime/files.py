@@ -26,16 +26,16 @@ FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 _SUBTYPE = "PCM_24"  # beyond what 16 bits need a dither for, and every player takes it
 _BYTES = 3
 _UNKNOWN_FRAMES = 2**60
-"""libsndfile gives a count beyond this where the header has none."""
+"""libsndfile gives a larger count for headers without one."""
 _MPEG_SLACK = 2_500
-"""An MP3 may lack two frames of what its header counts: the delays of encoder and decoder."""
+"""Samples that a whole MP3 may lack of its header's count: two frames, the delays of encoder and decoder."""
 _SCAN = 1 << 16
 MOST_WAV_BYTES = 2**32 - 2**12
-"""Of sound: sizes in a WAV file have 32 bits."""
+"""Limit of the sound in a WAV file, whose sizes have 32 bits."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FULL = "\nhint: free some space on that disk, or give another place"
 _TAIL = 512
-"""Samples at the end of a result that are compared with what was written."""
+"""Samples at the end of a result that are read back and compared."""
 
 
 class _Sequential(soundfile.SoundFile):
@@ -48,9 +48,9 @@ class _Sequential(soundfile.SoundFile):
 class AudioReader:
     """A source of sound as mono float32 blocks: a path, or a file object with bytes.
 
-    `channel` is what is taken of several channels; with "mid" the left one where they would cancel each other. After
-    `blocks` has come to its end, `warnings` says what of the source was not read or not used. Raises `AudioError` for
-    a source that is missing, no audio, or without a sample that can be read.
+    `channel`: one of `audio.CHANNELS`; "mid" takes the left channel of channels that would cancel each other. After the
+    end of `blocks`, `warnings` describe the parts of the source that were not read or not used. Raises `AudioError` for
+    a source that is missing, no audio, or without readable samples.
     """
 
     def __init__(self, source: Openable, channel: str = "mid") -> None:
@@ -70,10 +70,10 @@ class AudioReader:
                 raise
             raise AudioError(f"{self.name}: {error}") from error
         self.claimed_samples = frames if frames < _UNKNOWN_FRAMES else 0
-        """Samples that there are according to the header; 0 if it does not say."""
+        """Number of samples according to the header; 0 without one."""
 
     def blocks(self, length: int) -> Iterator[tuple[NDArray[np.float32], bool]]:
-        """The whole file, from its start, in pieces of up to `length` samples, each with whether it is the last."""
+        """The whole file as mono blocks of up to `length` samples, each with True for the last one."""
         channel = "left" if self._cancels() else self._channel
         done, held = 0, None
         for block in self._frames(length):
@@ -89,11 +89,11 @@ class AudioReader:
 
     @property
     def n_mixed(self) -> int:
-        """Channels that `blocks` averages."""
+        """Number of channels that `blocks` averages."""
         return self.channels if self._channel == "mid" and not self._cancels() else 1
 
     def _cancels(self) -> bool:
-        """Whether the mean of the channels would be (near) silence where they are not; reads the file up to there."""
+        """True if the mean of the channels cancels their sound. Reads the file until that is decided."""
         if self._cancelled is None:
             meter = PhaseMeter()
             if self._channel == "mid" and self.channels > 1:
@@ -105,7 +105,7 @@ class AudioReader:
         return self._cancelled
 
     def _frames(self, length: int) -> Iterator[NDArray[np.float32]]:
-        """All parts as blocks (n, channels), as far as they can be read."""
+        """All readable blocks (n, channels) of all parts."""
         self.warnings, done, claimed, failure = [], 0, 0, None
         for number in range(len(self._parts)):
             try:
@@ -132,7 +132,7 @@ class AudioReader:
         self._check_length(done, claimed, failure)
 
     def _check_length(self, done: int, claimed: int, failure: str | None) -> None:
-        """Note what is missing."""
+        """Add a warning for missing samples."""
         if self._contents.claimed_share is not None:
             claimed = math.ceil(done * self._contents.claimed_share)
         slack = 0 if failure else self._slack()
@@ -147,7 +147,7 @@ class AudioReader:
             self.warnings.append(f"{self._contents.note}: {read} s were read")
 
     def _slack(self) -> int:
-        """Samples that may be missing in a whole file."""
+        """Samples that may be missing in an undamaged file."""
         if isinstance(self._sound, Media):
             return round(ROUNDING_S * self.sample_rate)
         return _MPEG_SLACK if self._sound is not None and self._sound.format == "MP3" else 0
@@ -169,7 +169,7 @@ class AudioReader:
         if isinstance(part, Part):
             part.seek(0)
         try:
-            # By name where that is possible: signals are handled late in functions that C calls.
+            # By name if possible, because signals are handled late in functions that C calls.
             self._sound = _Sequential(cast(BinaryIO, part) if isinstance(part, Part) else _system_name(part))
         except (soundfile.LibsndfileError, OSError) as error:
             _raise_kept(part)
@@ -189,12 +189,12 @@ class AudioReader:
         ) from error
 
     def _read(self, sound: "soundfile.SoundFile | Media", length: int) -> tuple[NDArray[np.float32], str | None]:
-        """The next block, and why it is the last one if it should not be."""
+        """The next block, and the failure that makes it the last one, or None."""
         out, failure = np.full((length, self.channels), np.nan, np.float32), None
         try:
             block = cast(NDArray[np.float32], sound.read(out=out))
         except (soundfile.LibsndfileError, OSError) as error:
-            # What was read before the error is there.
+            # The samples before the error are in `out`.
             block, failure = out[: len(out) - np.argmin(np.isnan(out[::-1, 0]))], reason(error)
             if np.isnan(block[:, 0]).all():
                 block = out[:0]
@@ -215,12 +215,12 @@ class AudioReader:
 
 
 def _system_name(path: Path) -> str:
-    """A name that libsndfile takes, also where it is not UTF-8. soundfile takes bytes; its types do not say so."""
+    """The path for soundfile, as bytes where names may not be UTF-8. The types of soundfile omit bytes."""
     return os.fspath(path) if os.name == "nt" else cast(str, os.fsencode(path))
 
 
 def _raise_kept(part: Path | Part, name: str = "") -> None:
-    """Raise what went wrong in a function that C called."""
+    """Raise the error of a function that C called."""
     error = getattr(part, "error", None)
     if error is None:
         return
@@ -232,9 +232,9 @@ def _raise_kept(part: Path | Part, name: str = "") -> None:
 class AudioWriter:
     """A WAV or FLAC file (24 bit mono) that appears under its name when complete, and not at all on an error.
 
-    `target` is a path, or a file object to write bytes to, which gets them all at the end. `samples`: the length, if
-    it is known. WAV beyond 4 GiB becomes RF64, which may also be found out while writing where `samples` is None.
-    `ending` chooses the format of an object; without it the object's name does, else WAV. Raises `OutputError`.
+    `target`: a path, or a file object, which gets all bytes at the end. `samples`: the expected length, if known. WAV
+    beyond 4 GiB becomes RF64; without `samples` that is decided at the end. `ending`: format of a file object; None:
+    by the object's name, else WAV. Raises `OutputError`.
     """
 
     def __init__(
@@ -291,7 +291,7 @@ class AudioWriter:
             self._aside.discard()
 
     def _finish(self) -> None:
-        """Check what was written, and give it its name, or to the object."""
+        """Check the written file, then rename it or copy it to the object."""
         if self._is_rf64 and self._written * _BYTES <= MOST_WAV_BYTES:
             _as_plain_wav(self._aside.file)
         os.fsync(self._aside.file.fileno())
@@ -305,7 +305,7 @@ class AudioWriter:
             self._target.flush()
 
     def _check(self) -> None:
-        """Read length and end back: libsndfile does not report all that went wrong. Raises `OutputError`."""
+        """Read length and end back, because libsndfile does not report all errors. Raises `OutputError`."""
         try:
             with soundfile.SoundFile(_system_name(self._aside.partial)) as sound:
                 n_samples = sound.frames
@@ -322,7 +322,7 @@ class AudioWriter:
             )
 
     def _refusal(self, error: Exception | None) -> str:
-        """Why writing failed, from the system itself: libsndfile says "System error", or nothing."""
+        """Why writing failed, from a write of our own, because libsndfile gives "System error", or nothing."""
         if isinstance(error, OSError | ValueError | TypeError):
             return reason(error)
         try:
@@ -335,7 +335,7 @@ class AudioWriter:
 
 
 def _as_plain_wav(file: BinaryIO) -> None:
-    """Turn the header of an RF64 file below 4 GiB into one that every player reads."""
+    """Turn the header of an RF64 file below 4 GiB into a WAV header, which all players read."""
     file.seek(0)
     head = bytearray(file.read(4096))
     riff, sound = (int.from_bytes(head[at : at + 8], "little") for at in (20, 28))
@@ -352,7 +352,7 @@ def _as_plain_wav(file: BinaryIO) -> None:
 
 
 def check_ending(ending: str) -> None:
-    """Raise `OptionError` if no result is written with this ending."""
+    """Raise `OptionError` unless results can have this ending."""
     one_of("ending", ending, FORMATS)
 
 
@@ -381,7 +381,7 @@ def read_audio(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
 
 
 def read_with_notes(path: Path) -> tuple[NDArray[np.float32], int, list[str]]:
-    """The same, and what of the file was not read or not used."""
+    """As `read_audio`, with warnings about parts of the file that were not read or not used."""
     with AudioReader(path) as reader:
         audio = np.concatenate([block for block, _ in reader.blocks(1 << 20)])
         return audio, reader.sample_rate, reader.warnings

@@ -1,8 +1,7 @@
-"""What a sound file's header claims, compared with what the file holds.
+"""Compares the header of a sound file with the contents of the file.
 
-libsndfile believes headers: it reads no more than they claim, and where they claim too much it reads the rest without
-saying so. Headers are wrong in files that were cut off, that were written into a pipe or by a recorder that crashed,
-that passed 4 GiB, or that were joined by `cat`.
+libsndfile trusts headers: it reads no more than they claim, and gives no error where they claim too much. Headers are
+wrong in files that were cut off, written into a pipe, left by a crashed recorder, beyond 4 GiB, or joined by `cat`.
 """
 
 import io
@@ -14,30 +13,30 @@ from .media import media_format
 from .mpeg import count_frames, first_frame, frame_of, lead_frame, read_at, skip_id3
 
 _JUNK = 4096
-"""Fewer bytes than this behind the sound are padding or a tag; more, unless they are chunks, are sound."""
+"""Fewer bytes than this behind the sound are padding or a tag. More bytes are sound, unless they are chunks."""
 _RIFF_LIMIT = 0xFFFFFFFF
 _MOST_CHUNKS = 10_000
 _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
-"""Of Matroska and WebM."""
+"""First bytes of Matroska and WebM."""
 _CUT = "the file was cut short, and how much is missing is not known"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What is to be read of a file, and how much its header claims."""
+    """Readable parts of a file, and the claim of its header."""
 
     parts: tuple["Part", ...] = ()
-    """What libsndfile reads right, one after another; none if it reads the file itself right."""
+    """Parts that libsndfile reads correctly, in order; empty if it reads the file itself correctly."""
     claimed_share: float | None = None
-    """How much sound the header claims, as a share of what is there; None where it claims the same, or nothing."""
+    """Claimed length as a share of the present sound; None for equal lengths and headers without one."""
     note: str | None = None
     """A warning about the header."""
 
 
 class Part:
-    """A file for libsndfile: `head`, and then what `file` holds from byte `start` to byte `end`.
+    """A file for libsndfile: `head`, then the bytes `start` to `end` of `file`.
 
-    libsndfile calls it from C, where an exception would be printed and lost: it is kept in `error`.
+    libsndfile calls the methods from C, where an exception would be printed and lost. `error` keeps it.
     """
 
     def __init__(self, head: bytes, file: BinaryIO, start: int, end: int) -> None:
@@ -61,20 +60,20 @@ class Part:
             if len(data) < wanted:
                 self._file.seek(self._at + len(data) - len(self._head) + self._start)
                 data += self._file.read(wanted - len(data))
-        except BaseException as error:  # a signal's too
+        except BaseException as error:  # also of a signal handler
             self.error = self.error or error
         self._at += len(data)
         return data
 
 
 class _Container(NamedTuple):
-    """A format made of chunks: how the head of one is laid out, and which holds the sound."""
+    """A format made of chunks: layout of a chunk's head, name of the chunk with the sound."""
 
     sound: bytes
     size: str
     """`struct` format of a chunk's size."""
     first: int
-    """Byte that the first chunk begins at."""
+    """Offset of the first chunk."""
     align: int = 2
     counts_head: bool = False
     """The size includes the head of the chunk."""
@@ -96,7 +95,7 @@ _CONTAINERS = {
 
 
 def examine(file: BinaryIO) -> Contents:
-    """Read the header of a seekable file. What is no sound, or of a format that needs no help, has default contents."""
+    """Examine the header of a seekable file. Default contents for other files and for formats that need no help."""
     size = file.seek(0, io.SEEK_END)
     magic = read_at(file, 0, 12)
     kind = _CONTAINERS.get(magic[:4])
@@ -117,7 +116,7 @@ def examine(file: BinaryIO) -> Contents:
 
 
 def _chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> list[tuple[bytes, int, int]]:
-    """Name, place and size of the chunks from byte `at`, up to the one that holds the sound, or does not fit."""
+    """Name, offset and size of the chunks from byte `at` on, up to the sound or to a chunk that does not fit."""
     found = []
     while at + kind.head <= end and len(found) < _MOST_CHUNKS:
         head = read_at(file, at, kind.head)
@@ -134,7 +133,7 @@ def _chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> list[tuple[b
 
 
 def _is_chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> bool:
-    """Whether chunks, or a tag of MP3, lie from `at` to the end of the file, rather than sound."""
+    """True if the bytes from `at` to the end of the file are chunks or a tag of MP3, not sound."""
     for begin in {at, at + -at % kind.align}:
         chunks = _chunks(file, begin, end, kind)
         named = all(32 <= byte < 127 for name, _, _ in chunks for byte in name[:4])
@@ -145,7 +144,7 @@ def _is_chunks(file: BinaryIO, at: int, end: int, kind: _Container) -> bool:
 
 
 def _joints(file: BinaryIO, at: int, end: int, kind: _Container, magic: bytes) -> list[int]:
-    """Where further files of the kind begin behind the sound, which ends at byte `at`."""
+    """Offsets of further files of the kind behind the sound, which ends at byte `at`."""
     for begin in {at, at + -at % kind.align}:
         if found := [place for name, place, _ in _chunks(file, begin, end, kind) if name[:4] == magic]:
             return found
@@ -163,7 +162,7 @@ def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -
     if ds64 is not None and claimed == _RIFF_LIMIT:
         (claimed,) = struct.unpack("<q", read_at(file, ds64 + 16, 8).ljust(8, b"\0"))
     elif narrow and (claimed >= 0xFFFF0000 or 0x7FFF0000 <= claimed <= 0x80000000) and claimed != there:
-        claimed = -1  # what is written into a pipe before the length is known
+        claimed = -1  # as written into a pipe, before the length is known
 
     def fixed(sound: int) -> tuple[Part, ...]:
         return (_with_size(file, magic, place, sound, ds64),)
@@ -183,7 +182,7 @@ def _examine_chunks(file: BinaryIO, size: int, magic: bytes, kind: _Container) -
         return Contents()
     wrapped = claimed + (rest >> 32 << 32)
     if narrow and wrapped > claimed and (wrapped == there or _is_chunks(file, start + wrapped, size, kind)):
-        return Contents(fixed(wrapped))  # the size is that of 4 GiB less
+        return Contents(fixed(wrapped))  # the size is 4 GiB, or a multiple, too small
     return Contents(fixed(there), note=_note(claimed, there))
 
 
@@ -193,7 +192,7 @@ def _note(claimed: int, there: int) -> str:
 
 
 def _with_size(file: BinaryIO, magic: bytes, place: int, sound: int, ds64: int | None) -> Part:
-    """The file with `sound` bytes of sound according to its header; WAV beyond 4 GiB as RF64."""
+    """The file with a header for `sound` bytes of sound; WAV beyond 4 GiB as RF64."""
     kind = _CONTAINERS[magic]
     start = place + kind.head
     head, at, narrow = bytearray(read_at(file, 0, start)), place + len(kind.sound), kind.size[1] == "I"
@@ -222,7 +221,7 @@ def _examine_au(file: BinaryIO, size: int) -> Contents:
 
 
 def _examine_ogg(file: BinaryIO, size: int) -> Contents:
-    """Pages: streams that follow each other are parts, and the last page of a whole file says that it is the last."""
+    """Contents of an Ogg file. Streams one after another are parts; the last page of a whole file has a mark."""
     at, starts, in_head, ended = 0, [0], True, False
     while len(head := read_at(file, at, 27)) == 27 and head[:4] == b"OggS":
         flags, segments = head[5], file.read(head[26])
@@ -238,7 +237,7 @@ def _examine_ogg(file: BinaryIO, size: int) -> Contents:
 
 
 def _is_whole_matroska(file: BinaryIO, size: int) -> bool:
-    """Whether the segment, which holds all but the EBML header, ends within the file, or does not say its size."""
+    """True if the segment, all but the EBML header, ends within the file or has no size."""
     at = 0
     for magic in (_EBML, _SEGMENT):
         head = read_at(file, at, 12)
@@ -261,7 +260,7 @@ def _examine_mpeg(file: BinaryIO, size: int, first: int) -> Contents:
     assert frame is not None
     data = bytearray(read_at(file, first, frame.size))
     at, note = frame.side_info, None
-    is_layer_3 = data[1] >> 1 & 3 == 1  # only there libmpg123 looks for headers
+    is_layer_3 = data[1] >> 1 & 3 == 1  # libmpg123 looks for headers in layer 3 only
     if is_layer_3 and data[36:40] != b"VBRI":
         n_frames = count_frames(file, first, size)
         if data[at : at + 4] not in (b"Xing", b"Info") or len(data) < at + 16 or not data[at + 7] & 1:

@@ -1,4 +1,4 @@
-"""A high-pass filter in blocks: removes what lies below a frequency, an offset exactly, and waits for nothing."""
+"""A causal high-pass filter in blocks, which removes an offset exactly."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK, _BLOCKS = 128, 16
-"""Samples that one row of a matrix product filters, and rows of a product."""
+"""Samples of a row of a matrix product, and rows of a product."""
 
 
 class HighPass:
@@ -20,11 +20,11 @@ class HighPass:
     def __init__(self, rate: int, stop_hz: float, order: int = 5, stop_db: float = 30.0) -> None:
         self._of_samples, self._of_state, self._states = _responses(rate, stop_hz, order, stop_db)
         self._state = np.zeros(order + 1)
-        self._held, self._given = np.zeros(0), 0  # samples of the product that is not full yet; of them, those given
+        self._held, self._given = np.zeros(0), 0  # samples of the incomplete product; of them, those that were returned
         self._offset: np.float64 | None = None
 
     def push(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The next samples in, as many out."""
+        """Filter the next samples (n,); (n,) float32."""
         if not len(audio):
             return audio
         if self._offset is None:
@@ -33,7 +33,7 @@ class HighPass:
         signal = np.concatenate((self._held, audio - self._offset))
         out = np.empty(len(signal), np.float32)
         for start in range(0, len(signal), size):
-            # Always the same product, filled up with zeros: in another shape its sums might differ in the last bit.
+            # Always a product of one shape, padded with zeros: in other shapes its sums may differ in the last bit.
             piece = np.zeros(size)
             count = min(size, len(signal) - start)
             piece[:count] = signal[start : start + count]
@@ -46,7 +46,7 @@ class HighPass:
         return out[given:]
 
     def _filter(self, signal: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`signal` (2048,) filtered from the present state on, and the state behind it."""
+        """`signal` (2048,) filtered from the current state on, and the state after it."""
         found = signal.reshape(_BLOCKS, _BLOCK) @ self._of_samples
         added = np.concatenate((self._state, found[:, _BLOCK:].ravel()))
         states = (added @ self._states).reshape(_BLOCKS + 1, len(self._state))
@@ -55,7 +55,7 @@ class HighPass:
 
 @cache
 def _responses(rate: int, stop_hz: float, order: int, stop_db: float) -> tuple[NDArray[np.float64], ...]:
-    """Matrices, of rows times them, for blocks of 128 samples; a state is n = order + 1 numbers.
+    """Matrices (to be multiplied from the left by rows) for blocks of 128 samples; a state has n = order + 1 numbers.
 
     What a block's samples add to its output and to the state behind it, (128, 128 + n); what the state before it adds
     to its output, (n, 128); and what a first state and 16 blocks add to the states before, between and behind the

@@ -21,11 +21,11 @@ from .text import abridged
 
 _READ_OUT_S = 0.5
 _REOPEN_S = 5.0
-"""As long as a device that stopped is opened again and again before that is an error."""
+"""Seconds in which a stopped device is reopened repeatedly before the stop is an error."""
 _STEADY_S = 10.0
-"""A device that ran this long since it was opened again has come back."""
+"""Seconds of running after which a reopened device counts as recovered."""
 _STALLED_S = 2.0
-"""A device that asks for no block for so long has stopped, whatever it says."""
+"""Seconds without a request for a block after which a device counts as stopped."""
 _PORTAUDIO = "PortAudio (Debian and Ubuntu: apt install libportaudio2)"
 
 
@@ -72,9 +72,9 @@ def list_devices() -> str:
 
 
 def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], None]) -> None:
-    """Convert until the user interrupts; `say` is called with the latency, again and again.
+    """Convert until the user interrupts. Calls `say` repeatedly with a line about latency and faults.
 
-    A device that stops is opened again for some seconds. Raises `ComosvcError` if it does not come back.
+    Reopens a device that stops, for some seconds. Raises `ComosvcError` if it does not come back.
     """
     if not 0.0 <= finite(options.monitor) <= 1.0:
         raise OptionError(f"monitor is {abridged(options.monitor)}; it must be 0 to 1")
@@ -104,8 +104,8 @@ def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], No
 
 
 def _play_on(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say: Callable[[str], None]) -> None:
-    """Play through the device, opened again where it stops, until Ctrl-C."""
-    stopped_at: float | None = None  # since when it has not run for `_STEADY_S`
+    """Play through the device until Ctrl-C; reopen it when it stops."""
+    stopped_at: float | None = None  # start of the time in which it did not run for `_STEADY_S`
     reason = ""
     while True:
         opened_at = time.monotonic()
@@ -114,7 +114,7 @@ def _play_on(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say:
         except KeyboardInterrupt:
             return
         except (sound.PortAudioError, ValueError) as error:
-            if not live.n_samples:  # it was never there
+            if not live.n_samples:  # it never ran
                 raise
             reason = f": {error}"
         now = time.monotonic()
@@ -136,28 +136,28 @@ def _play_on(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say:
 
 
 def _look_for_devices(sound: Any) -> None:
-    """Let PortAudio find the devices anew: it lists them once, when it is initialised."""
+    """Initialise PortAudio again, because it lists the devices only then."""
     for name in ("_terminate", "_initialize"):
         with suppress(AttributeError, sound.PortAudioError):
             getattr(sound, name)()
 
 
 def _play(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say: Callable[[str], None]) -> None:
-    """Until the device stops, an error or Ctrl-C."""
+    """Play until the device stops, an error or Ctrl-C."""
     failed: list[Exception] = []
     asked_at = time.monotonic()
 
-    def callback(heard: NDArray[np.float32], out: NDArray[np.float32], *_: object) -> None:
+    def callback(recorded: NDArray[np.float32], out: NDArray[np.float32], *_: object) -> None:
         nonlocal asked_at
         asked_at = time.monotonic()
         try:
-            out[:, 0] = live.exchange(heard[:, 0])
-        except Exception as error:  # it would be printed by PortAudio's thread, and the command would not know
+            out[:, 0] = live.exchange(recorded[:, 0])
+        except Exception as error:  # in PortAudio's thread it would be printed and lost
             failed.append(error)
             out[:] = 0.0
             return
         if options.monitor:
-            out[:, 0] += options.monitor * np.clip(np.nan_to_num(heard[:, 0]), -1.0, 1.0)
+            out[:, 0] += options.monitor * np.clip(np.nan_to_num(recorded[:, 0]), -1.0, 1.0)
 
     devices = options.input_device, options.output_device
     with sound.Stream(

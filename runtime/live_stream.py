@@ -22,21 +22,21 @@ DEADLINE_POLICIES: tuple[str, ...] = get_args(DeadlinePolicy)
 _KEPT_S = 2.0
 """Input and output that are kept. A computation that is further behind starts anew at the present."""
 _HELD_S = 0.5
-"""As long as "hold" repeats a block: a stumble is covered, a voice that is gone does not drone."""
+"""Seconds in which "hold" repeats a block: covers a short gap without turning a long one into a drone."""
 _BETWEEN_ERRORS_S = 1.0
-"""Of audio between two errors of the computation that it goes on after; sooner, the second ends it."""
+"""Seconds of audio between two errors. A second error after less audio ends the computation."""
 _log = logging.getLogger(__name__)
 
 
 class LiveStream:
-    """`exchange` takes the audio that came in and gives as much out at once, whatever the computation is doing.
+    """A stream for audio callbacks: `exchange` takes a block and returns as much at once, without waiting for graphs.
 
-    What goes out is what came in `latency_samples` before, converted: the stream's own latency, and the time of a block
-    to compute in. Where it is not ready in time `policy` fills in, `underruns` counts it, and what comes too late is
-    left out, so that the latency stays what it is. "hold" repeats the last block that was ready for half a second,
-    "dry" gives the input, as late as the voice would be, "silence" nothing. A block below `gate_db` (RMS without offset
-    and rumble, full scale at 0) counts as silence. So does one with samples that are none (NaN, far beyond full scale):
-    `bad_blocks` counts it. After an error of a graph the computation starts anew; a second one within a second ends it.
+    The output is the converted input of `latency_samples` earlier: the latency of the stream, and a block of time to
+    compute in. For an output that is not ready `policy` fills in and `underruns` counts; late output is left out, so
+    that the latency is constant. "hold" repeats the last ready block for half a second, "dry" gives the delayed input,
+    "silence" zeros. A block below `gate_db` (RMS without offset and rumble, full scale at 0 dB) counts as silence. So
+    does a block with invalid samples (NaN, far beyond full scale), which `bad_blocks` counts. After an error of a graph
+    the computation starts again; a second error within a second ends it.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class LiveStream:
 
     @property
     def restarts(self) -> int:
-        """Times that the computation started anew at the present: it was too late, or a graph failed."""
+        """Number of restarts of the computation at the current input, because it was late or a graph failed."""
         return self._restarts
 
     @property
     def bad_blocks(self) -> int:
-        """Blocks with samples that are none, which counted as silence."""
+        """Number of blocks with invalid samples, which counted as silence."""
         return self._bad_blocks
 
     @property
     def bad_block(self) -> AudioError | None:
-        """What was wrong with the last of those, or None."""
+        """Error of the last such block, or None."""
         return self._bad_block
 
     @property
@@ -114,7 +114,7 @@ class LiveStream:
 
     @property
     def n_samples(self) -> int:
-        """Samples that came in so far."""
+        """Number of input samples so far."""
         return self._heard_end
 
     def start(self) -> None:
@@ -130,7 +130,7 @@ class LiveStream:
         """End the computation; what is not out by now is lost. Comes by itself when the interpreter ends."""
         atexit.unregister(self.stop)
         if self._process != os.getpid():
-            return  # the thread is that of the process before the fork, and may hold the lock for ever
+            return  # the thread belongs to the process before the fork, and may hold the lock for ever
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -215,15 +215,15 @@ class LiveStream:
         return audio if np.sqrt(np.square(self._without_rumble.push(audio)).mean()) >= self._gate else 0.0 * audio
 
     def _start_anew(self, position: int) -> None:
-        """Nothing before `position` will be computed any more."""
+        """Skip the computation to `position`."""
         self._restarts += 1
         with self._changed:
             self._sung_from = self._sung_end = position
 
     def _keep(self, sung: NDArray[np.float32], done: int) -> None:
-        """Put what came out for the input up to `done` where `exchange` reads it."""
+        """Store the output for the input up to `done`, for `exchange`."""
         with self._changed:
-            # The stream's own latency is taken off: position n of what is sung belongs to n of what was heard.
+            # Without the stream's own latency: output position n belongs to input position n.
             at = done - len(sung) - self._stream.latency_samples
             skip = max(0, self._sung_from - at)
             if skip < len(sung):

@@ -23,7 +23,7 @@ def loudness(audio: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]
 
 
 def without_hum(rate: int) -> HighPass:
-    """The filter that removes what lies below `HUM_HZ`."""
+    """A filter that removes energy below `HUM_HZ`."""
     return HighPass(rate, HUM_HZ, order=7, stop_db=45.0)
 
 

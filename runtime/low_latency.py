@@ -10,7 +10,7 @@ What is left of the future is bounded, and `latency_samples` counts it:
 - the gate as for files, but F0 is 0 wherever the gate without its early opening is closed.
 - a resampler that does not wait (`short_resampler`).
 
-Graphs run when somebody sings. What lies before an onset is computed then, as far as the onset depends on it.
+Graphs run only while the input sounds. Frames before an onset are computed then, as far as the onset needs them.
 """
 
 import time
@@ -161,7 +161,7 @@ class LowLatency:
         self.retarget(target)
 
     def retarget(self, target: Target) -> None:
-        """Sing as this from the next frame on."""
+        """Switch singer and key from the next frame on."""
         self._networks.target = target
         self._ratio = np.float32(2.0 ** (target.semitones / 12.0))
 
@@ -188,7 +188,7 @@ class LowLatency:
 
     @property
     def _goal(self) -> int | None:
-        """Mel frames that will be asked for in the end."""
+        """Mel frames that are computed in the end; None before the clip's end."""
         if self._n_covering is None:
             return None
         needs = self._needs
@@ -206,7 +206,7 @@ class LowLatency:
         self.is_open.append(self._early_gate.push(voice, last=goal is not None))
 
     def _track_pitch(self) -> Work[None]:
-        """F0 at pitch frames, each from a window of its own; 0 where unvoiced or where nobody sings."""
+        """F0 at pitch frames, each from a window of its own; 0 where unvoiced or silent."""
         instant, first = self._front_end.instant, self._pitch_hz.end
         if self._goal is None:
             last = self._at_16k.end // PITCH_HOP_LENGTH
@@ -220,7 +220,7 @@ class LowLatency:
         sung = np.array([n for n in range(first, last) if self._given_f0_hz is None and self._is_sung(n)], np.int64)
         sure, doubtful = np.zeros(len(sung), np.float32), np.zeros(len(sung), bool)
         for n, frame in enumerate(sung):
-            # One by one: a batch of windows takes several times as long on a CPU as they take alone.
+            # One by one: on a CPU a batch of windows takes several times as long as single windows.
             audio, newest = self._pitch_window(int(frame)), BOUNDED_WINDOW_HOPS - 1
             reply = yield from ask(Call("pitch", {"audio": audio[None]}))
             self._timings_ms["pitch"] += reply.ms
@@ -231,8 +231,8 @@ class LowLatency:
             found[frame - first] = f0_hz[0] if sure[n] >= VOICED_CONFIDENCE else 0.0
         if len(sung):
             start = max(0, first - WINDOW_HOPS_BEFORE)
-            heard = self._at_16k.read_padded(start * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH)
-            self.pitch_survey.add(heard, sung - start, sure, doubtful)
+            audio = self._at_16k.read_padded(start * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH)
+            self.pitch_survey.add(audio, sung - start, sure, doubtful)
         self._pitch_hz.append(found)
 
     def _is_sung(self, pitch_frame: int) -> bool:

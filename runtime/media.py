@@ -15,20 +15,8 @@ from .extras import install
 from .storage import reason
 
 ENDINGS = (
-    ".m4a",
-    ".m4b",
-    ".mp4",
-    ".mov",
-    ".aac",
-    ".webm",
-    ".mka",
-    ".mkv",
-    ".wma",
-    ".wv",
-    ".ape",
-    ".amr",
-    ".ac3",
-    ".tta",
+    *(".m4a", ".m4b", ".mp4", ".mov", ".aac", ".webm", ".mka"),
+    *(".mkv", ".wma", ".wv", ".ape", ".amr", ".ac3", ".tta"),
 )
 _MAGICS = {
     (0, b"\x1aE\xdf\xa3"): "matroska",
@@ -44,7 +32,7 @@ _MAGICS = {
     (0, b"\xff\xf1"): "aac",
     (0, b"\xff\xf9"): "aac",
 }
-"""Where the first bytes of a format stand, and FFmpeg's name of it. No other format is tried: playlists name files."""
+"""Offset and first bytes of each format, and FFmpeg's name of it. Other formats are refused: playlists open files."""
 UNKNOWN_FRAMES = 2**62
 ROUNDING_S = 0.002  # an MP4 file may give the length of its sound in thousandths of a second
 
@@ -55,7 +43,7 @@ def media_format(head: bytes) -> str | None:
 
 
 def has_pyav() -> bool:
-    """Whether PyAV can be imported."""
+    """True if PyAV can be imported."""
     try:
         importlib.import_module("av")
     except ImportError:
@@ -64,12 +52,12 @@ def has_pyav() -> bool:
 
 
 def media_hint(name: str) -> str:
-    """How a file of such a format can be read after all."""
+    """A hint to install PyAV or to convert the file `name` first."""
     return f"hint: {install('media')} brings what reads it; or convert it first: ffmpeg -i {shlex.quote(name)} song.wav"
 
 
 class Media:
-    """The first sound track of such a file, read from its start to its end, without what its encoder added.
+    """The first sound track of such a file, from start to end, without the samples that its encoder added.
 
     Has what is used of `soundfile.SoundFile`. Raises `AudioError`.
     """
@@ -84,7 +72,7 @@ class Media:
             stream: Any = next(iter(self._container.streams.audio), None)
         except (self._av.error.FFmpegError, OSError, ValueError) as error:
             raise AudioError(f"{name} is not audio that can be read: {reason(error)}") from error
-        # A track of a codec that FFmpeg does not know has neither.
+        # Tracks of codecs unknown to FFmpeg have neither.
         self.samplerate: int = getattr(stream, "rate", None) or 0
         self.channels: int = getattr(stream, "channels", None) or 0
         if not self.samplerate or not self.channels:
@@ -112,7 +100,7 @@ class Media:
         self._container.close()
 
     def _decoded(self) -> Iterator[NDArray[np.float32]]:
-        """Blocks (n, channels). The last packets say where the sound ends in the padded last frame."""
+        """Blocks (n, channels). The last packets give the end of the sound in the padded last frame."""
         resampler = self._av.AudioResampler(format="fltp", layout=self._stream.layout, rate=self.samplerate)
         held: list[NDArray[np.float32]] = []
         done = end = 0

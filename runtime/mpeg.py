@@ -1,12 +1,12 @@
-"""MPEG audio (MP3, MP2): frames one after another, without a header of the file, and tags before and behind them."""
+"""MPEG audio (MP3, MP2): frames one after another, without a file header, with tags before and behind them."""
 
 import re
 from typing import BinaryIO, NamedTuple
 
 _MOST_SEARCHES = 100_000
-"""For the next MPEG frame, in one file."""
+"""Limit of the searches for the next MPEG frame in one file."""
 _START, _ROW = 1 << 14, 4
-"""Bytes in which the first MPEG frame is looked for, and how many that follow each other make sure that it is one."""
+"""Bytes searched for the first MPEG frame, and consecutive frames that confirm it."""
 _KBPS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -14,7 +14,7 @@ _KBPS = {
     (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""By version (2 also for 2.5) and layer, for the indices 1 to 14; layers 2 and 3 of version 2 have the same."""
+"""Bit rates by version (2 also for 2.5) and layer, for the indices 1 to 14; layers 2 and 3 of version 2 are equal."""
 
 
 def read_at(file: BinaryIO, at: int, count: int) -> bytes:
@@ -26,11 +26,11 @@ class Frame(NamedTuple):
     size: int
     samples: int
     side_info: int
-    """Bytes from the head of the frame to where a Xing header would be."""
+    """Offset in bytes of a Xing header in the frame."""
 
 
 def frame_of(head: bytes) -> Frame | None:
-    """The frame whose first four bytes `head` begins with; None where it is no frame's."""
+    """The frame that begins with the four bytes of `head`; None for other bytes."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version = {0: 2.5, 2: 2, 3: 1}.get(head[1] >> 3 & 3)
@@ -48,7 +48,7 @@ def frame_of(head: bytes) -> Frame | None:
 
 
 def first_frame(file: BinaryIO) -> int:
-    """Where a row of frames begins near the start of the file, as in a recorded stream; 0 where there is none."""
+    """Offset of the first of consecutive frames near the start of the file, as in recorded streams; 0 without them."""
     head = read_at(file, 0, _START)
     for found in re.finditer(rb"\xff", head):
         at = found.start()
@@ -64,7 +64,7 @@ def first_frame(file: BinaryIO) -> int:
 
 
 def lead_frame(head: bytes) -> bytes:
-    """A silent frame like that with this head, large enough for a Xing header."""
+    """A silent frame of the kind of `head`, large enough for a Xing header."""
     for index in range(1, 15):
         tried = bytes((head[0], head[1] | 1, index << 4 | head[2] & 0x0C, head[3]))
         frame = frame_of(tried)
@@ -74,7 +74,7 @@ def lead_frame(head: bytes) -> bytes:
 
 
 def skip_id3(file: BinaryIO, at: int) -> int:
-    """Where the ID3 tag at byte `at` ends; `at` where there is none."""
+    """End of the ID3 tag at byte `at`; `at` without a tag."""
     head = read_at(file, at, 10)
     if head[:3] != b"ID3" or len(head) < 10:
         return at
@@ -82,7 +82,7 @@ def skip_id3(file: BinaryIO, at: int) -> int:
 
 
 def count_frames(file: BinaryIO, at: int, size: int) -> int:
-    """Frames like the one at `at`, to the end; what lies between them is skipped: headers and tags of joined files."""
+    """Count the frames of the kind of the one at `at`. Skips headers and tags of joined files between them."""
     count, searched, block, base = 0, 0, b"", at
     kind = _kind(read_at(file, at, 4))
     while at + 4 <= size and searched < _MOST_SEARCHES:

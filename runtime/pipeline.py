@@ -88,7 +88,7 @@ def convert_blocks(
 
 
 def with_key(manifest: Manifest, request: Request, blocks: Callable[[], Blocks], sample_rate: int) -> Work[Request]:
-    """`request` with its key, found from the song where it is not given; the song is read for it once more."""
+    """`request` with its key. A key that is not given is found in an additional pass over the song."""
     if request.key is not None:
         return request
     timings: defaultdict[str, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""How sure the pitch of a clip is: whether it was left to a second opinion, and whether one voice sounds alone."""
+"""Reliability of the pitch of a clip: frames of the second opinion, and signs of a mix with instruments."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,13 +8,13 @@ from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, VOICED_CONFIDENCE
 
 _WINDOW, _AFTER = 1024, 256  # samples of a frame's spectrum, and those of them behind its centre
 WINDOW_HOPS_BEFORE = (_WINDOW - _AFTER) // PITCH_HOP_LENGTH
-"""Hops of audio before its centre that a frame is judged by."""
+"""Hops of audio before its centre that the survey of a frame uses."""
 _LOUD_HZ, _TONAL_HZ = 60.0, (100.0, 1000.0)
 _UNSURE_CONFIDENCE = (0.1, 0.9)
 _TONAL_DB, _TONAL_FLATNESS = 15, 0.3
 _FLOOR_DB, _BINS = -150, 200  # of the histograms, a bin for each dB
 _LEAST_S = 2.0
-"""Shorter clips are not judged."""
+"""Shortest clip, in seconds, that can be called a mix."""
 MIX_UNSURE, MIX_TONAL = 0.2, 0.12
 """Shares of sounding frames from which on a clip is called a mix, both together: those with a confidence of 0.1 to 0.9,
 and those without pitch that have tones, not noise, at 100 to 1000 Hz, within 15 dB of the voiced frames' median there.
@@ -37,7 +37,7 @@ _DOUBTFUL_S, _DOUBTFUL_SHARE = 0.15, 0.02
 
 
 class PitchSurvey:
-    """Facts of the pitch frames of a clip, added up piece by piece in constant memory."""
+    """Counts over the pitch frames of a clip, piece by piece in constant memory."""
 
     def __init__(self) -> None:
         self._sounding, self._unsure, self._voiced, self._doubtful = 0, 0, 0, 0
@@ -71,7 +71,7 @@ class PitchSurvey:
 
     @property
     def is_mix(self) -> bool:
-        """Whether instruments or other voices seem to sound with the voice."""
+        """True if instruments or other voices seem to sound with the voice."""
         unvoiced, voiced = self._tonal_db
         if self._sounding * PITCH_HOP_LENGTH < _LEAST_S * PITCH_SAMPLE_RATE or not voiced.any():
             return False
@@ -97,5 +97,5 @@ class PitchSurvey:
 
 _WINDOW_FUNCTION = np.hanning(_WINDOW)
 _SCALE = 2.0 / (_WINDOW * np.square(_WINDOW_FUNCTION).sum())
-"""From a power spectrum to mean squares of the samples."""
+"""Factor from a power spectrum to mean squares of the samples."""
 _FREQUENCIES_HZ = np.fft.rfftfreq(_WINDOW, 1.0 / PITCH_SAMPLE_RATE)

@@ -20,7 +20,7 @@ from .spec import AudioSpec
 from .storage import reason, replacing
 
 ROW_S = 12.0
-"""The longest that is drawn in one row."""
+"""Longest stretch in one row."""
 _INCHES_PER_SECOND, _WIDTH_INCHES, _HIGH_INCHES = 2.0, (8.0, 24.0), 3.2
 _OTHER_SCRIPTS = (
     "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei",
@@ -78,14 +78,14 @@ def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec)
     grid[0, 0].legend(loc="upper right")
     try:
         with replacing(Path(path)) as partial, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # drawn as a box
+            warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # missing glyphs become boxes
             figure.savefig(partial, format=Path(path).suffix.lower().lstrip("."))
     except (OSError, ValueError) as error:
         raise OutputError(f"{os.fspath(path)} cannot be written: {reason(error)}") from error
 
 
 def _title_fonts() -> list[str]:
-    """matplotlib's own font, then those of this system that have what it lacks: other scripts in names of files."""
+    """matplotlib's own font, then fonts of this system with other scripts, for names of files."""
     installed = set(importlib.import_module("matplotlib.font_manager").get_font_names())
     return ["DejaVu Sans", *(font for font in _OTHER_SCRIPTS if font in installed)]
 

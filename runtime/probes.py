@@ -1,4 +1,4 @@
-"""Inputs and what torch gave for them, kept in the bundle: does an engine give that too, in its precision, here?"""
+"""Probes in the bundle, inputs with torch's outputs for them, to compare with the outputs of an engine."""
 
 import re
 from collections.abc import Mapping
@@ -58,9 +58,9 @@ def read_probes(bundle: Bundle) -> list[Probe]:
         number, graph, side, name = found.groups()
         taken = {tensor[0] for tensor in manifest.graphs[graph].inputs}
         if side == "in" and name not in taken and name in OPTIONAL_INPUTS.get(graph, ()):
-            continue  # probes are made for the whole contract, of which a design may do without
+            continue  # a probe has all inputs of the contract, also those that the design leaves out
         probe = probes.setdefault((int(number), graph), Probe(graph, {}, {}))
-        # numpy's `ascontiguousarray`, which wrote them, makes a scalar (1,).
+        # The export's `numpy.ascontiguousarray` turned scalars into (1,).
         (probe.inputs if side == "in" else probe.outputs)[name] = (
             value.reshape(()) if name == "step_index" and value.size == 1 else value
         )
@@ -100,7 +100,7 @@ def _check_probe(what: str, probe: Probe, manifest: Manifest) -> None:
 def probe_errors(bundle: Bundle, graphs: Mapping[str, Runnable], precision: str) -> dict[str, float]:
     """The largest relative error of each graph on the bundle's probes; nothing for a bundle that has none.
 
-    Raises `BundleError` for probes that are none, and `ComosvcError` for an error beyond the precision's budget.
+    Raises `BundleError` for invalid probes, and `ComosvcError` for an error beyond the precision's budget.
     """
     if PROBES_FILE not in bundle.manifest.files:
         return {}
@@ -114,7 +114,7 @@ def probe_errors(bundle: Bundle, graphs: Mapping[str, Runnable], precision: str)
 def steps_at_end(manifest: Manifest, graph: str) -> int:
     """How many of an output's last frames, or of the vocoder's samples, depend on what follows the input's end.
 
-    They are others where the input is padded: the graph pads each of its layers with zeros, and those are no silence.
+    They change where the input is padded: the graph pads each of its layers with zeros, which are not silence.
     """
     spec, context = manifest.audio, getattr(manifest.context, graph.removesuffix("_n"))
     overhang = ceil_div(round(context.window_ms * spec.content_sample_rate), 1000 * spec.content_hop_length)
@@ -123,7 +123,7 @@ def steps_at_end(manifest: Manifest, graph: str) -> int:
 
 
 def _error(bundle: Bundle, graph: Runnable, probe: Probe, precision: str) -> float:
-    """The largest of any output. Where `graph` pads the probe, only what cannot hear its end is compared."""
+    """Largest error of any output. Where `graph` pads the probe, without frames that depend on its end."""
     budget, reason = BUDGETS[precision]
     names, at_end, errors = [tensor.name for tensor in GRAPHS[probe.graph].outputs], 0, [0.0]
     with native_code():

@@ -15,7 +15,7 @@ from .voices import FOUND_KEYS, Voice, check_key, voice_of
 
 Latency = Literal["default", "low"]
 Key = float | Literal["auto", "octave"]
-"""Semitones up, or what brings the song's median F0 to the singer's."""
+"""Semitones up, or the name of a key to find, which brings the song's median F0 to the singer's."""
 LATENCIES: tuple[str, ...] = get_args(Latency)
 PIECE_S = 4.0
 """Length of what a graph computes at a time: long against the context that is computed twice, short in memory.
@@ -30,7 +30,7 @@ _LARGEST_NOISE = 100.0  # far beyond any draw of normal numbers; with 1e20 a gra
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What to convert to.
+    """The target of a conversion.
 
     `key` None: found from the song, a multiple of `key_step` semitones. `schedule`: the step index of each step after
     the first.
@@ -46,7 +46,7 @@ class Request:
     """Noise of the first step, (T, M), in place of what `seed` gives."""
     key_step: int = 1
     found_in_ms: Mapping[str, float] | None = None
-    """The time that each stage took to find the key; None where it was given."""
+    """Milliseconds of each stage for finding the key; None for a given key."""
     piece_s: float = PIECE_S
     at_once: int = 1
     """Pieces that may be computed at the same time."""
@@ -95,7 +95,7 @@ def with_tracks(
 
 
 def check_f0(f0_hz: NDArray[np.float32], key: float, sample_rate: int) -> None:
-    """That a voice at `sample_rate` can sing this `key` semitones up. Raises `OptionError`."""
+    """Check that a voice at `sample_rate` can render `f0_hz` (T,) `key` semitones up. Raises `OptionError`."""
     highest = _HIGHEST_F0_SHARE * sample_rate / 2.0 ** (max(0.0, key) / 12.0)
     if f0_hz.min() < 0.0 or f0_hz.max() > highest:
         raise OptionError(
@@ -124,7 +124,7 @@ def _track(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.f
         raise OptionError(
             f"{name} has shape {array.shape}; it must be {shape}\nhint: T is Converter.frames(len(audio), sample_rate)"
         )
-    with np.errstate(over="ignore"):  # what becomes infinite is out of every range
+    with np.errstate(over="ignore"):  # infinite values are refused below
         return array.astype(np.float32)
 
 

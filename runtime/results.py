@@ -22,8 +22,8 @@ else:
 
 @dataclass(frozen=True)
 class Singer:
-    """A voice of the bundle: median and range (5th to 95th percentile) of its F0 (None: not known), licence, whom to
-    credit.
+    """A singer of the bundle: median and range (5th to 95th percentile) of F0 in Hz (None: unknown),
+    licence, credit.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Singer:
 
 @dataclass(frozen=True)
 class Options:
-    """What a result was made with: enough to make it again. `singer` maps names to weights of sum 1."""
+    """Options that reproduce a result. `singer` maps names to weights of sum 1."""
 
     voice: str
     singer: Mapping[str, float]
@@ -86,7 +86,7 @@ class FileConversion:
     error: ComosvcError | None = None
     """None where `output` was written."""
     skipped: bool = False
-    """`output` was there already, and nothing was done."""
+    """`output` existed, and nothing was converted."""
 
     @property
     def rtf(self) -> float:

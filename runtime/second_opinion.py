@@ -1,8 +1,8 @@
-"""A second opinion on F0, from the envelope of the waveform: where the pitch graph may have taken a formant for it.
+"""A second estimate of F0, from the envelope of the waveform, for frames where the pitch graph may give a formant.
 
-A low voice comes as single pulses, each of which rings at the formants; below 47 Hz, where the graph's range begins,
-and in a fast vibrato the graph finds the ringing, at 1200 Hz for instance. The envelope of such a voice goes up and
-down once a period, deeply; that of a voice that is as high as the graph says does not.
+A low voice consists of single pulses, each of which rings at the formants. Below 47 Hz, the lower end of the graph's
+range, and in a fast vibrato the graph gives the ringing, at 1200 Hz for instance. The envelope of such a voice has one
+deep cycle per period. The envelope of a voice that is really as high does not.
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from .pitch import PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, VOICED_CONFIDENCE
 
 WINDOW = 1024
-"""Samples that an opinion is made from, 64 ms: two periods at 35 Hz, and half a cycle of a fast vibrato."""
+"""Samples of one estimate, 64 ms: two periods at 35 Hz, and half a cycle of a fast vibrato."""
 _DECIMATION = 8
 _RATE_HZ = PITCH_SAMPLE_RATE / _DECIMATION
 _LOWEST_HZ, _HIGHEST_HZ = 36.0, 400.0
 _SUSPECT_HZ = 500.0
-"""No formant lies lower that has been seen to be taken for F0."""
+"""Lowest formant that was seen as F0."""
 _LEAST_RATIO = 3.5
-"""So far above the envelope's frequency a formant is found; an octave or a twelfth is left to the graph."""
+"""Least ratio of the graph's F0 to the envelope's frequency; errors of an octave or a twelfth are not corrected."""
 _LEAST_PERIODIC = 0.5
 """Correlation of the envelope with itself a period later. Vowels at 38 to 250 Hz, steady or with 400 cents of vibrato
 at 8 Hz, have 0.5 to 1 where a formant was found."""
@@ -26,8 +26,8 @@ _LEAST_DEPTH = 8.0
 """Deviation of the envelope as a share of its mean, times the root of its frequency. Those vowels have 9 to 15; vowels
 that are sung at 500 to 1200 Hz with that vibrato up to 5."""
 _RESCUED_BELOW_HZ, _RESCUE_PERIODIC, _RESCUE_CONFIDENCE = 60.0, 0.75, 0.1
-"""What makes a frame voiced that the graph finds no pitch in: separate pulses up to this frequency, or higher ones if
-the graph guesses a formant with some confidence. Breath and consonants have neither."""
+"""Conditions for voicing a frame that the graph calls unvoiced: separate pulses up to this frequency, or higher ones if
+the graph gives a formant with some confidence. Breath and consonants fulfil neither."""
 _WINDOW_FUNCTION = np.hanning(WINDOW // _DECIMATION + 2)[1:-1]
 _SMOOTHING = np.hanning(34)[1:-1] / np.hanning(34)[1:-1].sum()
 _FFT = 512
@@ -40,7 +40,7 @@ def second_opinion(
     first_frame: int = 0,
     after: int = WINDOW // 2,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """F0 and confidence (P,) of `audio` (N,) at 16 kHz, corrected; and which were, (P,).
+    """Corrected F0 in Hz and confidence (P,) of `audio` (N,) at 16 kHz, and a mask of the corrected frames (P,).
 
     Frame p is centred on sample 256 (first_frame + p); `after` samples behind that are used, and zeros beyond the ends.
     """
@@ -80,7 +80,7 @@ def _pitch_of(envelope: NDArray[np.float64]) -> tuple[float, float]:
     correlation /= max(float(correlation[0]), 1e-20)
     lags = np.arange(round(_RATE_HZ / _HIGHEST_HZ), int(_RATE_HZ / _LOWEST_HZ) + 1)
     here, before, after = correlation[lags], correlation[lags - 1], correlation[lags + 1]
-    # The first that is nearly the highest: its multiples are as high.
+    # The first of the nearly highest peaks, because multiples of the period are as high.
     peaks = np.flatnonzero((here >= before) & (here >= after) & (here >= 0.85 * here.max()) & (here > 0.0))
     if not len(peaks):
         return _HIGHEST_HZ, 0.0
@@ -91,7 +91,7 @@ def _pitch_of(envelope: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def _autocorrelation(signal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For lags 0 to half the window, (65,)."""
+    """Autocorrelation for lags 0 to half the window, (65,)."""
     return np.fft.irfft(np.abs(np.fft.rfft(signal, _FFT)) ** 2)[: len(signal) // 2 + 1]
 
 

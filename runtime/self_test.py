@@ -1,4 +1,4 @@
-"""Does a voice work on this machine? A synthetic vowel with known pitch goes through the whole chain."""
+"""Self-test of a voice on this machine: a synthetic vowel with known pitch through the whole chain."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class SelfTest:
 def run_self_test(convert: Callable[[NDArray[np.float32], int], Conversion], spec: AudioSpec) -> SelfTest:
     """Convert the vowel. Raises `ComosvcError` if what comes out is not a conversion of it."""
     audio, truth_hz = vowel(spec)
-    convert(audio, spec.sample_rate)  # first runs take longer, and are not what the speed is about
+    convert(audio, spec.sample_rate)  # first runs take longer, and are not measured
     result = convert(audio, spec.sample_rate)
     found = result.f0_hz[: len(truth_hz)]
     voiced = found > 0.0

@@ -121,5 +121,5 @@ def _remove_unlocked(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    with suppress(OSError):  # a read-only file system refuses even to remove what is not there
+    with suppress(OSError):  # read-only file systems refuse to remove even missing files
         path.unlink(missing_ok=True)

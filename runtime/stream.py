@@ -64,12 +64,12 @@ class Stream:
 
     @property
     def sample_rate(self) -> int:
-        """Of input and output, in Hz."""
+        """Sample rate of input and output, in Hz."""
         return self._sample_rate
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a user should know about the result so far."""
+        """Warnings about the result so far."""
         phase = (CANCELLED_LIVE,) if self._phase.cancelled else ()
         return (*self._f0_warnings, *phase, *self._chain.pitch_survey.warnings())
 
@@ -103,7 +103,7 @@ class Stream:
                 raise
 
     def flush(self) -> NDArray[np.float32]:
-        """The rest, exactly `latency_samples`: silence is taken for what would have come. `reset` begins anew.
+        """The rest, exactly `latency_samples`, as if silence followed. `reset` begins anew.
 
         Whether it raises or not, this was the stream's end.
         """
@@ -117,7 +117,7 @@ class Stream:
             return self._take(self._chain.n_samples, self.latency_samples)
 
     def reset(self) -> None:
-        """Forget all that was heard, as if new; singer and key stay, a given F0 begins again."""
+        """Forget all input. Singer and key stay; a given F0 begins again."""
         with self._in_use():
             self._begin()
 
@@ -127,7 +127,7 @@ class Stream:
 
     @property
     def singer(self) -> SingerChoice:
-        """Whom to sing as: weights by name. A name, weights or None may be assigned between blocks."""
+        """The target singer: weights by name. A name, weights or None may be assigned between blocks."""
         return self._voice.weights
 
     @singer.setter
@@ -158,7 +158,7 @@ class Stream:
         self.close()
 
     def _begin(self, skipped: int = 0) -> None:
-        """A new chain. A given F0 goes on behind `skipped` samples, to the nearest frame."""
+        """Begin a new chain. A given F0 continues `skipped` samples later, to the nearest frame."""
         manifest, timings = self._bundle.manifest, defaultdict[str, float](float)
         spec, f0_hz = manifest.audio, self._request.f0_hz
         if f0_hz is not None:
@@ -225,7 +225,7 @@ def stream_key(key: float | str) -> float:
     """`key` in semitones. Raises `OptionError`, also for "auto" and "octave"."""
     if isinstance(key, str) and key in FOUND_KEYS:
         raise OptionError(
-            f"key is {key!r}, which needs the whole song; a stream hears it as it comes\n"
+            f"key is {key!r}, which needs the whole song, and a stream gets it block by block\n"
             "hint: give semitones, for instance those that convert(..., key='auto') found for this singer"
         )
     return check_semitones(key)

@@ -1,4 +1,4 @@
-"""Whom to sing as, and how high: singer names and blends, keys."""
+"""Selection of singer, blend and key."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ KEY_RANGE = (-36.0, 36.0)
 """Semitones; three octaves either way."""
 AUTO_KEY, OCTAVE_KEY = "auto", "octave"
 FOUND_KEYS = {AUTO_KEY: 1, OCTAVE_KEY: 12}
-"""Keys that are found from the song, with the semitones that they are multiples of."""
+"""Names of keys that are found from the song; each key is a multiple of so many semitones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ def singers_of(bundle: Bundle) -> dict[str, Singer]:
 
 
 def voice_of(bundle: Bundle, singer: str | Mapping[str, float] | None) -> Voice:
-    """The voice that `singer` asks for: a name, weights of several, or None for the bundle's first.
+    """The singer or blend for `singer`: a name, weights by name, or None for the bundle's first.
 
     A blend is the mean of embeddings and of log-F0 statistics, weighted by shares of the weights' sum. Raises
     `OptionError`.
@@ -84,7 +84,7 @@ def _weights(asked: Mapping[str, float], known: list[str]) -> dict[str, float]:
     largest = max(weights.values())
     if largest == 0.0:
         raise OptionError(f"the weights of {', '.join(asked)} add up to 0; one must be above 0")
-    # By the largest first: the sum of large weights may not be a number.
+    # Divided by the largest first, because the sum of large weights may be infinite.
     total = sum(weight / largest for weight in weights.values())
     shares = {name: weight / largest / total for name, weight in weights.items()}
     return {name: share for name, share in shares.items() if share > 0.0}

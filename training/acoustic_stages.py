@@ -150,12 +150,7 @@ def train_student(
         path = keep_student(start, teacher, run / folder)
         record.write(run / folder)
         return path
-    step, of_teacher = read_metadata(teacher)
-    if "sigmas" in of_teacher:
-        raise TrainingError(
-            f"{teacher} is the student of a voice with new singers' vectors: there is no teacher to distil\n"
-            "hint: give the same --init-from VOICE --train embedding as to teacher"
-        )
+    step, of_teacher = _read_teacher(teacher)
     (train, valid), encoder_hashes, _ = training_clips(features, run, ("train", "valid"), device, console)
     resolved: dict[str, Any] = {
         **{key: of_teacher[key] for key in ("audio", "acoustic", "singers", "n_content", "content_encoders")},
@@ -189,6 +184,17 @@ def train_student(
         illustrate=illustrate(run, Stage(folder, 0, objective.model, taught.singers, config), taught),
         console=console,
     )
+
+
+def _read_teacher(checkpoint: Path) -> tuple[int, dict[str, Any]]:
+    """Step and configuration of a teacher. Raises `TrainingError` for a network that cannot be distilled."""
+    step, config = read_metadata(checkpoint)
+    if "sigmas" in config:
+        raise TrainingError(
+            f"{checkpoint} is the student of a voice with new singers' vectors: there is no teacher to distil\n"
+            "hint: give the same --init-from VOICE --train embedding as to teacher"
+        )
+    return step, config
 
 
 def _in_our_format(start: Start, stage: str, run: Path) -> Start:

@@ -32,7 +32,7 @@ SHIPPED_VOICE = "demo"
 _GRAPHS = {"content": CONTENT, "content_low": CONTENT_LOW}
 _TOLERANCE = 1e-5
 _LIMITS = (
-    "It knows 33 phones, learned from synthetic singers and four recorded English speakers: other languages, breaths "
+    "It has 33 phones, learned from synthetic singers and four recorded English speakers: other languages, breaths "
     "and unusual voices come out blurred, and of a speaker outside its training it names about two frames in three."
 )
 _CONTENTVEC_HOP = 320

@@ -1,4 +1,4 @@
-"""The command `audition`: one page with what every checkpoint of a run makes of a song, to listen to side by side."""
+"""The command `audition`: one page with a song rendered by every checkpoint of a run, to compare by ear."""
 
 import base64
 import io
@@ -45,13 +45,13 @@ _FIGURES = {
     _TEACHER: "how far the spectrogram is from that of the teacher's last checkpoint, on average",
     _SOURCE: "how far the spectrogram is from the source's: how much the voice was changed",
 }
-_DB = 20.0 / np.log(10.0)  # of a neper
+_DB = 20.0 / np.log(10.0)  # dB in a neper
 _IN_TUNE_CENTS, _OUT_OF_TUNE_CENTS = 30.0, 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditionOptions:
-    """What is sung, and by whom."""
+    """Options of the rendering."""
 
     singer: str | None = None
     """None: the first of the run."""
@@ -96,7 +96,7 @@ def audition(
     renderer = Renderer(run)
     for checkpoint in checkpoints:
         renderer.require_own(checkpoint)
-    progress(f"listening to {song.name}")
+    progress(f"analysing {song.name}")
     audio, rate = read_audio(song)
     heard = renderer.listen(audio[: round(options.seconds * rate)], rate)
     stages = [load_stage(checkpoint) for checkpoint in checkpoints]
@@ -174,7 +174,7 @@ def _references(renderer: Renderer, song: Song, singer: str, options: AuditionOp
         n_frames = min(len(arrays["mel"]), round(options.seconds * spec.frame_rate_hz))
         audio = arrays["audio"][: n_frames * spec.hop_length].astype(np.float32) / np.float32(32768)
         mel, f0_hz = arrays["mel"][:n_frames], arrays["f0_hz"][:n_frames]
-        note = f"a recording of who is imitated, of another song: {clip.id}"
+        note = f"a recording of the target singer, of another song: {clip.id}"
         entries.append(_entry(f"target: {singer}", note, audio, mel, f0_hz, spec, float(mel.max()), other_song=True))
     audio = renderer.sing(song.mel, song.f0_hz, options.seed)
     figures = _figures(Rendering(song.mel, song.f0_hz, audio), song, None, spec)

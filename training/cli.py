@@ -1,9 +1,8 @@
 """`comosvc-train`: from recordings to a run folder that `comosvc-export` turns into a voice."""
 
-import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -12,11 +11,9 @@ from typing import Annotated, Any, cast, get_args
 import torch
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
+from ..runtime.command_errors import errors_in_words, log_to
 from ..runtime.cores import check_threads, usable_cores
-from ..runtime.errors import ComosvcError
-from ..runtime.storage import reason
 from ..runtime.text import printable
 from .checkpoint import latest_checkpoint
 from .commands import DEFAULT_RECIPE, STUDENT_PUBLISHED
@@ -59,26 +56,16 @@ _COMMAND = re.compile(r"(?<=comosvc-train )(\w+) (?:-c (?:'[^']*'|\S+) )?(?=-o )
 """A command in a hint, up to its -o."""
 
 
-@contextmanager
-def _clear_errors(config: str = DEFAULT_RECIPE) -> Iterator[None]:
-    """Expected errors, and those of the operating system, as one readable message and exit code 1.
+def _clear_errors(config: str = DEFAULT_RECIPE) -> AbstractContextManager[None]:
+    """`errors_in_words`, of the first process only, with the -c `config` in the commands of hints."""
+    log_to(console)
 
-    Commands in hints get the -c `config`.
-    """
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
-    )
-    try:
-        yield
-    except (ComosvcError, OSError) as error:
-        if is_first_process():
-            text = str(error)
-            if isinstance(error, OSError):
-                text = printable(f"{error.filename or 'the operating system'}: {reason(error)}")
-            if config != DEFAULT_RECIPE:
-                text = _COMMAND.sub(lambda stage: f"{stage[1]} -c {quote(config)} ", text)
-            console.print(f"error: {text}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
+    def edit(text: str) -> str:
+        if not is_first_process():
+            return ""
+        return text if config == DEFAULT_RECIPE else _COMMAND.sub(lambda stage: f"{stage[1]} -c {quote(config)} ", text)
+
+    return errors_in_words(console, edit=edit)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The data that a stage was trained on: noted beside its checkpoints, compared with what its run holds now."""
+"""The training data of a stage: recorded beside its checkpoints, compared with the present data of its run."""
 
 import json
 import logging
@@ -17,17 +17,17 @@ from .recordings import warn_of_changed_recordings
 logger = logging.getLogger(__name__)
 RECORD = "data.json"
 _CONTENT_SETTINGS = ("content_sample_rate", "content_hop_length")
-"""What of the audio settings a content encoder depends on; a vocoder depends on the others."""
+"""Audio settings that content encoders depend on; vocoders depend on the others."""
 
 
 @dataclass(frozen=True)
 class DataRecord:
-    """Settings, singers and clips of a training set, as JSON holds them."""
+    """Settings, singers and clips of a training set, of types that JSON has."""
 
     settings: Mapping[str, Any]
-    """Of the audio, the front end and the augmentation; of a corpus, those that it was rendered with."""
+    """Settings of the audio, the front end and the augmentation; for a corpus, those of its rendering."""
     singers: Sequence[str]
-    """In the order of the embedding table."""
+    """Names in the order of the embedding table."""
     clips: Mapping[str, Sequence[str]]
     """Clip id to its singer, its split, and a key that changes with its audio."""
 
@@ -48,7 +48,7 @@ class DataRecord:
         return sha256(json.dumps(asdict(self), sort_keys=True).encode())[:16]
 
     def write(self, folder: Path) -> str:
-        """Note the record in the stage's `folder`; returns its digest, which goes into the checkpoints.
+        """Write the record into the stage's `folder` and return its digest, for the checkpoints.
 
         Raises `TrainingError` where the folder cannot be written.
         """
@@ -63,11 +63,11 @@ class DataRecord:
         return self.digest
 
     def changes_since(self, then: "DataRecord") -> list[str]:
-        """Each difference from the earlier record in words; empty where the two mean the same data."""
+        """Sentences on the differences from the earlier record; empty for the same data."""
         return [*self.changed_settings(then.settings), *self._changed_singers(then), *self._changed_clips(then)]
 
     def changed_settings(self, then: Mapping[str, Any]) -> list[str]:
-        """Settings that both name and that differ."""
+        """Sentences on settings that both have with different values."""
         both = [name for name in then if name in self.settings]
         return [
             f"{name} is now {self.settings[name]}, was {then[name]}"
@@ -92,7 +92,7 @@ class DataRecord:
         return {singer: frozenset(found) for singer, found in keys.items()}
 
     def _changed_clips(self, then: "DataRecord") -> list[str]:
-        """Of the singers that both records have."""
+        """Sentences on changed clips of singers that both records have."""
         kept = self._audio_by_singer().keys() & then._audio_by_singer().keys()
         now, before = ({i: c for i, c in record.clips.items() if c[0] in kept} for record in (self, then))
         common = now.keys() & before.keys()
@@ -106,7 +106,7 @@ class DataRecord:
 
 
 def changed_singers(then: Sequence[str], now: Sequence[str], renamed: Mapping[str, str] | None = None) -> list[str]:
-    """In words, the singers that were added to and taken from the table `then`, or moved within it."""
+    """Sentences on singers that were added to, removed from or moved within the table `then`."""
     renamed = renamed or {}
     added = [name for name in now if name not in then and name not in renamed.values()]
     gone = [name for name in then if name not in now and name not in renamed]
@@ -119,7 +119,7 @@ def changed_singers(then: Sequence[str], now: Sequence[str], renamed: Mapping[st
 
 
 def data_changes(checkpoint: Path, now: DataRecord) -> list[str]:
-    """In words, how the data that `checkpoint` was trained on differs from `now`; empty where it does not.
+    """Sentences on the differences of the training data of `checkpoint` from `now`; empty without differences.
 
     A checkpoint without its record (of an earlier version, or copied here alone) is compared by its audio settings and
     its singers.
@@ -138,7 +138,7 @@ def data_changes(checkpoint: Path, now: DataRecord) -> list[str]:
 
 
 def begin_stage(run: Path, name: str, features: FeatureIndex) -> DataRecord:
-    """The record of `features`, on which the stage in `run / name` is about to be trained or taken up.
+    """The record of `features`, before the stage in `run / name` is trained or resumed on it.
 
     Raises `TrainingError` where it was begun on other data. Logs a warning where the recordings have changed since
     they were prepared.

@@ -1,4 +1,4 @@
-"""What the material is like: hours, F0 and loudness of each singer, and what was dropped and why."""
+"""Report on the material: hours, F0 and loudness of each singer, and dropped clips with reasons."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class Measured:
     voiced_db: NDArray[np.float32]
     """Their loudness, dB below a full-scale square wave, (V,)."""
     peak: float
-    """Of the clip, before `PrepareConfig.peak` is applied."""
+    """Peak of the clip before `PrepareConfig.peak` is applied."""
 
 
 def singer_entry(facts: dict[str, Any], clips: Sequence[Measured], index: int | None, spec: AudioSpec) -> SingerEntry:
@@ -81,7 +81,7 @@ def describe(
 
 
 def _joined(material: Material, singer: str) -> dict[str, int]:
-    """Song to its number of files, of the singer's songs that are several."""
+    """Number of files of each song of the singer that has several."""
     files = Counter(recording.song for recording in material.recordings if recording.singer == singer)
     return {song: n for song, n in files.items() if n > 1}
 
@@ -116,7 +116,7 @@ def _describe_singer(singer: SingerEntry, clips: Sequence[Measured], frame_rate_
 
 
 def _by_reason(reasons: Iterable[str]) -> dict[str, int]:
-    """How often each kind of reason occurs, the most frequent first."""
+    """Count of each kind of reason, the most frequent first."""
     return dict(Counter(map(_kind, reasons)).most_common())
 
 
@@ -185,7 +185,7 @@ def _notes_table(report: dict[str, Any]) -> Table:
 
 
 def _remarks(report: dict[str, Any]) -> list[str]:
-    """What of the material keeps training or its validation from being what one may expect."""
+    """Remarks on material that training or validation uses in a less obvious way."""
     lines = []
     if names := ", ".join(report["not_held_out"]):
         lines.append(

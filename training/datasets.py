@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 VALIDATION_SHARE = 0.05
 MIN_SONGS_TO_VALIDATE = 5
 CORPUS = "corpus"
-"""Layout of what `comosvc-train corpus` writes, beside those of `DATASETS`."""
+"""Name of the layout of `comosvc-train corpus`, in addition to `DATASETS`."""
 _OPENSINGER_GROUPS = {"ManRaw": "Man", "WomanRaw": "Woman"}
 _NUMBERED = re.compile(r"(.*\S)[_\-#]+\d+")
 
@@ -45,12 +45,12 @@ class Recording:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A file, or a part of one, that was not used, and why."""
+    """An unused file, or part of a file, and the reason."""
 
     id: str
     reason: str
     singer: str = ""
-    """Empty where that is not known."""
+    """Empty where it is unknown."""
     in_part: bool = False
     """The rest of the file is used."""
 
@@ -66,10 +66,10 @@ class Material:
     """Singers that get an embedding, in its order."""
     dropped: list[Dropped]
     source: tuple[str, Path] | None = None
-    """The layout and the folder that they were read from."""
+    """Layout and folder of the recordings."""
     by_song: bool = False
-    """Whether songs are held out here; False: the material has splits of its own. The recordings' splits are then those
-    of `split_by_song` on names alone, and `prepare` chooses anew among what it could use.
+    """True if `prepare` holds songs out, of the usable ones; the recordings' splits are then those of `split_by_song`,
+    by names alone. False: the material has splits of its own.
     """
 
 
@@ -128,7 +128,7 @@ def _files_below(folder: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _unread_reason(path: Path) -> str | None:
-    """Why `path`, which is no folder, is not read; None where it is."""
+    """Reason why the file `path` is not read; None for files that are read."""
     if not path.is_file():
         return "a link to nothing" if path.is_symlink() and not path.exists() else "not a plain file"
     if is_readable(path):
@@ -139,7 +139,7 @@ def _unread_reason(path: Path) -> str | None:
 
 
 def _text(name: str) -> str:
-    r"""A name as text for files and screens: bytes that are not UTF-8 and what steers a terminal as \xNN."""
+    r"""A name for files and terminals: bytes that are not UTF-8 and control characters as \xNN."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return printable(text).replace("\n", r"\n").replace("\t", r"\t")
 

@@ -20,7 +20,7 @@ from .errors import ConfigError, DataError
 
 INDEX = "index.json"
 _VERSION = b"2"
-"""Raised where `prepare.analyse` or `augmentation.vary` give something else for the same audio."""
+"""Increased when `prepare.analyse` or `augmentation.vary` change their results for the same audio."""
 _AGAIN = "delete it and run prepare again with the same options; only what is missing is made anew"
 
 
@@ -59,9 +59,9 @@ class Source:
     """The recordings that features were made from."""
 
     dataset: str
-    """How they are laid out: a name of `datasets.DATASETS`, or "corpus"."""
+    """Layout: a name of `datasets.DATASETS`, or "corpus"."""
     folder: str
-    """Absolute path."""
+    """Absolute path of the recordings."""
     files: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Recording's id to the size (bytes) and the modification time (ns) of its file."""
 
@@ -77,11 +77,11 @@ class FeatureIndex:
     front_end: FrontEnd = field(default_factory=FrontEnd)
     """How the conditions were taken from the audio."""
     f0: F0Name = "swift-f0"
-    """What found F0."""
+    """Extractor of F0."""
     source: Source | None = None
-    """Where the recordings lie; None where that is not known."""
+    """The recordings; None where they are unknown."""
     recipe: str = ""
-    """The -c that they were prepared with, for hints."""
+    """The -c of `prepare`, for hints."""
 
     @classmethod
     def open(cls, folder: Path) -> "FeatureIndex":
@@ -172,7 +172,7 @@ class FeatureIndex:
 
 
 def song_mark(singer: str, song: str) -> str:
-    """A hash that stands for a song where its title need not be shown, 12 hexadecimal digits."""
+    """A hash in place of a song's title, 12 hexadecimal digits."""
     return sha256(f"{singer}/{song}".encode(errors="surrogateescape"))[:12]
 
 
@@ -208,7 +208,7 @@ def feature_path(folder: Path, key: str) -> Path:
 
 
 def feature_key(audio: bytes, spec: AudioSpec) -> str:
-    """Name of a feature file: same audio, same spec, same version of what computes features, same features."""
+    """Name of a feature file, a hash of audio, spec and version of the feature code."""
     return sha256(_VERSION + audio + json.dumps(asdict(spec), sort_keys=True).encode())[:20]
 
 
@@ -226,7 +226,7 @@ def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
 
 
 def load_arrays(path: Path, hint: str = _AGAIN) -> dict[str, NDArray]:
-    """What `save_arrays` wrote. Raises `DataError` with `hint` where the file is damaged or gone."""
+    """Read the file of `save_arrays`. Raises `DataError` with `hint` where the file is damaged or gone."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -38,7 +38,7 @@ for (const player of players) {
 }
 """
 _LABEL_HEIGHT = 0.09
-"""Of a frequency label, as a share of the picture's height."""
+"""Height of a frequency label, as a share of the picture's height."""
 _TIME_STEPS_S, _MOST_TIMES = (0.5, 1, 2, 5, 10, 30, 60), 12
 
 
@@ -54,9 +54,9 @@ class Entry:
     seconds: float
     """Duration of the picture."""
     kind: str = ""
-    """Of what sort it is, for `verdict`; not shown."""
+    """Kind of entry, for `verdict`; not shown."""
     other_song: bool = False
-    """Not the song of the other entries: its player starts from its own beginning."""
+    """True for another song than that of the other entries; its player starts from the beginning."""
 
 
 def page(

@@ -38,21 +38,21 @@ _SPARE_BYTES = 50_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """What is done to recordings before anything is learned from them."""
+    """Settings for making features from recordings."""
 
     slicing: SlicingConfig = field(default_factory=SlicingConfig)
     peak: float | None = None
     """Peak that every clip is brought to; None leaves levels alone. The authors take 0.95."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     f0: F0Name = "swift-f0"
-    """Extractor: "dio", the authors', and "harvest" need the f0 extra, and so does the voice then: without it, and
-    live, it finds F0 with swift-f0 and says so."""
+    """Extractor. "dio", the authors', and "harvest" need the f0 extra, for the voice too: without it, and live, the
+    voice uses swift-f0, with a warning."""
     front_end: FrontEnd = field(default_factory=FrontEnd)
-    """What the model is told of F0, loudness and content; it travels with it to the voice."""
+    """The model's F0, loudness and content conditions; part of the voice."""
 
     @property
     def feature_settings(self) -> bytes:
-        """What decides the features of a clip besides its audio; empty for the defaults."""
+        """Settings that the features of a clip depend on, besides its audio; empty for the defaults."""
         usual = PrepareConfig()
         facts = (self.f0, self.front_end.loudness, self.front_end.condition_at)
         same = facts == (usual.f0, usual.front_end.loudness, usual.front_end.condition_at)
@@ -78,7 +78,7 @@ def analyse(
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker needs to know of every recording."""
+    """The work of a process on one recording."""
 
     config: PrepareConfig
     spec: AudioSpec
@@ -138,7 +138,7 @@ class _Task:
 
 
 def _kept(path: Path, make: Callable[[], dict[str, NDArray]]) -> dict[str, NDArray]:
-    """What lies at `path`; where nothing does, or it is damaged, what `make` gives, now lying there."""
+    """Arrays at `path`; where the file is missing or damaged, those of `make`, saved to `path`."""
     try:
         return load_arrays(path)
     except DataError:

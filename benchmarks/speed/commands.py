@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ...runtime.errors import ComosvcError
+from ...runtime.command_errors import errors_in_words
 from ..report import typed_command
 from .grid import show
 from .results import check_writable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .options import RtfOptions
     from .results import SpeedReport
 
-console = Console(soft_wrap=False)
+console, stderr = Console(soft_wrap=False), Console(stderr=True)
 Json = Annotated[Path | None, typer.Option("--json", help="Write the results there.")]
 Threads = Annotated[str | None, typer.Option("--threads", help="Of the engines.")]
 
@@ -27,16 +27,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (rtf, latency, compare, report):
         app.command()(command)
-
-
-@contextmanager
-def errors_in_words() -> Iterator[None]:
-    """A `ComosvcError` as one readable message and exit code 1."""
-    try:
-        yield
-    except ComosvcError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
 
 
 @contextmanager
@@ -74,7 +64,7 @@ def rtf(
     """
     from . import options as choices
 
-    with errors_in_words():
+    with errors_in_words(stderr):
         grid = choices.preset(preset)
         names = choices.parse_systems(systems) if systems is not None else () if model else grid.systems
         given = {
@@ -152,7 +142,7 @@ def latency(
     from .latency import LatencyOptions, latency_grids, latency_provenance, measure_latency, save_latency
     from .options import parse_lengths
 
-    with errors_in_words():
+    with errors_in_words(stderr):
         options = LatencyOptions(
             model=model,
             blocks_ms=() if blocks == "none" else parse_lengths(blocks, "--blocks", unit="ms"),
@@ -196,7 +186,7 @@ def compare(
     from .results import load_speed
     from .tables import compare_grid
 
-    with errors_in_words():
+    with errors_in_words(stderr):
         share = parse_share(fail_over)
         old, new = load_speed(before), load_speed(after)
         found = compare_reports(old, new, share, stages=stages, reference=relative_to, force=force)
@@ -226,7 +216,7 @@ def report(
     """
     from .documents import check_speed_readme, into_readme, read_documents, write_documents
 
-    with errors_in_words():
+    with errors_in_words(stderr):
         documents, skipped = read_documents(results)
         check_speed_readme(documents, readme)
         for document in documents:

@@ -1,16 +1,13 @@
 """`comosvc-bench systems-train` and `systems-quality`: the systems trained and judged side by side."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 
-from ...runtime.errors import ComosvcError
+from ...runtime.command_errors import errors_in_words, log_to
 
 RunOption = Annotated[
     Path, typer.Option("-o", "--run", help="A run folder with the demo corpus' features: comosvc-train prepare.")
@@ -92,15 +89,7 @@ def systems_quality(
     Console(width=max(Console().width, _TABLE_WIDTH)).print(as_grid(table).for_terminal())
 
 
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Errors raised on purpose as one readable message and exit code 1."""
-    stderr = Console(stderr=True, soft_wrap=True)
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=stderr, show_path=False)]
-    )
-    try:
-        yield
-    except ComosvcError as error:
-        stderr.print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
+def _clear_errors() -> AbstractContextManager[None]:
+    stderr = Console(stderr=True)
+    log_to(stderr)
+    return errors_in_words(stderr)

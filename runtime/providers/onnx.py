@@ -17,9 +17,9 @@ from ..profiles import Grid
 
 CPU = "CPUExecutionProvider"
 _OLDEST = (1, 28)
-"""Older versions read any file that a graph names as its weights, and crash on some graphs."""
+"""First safe version. Older ones read any file that a graph names as its weights, and crash on some graphs."""
 _FOLDED_BYTES = 64 << 20
-"""Most that a constant which is computed once, while a graph is opened, may take; larger ones are made in each run."""
+"""Largest constant that is computed when a graph is opened; larger ones are computed in each run."""
 _TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
@@ -102,7 +102,7 @@ def failure(what: str, inputs: Mapping[str, NDArray], error: Exception) -> Comos
 def session_options(ort: Any, threads: int | None) -> Any:
     """What sessions have in common."""
     options = ort.SessionOptions()
-    # Errors are raised as well, and what it prints has names out of the graph as they are, escape sequences included.
+    # Errors are raised as well, and the log would print names of the graph with escape sequences.
     options.log_severity_level = 4
     options.inter_op_num_threads = 1
     options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_FOLDED_BYTES))

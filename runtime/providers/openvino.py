@@ -40,7 +40,7 @@ _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_COR
 
 
 def _cache(bundle: Bundle) -> dict[str, str]:
-    """Where to keep what compiling gave; nothing where there is no place for it, and it is compiled each time."""
+    """The option for the cache of compiled graphs; empty without a writable folder."""
     try:
         folder = bundle.home / "openvino"
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _not_loaded(name: str, error: Exception) -> BundleError:
 
 
 def _has_unchecked(model: Any) -> bool:
-    """Whether OpenVINO might read or write out of bounds with this graph."""
+    """True if OpenVINO might read or write out of bounds with this graph."""
     return any(
         op.get_type_name() in _UNCHECKED or (op.get_type_name() == "Pad" and not (_is_safe(op, 1) and _is_safe(op, 2)))
         for op in model.get_ops()
@@ -107,7 +107,7 @@ def _has_unchecked(model: Any) -> bool:
 
 
 def _is_safe(pad: Any, port: int) -> bool:
-    """Whether the lengths at input `port` of a `Pad` are constant, and none is negative."""
+    """True if the lengths at input `port` of a `Pad` are constant and none is negative."""
     source = pad.input_value(port).get_node()
     return source.get_type_name() == "Constant" and bool((source.get_data() >= 0).all())
 
@@ -177,11 +177,11 @@ def _tensors(ports: list[Any], entry: tuple[tuple[str, str, tuple], ...]) -> lis
 
 
 _opened_in: int | None = None
-"""The process in which OpenVINO first had threads."""
+"""Process in which OpenVINO started its threads."""
 
 
 def _require_no_fork() -> None:
-    """Its threads are one pool for the whole process; in a fork of it calls wait for them forever."""
+    """Raise `ProviderError` in a fork, where calls would wait forever for the threads of the parent process."""
     if _opened_in not in (None, os.getpid()):
         raise ProviderError(
             f"OpenVINO was used in process {_opened_in}, of which this one is a fork, and does not work in it\n"
@@ -231,13 +231,13 @@ def _require_bf16(core: Any) -> None:
         raise ProviderError(
             f"bf16 needs a processor with AVX512-BF16 or AMX; {name} has neither\nhint: precision='fp32'"
         )
-    limit = isa_limit("bf16")  # OpenVINO's answer leaves it out
+    limit = isa_limit("bf16")  # not part of OpenVINO's answer
     if limit is not None:
         raise ProviderError(f"{limit} takes bf16 away from OpenVINO\nhint: precision='fp32', or unset the variable")
 
 
 def isa_limit(precision: str) -> str | None:
-    """The setting of the environment, NAME=VALUE, that keeps oneDNN from the processor's units for `precision`.
+    """The environment setting, NAME=VALUE, that stops oneDNN from using the processor's units for `precision`; or None.
 
     oneDNN multiplies matrices in OpenVINO and in torch. `precision`: "bf16" or "fp16".
     """

@@ -156,6 +156,16 @@ def test_engines_that_cannot_be_built_are_one_clear_error(bundle, options, words
     assert words in done.output
 
 
+def test_an_error_of_the_operating_system_is_one_message(bundle, tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", "/locked/place")
+
+    monkeypatch.setattr("comosvc.export.archive.pack", refused)
+    done = invoke("pack", bundle, "-o", tmp_path / "packed.comosvc")
+    assert done.exit_code == 1
+    assert done.output.strip() == "error: /locked/place: Permission denied"
+
+
 def test_inspect_loads_nothing_heavy():
     code = "import sys; from comosvc.export.cli import app; app(['inspect', 'demo'], standalone_mode=False)\n"
     code += "print([name for name in ('torch', 'onnx', 'onnxruntime', 'scipy', 'matplotlib') if name in sys.modules])"

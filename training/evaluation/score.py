@@ -74,7 +74,7 @@ class Scorer:
             write_audio(keep / file_name(pair), np.clip(audio, -1.0, 1.0), rate, overwrite=True)
         melody = self._melody(audio, rate, pair)
         if isinstance(system, Unconverted):
-            del melody["F0 RMSE"]  # of a song that is not moved: the key that is asked for, whatever the song
+            del melody["F0 RMSE"]  # without conversion it is the asked key
         figures = {**melody, **self._voice(audio, rate, pair.target)}
         if self.referenced:
             figures |= self._against_reference(audio, rate, pair.clip)

@@ -22,7 +22,7 @@ from .stages import keep
 
 logger = logging.getLogger(__name__)
 ENDINGS = (".pt", ".pth", ".ckpt")
-"""Of checkpoints that torch wrote; ours end in .safetensors."""
+"""Endings of checkpoints of `torch.save`; ours end in .safetensors."""
 _CONDITIONS = ("loudness", "condition_at", "unvoiced_f0", "content_index")
 _F0 = "dio"
 
@@ -57,7 +57,7 @@ def take_acoustic(
     config = {
         "audio": to_mapping(features.audio),
         "acoustic": to_mapping(model.config),
-        stage: {},  # how it was trained is not known
+        stage: {},  # its training is unknown
         "singers": names,
         "n_content": model.content_embed.in_features,
         "content_encoders": encoders,

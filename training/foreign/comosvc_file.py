@@ -52,7 +52,7 @@ class ImportedAcoustic:
 def read_comosvc(
     path: Path, settings: Settings, audio: AudioSpec, network: Network = "online", of: str = "the vocoder"
 ) -> ImportedAcoustic:
-    """The model of a checkpoint that was trained with `audio`, which messages call that of `of`.
+    """The model of a checkpoint for `audio`; messages call `audio` that of `of`.
 
     `network`: the authors convert with the online network; a student's file has the averaged one ("ema") too. Raises
     `ForeignFileError` where weights, settings and vocoder do not belong together.
@@ -98,7 +98,7 @@ def read_comosvc(
 
 
 def _differing(weights: ForeignWeights, prefix: str, settings: Settings) -> str:
-    """The sizes in which the configuration is not that of the weights: "n_spk is 4, the weights have 3"."""
+    """Sizes that differ between configuration and weights, in words: "n_spk is 4, the weights have 3"."""
     model, data = settings.table("model"), settings.table("data")
     content, first = weights.sizes("unit_embed.weight"), weights.sizes(f"{prefix}input_projection.weight")
     singers = weights.sizes("spk_embed.weight") or (1,)
@@ -119,7 +119,7 @@ def _differing(weights: ForeignWeights, prefix: str, settings: Settings) -> str:
 
 
 def _check_front_end(data: Settings, audio: AudioSpec, of: str) -> None:
-    """What the model was trained on must be what the vocoder takes and what we compute."""
+    """Raise `ForeignFileError` unless model, vocoder and our front end have the same audio settings."""
     pairs = {
         "sampling_rate": audio.sample_rate,
         "hop_length": audio.hop_length,
@@ -144,7 +144,7 @@ def _check_front_end(data: Settings, audio: AudioSpec, of: str) -> None:
 
 
 def _check_type(model: Settings) -> None:
-    """The authors' code never looks at it; whoever changed it may have changed the network too."""
+    """Warn of another model type. The authors' code ignores the type, so the network may still be theirs."""
     if (found := model.text("type", _MODEL_TYPE)) != _MODEL_TYPE:
         logger.warning("%s: type is %r, the authors' is %r; imported as theirs", model.where, found, _MODEL_TYPE)
 

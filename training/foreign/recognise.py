@@ -20,7 +20,7 @@ class Part(StrEnum):
     OTHER = "model of so-vits-svc or RVC"
 
 
-_KEYS = {  # how keys begin, in the checkpoint itself or in one of `_TABLES`; the first that fits
+_KEYS = {  # beginnings of keys, in the checkpoint or in one of `_TABLES`; the first match counts
     Part.TRAINED: ("ema.", "optimizer."),
     Part.VOCODER: ("model_gen", "generator", "m_source."),
     Part.MODEL: ("decoder.denoise_fn.",),
