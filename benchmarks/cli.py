@@ -6,14 +6,13 @@ from typing import Annotated, cast, get_args
 import typer
 from rich.console import Console
 
-from ..runtime.command_errors import errors_in_words
+from ..runtime.cli.exit import errors_in_words
 from ..runtime.providers import Precision as EnginePrecision
 from ..runtime.providers import Provider
-from .quality import QualityOptions, measure_quality
-from .report import as_table, check_readme, into_readme, save_json, typed_command
+from .quality.table import QualityOptions, measure_quality
+from .report import as_table, check_readme, into_readme, save_json, show, typed_command
 from .speed.commands import register as register_speed
 from .speed.commands import stderr
-from .speed.grid import show
 from .speed.results import check_writable
 from .trained.command import register as register_trained
 
@@ -97,8 +96,8 @@ def train(
 
     Needs torch. At the published size it takes about ten minutes on one core.
     """
-    from ..training.precision import Precision
-    from .train import TrainOptions, measure_training, of_size
+    from ..training.loop.devices import Precision
+    from .speed.training import TrainOptions, measure_training, of_size
 
     command = typed_command()
     precisions = tuple(precision.split(","))
@@ -130,7 +129,7 @@ def vocoders(
     """
     import torch
 
-    from .vocoders import default_options, measure_vocoders
+    from .trained.vocoders import default_options, measure_vocoders
 
     command = typed_command()
     with errors_in_words(stderr):

@@ -16,12 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime import ComosvcError, Conversion, Converter
-from ..runtime.mel import mel_spectrogram
-from ..runtime.plot import Panel, draw
-from ..runtime.request import Key
+from ..runtime.audio.features import mel_spectrogram
+from ..runtime.cli.plot import Panel, draw
+from ..runtime.conversion.request import Key
 from .demo_clips import SAMPLE_RATE, ClipEntry, DemoClips, read_audio, read_clips, shipped_folder
-from .meters import PitchMeter, SingerMeter
-from .metrics import F0Errors, f0_errors, score_mel
+from .metrics import F0Errors, PitchMeter, SingerMeter, f0_errors, score_mel
 
 PICTURE = "demo.png"
 

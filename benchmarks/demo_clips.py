@@ -15,7 +15,7 @@ import soundfile
 import typer
 from numpy.typing import NDArray
 
-from ..runtime.strict import decode
+from ..runtime.storage import decode
 
 INDEX = "clips.json"
 SAMPLE_RATE = 24_000

@@ -1,16 +1,19 @@
-"""Distances between mel spectrograms and between F0 curves. numpy only.
+"""Distances between mel spectrograms and between F0 curves; F0 and singer of audio. numpy only."""
 
-Mel distances are in nepers (natural logarithm of magnitude) whatever base the mel was stored in, so that voices with
-different specs compare. A plain L1 rewards blur, since the mean of all likely answers has the smallest expected error;
-`texture` and the smoothed L1 stand beside it to show that.
-"""
-
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
+
+from ..runtime.audio.features import mel_spectrogram
+from ..runtime.audio.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
+from ..runtime.audio.spec import AudioSpec
+from ..runtime.providers.sessions import open_session
 
 Mel = NDArray[np.float32]
 T = TypeVar("T")
@@ -118,3 +121,39 @@ def _near_flip(voiced: NDArray[np.bool_], frame_rate_hz: float) -> NDArray[np.bo
 def _require_same_shape(estimate: NDArray, truth: NDArray) -> None:
     if estimate.shape != truth.shape:
         raise ValueError(f"the two to compare must have one shape, got {estimate.shape} and {truth.shape}")
+
+
+_SINGER_GRAPH = Path(__file__).with_name("data") / "singer_id.onnx"
+_PITCH_GRAPH = Path(__file__).parents[1] / "runtime" / "data" / "pitch.onnx"
+
+
+class PitchMeter:
+    """F0 of any audio, by the pitch graph that the package carries."""
+
+    def __init__(self) -> None:
+        self.session = open_session(_PITCH_GRAPH.read_bytes(), "the pitch graph", 1)
+
+    def __call__(self, audio: NDArray[np.float32], sample_rate: int, spec: AudioSpec) -> NDArray[np.float32]:
+        """(T,) in Hz at the mel frames of `spec`, 0 = unvoiced."""
+        at_16k = soxr.resample(audio, sample_rate, PITCH_SAMPLE_RATE)
+        n_frames = spec.frames(int(len(audio) * spec.sample_rate / sample_rate))
+        return f0_at_frames(*track_pitch(self.session, at_16k), n_frames, spec)
+
+
+class SingerMeter:
+    """Which demo voice a clip sounds like, by a small classifier of our own; "other" for none of them.
+
+    Trained on real renderings, never on a conversion, by `comosvc.training.evaluation.singer_id`.
+    """
+
+    def __init__(self) -> None:
+        self._session = open_session(_SINGER_GRAPH.read_bytes(), "the singer classifier", 1)
+        facts = self._session.get_modelmeta().custom_metadata_map
+        self.names: tuple[str, ...] = tuple(json.loads(facts["classes"]))
+        self._spec = AudioSpec(**json.loads(facts["audio"]))
+
+    def __call__(self, audio: NDArray[np.float32], sample_rate: int) -> str:
+        """The name that is likeliest for the whole of `audio` (L,)."""
+        mel = mel_spectrogram(soxr.resample(audio, sample_rate, self._spec.sample_rate), self._spec)
+        (logits,) = self._session.run(None, {"mel": mel[None]})
+        return self.names[int(np.argmax(logits[0]))]

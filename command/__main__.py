@@ -19,12 +19,12 @@ class _Command:
 
 
 _COMMANDS = {
-    "convert": _Command("comosvc.runtime.cli", "_app", "cpu", "Convert audio files into another voice."),
-    "live": _Command("comosvc.runtime.cli", "_app", "live", "Convert a microphone, until Ctrl-C."),
+    "convert": _Command("comosvc.runtime.cli.convert", "_app", "cpu", "Convert audio files into another voice."),
+    "live": _Command("comosvc.runtime.cli.convert", "_app", "live", "Convert a microphone, until Ctrl-C."),
     "train": _Command("comosvc.training.cli", "app", "train", "Train a voice from recordings."),
     "export": _Command("comosvc.export.cli", "app", "export", "Make a .comosvc file of a trained voice."),
     "bench": _Command("comosvc.benchmarks.cli", "app", "bench", "Measure speed, latency and quality."),
-    "doctor": _Command("comosvc.runtime.doctor", "_app", "cpu", "Check what works on this machine."),
+    "doctor": _Command("comosvc.runtime.cli.doctor", "_app", "cpu", "Check what works on this machine."),
 }
 _FOR_FILES = {"inputs", "output", "file_format", "plot", "as_json", "force", "latency", "info", "version"}
 _LIVE_HELP = """Convert the input of a microphone, until Ctrl-C.
@@ -97,7 +97,7 @@ def _load(name: str) -> Any:
 
 
 def _without_package(error: ModuleNotFoundError, name: str) -> BaseException:
-    extras = importlib.import_module("comosvc.runtime.extras")
+    extras = importlib.import_module("comosvc.runtime.errors")
     return extras.without_package(error, f"comosvc {name}", _COMMANDS[name].extra)
 
 

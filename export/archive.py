@@ -1,14 +1,29 @@
-"""Writes bundles: one uncompressed zip, all or nothing, the same bytes for the same content."""
+"""Writes bundles: one uncompressed zip, all or nothing; shared weights are stored once."""
 
+import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..runtime.bundle import Bundle, open_bundle, shipped_voices
-from ..runtime.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from ..runtime.storage import reason, remove_stale, replacing
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto
+
+from ..runtime.storage import reason, remove_stale, replacing, sha256, write_whole
+from ..runtime.voice.bundle import Bundle, comosvc_home, open_bundle, shipped_voices
+from ..runtime.voice.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
 from .errors import ExportError
+
+
+def peak_memory_bytes() -> int | None:
+    """The largest resident size of this process so far; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
 _MODE = 0o644 << 16
@@ -73,3 +88,121 @@ def with_entries(manifest: Manifest, change: Callable[[Entries], Entries]) -> Ma
     """`manifest` with its graph entries of every precision replaced by `change(entries)`."""
     variants = {precision: change(entries) for precision, entries in manifest.variants.items()}
     return replace(manifest, graphs=change(manifest.graphs), variants=variants)
+
+
+def blob_path(digest: str) -> Path:
+    """Where the runtime looks for the graph of this hash."""
+    return comosvc_home() / "blobs" / digest
+
+
+def store_blob(data: bytes) -> Path:
+    """Put a graph there, whole or not at all; one that is there and sound stays. Raises `ExportError`."""
+    path = blob_path(sha256(data))
+    try:
+        if path.is_file() and path.stat().st_size == len(data) and sha256(path.read_bytes()) == path.name:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
+        write_whole(path, data)
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written: {error}\nhint: set COMOSVC_HOME to a folder with room for "
+            f"{len(data) / 1e6:.0f} MB, or keep the graph inside the bundle (--full)"
+        ) from error
+    return path
+
+
+def share(manifest: Manifest, files: Mapping[str, bytes], names: Collection[str]) -> tuple[Manifest, dict[str, bytes]]:
+    """The bundle with the graphs `names` in the blobs instead of inside it, in every precision."""
+    inside = dict(files)
+
+    def moved(entries: Entries) -> Entries:
+        left = dict(entries)
+        for name in entries.keys() & set(names):
+            file = entries[name].file
+            if file is not None:
+                store_blob(inside.pop(file))
+                left[name] = replace(entries[name], file=None)
+        return left
+
+    shared = with_entries(manifest, moved)
+    return shared, {**inside, MANIFEST_FILE: to_json(shared).encode()}
+
+
+_PAIR = ("acoustic", "acoustic_n")
+_LEAST_BYTES = 256
+"""Smallest common tensor that is moved; name and header of smaller tensors take as many bytes as their values."""
+
+
+def with_common_tail(graphs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """`graphs` by name, with the common tensors of `acoustic` and `acoustic_n` as equal bytes at their ends."""
+    if any(name not in graphs for name in _PAIR):
+        return dict(graphs)
+    models = [onnx.load_from_string(graphs[name]) for name in _PAIR]
+    names = _common_names(*models)
+    end, _ = (_tail(_take_out(model, names)) for model in models)
+    heads = [model.SerializeToString(deterministic=True) for model in models]
+    return {**graphs, **{name: head + end for name, head in zip(_PAIR, heads, strict=True)}}
+
+
+def store_once(
+    manifest: Manifest, files: Mapping[str, bytes], least_bytes: int = 0
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The bundle with the common end of `acoustic` and `acoustic_n` in a file of its own, in every precision.
+
+    Graphs are left alone that lie outside the bundle, share a file already, or have `least_bytes` or fewer in common.
+    """
+    inside = dict(files)
+
+    def stored(entries: Entries) -> Entries:
+        pair = {name: entries[name] for name in _PAIR if name in entries}
+        names = [entry.file for entry in pair.values() if entry.file is not None and entry.weights is None]
+        if len(names) < len(_PAIR):
+            return entries
+        models = [onnx.load_from_string(inside[name]) for name in names]
+        end = _tail(_take_out(models[0], _common_names(*models)))
+        if len(end) <= least_bytes or not all(inside[name].endswith(end) for name in names):
+            return entries
+        file = graph_file("acoustic_weights", pair["acoustic"].precision)
+        inside[file] = end
+        for name in names:
+            inside[name] = inside[name].removesuffix(end)
+        return {**entries, **{name: replace(entry, weights=file) for name, entry in pair.items()}}
+
+    manifest = with_entries(manifest, stored)
+    return manifest, {**inside, MANIFEST_FILE: to_json(manifest).encode()}
+
+
+def _tail(tensors: Sequence[TensorProto]) -> bytes:
+    """A serialised model of these tensors alone; no bytes without tensors."""
+    model = ModelProto(graph=GraphProto(initializer=tensors))
+    return model.SerializeToString(deterministic=True) if tensors else b""
+
+
+def _common_names(first: ModelProto, second: ModelProto) -> dict[str, str]:
+    """Digest to name of each large common tensor: its own name where both models use it, else a new one."""
+    ours, theirs = ({_digest(tensor): tensor for tensor in model.graph.initializer} for model in (first, second))
+    common = [digest for digest in ours.keys() & theirs.keys() if len(ours[digest].raw_data) >= _LEAST_BYTES]
+    same = {digest: ours[digest].name == theirs[digest].name for digest in common}
+    return {digest: ours[digest].name if same[digest] else f"common_{digest[:16]}" for digest in common}
+
+
+def _take_out(model: ModelProto, names: Mapping[str, str]) -> list[TensorProto]:
+    """Remove the tensors with the digests of `names` from `model`; return one of each digest, renamed."""
+    graph, renamed, kept, taken = model.graph, {}, [], {}
+    for tensor in list(graph.initializer):
+        if (digest := _digest(tensor)) not in names:
+            kept.append(tensor)
+            continue
+        renamed[tensor.name] = tensor.name = names[digest]
+        taken[digest] = tensor
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    return [taken[digest] for digest in sorted(taken)]
+
+
+def _digest(tensor: TensorProto) -> str:
+    """SHA-256 of a tensor's type, shape and values."""
+    return sha256(f"{tensor.data_type} {list(tensor.dims)} ".encode() + tensor.raw_data)

@@ -1,6 +1,7 @@
 """`comosvc-export`: from a run folder to a voice that applications load."""
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
@@ -10,13 +11,96 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..runtime.bundle import SUFFIX
-from ..runtime.command_errors import errors_in_words, log_to
-from ..runtime.text import printable
-from .engines_cli import register as register_engines
+from ..runtime.cli.exit import errors_in_words, log_to
+from ..runtime.errors import printable
+from ..runtime.voice.bundle import SUFFIX
 
 if TYPE_CHECKING:
-    from .variants import VariantRow
+    from ..runtime.providers.tensorrt.build import BuildReport
+
+
+class Flavour(StrEnum):
+    """Choices of --flavour."""
+
+    TENSORRT, RTX = "tensorrt", "rtx"
+
+
+def register_engines(
+    app: typer.Typer, console: Console, output: Console, clear_errors: Callable[[], AbstractContextManager[None]]
+) -> None:
+    """Add the command to `app`."""
+
+    @app.command()
+    def engines(
+        bundle: Annotated[
+            str, typer.Argument(help="A shipped voice, a .comosvc file or its folder.", show_default=False)
+        ],
+        flavour: Annotated[
+            Flavour,
+            typer.Option("--flavour", help="rtx builds without a GPU too, but not for Hopper."),
+        ] = Flavour.TENSORRT,
+        precision: Annotated[
+            str, typer.Option("--precision", help="fp32, or fp16 if the voice has such graphs; several with commas.")
+        ] = "fp32",
+        profile: Annotated[
+            str, typer.Option("--profile", help="What they are for, with commas: stream, clip, batch.")
+        ] = "stream,clip,batch",
+        into_bundle: Annotated[
+            bool, typer.Option("--into-bundle", help="Into the unpacked folder instead of the cache.")
+        ] = False,
+        rebuild: Annotated[bool, typer.Option("--rebuild", help="Also where they are there already.")] = False,
+    ) -> None:
+        """Build TensorRT engines of a voice's graphs, for the GPU of this machine.
+
+        Engines are stored under a hash of the graphs, the TensorRT, the GPU, the precision and the profiles. An engine
+        is code: use only engines of people whose programs you would run.
+        """
+        from ..runtime.conversion.shapes import parse_uses
+        from ..runtime.providers.tensorrt.build import build_engines
+        from ..runtime.providers.tensorrt.target import build_target, engine_spec
+        from ..runtime.voice.bundle import open_bundle
+        from .errors import ExportError
+
+        with clear_errors():
+            voice, uses = open_bundle(bundle), parse_uses(profile.split(","))
+            if into_bundle and not Path(bundle).is_dir():
+                raise ExportError(
+                    f"--into-bundle: {bundle} is no unpacked folder\nhint: unzip it, or leave the option out"
+                )
+            target = build_target(flavour.value)
+            for name in precision.split(","):
+                if not voice.manifest.has(name) or name == "bf16":
+                    raise ExportError(f"{bundle} has no graphs in {name}; engines are built from fp32 and fp16 graphs")
+                spec = engine_spec(voice, target, name, uses)
+                with console.status(f"{target}, {name}") as status:
+                    report = build_engines(
+                        voice,
+                        spec,
+                        into_bundle=into_bundle,
+                        rebuild=rebuild,
+                        progress=lambda graph, share: status.update(f"{graph}: {share:.0%}"),
+                    )
+                _show(report, str(target), console, output)
+
+
+def _show(report: "BuildReport", target: str, console: Console, output: Console) -> None:
+    record = report.record
+    table = Table("graph", "MB", "seconds", "layers", "of which give")
+    for graph, plan in record.plans.items():
+        types = ", ".join(f"{count} {kind}" for kind, count in plan.layer_types.items())
+        table.add_row(graph, f"{plan.size_bytes / 1e6:.1f}", f"{plan.seconds:.1f}", str(plan.layers), types)
+    output.print(table)
+    for graph, why in record.not_built.items():
+        console.print(f"{graph} has no engine, ONNX Runtime computes it: {why}", markup=False, highlight=False)
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False)
+    what = f"{target}, {record.precision}, profiles {', '.join(record.profiles)}"
+    done = "they were there already" if report.was_there else f"{record.seconds:.0f} s"
+    console.print(f"done: {report.folder}: {what}; {done}", markup=False, highlight=False, soft_wrap=True)
+
+
+if TYPE_CHECKING:
+    from .precision.variants import VariantRow
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,11 +169,11 @@ def bundle(
 
     Nothing is written if a graph does not give what torch gives.
     """
-    from ..training.progress import shown
-    from .assemble import export_bundle
-    from .precision import find_precisions
-    from .statements import Statements
-    from .voice import load_voice
+    from ..training.loop.log import shown
+    from .bundle.assemble import export_bundle
+    from .bundle.statements import Statements
+    from .bundle.voice import load_voice
+    from .precision.precision import find_precisions
 
     with _clear_errors():
         _refuse_overwriting(file, force)
@@ -147,12 +231,11 @@ def import_(
 
     Paths may be hf://owner/name@commit/path/to/file. Nothing in the files is executed; every weight must fit.
     """
-    from ..training.progress import shown
-    from .facts import parse_medians
-    from .importing.bundle import import_bundle
-    from .importing.voice import ImportRequest, parse_steps
-    from .precision import find_precisions
-    from .statements import Statements
+    from ..training.loop.log import shown
+    from .bundle.facts import parse_medians
+    from .bundle.statements import Statements
+    from .importing import ImportRequest, import_bundle, parse_steps
+    from .precision.precision import find_precisions
 
     with _clear_errors():
         _refuse_overwriting(file, force)
@@ -192,12 +275,12 @@ def verify(
     student: StudentOption = "student",
 ) -> None:
     """Check a voice: hashes, contracts, and that its graphs still give what torch gave when it was exported."""
-    from ..runtime.bundle import open_bundle
-    from .parity import ParityRow, summary
-    from .statements import Statements
-    from .variants import VariantRow
-    from .verify import verify as verify_bundle
-    from .voice import load_voice
+    from ..runtime.voice.bundle import open_bundle
+    from .bundle.statements import Statements
+    from .bundle.verify import verify as verify_bundle
+    from .bundle.voice import load_voice
+    from .graphs.parity import ParityRow, summary
+    from .precision.variants import VariantRow
 
     with _clear_errors():
         voice = None if run is None else load_voice(run, Statements(consent="not asked again"), student)
@@ -227,8 +310,8 @@ def precision(
     Each graph is compared with fp32 at several lengths and with extreme inputs. One that loses too much stays in fp32,
     and the voice says so.
     """
-    from ..runtime.bundle import open_bundle
-    from .precision import add_to_bundle, recorded
+    from ..runtime.voice.bundle import open_bundle
+    from .precision.precision import add_to_bundle, recorded
 
     with _clear_errors():
         _refuse_overwriting(file, force)
@@ -243,8 +326,8 @@ def inspect(
     verbose: Annotated[bool, typer.Option("--verbose", help="Tensors, hashes, and what made it too.")] = False,
 ) -> None:
     """Describe a voice: singers, graphs, look-ahead, licences and credits."""
-    from ..runtime.bundle import open_bundle
-    from ..runtime.bundle_info import print_info
+    from ..runtime.cli.info import print_info
+    from ..runtime.voice.bundle import open_bundle
 
     with _clear_errors():
         print_info(open_bundle(bundle), output, verbose=verbose)
@@ -294,7 +377,7 @@ def set_(
 
     With --force the file of -o may be the voice itself.
     """
-    from .facts import Facts, parse_medians, parse_names, parse_ranges, set_facts
+    from .bundle.facts import Facts, parse_medians, parse_names, parse_ranges, set_facts
 
     with _clear_errors():
         _refuse_overwriting(file, force)
@@ -313,7 +396,7 @@ def set_(
 
 
 def _print_figures(rows: "list[VariantRow]") -> None:
-    from .variants import variant_summary
+    from .precision.variants import variant_summary
 
     if rows:
         table = Table("graph", "precision", "measure", "comparisons", "worst", "budget")

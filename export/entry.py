@@ -1,6 +1,6 @@
 """Entry point of `comosvc-export`."""
 
-from ..runtime.extras import run_command
+from ..runtime.errors import run_command
 
 
 def main() -> None:

@@ -6,22 +6,16 @@ converter = Converter("demo")
 out = converter.convert(audio, sample_rate, singer="alto", key="auto")
 """
 
+__version__ = "0.1.0"
+
+from .audio.spec import COMOSVC_24K, AudioSpec
+from .conversion.live_stream import LiveStream
+from .conversion.request import Conversion, FileConversion, Options
+from .conversion.stream import Stream
 from .converter import Converter
-from .errors import (
-    AudioError,
-    BundleError,
-    CancelledError,
-    ComosvcError,
-    OptionError,
-    OutputError,
-    ProviderError,
-)
-from .live_stream import LiveStream
-from .results import Conversion, FileConversion, Options, Singer
-from .self_test import SelfTest
-from .spec import COMOSVC_24K, AudioSpec
-from .stream import Stream
-from .version import __version__
+from .errors import AudioError, BundleError, CancelledError, ComosvcError, OptionError, OutputError, ProviderError
+from .providers.self_test import SelfTest
+from .voice.singers import Singer
 
 __all__ = [
     "COMOSVC_24K",

@@ -12,42 +12,28 @@ from typing import Any, BinaryIO, Literal, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import check_progress, milliseconds, whole_number
-from .audio import Channel, blocks, check_channel, check_rate, mixed
-from .bundle import open_bundle, shipped_voices
-from .calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
-from .cores import Cores, check_threads
-from .device import Device
-from .device_arrays import ArrayOnGpu, DeviceArray, fetch, is_on_device
-from .engine_files import EngineRecord
-from .errors import ComosvcError, OptionError, ProviderError
-from .file_jobs import FileJob, file_work, jobs_into, make_folder
-from .files import check_ending
-from .framing import clip_frames
-from .manifest import Manifest
-from .pipeline import BLOCK_S, Outcome, convert_blocks, track_f0
-from .probes import probe_errors
-from .progress import Meter, Progress
-from .providers import (
-    AT_ONCE,
-    ON_GPU,
-    OpenedVoice,
-    Precision,
-    Provider,
-    choose_provider,
-    open_twins,
-    open_voice,
-)
-from .request import Key, Latency, Request, make_request, with_tracks
-from .results import Conversion, FileConversion, Options, Singer
-from .self_test import SelfTest, run_self_test
-from .sources import Openable
-from .spec import AudioSpec
+from .audio.files import check_ending
+from .audio.frames import clip_frames
+from .audio.resampling import Channel, blocks, check_channel, check_rate, mixed
+from .audio.sources import Openable
+from .audio.spec import AudioSpec
+from .conversion.calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
+from .conversion.clips import BLOCK_S, Meter, Outcome, Progress, convert_blocks, track_f0
+from .conversion.cores import Cores, check_threads
+from .conversion.file_jobs import FileJob, file_work, jobs_into, make_folder
+from .conversion.request import Conversion, FileConversion, Key, Latency, Options, Request, make_request, with_tracks
+from .conversion.stream import SingerChoice, Stream, stream_key
+from .errors import ComosvcError, OptionError, ProviderError, abridged, check_progress, milliseconds, whole_number
+from .providers import AT_ONCE, ON_GPU, OpenedVoice, Precision, Provider, choose_provider, open_twins, open_voice
+from .providers.device_arrays import ArrayOnGpu, DeviceArray, fetch, is_on_device
+from .providers.gpu import Device
+from .providers.self_test import SelfTest, probe_errors, run_self_test
+from .providers.tensorrt.cache import EngineRecord
+from .providers.transfers import Transfers
 from .storage import reason, remove_stale
-from .stream import SingerChoice, Stream, stream_key
-from .text import abridged
-from .transfers import Transfers
-from .voices import singers_of
+from .voice.bundle import open_bundle, shipped_voices
+from .voice.manifest import Manifest
+from .voice.singers import Singer, singers_of
 
 Ending = Literal[".wav", ".flac"]
 MOST_FILES = 256

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from comosvc.benchmarks.baselines import comosvc, diffsvc, parts, sovits
 from comosvc.benchmarks.baselines.sampler import ddpm, dpm_solver_pp, edm_euler, linear_betas, pndm
-from comosvc.benchmarks.baselines.sovits_encoder import SovitsConfig
-from comosvc.runtime.spec import COMOSVC_24K
-from comosvc.training.contentvec import ContentVecConfig
-from comosvc.training.diffusion import SigmaConfig
-from comosvc.training.hifigan import M4SINGER_24K
+from comosvc.benchmarks.baselines.sovits_networks import SovitsConfig
+from comosvc.runtime.audio.spec import COMOSVC_24K
+from comosvc.training.acoustic.diffusion import SigmaConfig
+from comosvc.training.content.encoders import ContentVecConfig
+from comosvc.training.vocoder.hifigan import M4SINGER_24K
 
 SPEC = replace(COMOSVC_24K, sample_rate=2_000, hop_length=16)
 SIZE = parts.NetworkSize(layers=2, channels=16, hidden=12, n_mels=8)

@@ -48,7 +48,7 @@ def smoke_bundle(smoke_run, tmp_path_factory):
 @pytest.fixture(scope="session")
 def int8_demo(tmp_path_factory):
     """The shipped voice with graphs in 8 bits besides, as a file."""
-    from comosvc.export.precision import add_to_bundle
+    from comosvc.export.precision.precision import add_to_bundle
 
     path = tmp_path_factory.mktemp("int8") / "demo.comosvc"
     add_to_bundle(Path("demo"), path, ["int8"])

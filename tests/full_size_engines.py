@@ -18,9 +18,8 @@ from pathlib import Path
 
 from comosvc.benchmarks.report import this_machine
 from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, with_precision
-from comosvc.export.describe import commit
-from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.parity_file import kept_fp32
+from comosvc.export.bundle.describe import commit
+from comosvc.runtime.voice.bundle import kept_fp32, open_bundle
 
 
 def build(folder: Path, home: Path, precision: str) -> dict:

@@ -20,12 +20,11 @@ from onnx import numpy_helper
 
 from comosvc.benchmarks.report import this_machine
 from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE
-from comosvc.export.describe import commit
-from comosvc.export.memory import peak_memory_bytes
-from comosvc.export.precision import add_precisions
-from comosvc.export.variants import VariantRow, variant_summary
-from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.parity_file import PARITY_FILE
+from comosvc.export.archive import peak_memory_bytes
+from comosvc.export.bundle.describe import commit
+from comosvc.export.precision.precision import add_precisions
+from comosvc.export.precision.variants import VariantRow, variant_summary
+from comosvc.runtime.voice.bundle import PARITY_FILE, open_bundle
 
 
 def shaken(graph: bytes) -> bytes:

@@ -27,8 +27,8 @@ from foreign_files import (
 from reference import authors
 
 from comosvc.benchmarks.report import this_machine
-from comosvc.export.describe import commit
-from comosvc.runtime.bundle import open_bundle
+from comosvc.export.bundle.describe import commit
+from comosvc.runtime.voice.bundle import open_bundle
 
 RATE, HOP, FRAMES = 24_000, 128, 61
 STEPS = {"student": (1, 4), "teacher": (1, 4, 50)}
@@ -93,7 +93,7 @@ def against_formulas(path: Path, kind: str, steps: int) -> dict[str, float]:
 
 def sample(run: dict, manifest, condition: dict, noises: np.ndarray) -> np.ndarray:
     """The runtime's own sampling with the graphs called directly."""
-    from comosvc.runtime.sampler import make_step_noise
+    from comosvc.runtime.conversion.generated import make_step_noise
 
     schedule = manifest.model.schedules.get(str(len(noises)), ())
     mel = run["acoustic"]({**condition, "noise": noises[:1]})

@@ -1,13 +1,13 @@
 """What graphs are run with on a GPU, all within what engines are built for: short, odd, and the longest that they hold.
 
-Lengths are frames of the graph's own grid, as in `comosvc.runtime.profiles`.
+Lengths are frames of the graph's own grid, as in `comosvc.runtime.conversion.shapes`.
 """
 
 from itertools import product
 
-from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.graph import GRAPHS
-from comosvc.runtime.profiles import grid_of, length_of
+from comosvc.runtime.conversion.shapes import grid_of, length_of
+from comosvc.runtime.voice.bundle import open_bundle
+from comosvc.runtime.voice.graphs import GRAPHS
 
 NAMES = ("content", "content_low", "pitch", "acoustic", "acoustic_n", "vocoder")
 BATCHES = (1, 3, 8)

@@ -12,12 +12,12 @@ import host_kernels
 import numpy as np
 import onnxruntime
 
-from comosvc.runtime.engine_runner import EngineGraph, LoadedEngine, Scratch
-from comosvc.runtime.profiles import USES, grid_of, profile
+from comosvc.runtime.conversion.shapes import USES, grid_of, profile
+from comosvc.runtime.providers.tensorrt.runner import EngineGraph, LoadedEngine, Scratch
 
 
 class HostDevice:
-    """The methods of `comosvc.runtime.device.Device`."""
+    """The methods of `comosvc.runtime.providers.gpu.Device`."""
 
     stream = 7
 

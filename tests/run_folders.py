@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from comosvc.runtime.spec import COMOSVC_24K as SPEC
-from comosvc.training.features import ClipEntry, FeatureIndex, SingerEntry, save_arrays
+from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
+from comosvc.training.data.prepared import FeatureIndex, PreparedClip, PreparedSinger, save_arrays
 
 
 def noise_features(run, *singers, songs=2, spec=SPEC):
@@ -22,9 +22,9 @@ def noise_features(run, *singers, songs=2, spec=SPEC):
                 "audio": rng.integers(-3000, 3000, spec.samples(60)).astype(np.int16),
             }
             save_arrays(folder / f"{key}.safetensors", arrays)
-            clips.append(ClipEntry(key, key, singer, f"song {n}", "train", 60))
+            clips.append(PreparedClip(key, key, singer, f"song {n}", "train", 60))
     entries = {
-        name: SingerEntry("recorded", "train", True, i, 0.1, 200.0, (150.0, 250.0)) for i, name in enumerate(singers)
+        name: PreparedSinger("recorded", "train", True, i, 0.1, 200.0, (150.0, 250.0)) for i, name in enumerate(singers)
     }
     FeatureIndex(folder, spec, entries, tuple(clips)).save()
     return run

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import soundfile
 
-from comosvc.runtime.files import AudioReader
+from comosvc.runtime.audio.files import AudioReader
 
 RATE = 44_100
 SONG = (0.2 * np.random.default_rng(1).standard_normal(3 * RATE)).astype(np.float32)

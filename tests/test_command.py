@@ -13,7 +13,8 @@ import comosvc
 import comosvc.runtime
 from comosvc.__main__ import app
 from comosvc.benchmarks.report import typed_command
-from comosvc.runtime import cli, extras
+from comosvc.runtime import errors as extras
+from comosvc.runtime.cli import convert as cli
 
 COMMAND = Path(sys.executable).with_name("comosvc")
 COMMANDS = ["convert", "live", "train", "export", "bench", "doctor"]
@@ -117,7 +118,7 @@ def test_the_shell_completes_commands_and_their_options(typed, offered):
 
 
 def test_a_module_of_our_own_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "comosvc.runtime.doctor", None)
+    monkeypatch.setitem(sys.modules, "comosvc.runtime.cli.doctor", None)
     with pytest.raises(ModuleNotFoundError, match=r"comosvc\.runtime\.doctor"):
         run("doctor")
 

@@ -26,10 +26,10 @@ from comosvc.benchmarks.demo_clips import read_clips, shipped_folder
 from comosvc.benchmarks.report import as_markdown, load_json
 from comosvc.export.cli import app as export_app
 from comosvc.runtime import Converter, converter
-from comosvc.training.checkpoint import save_checkpoint
 from comosvc.training.cli import app as train_app
 from comosvc.training.config import load_config, to_mapping
-from comosvc.training.content import ContentEncoder
+from comosvc.training.content.encoder import ContentEncoder
+from comosvc.training.loop.checkpoint import save_checkpoint
 from comosvc.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]

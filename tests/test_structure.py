@@ -19,15 +19,58 @@ MAY_IMPORT = {
     "export": {"export", "training", "runtime"},
     "benchmarks": {"benchmarks", "export", "training", "runtime"},
 }
+ROOMS = {
+    "runtime": ["errors", "storage", "audio", "voice", "conversion", "providers", "converter", "cli"],
+    "training": [
+        "errors",
+        "config",
+        "loop",
+        "corpus",
+        "data",
+        "content",
+        "vocoder",
+        "acoustic",
+        "foreign",
+        "run",
+        "recipe",
+        "evaluation",
+        "cli",
+        "entry",
+    ],
+    "export": ["errors", "archive", "graphs", "precision", "bundle", "importing", "cli", "entry"],
+    "benchmarks": [
+        "report",
+        "metrics",
+        "held_out",
+        "demo_clips",
+        "demo",
+        "install",
+        "baselines",
+        "quality",
+        "trained",
+        "speed",
+        "cli",
+        "entry",
+    ],
+}
+"""Rooms of each package, lowest first. A room imports only the rooms before it."""
 NOT_IN_THE_RUNTIME = {"torch", "scipy", "librosa", "lightning", "onnx", "onnxscript", "tensorboard"}
 SOURCES = {package: sorted((ROOT / package).rglob("*.py")) for package in MAY_IMPORT}
 
 
-def imported_modules(source: Path, package: str) -> set[str]:
-    """Absolute names of every module that a file imports, wherever in the file it does so."""
+def imported_modules(source: Path, package: str, *, typing: bool = True) -> set[str]:
+    """Absolute names of every module that a file imports, wherever in the file it does so.
+
+    `typing`: also those under `if TYPE_CHECKING`.
+    """
+    tree = ast.parse(source.read_text("utf-8"), str(source))
+    if not typing:
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        ]
     inside = ["comosvc", package, *source.relative_to(ROOT / package).parts[:-1]]
     names: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_text("utf-8"), str(source))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -46,6 +89,46 @@ def test_imports_run_one_way(package):
     for source in SOURCES[package]:
         ours = {name.split(".")[1] for name in imported_modules(source, package) if name.startswith("comosvc.")}
         assert ours <= MAY_IMPORT[package], f"{source} imports {ours - MAY_IMPORT[package]}"
+
+
+def room_of(name: str, package: str) -> str:
+    """The room of a module by its absolute name; "" for the package itself and for other packages."""
+    inside = name.removeprefix(f"comosvc.{package}.")
+    return "" if inside == name else inside.split(".")[0]
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_only_lower_rooms(package):
+    order = ROOMS[package]
+    for source in SOURCES[package]:
+        own = source.relative_to(ROOT / package).with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for name in imported_modules(source, package):
+            room = room_of(name, package)
+            # A name of the package itself, as in `from .. import __version__`, is no room.
+            if room in order:
+                assert order.index(room) <= order.index(own), f"{source} imports {name}"
+        assert own in order, f"{source} is in no room"
+
+
+def test_no_module_imports_itself_through_others():
+    modules = {}
+    for package, sources in SOURCES.items():
+        for source in sources:
+            parts = source.relative_to(ROOT / package).with_suffix("").parts
+            name = ".".join(["comosvc", package, *(part for part in parts if part != "__init__")])
+            modules[name] = (source, package)
+    imports = {}
+    for name, where in modules.items():
+        found = imported_modules(*where, typing=False)
+        imports[name] = (found | {one.rpartition(".")[0] for one in found}) & modules.keys() - {name}
+    packages = {name for name, (source, _) in modules.items() if source.name == "__init__.py"}
+    left = {name: found - packages for name, found in imports.items() if name not in packages}
+    while free := [name for name, found in left.items() if not found & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"import circles among {sorted(left)}"
 
 
 def brought_by(extra: str) -> set[str]:
@@ -89,8 +172,8 @@ def test_the_check_above_sees_every_form_of_import(tmp_path, monkeypatch):
     source.parent.mkdir(parents=True)
     source.write_text(
         "import numpy\n"
-        "from . import score\n"
-        "from .. import loop\n"
+        "from . import songs\n"
+        "from ..loop import loop\n"
         "from ...export.write import f\n"
         "def late():\n"
         "    import torch.nn\n"
@@ -98,8 +181,8 @@ def test_the_check_above_sees_every_form_of_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     assert imported_modules(source, "training") == {
         "numpy",
-        "comosvc.training.corpus.score",
-        "comosvc.training.loop",
+        "comosvc.training.corpus.songs",
+        "comosvc.training.loop.loop",
         "comosvc.export.write.f",
         "torch.nn",
     }

@@ -157,7 +157,7 @@ def test_the_pyinstaller_hook_has_all_that_is_imported_by_name():
     assert {"onnxruntime", "openvino", "sounddevice", "av", "pyworld", "matplotlib.figure"} <= named
     absent = {name for name in named if importlib.util.find_spec(name.split(".")[0]) is None}
     assert named - absent - {"matplotlib", "soundfile"} <= set(hook["hiddenimports"])
-    assert {"comosvc.runtime.doctor", "comosvc.runtime.providers.openvino"} <= set(hook["hiddenimports"])
+    assert {"comosvc.runtime.cli.doctor", "comosvc.runtime.providers.openvino"} <= set(hook["hiddenimports"])
 
 
 @pytest.mark.slow

@@ -18,9 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save
 
 from comosvc.runtime import COMOSVC_24K, AudioSpec
-from comosvc.runtime import bundle as runtime_bundle
-from comosvc.runtime.graph import GRAPHS, TensorSpec
-from comosvc.runtime.manifest import (
+from comosvc.runtime.audio.spec import FrontEnd
+from comosvc.runtime.voice import bundle as runtime_bundle
+from comosvc.runtime.voice.graphs import GRAPHS, TensorSpec
+from comosvc.runtime.voice.manifest import (
     Context,
     ContextEntry,
     GraphEntry,
@@ -32,7 +33,6 @@ from comosvc.runtime.manifest import (
     SourceEntry,
     to_json,
 )
-from comosvc.runtime.spec import FrontEnd
 
 SPEC = replace(COMOSVC_24K, n_mels=8, content_hop_length=160)
 CONTENT, SINGER = 6, 4
@@ -149,7 +149,7 @@ def _vocoder(spec: AudioSpec) -> bytes:
 
 
 def _pitch() -> bytes:
-    return (Path(runtime_bundle.__file__).parent / "data" / "pitch.onnx").read_bytes()
+    return (Path(runtime_bundle.__file__).parents[1] / "data" / "pitch.onnx").read_bytes()
 
 
 def tiny_files(spec: AudioSpec = SPEC, front_end: FrontEnd | None = None) -> dict[str, bytes]:

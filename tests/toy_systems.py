@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from comosvc.benchmarks.speed.stage import HostStage, SpeedSystem, Stage
-from comosvc.runtime.graph import GraphSpec, TensorSpec
+from comosvc.benchmarks.baselines.steps import HostStage, SpeedSystem, TimedStep
+from comosvc.runtime.voice.graphs import GraphSpec, TensorSpec
 
 RATE, HOP, BINS = 8_000, 80, 8
 
@@ -71,9 +71,9 @@ def toy(evaluations: int = 1, denoiser: type[nn.Module] = Denoiser) -> SpeedSyst
         title=f"a toy, {evaluations} evaluation(s)",
         sample_rate=RATE,
         stages=(
-            Stage(name="content", graph=CONTENT, build=Content, inputs=audio),
+            TimedStep(name="content", graph=CONTENT, build=Content, inputs=audio),
             HostStage(name="f0", sample_rate=RATE, run=np.sum),
-            Stage(
+            TimedStep(
                 name="acoustic",
                 graph=STEP,
                 build=lambda: seeded(denoiser),

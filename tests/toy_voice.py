@@ -2,10 +2,9 @@
 
 import torch
 
-from comosvc.runtime.spec import COMOSVC_24K
-from comosvc.training.acoustic import AcousticConfig, AcousticModel
-from comosvc.training.denoiser import DenoiserConfig
-from comosvc.training.draws import Draws
+from comosvc.runtime.audio.spec import COMOSVC_24K
+from comosvc.training.acoustic.model import AcousticConfig, AcousticModel, DenoiserConfig
+from comosvc.training.loop.batches import Draws
 
 SMALL = DenoiserConfig(channels=32, hidden=16, layers=3, input_skip=True)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from toy_voice import toy_batch, toy_model
 
+from comosvc.training.acoustic.student import StudentConfig, StudentObjective
+from comosvc.training.acoustic.teacher import TeacherConfig, TeacherObjective
 from comosvc.training.config import from_mapping, to_mapping
-from comosvc.training.loop import LoopConfig, fit
-from comosvc.training.student import StudentConfig, StudentObjective
-from comosvc.training.teacher import TeacherConfig, TeacherObjective
+from comosvc.training.loop.loop import LoopConfig, fit
 
 LOOP = {
     "steps": 8,

@@ -12,20 +12,19 @@ import torch
 import typer
 from rich.console import Console
 
-from ..runtime.command_errors import errors_in_words, log_to
-from ..runtime.cores import check_threads, usable_cores
-from ..runtime.text import printable
-from .checkpoint import latest_checkpoint
-from .commands import DEFAULT_RECIPE, STUDENT_PUBLISHED
+from ..runtime.cli.exit import errors_in_words, log_to
+from ..runtime.conversion.cores import check_threads, usable_cores
+from ..runtime.errors import printable
 from .config import RECIPES, load_config, shipped_recipe
-from .content_stage import CONTENT
-from .data_record import DataRecord, changed_stages
-from .distributed import is_first_process
-from .errors import ConfigError
+from .content.stage import CONTENT
+from .data.prepared import FeatureIndex, require_audio, require_crops
+from .data.record import DataRecord, changed_stages
+from .errors import DEFAULT_RECIPE, STUDENT_PUBLISHED, ConfigError
 from .evaluation.cli import register
-from .features import FeatureIndex, require_audio, require_crops
-from .fine_tune import Part, Start
-from .options import (
+from .loop.checkpoint import latest_checkpoint
+from .loop.devices import is_first_process
+from .loop.log import shown
+from .recipe import (
     ConfigOption,
     DatasetOption,
     DeviceOption,
@@ -34,6 +33,7 @@ from .options import (
     InitOption,
     JobsOption,
     NodesOption,
+    Recipe,
     ResumeOption,
     RunOption,
     StepsOption,
@@ -41,8 +41,7 @@ from .options import (
     ThreadsOption,
     TrainOption,
 )
-from .progress import shown
-from .recipe import Recipe
+from .run.fine_tune import Part, Start
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,7 +68,7 @@ def _clear_errors(config: str = DEFAULT_RECIPE) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageName:
     """Arguments that all training stages share."""
 
     recipe: Recipe
@@ -86,7 +85,7 @@ class Stage:
 
 
 def _run_stage(
-    stage: Callable[[Stage], Path],
+    stage: Callable[[StageName], Path],
     config: str,
     run: Path,
     resume: bool,
@@ -101,7 +100,7 @@ def _run_stage(
         recipe = load_config(Recipe, config)
         if prepared:
             require_audio(run, recipe.audio)
-        _done(stage(Stage(recipe, run, resume, hardware)))
+        _done(stage(StageName(recipe, run, resume, hardware)))
 
 
 def _done(path: Path) -> None:
@@ -173,9 +172,9 @@ def prepare(
     take-2.wav) beside others; every other file is a song of its own. Stopped and run again, it goes on where it
     stopped.
     """
-    from .dataset_report import report_tables
-    from .datasets import corpus_material, open_dataset
-    from .prepare import prepare as prepare_features
+    from .data.datasets import corpus_material, open_dataset
+    from .data.material import report_tables
+    from .data.prepare import prepare as prepare_features
 
     with _clear_errors(config):
         recipe = load_config(Recipe, config)
@@ -202,7 +201,7 @@ def _advise_on_content(run: Path, features: FeatureIndex) -> None:
     """Before anything is trained: recorded singers need another content encoder than the shipped one."""
     recorded = any(features.singers[name].kind == "recorded" for name in features.trained_singers)
     if recorded and latest_checkpoint(run / CONTENT) is None:
-        from .adopt import contentvec_advice
+        from .content.adopt import contentvec_advice
 
         _warn(contentvec_advice(run, features.audio))
 
@@ -228,7 +227,7 @@ def content(
     strategy: StrategyOption = None,
 ) -> None:
     """Train the content encoder on the corpus' phones, or take ContentVec from a file."""
-    from .content_stage import train_content
+    from .content.stage import train_content
 
     if source is not None:
         from .foreign.stages import take_content
@@ -238,7 +237,7 @@ def content(
             _done(take_content(source, recipe.audio, recipe.prepare.front_end, run))
         return
 
-    def train(s: Stage) -> Path:
+    def train(s: StageName) -> Path:
         if (s.run / "features").is_dir():
             _advise_on_content(s.run, FeatureIndex.open(s.run / "features"))
         return train_content(s.hardware.placed(s.recipe.content), s.recipe.audio, s.run, **s.how)
@@ -275,7 +274,7 @@ def vocoder(
     strategy: StrategyOption = None,
 ) -> None:
     """Train the vocoder: from mel and F0 back to sound; or take one from a file."""
-    from .vocoder_stage import train_vocoder
+    from .vocoder.stage import train_vocoder
 
     if source is not None:
         from .foreign.stages import take_vocoder
@@ -288,7 +287,7 @@ def vocoder(
         with _clear_errors():
             raise ConfigError(f"{given} is about a vocoder from a file\nhint: name the file with --from FILE")
 
-    def train(s: Stage) -> Path:
+    def train(s: StageName) -> Path:
         require_crops(s.run, s.recipe.longest_crop)
         return train_vocoder(s.hardware.placed(s.recipe.vocoder), s.run, **s.how)
 
@@ -313,7 +312,7 @@ def teacher(
     train: TrainOption = "all",
 ) -> None:
     """Train the diffusion teacher that generates mel spectrograms from content, F0, loudness and singer."""
-    from .acoustic_stages import train_teacher
+    from .run.acoustic_stages import train_teacher
 
     _run_stage(
         lambda s: train_teacher(
@@ -357,9 +356,9 @@ def student(
     ] = False,
 ) -> None:
     """Distil the teacher into the student that needs one step."""
-    from .acoustic_stages import take_teacher, train_student
+    from .run.acoustic_stages import take_teacher, train_student
 
-    def taught(stage: Stage) -> Path:
+    def taught(stage: StageName) -> Path:
         """The run folder, after its teacher was replaced by that of --teacher."""
         if teacher_file is not None:
             take_teacher(teacher_file, teacher_config, stage.run)

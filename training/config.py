@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..runtime.strict import MismatchError, decode, encode
+from ..runtime.storage import MismatchError, decode, encode
 from .errors import ConfigError
 
 T = TypeVar("T")

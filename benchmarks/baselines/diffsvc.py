@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...runtime.graph import CONTENT, GraphSpec
-from ...runtime.spec import COMOSVC_24K, AudioSpec
-from ...training.contentvec import ContentVec, ContentVecConfig
-from ...training.hifigan import M4SINGER_24K
-from ..speed.stage import SpeedSystem, Stage
+from ...runtime.audio.spec import COMOSVC_24K, AudioSpec
+from ...runtime.voice.graphs import CONTENT, GraphSpec
+from ...training.content.encoders import ContentVec, ContentVecConfig
+from ...training.vocoder.hifigan import M4SINGER_24K
 from .comosvc import sampled
 from .parts import (
     CONDITION,
@@ -26,7 +25,8 @@ from .parts import (
     vocoder_stage,
 )
 from .sampler import Sampler, ddpm, linear_betas, pndm
-from .sovits_encoder import coarse_f0
+from .sovits_networks import coarse_f0
+from .steps import SpeedSystem, TimedStep
 
 NETWORK = NetworkSize(channels=256, dilation_cycle=4)
 VOCODER_CONFIG = replace(M4SINGER_24K, normalised_source=False)
@@ -67,13 +67,15 @@ class UnitsAndPitch(nn.Module):
         return stretched(content, content_index) + self.pitch_embed(coarse_f0(f0_hz))
 
 
-def content_stage(config: ContentVecConfig | None = None, units: int = _UNITS) -> Stage:
-    return Stage(name="content", graph=CONTENT, build=seeded(lambda: HubertSoft(config, units)), inputs=audio_inputs)
+def content_stage(config: ContentVecConfig | None = None, units: int = _UNITS) -> TimedStep:
+    return TimedStep(
+        name="content", graph=CONTENT, build=seeded(lambda: HubertSoft(config, units)), inputs=audio_inputs
+    )
 
 
-def condition_stage(hidden: int, spec: AudioSpec) -> Stage:
+def condition_stage(hidden: int, spec: AudioSpec) -> TimedStep:
     """There is no network in it but a table."""
-    return Stage(
+    return TimedStep(
         name="condition",
         graph=UNITS_AND_PITCH,
         build=seeded(lambda: UnitsAndPitch(hidden)),

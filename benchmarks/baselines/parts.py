@@ -1,4 +1,4 @@
-"""Stages that several systems have, and a system put together from its stages with what they cost."""
+"""Stages that several systems share, F0 as in the originals, and systems assembled from stages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +9,47 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...export.graphs import narrowed
-from ...runtime.framing import stretched_index
-from ...runtime.graph import CONTENT, VOCODER, GraphSpec, TensorSpec
-from ...runtime.source import sine_source
-from ...runtime.spec import AudioSpec
-from ...training.contentvec import ContentVec, ContentVecConfig
-from ...training.hifigan import HifiGanConfig, NsfHifiGan
-from ..authors_training import Embeddings, Network
-from ..speed.stage import HostStage, Inputs, SpeedSystem, Stage
+from ...export.graphs.trace import narrowed
+from ...runtime.audio.frames import stretched_index
+from ...runtime.audio.spec import AudioSpec
+from ...runtime.conversion.source import sine_source
+from ...runtime.voice.graphs import CONTENT, VOCODER, GraphSpec, TensorSpec
+from ...training.content.encoders import ContentVec, ContentVecConfig
+from ...training.vocoder.hifigan import HifiGanConfig, NsfHifiGan
+from .authors import Embeddings, Network
 from .sampler import Sampler, SamplerStep, sampler_graph
-from .world_f0 import world_f0
+from .steps import HostStage, Inputs, SpeedSystem, TimedStep
+
+F0_RANGE_HZ = (50.0, 1100.0)
+
+
+def world_f0(audio: NDArray[np.float64], sample_rate: int, hop_length: int) -> NDArray[np.float64]:
+    """F0 (T,) in Hz of audio (L,), T = L // hop_length, with straight lines through what is unvoiced; 0 if all is.
+
+    Every value is rounded to 0.1 Hz by itself, as in the originals. Needs the package `pyworld`.
+    """
+    import pyworld
+
+    low, high = F0_RANGE_HZ
+    period_ms = 1000.0 * hop_length / sample_rate
+    rough, times = pyworld.dio(audio, sample_rate, f0_floor=low, f0_ceil=high, frame_period=period_ms)
+    found = pyworld.stonemask(audio, rough, times, sample_rate)
+    for index, value in enumerate(found):
+        found[index] = round(value, 1)
+    return through_unvoiced(resized(found, len(audio) // hop_length))
+
+
+def resized(f0_hz: NDArray[np.float64], n_frames: int) -> NDArray[np.float64]:
+    """`n_frames` values on straight lines between those given; a line that touches an unvoiced value is unvoiced."""
+    known = np.where(f0_hz < 1e-3, np.nan, f0_hz)
+    return np.nan_to_num(np.interp(np.arange(n_frames) * len(known) / n_frames, np.arange(len(known)), known))
+
+
+def through_unvoiced(f0_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unvoiced stretches replaced by straight lines, and by the nearest voiced value at the ends."""
+    voiced = np.flatnonzero(f0_hz)
+    return np.interp(np.arange(len(f0_hz)), voiced, f0_hz[voiced]) if len(voiced) else f0_hz
+
 
 COST_SECONDS = 10.0
 """Length of the clip that GFLOP are counted on: those of attention grow with it."""
@@ -54,7 +84,7 @@ class NetworkSize:
         return network
 
 
-class Condition(Embeddings):
+class BaselineCondition(Embeddings):
     """The inputs of the graph `CONDITION` -> (B, T, E). One singer: `singer` is not used, and not an input."""
 
     def forward(
@@ -69,9 +99,11 @@ def stretched(content: Tensor, content_index: Tensor) -> Tensor:
     return content.gather(1, content_index.long()[..., None].expand(-1, -1, content.shape[2]))
 
 
-def content_stage(config: ContentVecConfig | None = None) -> Stage:
+def content_stage(config: ContentVecConfig | None = None) -> TimedStep:
     """ContentVec, of which CoMoSVC and so-vits-svc take layer 12 of 12."""
-    return Stage(name="content", graph=CONTENT, build=seeded(lambda: ContentVec(config).fold()), inputs=audio_inputs)
+    return TimedStep(
+        name="content", graph=CONTENT, build=seeded(lambda: ContentVec(config).fold()), inputs=audio_inputs
+    )
 
 
 def f0_stage(spec: AudioSpec) -> HostStage:
@@ -87,18 +119,18 @@ def f0_stage(spec: AudioSpec) -> HostStage:
     )
 
 
-def condition_stage(n_content: int, hidden: int, n_singers: int, spec: AudioSpec) -> Stage:
+def condition_stage(n_content: int, hidden: int, n_singers: int, spec: AudioSpec) -> TimedStep:
     """The embeddings' sum, once for all evaluations of a sampler."""
     graph = CONDITION if n_singers > 1 else GraphSpec(CONDITION.name, CONDITION.inputs[:-1], CONDITION.outputs)
-    return Stage(
+    return TimedStep(
         name="condition",
         graph=graph,
-        build=seeded(lambda: Condition(n_content, hidden, n_singers)),
+        build=seeded(lambda: BaselineCondition(n_content, hidden, n_singers)),
         inputs=lambda seconds, batch: only(graph, condition_inputs(spec, n_content, seconds, batch)),
     )
 
 
-def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> Stage:
+def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> TimedStep:
     """A denoiser, evaluated over and over. Each evaluation is given the same noise: arithmetic does not mind."""
     graph = sampler_graph(sampler)
 
@@ -114,7 +146,7 @@ def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> Stage
         }
         return only(graph, made)
 
-    return Stage(
+    return TimedStep(
         name="acoustic",
         graph=graph,
         build=seeded(lambda: SamplerStep(size.build(), sampler)),
@@ -124,9 +156,9 @@ def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> Stage
     )
 
 
-def vocoder_stage(config: HifiGanConfig, spec: AudioSpec) -> Stage:
+def vocoder_stage(config: HifiGanConfig, spec: AudioSpec) -> TimedStep:
     """NSF-HiFi-GAN on a mel. The sines are made outside, where all of the originals make them without a network."""
-    return Stage(
+    return TimedStep(
         name="vocoder",
         graph=narrowed(VOCODER, ("mel", "source")),
         build=seeded(lambda: NsfHifiGan(config)),
@@ -181,7 +213,7 @@ def only(graph: GraphSpec, inputs: Inputs) -> Inputs:
 
 
 def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    """A `Stage.build` that gives the same weights at each call and leaves torch's own random numbers alone."""
+    """A `TimedStep.build` that gives the same weights at each call and leaves torch's own random numbers alone."""
 
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -191,13 +223,13 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return build
 
 
-def count_parameters(stage: Stage) -> int:
+def count_parameters(stage: TimedStep) -> int:
     """Weights of a stage's network."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in stage.build().parameters())
 
 
-def count_gflop_per_s(stage: Stage, seconds: float = COST_SECONDS) -> float:
+def count_gflop_per_s(stage: TimedStep, seconds: float = COST_SECONDS) -> float:
     """GFLOP per second of audio, all evaluations, on a clip of `seconds`. Nothing is computed: sizes are enough."""
     with torch.device("meta"):
         module = stage.build()
@@ -211,11 +243,11 @@ def system_of(
     id: str,
     title: str,
     spec: AudioSpec,
-    stages: tuple[Stage | HostStage, ...],
+    stages: tuple[TimedStep | HostStage, ...],
     overhead: Callable[[], object] | None = None,
 ) -> SpeedSystem:
     """A system with its costs counted."""
-    networks = [stage for stage in stages if isinstance(stage, Stage)]
+    networks = [stage for stage in stages if isinstance(stage, TimedStep)]
     return SpeedSystem(
         id=id,
         title=title,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from importlib import import_module
 
-from ..speed.stage import SpeedSystem
+from .steps import SpeedSystem
 
 
 def _maker(module: str, function: str, *arguments: str) -> Callable[[], SpeedSystem]:

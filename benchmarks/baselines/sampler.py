@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ...runtime.graph import GraphSpec, TensorSpec
-from ...training.diffusion import SigmaConfig, edm_scalings, teacher_sigmas
+from ...runtime.voice.graphs import GraphSpec, TensorSpec
+from ...training.acoustic.diffusion import SigmaConfig, edm_scalings, teacher_sigmas
 
 Array = NDArray[np.float64]
 Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...runtime.graph import VOCODER, GraphSpec, TensorSpec
-from ...runtime.spec import OPENVPI_44K, AudioSpec
-from ...training.hifigan import OPENVPI_NSF_44K, HifiGanConfig
-from ..speed.stage import HostStage, Inputs, SpeedSystem, Stage
+from ...runtime.audio.spec import OPENVPI_44K, AudioSpec
+from ...runtime.voice.graphs import VOCODER, GraphSpec, TensorSpec
+from ...training.vocoder.hifigan import OPENVPI_NSF_44K, HifiGanConfig
 from .comosvc import sampled
 from .parts import (
     CONDITION,
@@ -29,8 +28,8 @@ from .parts import (
     vocoder_stage,
 )
 from .sampler import Sampler, ddpm, dpm_solver_pp, linear_betas
-from .sovits_encoder import SovitsConfig
-from .sovits_flow import Decoder, Latent
+from .sovits_networks import Decoder, Latent, SovitsConfig
+from .steps import HostStage, Inputs, SpeedSystem, TimedStep
 
 DIFFUSION = NetworkSize(n_mels=OPENVPI_44K.n_mels)
 SAMPLERS = {
@@ -63,7 +62,7 @@ DECODER = GraphSpec(
 )
 
 
-def latent_stage(config: SovitsConfig, spec: AudioSpec) -> Stage:
+def latent_stage(config: SovitsConfig, spec: AudioSpec) -> TimedStep:
     """Text encoder and flow."""
 
     def inputs(seconds: float, batch: int) -> Inputs:
@@ -72,12 +71,12 @@ def latent_stage(config: SovitsConfig, spec: AudioSpec) -> Stage:
         made["noise"] = normal((batch, frames_of(spec, seconds), config.inter_channels))
         return only(LATENT, made)
 
-    return Stage(name="acoustic", graph=LATENT, build=seeded(lambda: Latent(config)), inputs=inputs)
+    return TimedStep(name="acoustic", graph=LATENT, build=seeded(lambda: Latent(config)), inputs=inputs)
 
 
-def decoder_stage(config: SovitsConfig, decoder: HifiGanConfig, spec: AudioSpec) -> Stage:
+def decoder_stage(config: SovitsConfig, decoder: HifiGanConfig, spec: AudioSpec) -> TimedStep:
     """The decoder. Its `singer` is the embedding, as `Latent` has it."""
-    return Stage(
+    return TimedStep(
         name="vocoder",
         graph=DECODER,
         build=seeded(lambda: Decoder(decoder, config.gin_channels)),
@@ -89,7 +88,7 @@ def decoder_stage(config: SovitsConfig, decoder: HifiGanConfig, spec: AudioSpec)
     )
 
 
-def flow_stages() -> tuple[Stage, Stage]:
+def flow_stages() -> tuple[TimedStep, TimedStep]:
     """Both, in full size. The decoder is the openvpi vocoder, but for its input."""
     config = SovitsConfig()
     decoder = replace(OPENVPI_NSF_44K, n_mels=config.inter_channels)
@@ -130,7 +129,7 @@ def on_the_papers_network(kind: str) -> SpeedSystem:
     )
 
 
-def _front() -> tuple[Stage, HostStage]:
+def _front() -> tuple[TimedStep, HostStage]:
     return content_stage(), f0_stage(OPENVPI_44K)
 
 

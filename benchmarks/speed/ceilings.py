@@ -54,7 +54,7 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
     """Measure them. Changes the number of torch's threads: call it in a process of its own."""
     import torch  # only here: who reads results need not have it
 
-    from ...training.precision import why_emulated
+    from ...training.loop.devices import why_emulated
 
     torch.set_num_threads(threads)
     where = torch.device(device)
@@ -89,7 +89,7 @@ def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: 
 def _onnx_gemm(size: int, threads: int) -> float:
     from onnx import TensorProto, helper
 
-    from ...runtime.providers.onnx import open_session
+    from ...runtime.providers.sessions import open_session
 
     a, b, c = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "abc")
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "gemm", [a, b], [c])

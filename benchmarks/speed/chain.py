@@ -1,4 +1,4 @@
-"""A system in an engine, loaded: it takes a length and a batch and gives passes over the chain, timed by stage."""
+"""A loaded system: passes over its stages for a length and a batch, timed by stage."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,9 +8,26 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .clips import sung_clip
-from .stage import HostStage, SpeedSystem, Stage
+from ..baselines.steps import HostStage, SpeedSystem, TimedStep
 from .timing import Step, Turn
+
+_LOW_HZ, _HIGH_HZ, _PHRASE_S = 130.0, 390.0, 4.0
+_VIBRATO_HZ, _VIBRATO_DEPTH = 5.5, 0.02
+_HARMONICS = 16
+_BREATH = 3e-3
+
+
+def sung_clip(seconds: float, sample_rate: int) -> NDArray[np.float64]:
+    """A glide up and down with vibrato, (L,), peak 0.5. Never silent: silence costs a voice nothing."""
+    t = np.arange(round(seconds * sample_rate)) / sample_rate
+    rise = 0.5 - 0.5 * np.cos(2.0 * np.pi * t / _PHRASE_S)
+    f0_hz = _LOW_HZ * (_HIGH_HZ / _LOW_HZ) ** rise * (1.0 + _VIBRATO_DEPTH * np.sin(2.0 * np.pi * _VIBRATO_HZ * t))
+    phase = 2.0 * np.pi * np.cumsum(f0_hz) / sample_rate
+    clip = _BREATH * np.random.default_rng(0).standard_normal(len(t))
+    for harmonic in range(1, _HARMONICS + 1):
+        clip += np.sin(harmonic * phase) / harmonic
+    return 0.5 * clip / max(float(np.abs(clip).max(initial=0.0)), 1e-9)
+
 
 Pass = Callable[[int | None], Turn]
 """One pass over the chain; its argument is the most evaluations of a stage (`timing.evaluations_to_time`)."""
@@ -64,9 +81,9 @@ class Chain(Protocol):
         ...
 
 
-def networks(system: SpeedSystem) -> list[Stage]:
+def networks(system: SpeedSystem) -> list[TimedStep]:
     """The stages that have one."""
-    return [stage for stage in system.stages if isinstance(stage, Stage)]
+    return [stage for stage in system.stages if isinstance(stage, TimedStep)]
 
 
 def measure_overhead(make: Callable[[], SpeedSystem]) -> float | None:
@@ -98,7 +115,7 @@ def make_steps(
     system: SpeedSystem,
     seconds: float,
     batch: int,
-    network: Callable[[Stage], tuple[Call, Place]],
+    network: Callable[[TimedStep], tuple[Call, Place]],
 ) -> list[Step]:
     """Every stage with its inputs where the engine wants them: moving them there is not timed."""
     steps = []
@@ -122,7 +139,7 @@ def _host_step(stage: HostStage, seconds: float, batch: int) -> Step:
     return Step(stage.name, run)
 
 
-def _sampler(stage: Stage, call: Call, inputs: dict[str, Any], place: Place) -> Callable[[int], object]:
+def _sampler(stage: TimedStep, call: Call, inputs: dict[str, Any], place: Place) -> Callable[[int], object]:
     """`n` evaluations in a row, each one's first output carried on to the next as the stage says."""
     dtypes = {tensor.name: tensor.dtype for tensor in stage.graph.inputs}
     indices = []
@@ -140,3 +157,39 @@ def _sampler(stage: Stage, call: Call, inputs: dict[str, Any], place: Place) -> 
         return output
 
     return run
+
+
+@dataclass(frozen=True)
+class VariantKey:
+    """A system as it is run: what a row of the results is about. `singers`: a cast of another size than its own."""
+
+    system: str
+    engine: str
+    precision: str
+    singers: int | None = None
+
+    def __str__(self) -> str:
+        cast = "" if self.singers is None else f", {self.singers} singers"
+        return f"{self.system} ({self.engine} {self.precision}{cast})"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How to run it. `make_ready` runs first, in a process of its own; `open` gets its result, in another one.
+
+    Both are importable by name, so that another process can have them.
+    """
+
+    key: VariantKey
+    make_ready: Callable[[], Any]
+    open: Callable[[Any, int], Chain]
+    provider: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A combination that was asked for and cannot be run here. `device`: where it can; None: nowhere."""
+
+    key: VariantKey
+    why: str
+    device: str | None

@@ -9,9 +9,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
+from .chain import VariantKey
 from .results import TOTAL, SpeedReport
 from .tables import stages_in_order
-from .variants import VariantKey
 
 _WIDTH_IN, _HEIGHT_IN, _DPI = 8.0, 4.5, 120
 _PANELS_WIDTH_IN, _LEGEND_ROW_IN = 11.0, 0.2

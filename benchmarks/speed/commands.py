@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from ...runtime.command_errors import errors_in_words
-from ..report import typed_command
-from .grid import show
+from ...runtime.cli.exit import errors_in_words
+from ..report import show, typed_command
 from .results import check_writable
 
 if TYPE_CHECKING:

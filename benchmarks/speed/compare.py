@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...runtime.errors import OptionError
-from .machine import in_words, is_same_machine
 from .results import TOTAL, ResultError, SpeedReport, Timing
+from .timing import in_words, is_same_machine
 
 Row = tuple[str, str, str, int | None, int, int, float, str]
 """System, engine, precision, singers, threads, batch, seconds, stage."""

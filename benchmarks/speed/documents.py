@@ -1,24 +1,61 @@
-"""`comosvc-bench report`: results as Markdown, as one HTML page, as pictures, and as the README's table."""
+"""`comosvc-bench report`: results as Markdown, one HTML page, pictures, and the README's table."""
 
-from collections.abc import Callable, Iterable, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
-from ..goals import GOALS
-from ..report import Report, check_readme, replace_between
+from ..quality.table import GOALS
+from ..report import Report, WordTable, check_readme, replace_between
 from ..report import load_json as load_report
 from ..report import provenance as report_provenance
 from ..report import title as report_title
-from ..trained.table import KIND as QUALITY
-from ..trained.table import SystemsTable, as_grid
-from ..trained.table import load_json as load_quality
-from ..trained.table import provenance as provenance_of
+from ..trained.evaluation import KIND as QUALITY
+from ..trained.evaluation import SystemsTable, as_grid
+from ..trained.evaluation import load_json as load_quality
+from ..trained.evaluation import provenance as provenance_of
 from .charts import QualityPoint, as_png, rtf_against_length, speed_against_quality, stacked_stages
-from .grid import Grid
 from .latency import LatencyReport, latency_grids, latency_provenance, load_latency
-from .page import page, section
 from .results import OtherKindError, ResultError, SpeedReport, load_speed, read_results
 from .tables import all_grids, length_grid, paper_grids, provenance, shown_length, summary_grid
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem } .note { color: #666 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; font-weight: normal }
+th { color: #666 } th:first-child, td:first-child { text-align: left } img { max-width: 100%; display: block }
+"""
+
+
+def section(title: str, note: str, charts: Mapping[str, bytes], grids: Sequence[WordTable]) -> str:
+    """A run: its charts (PNG by what they show), then its tables."""
+    images = "".join(
+        f'<h2>{escape(name)}</h2>\n<img alt="{escape(name)}" src="data:image/png;base64,{b64encode(png).decode()}">\n'
+        for name, png in charts.items()
+    )
+    tables = "\n".join(grid.as_html() for grid in grids)
+    return f'<h1>{escape(title)}</h1>\n<p class="note">{escape(note)}</p>\n{images}{tables}\n'
+
+
+def page(title: str, sections: Sequence[str]) -> str:
+    """The whole of it."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
+<meta name="viewport" content="width=device-width">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+{"".join(sections)}</body>
+</html>
+"""
+
 
 BEGIN, END = "<!-- speed: written by comosvc-bench report --readme -->", "<!-- /speed -->"
 SUMMARY_BEGIN, SUMMARY_END = "<!-- summary: written by comosvc-bench report --readme -->", "<!-- /summary -->"
@@ -32,10 +69,10 @@ class Document:
     name: str
     kind: str
     note: str
-    grids: tuple[Grid, ...]
+    grids: tuple[WordTable, ...]
     charts: dict[str, bytes]
-    for_readme: tuple[Grid, ...] = ()
-    summary: tuple[Grid, ...] = ()
+    for_readme: tuple[WordTable, ...] = ()
+    summary: tuple[WordTable, ...] = ()
     by_engine: tuple[str, ...] | None = None
     """Of a voice's quality: its row in the table by provider and precision."""
 
@@ -122,7 +159,7 @@ def into_readme(documents: Sequence[Document], readme: Path) -> None:
     replace_between(readme, begin, end, "\n\n".join(parts))
 
 
-def _place(readme: Path) -> tuple[str, str, Callable[[Document], tuple[Grid, ...]]]:
+def _place(readme: Path) -> tuple[str, str, Callable[[Document], tuple[WordTable, ...]]]:
     """The markers that a file has, and which tables of a result stand between them."""
     if readme.is_file() and SUMMARY_BEGIN in readme.read_text("utf-8", errors="replace"):
         return SUMMARY_BEGIN, SUMMARY_END, lambda document: document.summary
@@ -139,7 +176,7 @@ def _load_report(path: Path) -> Report:
 def _of_report(name: str, report: Report) -> Document:
     """A table of `comosvc-bench quality`, or of another command that measures against goals."""
     quality = report.details.get("one_step")
-    grid = Grid(
+    grid = WordTable(
         title=report_title(report) if quality else report.voice.get("name", name),
         heads=("what", "measured", "goal", "", "on"),
         rows=tuple((row.what, row.shown, row.goal, row.verdict, row.note) for row in report.rows),
@@ -159,7 +196,7 @@ def _of_report(name: str, report: Report) -> Document:
 
 
 def _by_engine(rows: Sequence[tuple[str, ...]], documents: Iterable[Document]) -> Document:
-    grid = Grid(
+    grid = WordTable(
         title="quality by provider and precision, one step",
         heads=(
             *("results", "provider", "precision", "voice", "rel. L1", "audio L1", "texture"),

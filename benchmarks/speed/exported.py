@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...export import graphs
-from ...runtime import manifest
-from ...runtime.bundle import comosvc_home
+from ...export.graphs import trace as graphs
 from ...runtime.storage import write_whole
+from ...runtime.voice import manifest
+from ...runtime.voice.bundle import comosvc_home
+from ..baselines.steps import SpeedSystem, TimedStep
 from .chain import networks
-from .onnx_chain import ExportedStage
-from .stage import SpeedSystem, Stage
+from .engines import ExportedStage
 
 TRACE_SECONDS, TRACE_BATCH = 1.0, 2
 """Neither may make a dimension of 1 of what is free: torch specialises on that."""
@@ -104,7 +104,7 @@ def remove_unused() -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def export_stage(stage: Stage, module: nn.Module | None = None) -> ExportedStage:
+def export_stage(stage: TimedStep, module: nn.Module | None = None) -> ExportedStage:
     """The graph of a stage, traced unless it is there. Raises `ExportError` if it breaks its contract."""
     module = module or stage.build()
     path = cache_folder() / "graphs" / f"{content_key(module, stage.graph)}.onnx"

@@ -25,25 +25,25 @@ from safetensors.numpy import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ...export import fp16, half, inputs, int8, parity, precision, ranges
-from ...export.assemble import TorchGraphs
-from ...export.describe import EMBEDDING_FILE, make_manifest
-from ...export.statements import PITCH_LICENCE
-from ...export.voice import Voice
-from ...runtime import graph as contracts
-from ...runtime.bundle import open_bundle, shipped_voices
-from ...runtime.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_json
-from ...runtime.parity_file import PARITY_FILE
-from ...runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K
+from ...export.bundle.assemble import TorchGraphs
+from ...export.bundle.describe import EMBEDDING_FILE, make_manifest
+from ...export.bundle.statements import PITCH_LICENCE
+from ...export.bundle.voice import TrainedVoice
+from ...export.graphs import inputs, parity
+from ...export.precision import fp16, half, int8, precision
+from ...export.precision import fp16 as ranges
+from ...runtime.audio.spec import AUTHORS_FRONT_END, COMOSVC_24K
 from ...runtime.storage import sha256
-from ...training.acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
-from ...training.contentvec import ContentVec, ContentVecConfig
-from ...training.hifigan import M4SINGER_24K, HifiGanConfig
-from ...training.vocoder import LIGHT_24K, VocoderConfig
-from ...training.vocoder_kinds import build_vocoder
+from ...runtime.voice import graphs as contracts
+from ...runtime.voice.bundle import PARITY_FILE, open_bundle, shipped_voices
+from ...runtime.voice.manifest import MANIFEST_FILE, LicenceEntry, SingerEntry, to_json
+from ...training.acoustic.model import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
+from ...training.content.encoders import ContentVec, ContentVecConfig
+from ...training.vocoder.hifigan import M4SINGER_24K, HifiGanConfig
+from ...training.vocoder.light import LIGHT_24K, VocoderConfig, build_vocoder
 from .chain import Loaded
+from .engines import of_voice
 from .exported import cache_folder, content_key, mark_used, remove_unused
-from .traffic import of_voice
 from .voices import STAGE_OF, ReadyVoice
 
 N_SINGERS = 20
@@ -76,7 +76,7 @@ def random_voice(
     content_config: ContentVecConfig | None = None,
     acoustic_config: AcousticConfig = AUTHORS_ACOUSTIC,
     vocoder_config: HifiGanConfig | VocoderConfig = M4SINGER_24K,
-) -> Voice:
+) -> TrainedVoice:
     """Of the authors' sizes unless told; the same random weights at each call. `ConfigError` without `transformers`."""
     torch.manual_seed(0)
     content = ContentVec(content_config).fold()
@@ -87,7 +87,7 @@ def random_voice(
         )
         for row in range(N_SINGERS)
     }
-    return Voice(
+    return TrainedVoice(
         audio=COMOSVC_24K,
         content=content,
         content_low=None,
@@ -108,7 +108,7 @@ def random_voice(
     )
 
 
-def ready_voice(voice: Voice, name: str, title: str) -> ReadyVoice:
+def ready_voice(voice: TrainedVoice, name: str, title: str) -> ReadyVoice:
     """`voice` as an unpacked bundle in the cache, with the work and the parameters of its networks."""
     parts = nn.ModuleList([voice.content, voice.acoustic, voice.vocoder])
     facts = voice.audio, voice.front_end, voice.source
@@ -129,8 +129,8 @@ def ready_voice(voice: Voice, name: str, title: str) -> ReadyVoice:
     return ReadyVoice(folder, Loaded(title=title, sample_rate=voice.audio.sample_rate, **facts))
 
 
-def _files(voice: Voice, name: str, torch_graphs: TorchGraphs) -> dict[str, bytes]:
-    graphs = {"pitch": Path(contracts.__file__).with_name("data").joinpath("pitch.onnx").read_bytes()}
+def _files(voice: TrainedVoice, name: str, torch_graphs: TorchGraphs) -> dict[str, bytes]:
+    graphs = {"pitch": Path(contracts.__file__).parents[1].joinpath("data").joinpath("pitch.onnx").read_bytes()}
     for graph in torch_graphs.modules:
         graphs[graph] = torch_graphs.trace(graph).SerializeToString(deterministic=True)
     files = {f"{graph}.onnx": data for graph, data in graphs.items()}

@@ -12,15 +12,23 @@ import numpy as np
 
 from ...runtime import Converter
 from ...runtime.errors import OptionError
-from ..low_distance import LowDistance, measure_low_distance
-from ..report import current_commit, in_words, installed_versions
-from . import machine
-from .clips import sung_clip
-from .endurance import LongFile, StartUp, measure_long_files, measure_start_up
-from .grid import Grid
-from .noise import Watch
+from ..quality.low_distance import LowDistance, measure_low_distance
+from ..report import WordTable, current_commit, in_words, installed_versions
+from . import timing as machine
+from .chain import sung_clip
 from .results import FORMAT_VERSION, ResultError, read_results
-from .streaming import STREAM_RATE, BlockLatency, Soak, measure_blocks, measure_soak
+from .streaming import (
+    STREAM_RATE,
+    BlockLatency,
+    LongFile,
+    Soak,
+    StartUp,
+    measure_blocks,
+    measure_long_files,
+    measure_soak,
+    measure_start_up,
+)
+from .timing import Watch
 from .voices import CLIP_RATE
 
 FULL_SIZE = ("full-size", "full-size-light")
@@ -183,13 +191,13 @@ def _tuples(row: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
 
 
-def latency_grids(report: LatencyReport) -> tuple[Grid, ...]:
+def latency_grids(report: LatencyReport) -> tuple[WordTable, ...]:
     """Blocks of a stream, whole clips, and what else was asked for."""
     grids = [_block_grid(report)] if report.blocks else []
     grids += [_clip_grid(report)] if report.clips else []
     facts = _facts(report)
     if facts:
-        grids.append(Grid(title=f"further: {_what(report)}", heads=("what", "measured"), rows=tuple(facts)))
+        grids.append(WordTable(title=f"further: {_what(report)}", heads=("what", "measured"), rows=tuple(facts)))
     return tuple(grids)
 
 
@@ -197,7 +205,7 @@ def _what(report: LatencyReport) -> str:
     return f"{report.voice} on {report.provider} in {report.precision}, {report.threads} thread(s)"
 
 
-def _block_grid(report: LatencyReport) -> Grid:
+def _block_grid(report: LatencyReport) -> WordTable:
     rows = []
     for block in report.blocks:
         taken = (block.percentile(50), block.percentile(95), block.percentile(99))
@@ -205,7 +213,7 @@ def _block_grid(report: LatencyReport) -> Grid:
         numbers = (block.latency_ms, *taken, busy_ms)
         shown = [*(f"{ms:.1f}" for ms in numbers), f"{block.in_time:.1%}", f"{block.total_ms:.1f}"]
         rows.append((f"{block.block_ms:g} ms", *shown))
-    return Grid(
+    return WordTable(
         title=f"a stream at {STREAM_RATE / 1e3:g} kHz, ms: {_what(report)}",
         heads=("block", "latency", "p50", "p95", "p99", "p99 of processor time", "in time", "latency + p99"),
         rows=tuple(rows),
@@ -268,12 +276,12 @@ def _mb(memory_mb: float | None) -> str:
     return "memory not known" if memory_mb is None else f"{memory_mb:.0f} MB"
 
 
-def _clip_grid(report: LatencyReport) -> Grid:
+def _clip_grid(report: LatencyReport) -> WordTable:
     rows = []
     for clip in report.clips:
         shown = [clip.first_ms, *(clip.percentile(share) for share in (50, 95, 99))]
         rows.append((f"{clip.clip_ms:g} ms", *(f"{ms:.3g}" for ms in shown), f"{clip.in_time:.0%}"))
-    return Grid(
+    return WordTable(
         title=f"whole clips, each a call of convert() of its own, ms: {_what(report)}",
         heads=("clip", "first call", "p50", "p95", "p99", "within its own length"),
         rows=tuple(rows),

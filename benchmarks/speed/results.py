@@ -9,10 +9,8 @@ from typing import Any
 from ...runtime.storage import write_whole
 from ..report import ResultError, current_commit, installed_versions
 from .ceilings import Ceilings
-from .machine import machine_facts
-from .noise import Disturbance
-from .timing import NOISY_SPREAD, median, median_error, p95, p99, spread
-from .variants import VariantKey
+from .chain import VariantKey
+from .timing import NOISY_SPREAD, Disturbance, machine_facts, median, median_error, p95, p99, spread
 
 FORMAT_VERSION = 1
 KIND = "rtf"

@@ -13,13 +13,10 @@ import psutil
 
 from ...runtime.errors import ComosvcError
 from .ceilings import Ceilings, measure_ceilings
-from .chain import Loaded
-from .machine import machine_facts
-from .noise import Watch
+from .chain import Loaded, Skipped, Variant, VariantKey
 from .options import RtfOptions
 from .results import TOTAL, CellNoise, FullCheck, NotMeasured, SpeedReport, SystemFacts, Timing
-from .timing import Turn, in_turns
-from .variants import Skipped, Variant, VariantKey
+from .timing import Turn, Watch, in_turns, machine_facts
 from .worker import Opener, ProcessSession, Session, in_process
 
 Say = Callable[[str], None]

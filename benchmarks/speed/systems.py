@@ -1,4 +1,4 @@
-"""From names to systems, and from systems to what is run: each in every engine and precision that was asked for."""
+"""From names to systems, each in every requested engine and precision."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,21 +7,33 @@ from pathlib import Path
 
 import torch
 
-from ...runtime.bundle import SUFFIX, open_bundle
 from ...runtime.errors import ComosvcError, OptionError
-from ...runtime.manifest import FROM_FP32
 from ...runtime.providers import choose_precision, choose_provider
 from ...runtime.providers import engine as runtime_engine
-from ...training.precision import why_emulated
-from .chain import measure_overhead
+from ...runtime.voice.bundle import SUFFIX, open_bundle
+from ...runtime.voice.manifest import FROM_FP32
+from ...training.loop.devices import why_emulated
+from ..baselines import BASELINES
+from ..baselines.steps import SpeedSystem
+from .chain import Skipped, Variant, VariantKey, measure_overhead
+from .engines import DTYPES, open_onnx, open_torch
 from .exported import export_system
 from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_counted, ready_precision
-from .known import Make, baselines
-from .onnx_chain import open_onnx
 from .options import ALL, DEVICES, RtfOptions
-from .torch_chain import DTYPES, open_torch
-from .variants import Skipped, Variant, VariantKey
 from .voices import ReadyVoice, open_voice
+
+Make = Callable[[], SpeedSystem]
+
+
+def baselines() -> Mapping[str, Make]:
+    """What makes each of them, in any process: the registry's own functions cannot be sent to one."""
+    return {name: partial(make_baseline, name) for name in BASELINES}
+
+
+def make_baseline(name: str) -> SpeedSystem:
+    """The system of this id."""
+    return BASELINES[name]()
+
 
 OURS, OURS_LIGHT = "comosvc", "comosvc-light"
 _PROVIDERS = {

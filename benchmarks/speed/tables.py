@@ -2,16 +2,14 @@
 
 from collections.abc import Iterable
 
+from ..baselines.steps import STAGES
+from ..report import WordTable
 from ..report import in_words as versions_in_words
+from .chain import VariantKey
 from .compare import Compared
-from .grid import Grid
-from .machine import in_words
-from .noise import BUSY_CORES
-from .paper import paper_grid
+from .paper import find_scalings, paper_grid
 from .results import TOTAL, SpeedReport, Timing
-from .scaling import find_scalings
-from .stage import STAGES
-from .variants import VariantKey
+from .timing import BUSY_CORES, in_words
 from .voices import OTHER
 
 REFERENCE = VariantKey("comosvc-authors", "torch", "fp32")
@@ -20,7 +18,7 @@ STAGES_SECONDS = 10.0
 _LEGEND = "* timed in part and scaled. ~ repetitions scatter by more than 10 %, or are too few to know."
 
 
-def all_grids(report: SpeedReport) -> list[Grid]:
+def all_grids(report: SpeedReport) -> list[WordTable]:
     """Every table of a run, those without a row left out."""
     pairs = sorted({(row.threads, row.batch) for row in report.totals()})
     lengths = {(threads, batch): shown_length(report, threads, batch) for threads, batch in pairs}
@@ -41,7 +39,7 @@ def all_grids(report: SpeedReport) -> list[Grid]:
     return [grid for grid in grids if grid.rows]
 
 
-def paper_grids(report: SpeedReport) -> list[Grid]:
+def paper_grids(report: SpeedReport) -> list[WordTable]:
     """Table 3 beside each engine, precision and number of threads that was measured."""
     kinds = dict.fromkeys((row.threads, row.engine, row.precision) for row in report.totals(batch=1))
     grids = [paper_grid(report, e, p, (t, 1, shown_length(report, t, 1))) for t, e, p in kinds]
@@ -55,7 +53,7 @@ def shown_length(report: SpeedReport, threads: int, batch: int) -> float:
     )
 
 
-def length_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
+def length_grid(report: SpeedReport, threads: int, batch: int) -> WordTable:
     """The whole chain against the length of the clip."""
     rows = report.totals(threads, batch)
     lengths = sorted({row.seconds for row in rows})
@@ -64,7 +62,7 @@ def length_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
     for key in dict.fromkeys(row.key for row in rows):
         cells = [_rtf(found.get((key, seconds))) for seconds in lengths]
         table.append((str(key), *cells, _figure(report_overhead(report, key, threads), " s")))
-    return Grid(
+    return WordTable(
         title=f"whole chain, RTF: {_device(report)}, batch {batch}, {threads} thread(s)",
         heads=("system", *(f"{seconds:g} s" for seconds in lengths), "and on each call, as shipped"),
         rows=tuple(table),
@@ -74,7 +72,7 @@ def length_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
     )
 
 
-def summary_grid(report: SpeedReport) -> Grid:
+def summary_grid(report: SpeedReport) -> WordTable:
     """The whole chain of one clip at one length, threads side by side, and how many times faster than the authors'."""
     threads = sorted({row.threads for row in report.totals(batch=1)})
     found = {(row.key, row.threads, row.seconds): row for row in report.totals(batch=1)}
@@ -86,7 +84,7 @@ def summary_grid(report: SpeedReport) -> Grid:
             row, base = (found.get((which, n, lengths[n])) for which in (key, REFERENCE))
             cells += [_rtf(row), "" if row is None or base is None else f"{base.rtf / row.rtf:.2g} ×"]
         table.append((str(key), *cells))
-    return Grid(
+    return WordTable(
         title=f"whole chain, RTF, {' and '.join(f'{s:g}' for s in sorted(set(lengths.values())))} s: {_device(report)}",
         heads=("system", *(head for n in threads for head in (f"{n} thread" if n == 1 else f"{n} threads", "faster"))),
         rows=tuple(table),
@@ -95,7 +93,7 @@ def summary_grid(report: SpeedReport) -> Grid:
     )
 
 
-def percentile_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
+def percentile_grid(report: SpeedReport, threads: int, batch: int) -> WordTable:
     """How long the whole chain takes when it takes long, and the GPU's memory."""
     rows = [
         (
@@ -105,7 +103,7 @@ def percentile_grid(report: SpeedReport, threads: int, batch: int) -> Grid:
         )
         for row in report.totals(threads, batch)
     ]
-    return Grid(
+    return WordTable(
         title=f"whole chain, ms: {_device(report)}, batch {batch}, {threads} thread(s)",
         heads=("system", "clip s", "n", "p50", "p95", "p99", "GPU MB"),
         rows=tuple(rows),
@@ -119,7 +117,7 @@ def report_overhead(report: SpeedReport, key: VariantKey, threads: int) -> float
     return next((f.overhead_s for f in report.systems if f.key == key and f.threads == threads), None)
 
 
-def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
+def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> WordTable:
     """Each stage at one size, and what share of this machine's ceiling it reaches."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell]
@@ -130,7 +128,7 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
         whole = found[key, TOTAL]
         cells = [_stage(found.get((key, stage))) for stage in stages]
         table.append((str(key), *cells, f"{whole.cpu_rtf:.3g}", _figure(whole.gflop_s), _share(whole.ceiling_share)))
-    return Grid(
+    return WordTable(
         title=f"stages, RTF: {_device(report)}, {seconds:g} s, batch {batch}, {threads} thread(s)",
         heads=("system", *stages, "processor s per s", "GFLOP/s", "of the ceiling"),
         rows=tuple(table),
@@ -138,11 +136,11 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
     )
 
 
-def rate_grid(report: SpeedReport, cell: tuple[int, int, float]) -> Grid:
+def rate_grid(report: SpeedReport, cell: tuple[int, int, float]) -> WordTable:
     """How near each stage comes to what this machine computes and copies at most."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell and (row.gflop is not None or row.gbyte is not None)]
-    return Grid(
+    return WordTable(
         title=f"rates by stage: {_device(report)}, {seconds:g} s, batch {batch}, {threads} thread(s)",
         heads=("system", "stage", "ms", "TFLOP/s", "of most", "GB/s", "of most"),
         rows=tuple(
@@ -165,7 +163,7 @@ def stages_in_order(stages: Iterable[str]) -> list[str]:
     return [stage for stage in (*STAGES, *unknown, OTHER, TOTAL) if stage in there]
 
 
-def loading_grid(report: SpeedReport) -> Grid:
+def loading_grid(report: SpeedReport) -> WordTable:
     """What comes before the first pass, and memory."""
     peaks: dict[tuple[VariantKey, int], list[float]] = {}
     for row in report.totals():
@@ -181,7 +179,7 @@ def loading_grid(report: SpeedReport) -> Grid:
         sizes = (_figure(weights), _figure(gflop), *times, _whole(peak), _whole(own))
         in_fp32 = f"; in fp32: {', '.join(facts.fp32_graphs)}" if facts.fp32_graphs else ""
         rows.append((str(facts.key), str(facts.threads), *sizes, f"{facts.title}{in_fp32}"))
-    return Grid(
+    return WordTable(
         title="before the first pass, and memory",
         heads=(
             "system",
@@ -202,10 +200,10 @@ def loading_grid(report: SpeedReport) -> Grid:
     )
 
 
-def engine_grid(report: SpeedReport) -> Grid:
+def engine_grid(report: SpeedReport) -> WordTable:
     """TensorRT's engines."""
     built = [facts for facts in report.systems if facts.engine == "tensorrt"]
-    return Grid(
+    return WordTable(
         title="TensorRT engines",
         heads=("system", "threads", "build s", "MB"),
         rows=tuple((str(f.key), str(f.threads), _figure(f.engine_build_s), _whole(f.engine_mb)) for f in built),
@@ -213,7 +211,7 @@ def engine_grid(report: SpeedReport) -> Grid:
     )
 
 
-def scaling_grid(report: SpeedReport) -> Grid:
+def scaling_grid(report: SpeedReport) -> WordTable:
     """Fitted exponents."""
     rows = []
     for scaling in find_scalings(report):
@@ -221,7 +219,7 @@ def scaling_grid(report: SpeedReport) -> Grid:
         rows.append(
             (str(scaling.key), scaling.against, scaling.fixed, values, f"{scaling.exponent:+.2f}", scaling.flag)
         )
-    return Grid(
+    return WordTable(
         title="growth of the cost of the whole chain",
         heads=("system", "with", "at", "measured at", "exponent", ""),
         rows=tuple(rows),
@@ -230,9 +228,9 @@ def scaling_grid(report: SpeedReport) -> Grid:
     )
 
 
-def ceilings_grid(report: SpeedReport) -> Grid:
+def ceilings_grid(report: SpeedReport) -> WordTable:
     """The machine's own limits."""
-    return Grid(
+    return WordTable(
         title="what this machine does at most",
         heads=(
             "threads",
@@ -259,9 +257,9 @@ def ceilings_grid(report: SpeedReport) -> Grid:
     )
 
 
-def checks_grid(report: SpeedReport) -> Grid:
+def checks_grid(report: SpeedReport) -> WordTable:
     """Scaled times against full ones."""
-    return Grid(
+    return WordTable(
         title="samplers that are timed in part, once to their end",
         heads=("system", "threads", "clip s", "full s", "scaled s", "off by", ""),
         rows=tuple(
@@ -275,9 +273,9 @@ def checks_grid(report: SpeedReport) -> Grid:
     )
 
 
-def noise_grid(report: SpeedReport) -> Grid:
+def noise_grid(report: SpeedReport) -> WordTable:
     """What else went on; only where it disturbed."""
-    return Grid(
+    return WordTable(
         title=f"disturbed: others took more than {BUSY_CORES:g} of {report.machine['cores']} cores",
         heads=("clip s", "batch", "threads", "cores of others", "load average"),
         rows=tuple(
@@ -293,16 +291,16 @@ def noise_grid(report: SpeedReport) -> Grid:
     )
 
 
-def not_measured_grid(report: SpeedReport) -> Grid:
+def not_measured_grid(report: SpeedReport) -> WordTable:
     """What was asked for and has no row."""
-    return Grid(
+    return WordTable(
         title="not measured",
         heads=("what", "why", "what measures it"),
         rows=tuple((entry.what, entry.why.replace("\n", "; "), entry.command) for entry in report.not_measured),
     )
 
 
-def compare_grid(compared: Compared, reference: str | None) -> Grid:
+def compare_grid(compared: Compared, reference: str | None) -> WordTable:
     """Ratios row by row."""
     rows = []
     for row in compared.rows:
@@ -313,7 +311,7 @@ def compare_grid(compared: Compared, reference: str | None) -> Grid:
             (str(after.key), where, f"{row.before.rtf:.4g}", f"{after.rtf:.4g}", f"{row.ratio:.3f}", noise, row.verdict)
         )
     what = "after over before" if reference is None else f"after over before, each relative to {reference}"
-    return Grid(f"medians, {what}", ("system", "at", "before", "after", "ratio", "noise", ""), tuple(rows))
+    return WordTable(f"medians, {what}", ("system", "at", "before", "after", "ratio", "noise", ""), tuple(rows))
 
 
 def provenance(report: SpeedReport) -> str:

@@ -1,13 +1,19 @@
-"""The clock: passes over a chain timed stage by stage, in turns between systems, and what the repetitions say."""
+"""The clock, the load by other processes, the machine, and the memory of a process."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 
+from ...export.archive import peak_memory_bytes
 from ...runtime.errors import ComosvcError
+from ..report import this_machine
 
 K = TypeVar("K", bound=Hashable)
 
@@ -135,3 +141,123 @@ def median_error(values: Sequence[float]) -> float | None:
     """Half of the 95 % interval of the median as a share of it, as for normal noise. None: too few to know."""
     found = spread(values)
     return None if found is None else _SIGMAS_95 * _MEDIAN_ERROR * found / _IQR_OF_NORMAL / len(values) ** 0.5
+
+
+BUSY_CORES = 0.1
+"""Others that use more than this many cores on average disturb a measurement."""
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """During some measurement."""
+
+    others_cores: float
+    """Processor time that others took, or that a hypervisor withheld, per second: cores that were not there."""
+    load_average: float | None
+    """Of the last minute, at the end; it counts the measurement itself."""
+
+    @property
+    def is_heavy(self) -> bool:
+        return self.others_cores > BUSY_CORES
+
+
+class Watch:
+    """From its making to `stop`, over this process and those that it has started, which must stay alive."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def stop(self) -> Disturbance:
+        (wall, busy, ours), (wall_0, busy_0, ours_0) = self._now(), self._start
+        others = max(0.0, (busy - busy_0) - (ours - ours_0)) / max(wall - wall_0, 1e-9)
+        return Disturbance(others, os.getloadavg()[0] if hasattr(os, "getloadavg") else None)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: on the wall, of all processors busy or withheld, of this process and its children."""
+        times = psutil.cpu_times()._asdict()
+        busy = sum(times.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+        me = psutil.Process()
+        ours = 0.0
+        for process in (me, *me.children(recursive=True)):
+            try:
+                spent = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            ours += spent.user + spent.system
+        return time.perf_counter(), busy, ours
+
+
+_DECISIVE_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_SAME = ("cpu", "cores", "os", "flags", "isa_limit", "gpu")
+_ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""Set it for a run, to `avx512_core_vnni` or `avx2` say, and OpenVINO and oneDNN in torch leave out what goes beyond.
+
+ONNX Runtime has no such switch.
+"""
+
+
+def machine_facts(device: str = "cpu") -> dict[str, Any]:
+    """Processor with its decisive instruction sets, cores, memory, operating system, and the GPU where one is used."""
+    facts = {**this_machine(), "flags": _cpu_flags(), "memory_gb": round(psutil.virtual_memory().total / 1e9)}
+    if _ISA_LIMIT in os.environ:
+        facts["isa_limit"] = os.environ[_ISA_LIMIT]
+    if device == "cuda":
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def is_same_machine(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether figures of the two may be compared, as far as their facts tell."""
+    return all(a.get(name) == b.get(name) for name in _SAME)
+
+
+def in_words(facts: dict[str, Any]) -> str:
+    """For a table's foot."""
+    flags = f" ({' '.join(facts['flags'])})" if facts.get("flags") else ""
+    limit = f", {_ISA_LIMIT}={facts['isa_limit']}" if facts.get("isa_limit") else ""
+    gpu = f", {facts['gpu']}, CUDA {facts['cuda']}" if facts.get("gpu") else ""
+    return f"{facts['cpu']}{flags}, {facts['cores']} cores, {facts.get('memory_gb', '?')} GB, {facts['os']}{limit}{gpu}"
+
+
+def _cpu_flags() -> list[str]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
+    found = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return [flag for flag in _DECISIVE_FLAGS if flag in found]
+
+
+_CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def reset_high_water() -> bool:
+    """Let the high-water mark of the resident size begin anew (Linux, proc(5)); whether that is possible here."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def high_water_mb() -> float | None:
+    """The largest resident size since the last reset; None where the system does not say."""
+    if (peak := _status_mb("VmHWM")) is not None:
+        return peak
+    peak = peak_memory_bytes()
+    return None if peak is None else peak / 1e6
+
+
+def resident_mb() -> float | None:
+    """The resident size now; None where the system does not say (not Linux)."""
+    return _status_mb("VmRSS")
+
+
+def _status_mb(field: str) -> float | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    lines = _STATUS.read_text("utf-8").splitlines()
+    found = next((line for line in lines if line.startswith(f"{field}:")), None)
+    return None if found is None else int(found.split()[1]) * 1024 / 1e6

@@ -12,16 +12,14 @@ import numpy as np
 import soundfile
 
 from ...runtime import Converter
-from ...runtime.device import Device
-from ...runtime.engine import BUILD
-from ...runtime.engine_files import EngineRecord
-from ...runtime.manifest import FROM_FP32, Manifest
 from ...runtime.providers import ON_GPU, Precision, Provider
 from ...runtime.providers.cuda import CudaGraph
-from .chain import Chain, Loaded, Pass
-from .clips import sung_clip
-from .memory import resident_mb
-from .timing import Sample, Turn
+from ...runtime.providers.gpu import Device
+from ...runtime.providers.tensorrt.build import BUILD
+from ...runtime.providers.tensorrt.cache import EngineRecord
+from ...runtime.voice.manifest import FROM_FP32, Manifest
+from .chain import Chain, Loaded, Pass, sung_clip
+from .timing import Sample, Turn, resident_mb
 
 CLIP_RATE = 44_100
 """Of the clips that are converted: the voice resamples, and that is counted."""

@@ -15,8 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from ...runtime.errors import ComosvcError
 from .chain import Chain, Loaded, Pass
-from .memory import high_water_mb, reset_high_water, resident_mb
-from .timing import Turn
+from .timing import Turn, high_water_mb, reset_high_water, resident_mb
 
 T = TypeVar("T")
 Opener = Callable[[int], Chain]

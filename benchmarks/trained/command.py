@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ...runtime.command_errors import errors_in_words, log_to
+from ...runtime.cli.exit import errors_in_words, log_to
 
 RunOption = Annotated[
     Path, typer.Option("-o", "--run", help="A run folder with the demo corpus' features: comosvc-train prepare.")
@@ -42,8 +42,8 @@ def systems_train(
 
     from ...training.config import load_config
     from ...training.recipe import Recipe
-    from .stages import load_material, require_stages
-    from .training import make_plan, train_stage
+    from .equal_compute import make_plan, train_stage
+    from .objectives import load_material, require_stages
 
     with _clear_errors():
         torch.set_num_threads(1)
@@ -71,12 +71,11 @@ def systems_quality(
     """
     import torch
 
-    from ...runtime.bundle import comosvc_home
+    from ...runtime.voice.bundle import comosvc_home
     from ...training.config import load_config
     from ...training.recipe import Recipe
     from ..report import typed_command
-    from .evaluation import Judge, evaluate
-    from .table import as_grid, save_json
+    from .evaluation import Judge, as_grid, evaluate, save_json
 
     command = typed_command()
     with _clear_errors(), Console(stderr=True).status("…") as status:

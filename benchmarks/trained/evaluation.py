@@ -1,8 +1,9 @@
-"""Every trained system on the held-out parallel set: the same songs, conditions, noise seeds, vocoder and meters."""
+"""The trained systems on the held-out parallel set, and their table of quality against speed."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -12,19 +13,122 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.conversion.source import noise_samples, pulse_source
 from ...runtime.errors import ComosvcError
-from ...runtime.source import noise_samples, pulse_source
+from ...runtime.storage import decode
+from ...runtime.voice.bundle import Bundle, open_bundle
 from ...training.corpus import CorpusConfig
-from ...training.rendering import Renderer, Song
-from ..conversions import SAMPLE_RATE, Score, pool, score_output
-from ..distillation import rotated_pairs
-from ..held_out import Pair, load_held_out, pairs
-from ..meters import PitchMeter, SingerMeter
-from ..parts import open_graph
-from .systems import System, draw_with, load_systems, song_batch
-from .table import SystemRow, SystemsTable
-from .training import read_plan, require_finished, spent_cpu_s, stages_of
+from ...training.run.rendering import AnalysedSong, Renderer
+from ..held_out import SAMPLE_RATE, HeldOutPair, Pooled, Score, load_held_out, pairs, pool, score_output
+from ..metrics import PitchMeter, SingerMeter
+from ..quality.bundle_parts import open_graph
+from ..quality.distillation import rotated_pairs
+from ..report import WordTable, current_commit, installed_versions, this_machine
+from .equal_compute import read_plan, require_finished, spent_cpu_s, stages_of
+from .rendered import TrainedSystem, draw_with, load_systems, song_batch
+
+FORMAT_VERSION, KIND = 1, "systems-quality"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemRow:
+    """A system with a way to sample it. What a row has not is None: the references are not trained, for instance."""
+
+    title: str
+    quality: Pooled
+    """Over `quality.n` conversions."""
+    evaluations: int | None = None
+    """Of the network for one clip."""
+    parameters: int | None = None
+    """Of the acoustic stage, that conversion uses."""
+    training_cpu_s: float | None = None
+    """Processor seconds by the plan, as if nothing else ran; a student's include its teacher's."""
+    spent_cpu_s: float | None = None
+    """What the same steps took in fact."""
+    acoustic_rtf: float | None = None
+    """Processor seconds per second of audio, from content, F0, loudness and singer to the mel; median."""
+    chain_rtf: float | None = None
+    """With the front end and the vocoder, which all systems share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemsTable:
+    """Rows and where they come from."""
+
+    command: str
+    rows: tuple[SystemRow, ...]
+    conditions: dict[str, Any]
+    """What was equal for all: budget, steps, data, vocoder."""
+    machine: dict[str, Any] = field(default_factory=this_machine)
+    versions: dict[str, str] = field(default_factory=installed_versions)
+    commit: str | None = field(default_factory=current_commit)
+    details: dict[str, Any] = field(default_factory=dict)
+    """Each conversion by itself."""
+
+
+def save_json(table: SystemsTable, path: Path) -> None:
+    """Write a table; `load_json` reads it back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(table)}
+    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def load_json(path: Path) -> SystemsTable:
+    """Read what `save_json` wrote."""
+    body = json.loads(path.read_text("utf-8"))
+    body.pop("kind")
+    if (version := body.pop("format_version")) != FORMAT_VERSION:
+        raise ValueError(f"{path} has format_version {version}; this reads {FORMAT_VERSION}")
+    return decode(SystemsTable, body, path.name)
+
+
+_COLUMNS = (
+    "system", "evaluations", "M param.", "training CPU s (spent)", "L1 rel.", "L1 audio", "smoothed",
+    "texture mel, audio", "F0 gross", "F0 RMSE", "singer", "RTF acoustic", "RTF chain", "n",
+)  # fmt: skip
+
+
+def cells(row: SystemRow) -> tuple[str, ...]:
+    """A row in words, in the order of the columns; empty where it has no such figure."""
+    quality = row.quality
+    return (
+        row.title,
+        _shown(row.evaluations, "d"),
+        _shown(None if row.parameters is None else row.parameters / 1e6, ".2f"),
+        _shown(row.training_cpu_s, ".0f") + ("" if row.spent_cpu_s is None else f" ({row.spent_cpu_s:.0f})"),
+        f"{quality.relative_l1:.3f}",
+        f"{quality.relative_l1_audio:.3f}",
+        f"{quality.relative_smoothed_l1:.3f}",
+        f"{quality.texture:.2f}, {quality.texture_audio:.2f}",
+        f"{100.0 * quality.f0.gross:.2f} %",
+        f"{quality.f0.rmse_cents:.1f} cents",
+        f"{100.0 * quality.identified:.0f} %",
+        _shown(row.acoustic_rtf, ".4f"),
+        _shown(row.chain_rtf, ".3f"),
+        str(quality.n),
+    )
+
+
+def as_grid(table: SystemsTable) -> WordTable:
+    """The rows as a table."""
+    return WordTable(
+        title="quality against speed: trained alike, at the demo's size",
+        heads=_COLUMNS,
+        rows=tuple(map(cells, table.rows)),
+        note="L1 of the log-mel to the target singer's own rendering over the unconverted source's, of the mel and of "
+        "the audio; smoothed over 9 frames; texture over the truth's, 1 is right. RTF: processor seconds per second of "
+        "audio on one core, torch in fp32. The flow's decoder paints mels, for the vocoder that all share.",
+    )
+
+
+def provenance(table: SystemsTable) -> str:
+    """By which command it was measured, and where."""
+    return f"`{table.command}` at commit {table.commit}, on {table.machine['cpu']}, {table.machine['os']}."
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
 
 T = TypeVar("T")
 MANY_EVALUATIONS = 1000
@@ -81,7 +185,7 @@ class Judge:
         (audio,) = self._vocoder.run({name: array[None] for name, array in inputs.items()})
         return audio[0]
 
-    def score(self, mel: NDArray[np.float32], audio: NDArray[np.float32], pair: Pair) -> Score:
+    def score(self, mel: NDArray[np.float32], audio: NDArray[np.float32], pair: HeldOutPair) -> Score:
         return score_output(mel, audio, pair, self.renderer.spec, *self.meters)
 
 
@@ -125,7 +229,9 @@ def _require_singers(judge: Judge, wanted: set[str]) -> None:
 
 
 @torch.inference_mode()
-def _take(judge: Judge, system: System, pair: Pair, song: Song, listen_s: float, seed: int) -> Take:
+def _take(
+    judge: Judge, system: TrainedSystem, pair: HeldOutPair, song: AnalysedSong, listen_s: float, seed: int
+) -> Take:
     batch = song_batch(song, judge.renderer.features, pair.target)
     mel, paint_s = _timed(lambda: system.paint(batch, draw_with(seed, len(song.mel)))[0].numpy())
     audio, sing_s = _timed(lambda: judge.sing(mel, song.f0_hz, seed))
@@ -133,7 +239,7 @@ def _take(judge: Judge, system: System, pair: Pair, song: Song, listen_s: float,
     return Take(judge.score(mel, audio, pair), paint_s / seconds, (listen_s + paint_s + sing_s) / seconds)
 
 
-def _copied(judge: Judge, pair: Pair, seed: int) -> Score:
+def _copied(judge: Judge, pair: HeldOutPair, seed: int) -> Score:
     """The best that the vocoder could do: the true mel, sung at the F0 that is found in it."""
     target = judge.renderer.listen(pair.target_audio, SAMPLE_RATE)
     return judge.score(target.mel, judge.sing(target.mel, target.f0_hz, seed), pair)
@@ -145,7 +251,7 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return work(), time.process_time() - start
 
 
-def _row(judge: Judge, system: System, takes: Sequence[Take]) -> SystemRow:
+def _row(judge: Judge, system: TrainedSystem, takes: Sequence[Take]) -> SystemRow:
     return SystemRow(
         title=system.title,
         quality=pool((take.score for take in takes), judge.renderer.spec),
@@ -169,7 +275,7 @@ def _conditions(judge: Judge) -> dict[str, Any]:
     }
 
 
-def _details(systems: Sequence[System], takes: dict[int, list[Take]]) -> dict[str, Any]:
+def _details(systems: Sequence[TrainedSystem], takes: dict[int, list[Take]]) -> dict[str, Any]:
     return {
         f"{system.title}, {system.evaluations}": [
             {

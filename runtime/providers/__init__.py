@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
 
-from ..bundle import Bundle
-from ..calls import Runnable
-from ..cores import MOST, Twins, usable_cores
+from ..conversion.calls import Runnable
+from ..conversion.cores import MOST, Twins, usable_cores
+from ..conversion.processes import native_code
 from ..errors import NoEnginesError, OptionError, ProviderError
-from ..exits import native_code
+from ..voice.bundle import Bundle
 from . import cpu
 
 log = logging.getLogger(__name__)

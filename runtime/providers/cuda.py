@@ -18,20 +18,16 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
-from ..device import GPU_LOCK, Device
-from ..device_source import SourceMaker, Wanted, make_source_maker
-from ..drawn import Drawn, Input
-from ..errors import BundleError, ProviderError
-from ..extras import pip_install
-from ..forks import keep_in_forks
-from ..gpu import find_gpu
-from ..manifest import GraphEntry
-from ..outputs import check_outputs
-from ..profiles import Grid, Shape, bucket, grid_of, length_of
-from ..transfers import Transfers, clips_of, joined, n_bytes, n_clips, padded, split_drawn
-from .onnx import CPU, check_signature, onnx_runtime, session_options
-from .onnx_wheels import libraries_in_words, preload, wheels_in_words
+from ..conversion.generated import Drawn, Input
+from ..conversion.processes import keep_in_forks
+from ..conversion.shapes import LengthGrid, Shape, bucket, check_outputs, grid_of, length_of
+from ..errors import BundleError, ProviderError, pip_install
+from ..voice.bundle import Bundle
+from ..voice.manifest import GraphEntry
+from .gpu import GPU_LOCK, Device, find_gpu
+from .gpu_source import SourceMaker, Wanted, make_source_maker
+from .sessions import CPU, check_signature, libraries_in_words, onnx_runtime, preload, session_options, wheels_in_words
+from .transfers import Transfers, clips_of, joined, n_bytes, n_clips, padded, split_drawn
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -151,7 +147,7 @@ def open_graph(
 
 
 @dataclass(frozen=True)
-class _Bucket:
+class _CudaBucket:
     """Device memory, bound. `number` is the CUDA graph's, as ONNX Runtime takes it."""
 
     binding: Any
@@ -175,7 +171,7 @@ class CudaGraph:
         name: str,
         entry: GraphEntry,
         model: bytes,
-        grid: Grid,
+        grid: LengthGrid,
         captured_frames: int,
         threads: int | None,
         maker: SourceMaker | None = None,
@@ -185,7 +181,7 @@ class CudaGraph:
         self._outputs = [tensor[0] for tensor in entry.outputs]
         self._dtypes = {tensor: np.dtype(dtype) for tensor, dtype, _ in entry.inputs}
         self._entry, self._grid, self.captured_frames = entry, grid, captured_frames
-        self._buckets, self._ort = dict[int, _Bucket](), onnx_runtime()
+        self._buckets, self._ort = dict[int, _CudaBucket](), onnx_runtime()
         self._most = sys.maxsize
         """Clips at once; fewer once there was no memory for them."""
         try:
@@ -285,7 +281,7 @@ class CudaGraph:
         check_outputs(self._grid, self._entry, shapes, tuple(outputs.values()))
         return tuple(outputs.values())
 
-    def _make(self, drawn: dict[str, Drawn], place: _Bucket) -> tuple[dict[str, int], dict[str, int]]:
+    def _make(self, drawn: dict[str, Drawn], place: _CudaBucket) -> tuple[dict[str, int], dict[str, int]]:
         """Have these inputs in their places: the bytes sent for it and those made."""
         if self._maker is None or not drawn:
             return {}, {}
@@ -296,7 +292,7 @@ class CudaGraph:
             device.synchronize()  # ONNX Runtime computes on a stream of its own
         return made
 
-    def _once(self, shapes: dict[str, Shape]) -> _Bucket:
+    def _once(self, shapes: dict[str, Shape]) -> _CudaBucket:
         """Buffers for one run."""
         inputs, binding = {}, self._session.io_binding()
         for name, shape in shapes.items():
@@ -304,9 +300,9 @@ class CudaGraph:
             binding.bind_ortvalue_input(name, inputs[name])
         for name in self._outputs:
             binding.bind_output(name, _DEVICE, 0)
-        return _Bucket(binding, inputs, shapes, _PLAIN_RUN)
+        return _CudaBucket(binding, inputs, shapes, _PLAIN_RUN)
 
-    def _make_bucket(self, shapes: dict[str, Shape]) -> _Bucket:
+    def _make_bucket(self, shapes: dict[str, Shape]) -> _CudaBucket:
         """Buffers that stay, the outputs' as ONNX Runtime allocates them in a first run."""
         value = self._ort.OrtValue
         inputs = {
@@ -322,7 +318,7 @@ class CudaGraph:
         self._session.run_with_iobinding(first, _run_options(self._ort, _PLAIN_RUN))
         for name, tensor in zip(self._outputs, first.get_outputs(), strict=True):
             binding.bind_ortvalue_output(name, tensor)
-        return _Bucket(binding, inputs, shapes, str(1 + len(self._buckets)))
+        return _CudaBucket(binding, inputs, shapes, str(1 + len(self._buckets)))
 
 
 def _run_bound(ort: Any, session: Any, arrays: dict[str, NDArray], outputs: list[str]) -> list[NDArray]:

@@ -15,17 +15,15 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from ..bundle import Bundle
-from ..calls import Runnable
-from ..cores import threads_within_quota
-from ..errors import BundleError, ComosvcError, ProviderError
-from ..extras import import_native, install, pip_install
-from ..forks import keep_in_forks
-from ..manifest import GraphEntry
-from ..outputs import check_outputs
-from ..profiles import Grid, grid_of
+from ..conversion.calls import Runnable
+from ..conversion.cores import threads_within_quota
+from ..conversion.processes import keep_in_forks
+from ..conversion.shapes import LengthGrid, check_outputs, grid_of
+from ..errors import BundleError, ComosvcError, ProviderError, import_native, install, pip_install
+from ..voice.bundle import Bundle
+from ..voice.manifest import GraphEntry
 from . import cpu
-from .onnx import check_signature, failure
+from .sessions import check_signature, failure
 
 PRECISIONS = ("fp32", "bf16", "int8")
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -83,7 +81,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
         if _has_unchecked(model):
             graphs[name] = cpu.open_graph(bundle, name, entry, threads)
         else:
-            graphs[name] = Graph(grid_of(bundle.manifest, name), entry, core, model, {**options, **hint})
+            graphs[name] = OpenVinoGraph(grid_of(bundle.manifest, name), entry, core, model, {**options, **hint})
     return graphs
 
 
@@ -112,10 +110,10 @@ def _is_safe(pad: Any, port: int) -> bool:
     return source.get_type_name() == "Constant" and bool((source.get_data() >= 0).all())
 
 
-class Graph:
+class OpenVinoGraph:
     """One graph of a bundle, ready to run. May be called from several threads: their calls take turns."""
 
-    def __init__(self, grid: Grid, entry: GraphEntry, core: Any, model: Any, options: dict[str, Any]) -> None:
+    def __init__(self, grid: LengthGrid, entry: GraphEntry, core: Any, model: Any, options: dict[str, Any]) -> None:
         self.name = name = grid.graph
         self._grid, self._entry = grid, entry
         self.inputs = tuple(tensor[0] for tensor in entry.inputs)

@@ -4,7 +4,7 @@ import pytest
 from tiny_bundle import tiny_files, write_zip
 
 from comosvc.benchmarks.held_out import load_held_out
-from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.training.corpus import CorpusConfig
 
 

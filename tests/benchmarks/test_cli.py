@@ -7,7 +7,7 @@ from comosvc.benchmarks.cli import app
 
 
 def test_a_voice_without_the_demo_singers_is_refused_in_words(tiny_path, tmp_path, monkeypatch, songs):
-    monkeypatch.setattr("comosvc.benchmarks.quality.load_held_out", lambda *arguments: songs_with_soprano(songs))
+    monkeypatch.setattr("comosvc.benchmarks.quality.table.load_held_out", lambda *arguments: songs_with_soprano(songs))
     result = CliRunner().invoke(app, ["quality", "-m", str(tiny_path)])
     assert result.exit_code == 1
     assert "this voice lacks soprano" in result.stderr
@@ -23,7 +23,7 @@ def test_a_readme_that_cannot_be_renewed_is_told_before_measuring(tmp_path, monk
 
 
 def test_provider_and_precision_are_those_of_the_conversions(monkeypatch, songs):
-    monkeypatch.setattr("comosvc.benchmarks.quality.load_held_out", lambda *arguments: songs)
+    monkeypatch.setattr("comosvc.benchmarks.quality.table.load_held_out", lambda *arguments: songs)
     for options, message in (
         (["--provider", "cuda"], "provider 'cuda'"),
         (["--precision", "int8"], "int8"),
@@ -40,7 +40,7 @@ def songs_with_soprano(songs):
 
 
 def test_an_unknown_voice_is_refused_in_words(tmp_path, monkeypatch, songs):
-    monkeypatch.setattr("comosvc.benchmarks.quality.load_held_out", lambda *arguments: songs)
+    monkeypatch.setattr("comosvc.benchmarks.quality.table.load_held_out", lambda *arguments: songs)
     result = CliRunner().invoke(app, ["quality", "-m", str(tmp_path / "none.comosvc")])
     assert result.exit_code == 1
     assert "none.comosvc" in result.stderr

@@ -4,11 +4,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from comosvc.benchmarks.conversions import SAMPLE_RATE, pool, score_conversion
-from comosvc.benchmarks.held_out import pairs
-from comosvc.benchmarks.meters import PitchMeter
+from comosvc.benchmarks.held_out import SAMPLE_RATE, pairs, pool, score_conversion
+from comosvc.benchmarks.metrics import PitchMeter
 from comosvc.runtime import COMOSVC_24K, Converter
-from comosvc.runtime.mel import mel_spectrogram
+from comosvc.runtime.audio.features import mel_spectrogram
 
 
 class Answering:

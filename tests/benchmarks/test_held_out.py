@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from comosvc.benchmarks.held_out import load_held_out, pairs
-from comosvc.runtime.spec import COMOSVC_24K
+from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.training.corpus import CorpusConfig, held_out_set
 
 

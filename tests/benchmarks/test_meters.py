@@ -1,8 +1,7 @@
 import numpy as np
 
 from comosvc.benchmarks.demo_clips import SAMPLE_RATE, read_audio, read_clips, shipped_folder
-from comosvc.benchmarks.meters import PitchMeter, SingerMeter
-from comosvc.benchmarks.metrics import f0_errors
+from comosvc.benchmarks.metrics import PitchMeter, SingerMeter, f0_errors
 from comosvc.runtime import COMOSVC_24K
 
 

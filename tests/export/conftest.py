@@ -8,23 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from comosvc.export.assemble import build_files
-from comosvc.export.statements import Statements
-from comosvc.export.voice import Voice, load_voice
-from comosvc.runtime.source import pulse_source
-from comosvc.runtime.spec import COMOSVC_24K
-from comosvc.training.acoustic import AcousticConfig, AcousticModel
-from comosvc.training.acoustic_stages import load_content_encoders
-from comosvc.training.checkpoint import save_checkpoint
+from comosvc.export.bundle.assemble import build_files
+from comosvc.export.bundle.statements import Statements
+from comosvc.export.bundle.voice import TrainedVoice, load_voice
+from comosvc.runtime.audio.spec import COMOSVC_24K
+from comosvc.runtime.conversion.source import pulse_source
+from comosvc.training.acoustic.model import AcousticConfig, AcousticModel, DenoiserConfig
+from comosvc.training.acoustic.student import StudentConfig
+from comosvc.training.acoustic.teacher import TeacherConfig
 from comosvc.training.config import to_mapping
-from comosvc.training.content import ContentConfig, ContentEncoder
+from comosvc.training.content.encoder import ContentConfig, ContentEncoder
 from comosvc.training.corpus import PHONES
-from comosvc.training.denoiser import DenoiserConfig
-from comosvc.training.features import ClipEntry, FeatureIndex, SingerEntry, save_arrays
-from comosvc.training.loop import LoopConfig
-from comosvc.training.student import StudentConfig
-from comosvc.training.teacher import TeacherConfig
-from comosvc.training.vocoder import Vocoder, VocoderConfig
+from comosvc.training.data.prepared import FeatureIndex, PreparedClip, PreparedSinger, save_arrays
+from comosvc.training.loop.checkpoint import save_checkpoint
+from comosvc.training.loop.loop import LoopConfig
+from comosvc.training.run.acoustic_stages import load_content_encoders
+from comosvc.training.vocoder.light import Vocoder, VocoderConfig
 
 SPEC = replace(COMOSVC_24K, content_hop_length=160)
 ACOUSTIC = AcousticConfig(
@@ -56,14 +55,14 @@ def write_features(folder: Path, kind: str = "synthetic") -> FeatureIndex:
     folder.mkdir(parents=True)
     facts = {"split": "train", "minutes": 1.0, "f0_range_hz": (200.0, 500.0)}
     singers = {
-        "bass": SingerEntry(kind=kind, demo=True, index=0, f0_median_hz=220.0, **facts),
-        "chorus": SingerEntry(kind="synthetic", demo=False, index=1, f0_median_hz=300.0, **facts),
-        "soprano": SingerEntry(kind=kind, demo=True, index=2, f0_median_hz=400.0, **facts),
+        "bass": PreparedSinger(kind=kind, demo=True, index=0, f0_median_hz=220.0, **facts),
+        "chorus": PreparedSinger(kind="synthetic", demo=False, index=1, f0_median_hz=300.0, **facts),
+        "soprano": PreparedSinger(kind=kind, demo=True, index=2, f0_median_hz=400.0, **facts),
     }
     f0_hz = np.geomspace(200.0, 300.0, 187).astype(np.float32)
     audio = (1_000 * pulse_source(f0_hz, SPEC)[0][:, 0]).astype(np.int16)
     save_arrays(folder / "key.safetensors", {"audio": audio})
-    clip = ClipEntry(key="key", id="clip", singer="chorus", song="song", split="test", frames=187)
+    clip = PreparedClip(key="key", id="clip", singer="chorus", song="song", split="test", frames=187)
     index = FeatureIndex(folder, SPEC, singers, (clip,))
     index.save()
     return index
@@ -115,7 +114,7 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def voice(run) -> Voice:
+def voice(run) -> TrainedVoice:
     return load_voice(run, Statements())
 
 

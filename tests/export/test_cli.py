@@ -8,11 +8,11 @@ import zipfile
 import pytest
 from typer.testing import CliRunner
 
-from comosvc.export import voice as voice_module
 from comosvc.export.archive import write_zip
+from comosvc.export.bundle import voice as voice_module
 from comosvc.export.cli import app
-from comosvc.runtime.bundle import shipped_voices
-from comosvc.runtime.graph import GRAPHS
+from comosvc.runtime.voice.bundle import shipped_voices
+from comosvc.runtime.voice.graphs import GRAPHS
 
 runner = CliRunner()
 

@@ -5,7 +5,7 @@ import pytest
 from tiny_bundle import SPEC, tiny_files, write_zip
 
 from comosvc.runtime import Converter
-from comosvc.runtime.self_test import vowel
+from comosvc.runtime.providers.self_test import vowel
 
 
 @pytest.fixture(scope="session")

@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 from tiny_bundle import SPEC, edited, write_zip
 
-from comosvc.runtime import (
-    AudioError,
-    CancelledError,
-    ComosvcError,
-    Converter,
-    OptionError,
-    ProviderError,
-)
-from comosvc.runtime.analysis import Analysis
-from comosvc.runtime.extras import install
-from comosvc.runtime.self_test import vowel
+from comosvc.runtime import AudioError, CancelledError, ComosvcError, Converter, OptionError, ProviderError
+from comosvc.runtime.conversion.analysis import Analysis
+from comosvc.runtime.errors import install
+from comosvc.runtime.providers.self_test import vowel
 
 GLIDE, GLIDE_HZ = vowel(SPEC)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from comosvc.runtime import Converter
-from comosvc.runtime.audio import blocks, resample
-from comosvc.runtime.calls import Batches, run
-from comosvc.runtime.pipeline import convert_blocks
-from comosvc.runtime.self_test import vowel
+from comosvc.runtime.audio.resampling import blocks, resample
+from comosvc.runtime.conversion.calls import Batches, run
+from comosvc.runtime.conversion.clips import convert_blocks
+from comosvc.runtime.providers.self_test import vowel
 
 TOLERANCE = 1e-5
 """Relative to the largest sample: float32 sums in another order, through four networks; 7e-7 seen."""

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from comosvc.runtime import extras
-from comosvc.runtime.extras import install, run_command
+from comosvc.runtime import errors as extras
+from comosvc.runtime.errors import install, run_command
 
 
 def test_a_missing_package_is_one_line_with_the_way_out(tmp_path, monkeypatch):

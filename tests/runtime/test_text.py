@@ -6,9 +6,8 @@ from typer.testing import CliRunner
 
 from comosvc.export.cli import app as export_app
 from comosvc.runtime import BundleError, Converter
-from comosvc.runtime.cli import _app as convert_app
-from comosvc.runtime.errors import ComosvcError
-from comosvc.runtime.text import printable
+from comosvc.runtime.cli.convert import _app as convert_app
+from comosvc.runtime.errors import ComosvcError, printable
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31mred\r\u202e[red]\u2066"
 

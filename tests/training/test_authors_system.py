@@ -9,14 +9,11 @@ import torch
 import torch.nn.functional as F
 from reference import authors
 
-from comosvc.runtime.framing import stretched_index
-from comosvc.runtime.mel import mel_filterbank, mel_spectrogram
-from comosvc.runtime.source import SINE_HARMONICS, sine_source
-from comosvc.runtime.spec import COMOSVC_24K, OPENVPI_44K
-from comosvc.training.acoustic import AUTHORS_ACOUSTIC, AcousticModel, Condition
-from comosvc.training.contentvec import ContentVec, ContentVecConfig
-from comosvc.training.denoiser import DenoiserConfig
-from comosvc.training.diffusion import (
+from comosvc.runtime.audio.features import mel_filterbank, mel_spectrogram
+from comosvc.runtime.audio.frames import stretched_index
+from comosvc.runtime.audio.spec import COMOSVC_24K, OPENVPI_44K, SINE_HARMONICS
+from comosvc.runtime.conversion.source import sine_source
+from comosvc.training.acoustic.diffusion import (
     TEACHER_LADDERS,
     SigmaConfig,
     consistency_sample,
@@ -24,9 +21,11 @@ from comosvc.training.diffusion import (
     sampling_sigmas,
     teacher_sample,
 )
+from comosvc.training.acoustic.model import AUTHORS_ACOUSTIC, AcousticModel, Condition, DenoiserConfig
+from comosvc.training.acoustic.student import denoise_with
+from comosvc.training.content.encoders import ContentVec, ContentVecConfig
 from comosvc.training.errors import ConfigError
-from comosvc.training.hifigan import M4SINGER_24K, OPENVPI_NSF_44K, HifiGanConfig, NsfHifiGan
-from comosvc.training.student import denoise_with
+from comosvc.training.vocoder.hifigan import M4SINGER_24K, OPENVPI_NSF_44K, HifiGanConfig, NsfHifiGan
 
 TOLERANCES = {
     torch.float64: 1e-6,  # noise levels and step frequencies are float32 in the model; 6e-8 seen

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from comosvc import training as training_package
 from comosvc.runtime import Converter
-from comosvc.training.checkpoint import latest_checkpoint, read_metadata
 from comosvc.training.cli import app as train_app
 from comosvc.training.corpus import Corpus, CorpusConfig, write_corpus
+from comosvc.training.loop.checkpoint import latest_checkpoint, read_metadata
 
 ONE_CLIP = CorpusConfig(
     demo_singers=1, demo_minutes=0.05, other_singers=0, held_out_singers=0, held_out_songs=0, clip_seconds=(2.0, 3.0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from .phones import ARTICULATIONS, BREATH, NOISE_NAMES, OFF_DB, PHONE_INDEX, SILENCE, State
-from .score import Range, Score, compose
+from .songs import NoteRange, Score, compose
 
 CONTROL_RATE_HZ = 200
 _NEUTRAL = (550.0, 1450.0, 2500.0, 3500.0)
@@ -70,7 +70,7 @@ class _Timeline:
         return np.repeat(np.asarray(values, dtype=np.float64), self.frames, axis=0)
 
 
-def perform_song(rng: np.random.Generator, seconds: float, notes: Range) -> Performance:
+def perform_song(rng: np.random.Generator, seconds: float, notes: NoteRange) -> Performance:
     """Compose and perform a song of about `seconds` within `notes`."""
     return perform(compose(rng, seconds, notes), rng)
 

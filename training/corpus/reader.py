@@ -10,10 +10,9 @@ import soundfile
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from ..commands import train_command
-from ..errors import DataError
-from .config import FORMAT_VERSION
+from ..errors import DataError, train_command
 from .performance import CONTROL_RATE_HZ
+from .plan import FORMAT_VERSION
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Clip:
+class CorpusClip:
     """One audio file of the corpus."""
 
     folder: Path
@@ -118,7 +117,7 @@ class Corpus:
     recipe: str
     data_card: str
     singers: dict[str, SingerInfo]
-    all_clips: tuple[Clip, ...]
+    all_clips: tuple[CorpusClip, ...]
 
     @classmethod
     def open(cls, folder: Path) -> "Corpus":
@@ -143,7 +142,7 @@ class Corpus:
                 name: SingerInfo(name, values["kind"], values["split"], values["demo"], values)
                 for name, values in data["singers"].items()
             }
-            clips = tuple(Clip(folder=Path(folder), kind=singers[c["singer"]].kind, **c) for c in data["clips"])
+            clips = tuple(CorpusClip(folder=Path(folder), kind=singers[c["singer"]].kind, **c) for c in data["clips"])
             phones = tuple(data["phones"])
             return cls(Path(folder), data["sample_rate"], phones, data["recipe"], data["data_card"], singers, clips)
         except (KeyError, TypeError, ValueError) as error:
@@ -153,7 +152,7 @@ class Corpus:
 
     def clips(
         self, *, split: str | None = None, kind: str | None = None, singer: str | None = None
-    ) -> tuple[Clip, ...]:
+    ) -> tuple[CorpusClip, ...]:
         """The clips of a split (train, valid, test), of a kind (synthetic, recorded), of a singer; None: any."""
         return tuple(
             clip

@@ -1,27 +1,127 @@
-"""Phoneme-timed clips of voices that rest on recordings of people.
+"""Phoneme-timed clips of recorded voices, from synthesisers that Debian packages: flite and festival."""
 
-A content encoder that heard synthetic singers only fails on people. Speech synthesisers built from recordings tell when
-each phone ends. One voice is never trained on: it measures how far the encoder reaches.
-"""
-
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import soundfile
+import soxr
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .config import CorpusConfig
 from .performance import CONTROL_RATE_HZ
 from .phones import DIPHTHONGS, PHONE_INDEX, SILENCE, VOWELS
-from .plan import stable_seed
+from .plan import CorpusConfig, stable_seed
 from .reader import Labels
 from .render import SAMPLE_RATE, hiss
-from .sentences import few_words, sentence
-from .synthesizers import Pitch, Speech, require_voices, speak_with_festival, speak_with_flite
+from .songs import few_words, sentence
+
+_FLITE_PHONE = re.compile(r"(\S+):(\d+\.\d+)")
+_FESTIVAL_HEAP = "500000"  # cells; the default of ten million takes half a second to clear
+
+INSTALL = "apt-get install flite festival festvox-kdlpc16k"
+
+
+class Speech(NamedTuple):
+    """Spoken text."""
+
+    audio: NDArray[np.float32]
+    """(L,) at the corpus's sample rate."""
+    phone_ends: list[tuple[str, float]]
+    """The synthesiser's own names of phones, and when each ends in seconds."""
+
+
+class Pitch(NamedTuple):
+    """What the intonation is centred on and how far it strays, in Hz."""
+
+    mean_hz: float
+    deviation_hz: float
+
+
+def require_voices(flite: Sequence[str], festival: Sequence[str]) -> None:
+    """Raise DataError unless both synthesisers can be run and have these voices."""
+    if missing := [program for program in ("flite", "festival") if shutil.which(program) is None]:
+        raise DataError(
+            f"{' and '.join(missing)} cannot be run; the corpus takes its recorded voices from them\n"
+            f"hint: {INSTALL}    (or give --synthetic-only for a voice that knows synthetic singers only)"
+        )
+    known = {
+        "flite": _output(["flite", "-lv"]).split(),
+        "festival": re.findall(r"\w+", _output(["festival", "--heap", _FESTIVAL_HEAP, "-b", "(print (voice.list))"])),
+    }
+    for program, wanted in (("flite", flite), ("festival", festival)):
+        if missing := [voice for voice in wanted if voice not in known[program]]:
+            raise DataError(
+                f"{program} lacks the voices {', '.join(missing)} (it lists: {' '.join(known[program])})\n"
+                f"hint: {INSTALL}    (or give --synthetic-only)"
+            )
+
+
+def speak_with_flite(voice: str, text: str, stretch: float, pitch: Pitch | None) -> Speech:
+    """`text` by a flite voice, `stretch` times as slow; `pitch` None leaves the voice's own."""
+    options = ["--setf", f"duration_stretch={stretch:.3f}"]
+    if pitch:
+        options += ["--seti", f"int_f0_target_mean={pitch.mean_hz:.0f}"]
+        options += ["--seti", f"int_f0_target_stddev={pitch.deviation_hz:.0f}"]
+    with tempfile.TemporaryDirectory(prefix="comosvc-flite-") as folder:
+        path = Path(folder) / "speech.wav"
+        printed = _run(["flite", "-voice", voice, *options, "-psdur", "-t", text, "-o", str(path)], path)
+        return Speech(_read(path), _ends(_FLITE_PHONE.findall(printed), text))
+
+
+def speak_with_festival(voice: str, text: str, stretch: float, pitch: Pitch | None) -> Speech:
+    """`text` by a Festival diphone voice, `stretch` times as slow; `pitch` None leaves the voice's own."""
+    with tempfile.TemporaryDirectory(prefix="comosvc-festival-") as folder:
+        audio, phones = Path(folder) / "speech.wav", Path(folder) / "speech.lab"
+        commands = [f"(voice_{voice})", f"(Parameter.set 'Duration_Stretch {stretch:.3f})"]
+        if pitch:
+            commands.append(
+                f"(set! int_lr_params (append '((target_f0_mean {pitch.mean_hz:.0f}) "
+                f"(target_f0_std {pitch.deviation_hz:.0f})) int_lr_params))"
+            )
+        commands += [
+            f'(set! spoken (utt.synth (Utterance Text "{text}")))',
+            f'(utt.save.wave spoken "{audio}" \'riff)',
+            f'(utt.save.segs spoken "{phones}")',
+        ]
+        _run(["festival", "--heap", _FESTIVAL_HEAP, "-b", *commands], phones)
+        rows = [line.split() for line in phones.read_text("ascii").splitlines()]
+        return Speech(_read(audio), _ends([(row[2], row[0]) for row in rows if len(row) == 3], text))
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _run(command: list[str], result: Path) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise DataError(f"{command[0]} cannot be run: it is not installed\nhint: {INSTALL}") from None
+    if done.returncode or not result.is_file():
+        raise DataError(f"{' '.join(command)} failed with code {done.returncode}: {done.stderr.strip()[:200]}")
+    return done.stdout
+
+
+def _ends(found: list[tuple[str, str]], text: str) -> list[tuple[str, float]]:
+    if not found:
+        raise DataError(f"the synthesiser told of no phones in {text!r}")
+    return [(name, float(end)) for name, end in found]
+
+
+def _read(path: Path) -> NDArray[np.float32]:
+    audio, rate = soundfile.read(path, dtype="float32")
+    return soxr.resample(audio, rate, SAMPLE_RATE)
 
 
 @dataclass(frozen=True)
-class Voice:
+class Speaker:
     """A voice of a synthesiser."""
 
     name: str
@@ -46,12 +146,12 @@ class Voice:
 
 _MAN, _WOMAN = 0.92, 1.08
 _TRAINING_VOICES = (
-    Voice("slt", _WOMAN, range_hz=(140.0, 420.0)),
-    Voice("awb", _MAN, range_hz=(95.0, 300.0)),
-    Voice("kal16", _MAN, range_hz=(85.0, 300.0)),
-    Voice("ked_diphone", _MAN, festival=True, range_hz=(85.0, 300.0)),
+    Speaker("slt", _WOMAN, range_hz=(140.0, 420.0)),
+    Speaker("awb", _MAN, range_hz=(95.0, 300.0)),
+    Speaker("kal16", _MAN, range_hz=(85.0, 300.0)),
+    Speaker("ked_diphone", _MAN, festival=True, range_hz=(85.0, 300.0)),
 )
-_TEST_VOICE = Voice("rms", _MAN)
+_TEST_VOICE = Speaker("rms", _MAN)
 _CLIP_SECONDS = (8.0, 13.0)
 _LEVEL_DB = -22.0
 _DIPHTHONG_SPLIT = 0.55
@@ -68,7 +168,7 @@ class SpokenPlan:
     """A clip of a recorded voice."""
 
     id: str
-    voice: Voice
+    voice: Speaker
     split: str
     sung: bool
     """Each few words on one note, drawn out."""

@@ -1,4 +1,7 @@
-"""A performance in a singer's voice: pulses and noise through the vocal tract, at the performance's loudness."""
+"""Renders a performance in a singer's voice, and the held-out parallel set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,8 +9,8 @@ from scipy.fft import irfft, rfft
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from .performance import CONTROL_RATE_HZ, Performance
-from .singer import Singer
-from .tract import glottal_pulses, noise_shapes, tract_frames
+from .plan import CorpusConfig, demo_singers, held_out_songs, noise_seed, perform_plan
+from .singer import SyntheticSinger, glottal_pulses, held_out_singers, noise_shapes, tract_frames
 
 SAMPLE_RATE = 24_000
 HOP = SAMPLE_RATE // CONTROL_RATE_HZ
@@ -24,7 +27,7 @@ _BINS_HZ = np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE).astype(np.float32)
 Float = NDArray[np.float32]
 
 
-def render(performance: Performance, singer: Singer, noise_seed: int) -> Float:
+def render(performance: Performance, singer: SyntheticSinger, noise_seed: int) -> Float:
     """Sing `performance` as `singer`: mono audio (L,) at `SAMPLE_RATE`, |x| < 0.95, L = seconds * SAMPLE_RATE.
 
     Two singers rendered from one performance agree in F0, timing and RMS envelope. `noise_seed` decides jitter, shimmer
@@ -79,7 +82,9 @@ def _normalised(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return x / np.maximum(rms, 1e-4 * rms.max() + 1e-12)
 
 
-def _voiced(performance, singer: Singer, tract, phase, active, rng: np.random.Generator) -> NDArray[np.float64]:
+def _voiced(
+    performance, singer: SyntheticSinger, tract, phase, active, rng: np.random.Generator
+) -> NDArray[np.float64]:
     samples = len(phase)
     cycle = np.arange(np.ceil(phase[0]), np.floor(phase[-1]) + 1)
     shimmer = 1 + singer.shimmer * rng.standard_normal(len(cycle))
@@ -120,18 +125,18 @@ def _shaped_noise(magnitude, samples: int, rng: np.random.Generator) -> NDArray[
     return out[lead : lead + samples]
 
 
-def _breath(performance, singer: Singer, tract, phase, samples: int, rng) -> NDArray[np.float64]:
+def _breath(performance, singer: SyntheticSinger, tract, phase, samples: int, rng) -> NDArray[np.float64]:
     """Turbulence at the glottis through the tract, strongest in the open part of each cycle."""
     source = np.sqrt(1 + (_BINS_HZ / 1500.0) ** 2) / (1 + (_BINS_HZ / 6000.0) ** 2)
     noise = _shaped_noise(tract * source.astype(np.float32), samples, rng)
     return noise * (1 + 0.6 * np.cos(2 * np.pi * phase))
 
 
-def _breath_gain(performance: Performance, singer: Singer, samples: int) -> NDArray[np.float64]:
+def _breath_gain(performance: Performance, singer: SyntheticSinger, samples: int) -> NDArray[np.float64]:
     return 10 ** ((singer.breath_db + 6.0 * (0.5 - _at_samples(performance.effort, samples))) / 20)
 
 
-def _frication(performance: Performance, singer: Singer, tract, samples: int, rng) -> NDArray[np.float64]:
+def _frication(performance: Performance, singer: SyntheticSinger, tract, samples: int, rng) -> NDArray[np.float64]:
     mix = np.sqrt(performance.noise_mix).astype(np.float32)
     source = (1 / np.sqrt(1 + (_BINS_HZ / 3000.0) ** 2)).astype(np.float32)
     aspiration = np.abs(tract) * source
@@ -147,3 +152,41 @@ def _limited(audio: NDArray[np.float64]) -> NDArray[np.float64]:
         return audio
     gain = 1 / maximum_filter1d(over, 2 * _LEVEL_WINDOW)
     return np.clip(audio * uniform_filter1d(gain, _LEVEL_WINDOW), -PEAK_LIMIT, PEAK_LIMIT)
+
+
+@dataclass(frozen=True)
+class ParallelSong:
+    """One performance sung by several singers, sample by sample in step."""
+
+    song: str
+    performance: Performance
+    audio: dict[str, NDArray[np.float32]]
+    """Singer's name to (L,) at 24 kHz; L is the same for all."""
+    sources: tuple[str, ...]
+    """Held-out singers."""
+    targets: tuple[str, ...]
+    """Demo voices."""
+
+
+def render_parallel(
+    performance: Performance, singers: tuple[SyntheticSinger, ...], seed: int = 0
+) -> dict[str, NDArray]:
+    """`performance` by each of `singers`: name to audio (L,) float32 at 24 kHz. Noise differs between singers."""
+    return {singer.name: render(performance, singer, seed + index) for index, singer in enumerate(singers)}
+
+
+def held_out_set(config: CorpusConfig | None = None) -> Iterator[ParallelSong]:
+    """The held-out songs by all held-out singers and demo voices, equal to the clips of a corpus of this configuration.
+
+    Up to the 16-bit rounding of the corpus files.
+    """
+    config = config or CorpusConfig()
+    sources = held_out_singers(config.seed, config.held_out_singers)
+    targets = demo_singers(config)
+    for song in held_out_songs(config):
+        performance = perform_plan(config, song)
+        audio = {
+            singer.name: render(performance, singer, noise_seed(config, f"{singer.name}-{song.id}"))
+            for singer in (*sources, *targets)
+        }
+        yield ParallelSong(song.id, performance, audio, tuple(s.name for s in sources), tuple(s.name for s in targets))

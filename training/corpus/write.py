@@ -14,10 +14,18 @@ from safetensors.numpy import save_file
 
 from ...runtime.storage import replacing, write_whole
 from ..errors import DataError
-from .config import FORMAT_VERSION, RENDER_VERSION, CorpusConfig
-from .data_card import data_card
 from .phones import PHONES
-from .plan import ClipPlan, demo_singers, noise_seed, perform_plan, synthetic_clips
+from .plan import (
+    FORMAT_VERSION,
+    RENDER_VERSION,
+    ClipPlan,
+    CorpusConfig,
+    data_card,
+    demo_singers,
+    noise_seed,
+    perform_plan,
+    synthetic_clips,
+)
 from .reader import Labels
 from .recorded import SpokenPlan, require_recorded_voices, speak_plan, spoken_clips
 from .render import SAMPLE_RATE, render

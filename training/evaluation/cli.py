@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..progress import shown
+from ..loop.log import shown
 
 SystemsArgument = Annotated[
     list[str],
@@ -59,11 +59,11 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
 
         Writes OUTPUT/evaluation.md, OUTPUT/evaluation.json and the audio of each system.
         """
-        from ..datasets import open_dataset
+        from ..data.datasets import open_dataset
+        from .converters import open_system
+        from .pages import as_tables
         from .run import Data, EvaluationOptions
         from .run import evaluate as measure
-        from .systems import open_system
-        from .tables import as_tables
 
         with clear_errors():
             sources = Data(data.name, open_dataset(dataset, data))
@@ -103,8 +103,8 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
 
         The page needs no other file and no network.
         """
-        from ..audition import AuditionOptions
-        from ..audition import audition as write_page
+        from .audition import AuditionOptions
+        from .audition import audition as write_page
 
         with clear_errors():
             options = AuditionOptions(
@@ -133,13 +133,12 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
         Prepares, trains vocoder, teacher and student into OUTPUT, and writes OUTPUT/evaluation. Stopped and run again,
         it goes on.
         """
-        from ...runtime.cores import usable_cores
+        from ...runtime.conversion.cores import usable_cores
         from ..config import load_config
         from ..recipe import Recipe
-        from .cross import Cross, named_data
-        from .cross import cross as run_cross
-        from .run import EvaluationOptions
-        from .tables import as_tables
+        from .pages import as_tables
+        from .run import Cross, EvaluationOptions, named_data
+        from .run import cross as run_cross
 
         with clear_errors():
             experiment = Cross(

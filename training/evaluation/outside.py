@@ -1,33 +1,33 @@
-"""Measures by other packages and programs: PESQ, STOI, character errors, speaker embeddings, speech recognition.
-
-Each is there or says what is missing (`Missing`), so that a table without it names the reason.
-"""
+"""Judges from other packages, and likeness to the target."""
 
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 
-from ...runtime.audio import resample
-from ...runtime.errors import BundleError
-from ...runtime.extras import install
-from ...runtime.mel import mel_spectrogram
-from ...runtime.providers.onnx import open_session
-from ...runtime.spec import AudioSpec
-from ..checkpoint import latest_checkpoint, load_module, read_metadata
+from ...runtime.audio.features import mel_spectrogram
+from ...runtime.audio.resampling import resample
+from ...runtime.audio.spec import COMOSVC_24K, AudioSpec
+from ...runtime.errors import BundleError, install
+from ...runtime.providers.sessions import open_session
+from ..data.prepared import FeatureIndex
 from ..errors import DataError
-from ..features import FeatureIndex
-from ..singer_id import SINGER_ID, SingerClassifier
+from ..loop.checkpoint import latest_checkpoint, load_module, read_metadata
+from ..loop.loop import fit
+from .converters import EvaluationClip
 from .measures import readable
+from .singer_id import SINGER_ID, SingerClassifier, SingerCrops, SingerIdConfig, SingerIdObjective
 
 MEASURE_RATE = 16_000
 """PESQ's wide band, what recognisers listen at, and most embeddings."""
@@ -103,8 +103,8 @@ def find_embedding(choice: str | None, runs: list[Path]) -> tuple[str, Embed] | 
     if choice not in (None, "resemblyzer"):
         raise DataError(
             f"{choice} holds no singer classifier\n"
-            f"hint: train one: python -m comosvc.training.singer_id {choice} -o singer_id.onnx; else --embedding takes "
-            "an .onnx file or the word resemblyzer"
+            f"hint: train one: python -m comosvc.training.evaluation.singer_id {choice} -o singer_id.onnx; "
+            "else --embedding takes an .onnx file or the word resemblyzer"
         )
     try:
         package = import_module("resemblyzer")
@@ -175,3 +175,50 @@ class Recogniser:
             last = done.stderr.strip().splitlines()[-1:] or ["it wrote nothing to stderr"]
             raise DataError(f"the recogniser {self.command!r} ended with {done.returncode}: {last[0]}")
         return done.stdout.strip()
+
+
+LEARNING_CLIPS = 12
+"""Training clips of each singer."""
+LEARNING_STEPS = 150
+_SHORTEST_FRAMES = 60
+
+
+def learn_embedding(clips: Mapping[str, Sequence[EvaluationClip]]) -> tuple[str, Embed] | Missing:
+    """Train a small singer classifier on `clips` by singer, for seconds; its name and its last hidden layer.
+
+    `Missing` where fewer than two singers have a clip of a third of a second.
+    """
+    spec = COMOSVC_24K
+    mels = {
+        singer: [mel_spectrogram(resample(clip.audio, clip.rate, spec.sample_rate), spec) for clip in own]
+        for singer, own in clips.items()
+    }
+    longest = {singer: max(map(len, own), default=0) for singer, own in mels.items()}
+    usable = [singer for singer in mels if longest[singer] >= _SHORTEST_FRAMES]
+    if len(usable) < 2:
+        return Missing(
+            "not measured: likeness is learned from the recordings of two singers or more; with --target-data give "
+            "those of others too, or --embedding FILE.onnx"
+        )
+    usual = SingerIdConfig()
+    loop = replace(
+        usual.loop, steps=LEARNING_STEPS, batch_size=16, checkpoint_every=LEARNING_STEPS, log_every=LEARNING_STEPS
+    )
+    config = replace(usual, loop=loop, crop_frames=min(usual.crop_frames, *(longest[singer] for singer in usable)))
+    torch.manual_seed(0)
+    model = SingerClassifier(spec.n_mels, len(usable), config.channels)
+    with TemporaryDirectory(prefix="comosvc-singer-id-") as folder:
+        checkpoint = fit(
+            SingerIdObjective(model),
+            SingerCrops([mels[singer] for singer in usable], config),
+            config.loop,
+            Path(folder),
+            seed=0,
+            resolved_config={"loop": config.loop},
+            resume=False,
+            device="cpu",
+            console=Console(quiet=True),
+        )
+        load_module(checkpoint, "ema", model)
+    name = f"a singer classifier trained on recordings of {len(usable)} singers of this data"
+    return name, hidden_layer(cast(SingerClassifier, model.eval()), spec)

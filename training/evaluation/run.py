@@ -1,21 +1,43 @@
-"""The command `evaluate`: systems on the songs of a data set, and the tables."""
+"""Evaluates systems on held-out clips, and across data sets."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 
 from ...runtime.errors import OutputError
-from ..datasets import Material, Recording
+from ..data.datasets import DATASETS, Material, Recording, open_dataset
+from ..data.prepare import prepare
+from ..data.prepared import song_mark
 from ..errors import DataError
-from ..features import song_mark
-from .clips import Clip, Pair, choose_clips, conversions, reconstructions
-from .likeness import LEARNING_CLIPS, learn_embedding
-from .outside import Missing, Recogniser, find_character_errors, find_embedding, find_pesq, find_stoi
-from .score import Score, Scorer, Tools, f0_median_hz, mean_voice
-from .systems import StageSystem, System, Unconverted, file_name
-from .tables import CONVERSION, RECONSTRUCTION, Results, write_results
+from ..recipe import Recipe
+from ..run.acoustic_stages import STUDENT, TEACHER, train_student, train_teacher
+from ..vocoder.stage import train_vocoder
+from .converters import (
+    ConverterUnderTest,
+    EvaluationClip,
+    Pair,
+    StageSystem,
+    Unconverted,
+    choose_clips,
+    conversions,
+    file_name,
+    reconstructions,
+)
+from .outside import (
+    LEARNING_CLIPS,
+    Missing,
+    Recogniser,
+    find_character_errors,
+    find_embedding,
+    find_pesq,
+    find_stoi,
+    learn_embedding,
+)
+from .pages import CONVERSION, RECONSTRUCTION, Results, write_results
+from .scores import ClipScore, Scorer, Tools, f0_median_hz, mean_voice
 
 TASKS = ("both", RECONSTRUCTION, CONVERSION)
 
@@ -45,7 +67,7 @@ class Data:
 
 
 def evaluate(
-    systems: Sequence[System],
+    systems: Sequence[ConverterUnderTest],
     sources: Data,
     targets: Data,
     options: EvaluationOptions,
@@ -105,7 +127,7 @@ def evaluate(
     return results
 
 
-def as_trained(material: Material, systems: Sequence[System]) -> Material:
+def as_trained(material: Material, systems: Sequence[ConverterUnderTest]) -> Material:
     """`material` with its split as the systems were trained: a song is held out if all systems held it out.
 
     The material's own split, by names alone, stays for singers whose songs no system records: systems trained on other
@@ -127,13 +149,17 @@ def as_trained(material: Material, systems: Sequence[System]) -> Material:
     return replace(material, recordings=[replace(r, split=split(r)) for r in material.recordings])
 
 
-def _rows(task: str, systems: Sequence[System]) -> list[System]:
+def _rows(task: str, systems: Sequence[ConverterUnderTest]) -> list[ConverterUnderTest]:
     return [Unconverted(), *systems] if task == CONVERSION else list(systems)
 
 
 def _scores(
-    scorer: Scorer, systems: Sequence[System], pairs: Sequence[Pair], out: Path, progress: Callable[[str], object]
-) -> list[Score]:
+    scorer: Scorer,
+    systems: Sequence[ConverterUnderTest],
+    pairs: Sequence[Pair],
+    out: Path,
+    progress: Callable[[str], object],
+) -> list[ClipScore]:
     scores = []
     for system in systems:
         found = []
@@ -154,9 +180,9 @@ def _folder(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
-def _check_names(systems: Sequence[System]) -> None:
+def _check_names(systems: Sequence[ConverterUnderTest]) -> None:
     """Each system has a row of the tables and a folder for its audio by its name alone."""
-    taken: dict[str, System] = {}
+    taken: dict[str, ConverterUnderTest] = {}
     for system in (Unconverted(), *systems):
         other = taken.setdefault(_folder(system.name), system)
         if other is not system:
@@ -177,7 +203,9 @@ def _make_folder(out: Path) -> None:
         ) from None
 
 
-def _enrolment(material: Material, clips: Mapping[str, Sequence[Clip]], count: int) -> dict[str, list[Clip]]:
+def _enrolment(
+    material: Material, clips: Mapping[str, Sequence[EvaluationClip]], count: int
+) -> dict[str, list[EvaluationClip]]:
     """Clips that tell how each singer sounds: of songs that are trained on, never one that is evaluated."""
     tried = {clip.id for own in clips.values() for clip in own}
     chosen = choose_clips(material, "train", count)
@@ -185,7 +213,9 @@ def _enrolment(material: Material, clips: Mapping[str, Sequence[Clip]], count: i
     return {name: others[name] or own for name, own in chosen.items()}
 
 
-def _targets(systems: Sequence[System], enrolment: Mapping[str, Sequence[Clip]], wanted: Sequence[str]) -> list[str]:
+def _targets(
+    systems: Sequence[ConverterUnderTest], enrolment: Mapping[str, Sequence[EvaluationClip]], wanted: Sequence[str]
+) -> list[str]:
     known = [set(system.singers) for system in systems if system.singers is not None]
     common = set(enrolment).intersection(*known)
     if not common:
@@ -203,7 +233,10 @@ def _targets(systems: Sequence[System], enrolment: Mapping[str, Sequence[Clip]],
 
 
 def _pairs(
-    task: str, clips: Mapping[str, Sequence[Clip]], enrolment: Mapping[str, Sequence[Clip]], targets: Sequence[str]
+    task: str,
+    clips: Mapping[str, Sequence[EvaluationClip]],
+    enrolment: Mapping[str, Sequence[EvaluationClip]],
+    targets: Sequence[str],
 ) -> list[Pair]:
     if task == RECONSTRUCTION:
         return reconstructions({name: own for name, own in clips.items() if name in targets})
@@ -216,3 +249,53 @@ def _pairs(
         medians,
         theirs,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cross:
+    """What is trained on, what is converted, and how."""
+
+    train: Data
+    convert: Data
+    recipe: Recipe
+    device: str = "auto"
+    jobs: int = 1
+    teacher_steps: int = 50
+
+
+def named_data(argument: str) -> Data:
+    """`LAYOUT=FOLDER`, as the command line gives it. Raises `DataError`."""
+    layout, equals, folder = argument.partition("=")
+    if not equals or layout not in DATASETS:
+        raise DataError(
+            f"{argument!r} names no data\n"
+            f"hint: LAYOUT=FOLDER, LAYOUT one of {', '.join(DATASETS)}, as in m4singer=/data/m4singer"
+        )
+    return Data(layout, open_dataset(layout, Path(folder)))
+
+
+def cross(
+    experiment: Cross,
+    run: Path,
+    options: EvaluationOptions,
+    console: Console | None = None,
+    progress: Callable[[str], object] = lambda what: None,
+) -> list[Results]:
+    """Prepare, train vocoder, teacher and student into `run`, and evaluate both on the other data, in
+    `run / "evaluation"`. What was finished or half done before is taken up; content encoders that lie in `run` are
+    used, else the shipped voice's; a recipe without a vocoder needs one there.
+    """
+    recipe, how = experiment.recipe, {"seed": experiment.recipe.seed, "resume": True, "device": experiment.device}
+    prepare(
+        experiment.train.material, recipe.audio, run / "features", experiment.jobs, console, recipe.prepare,
+        crop_frames=recipe.longest_crop,
+    )  # fmt: skip
+    if recipe.vocoder is not None:
+        train_vocoder(recipe.vocoder, run, **how, console=console)
+    train_teacher(recipe.acoustic, recipe.teacher, run, **how, console=console)
+    train_student(recipe.student, run, **how, console=console)
+    systems = [
+        StageSystem(TEACHER, run / TEACHER, experiment.teacher_steps),
+        StageSystem(STUDENT, run / STUDENT),
+    ]
+    return evaluate(systems, experiment.convert, experiment.train, options, run / "evaluation", progress)

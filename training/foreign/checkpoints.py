@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor, UntypedStorage
 
-from ...runtime.file_kinds import FileKind, file_kind
+from ...runtime.voice.file_kinds import FileKind, file_kind
 from ..errors import ForeignFileError
 from .inert_pickle import Global, PickleError, read_pickle
 

@@ -10,16 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...runtime import limits
+from ...runtime.audio.spec import AudioSpec
 from ...runtime.errors import BundleError
-from ...runtime.spec import AudioSpec
-from ..acoustic import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
-from ..denoiser import DenoiserConfig
+from ...runtime.voice import manifest_rules as limits
+from ..acoustic.model import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel, DenoiserConfig
 from ..errors import ForeignFileError
 from .checkpoints import read_checkpoint
-from .recognise import Part, require_part
-from .settings import Settings
-from .weights import ForeignWeights, Ignored, build
+from .weights import ForeignWeights, Ignored, Part, Settings, build, require_part
 
 logger = logging.getLogger(__name__)
 CONFIG_NAMES = ("config.yaml", "config.yml")

@@ -10,15 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...runtime.file_kinds import inside
-from ..contentvec import ContentVec, ContentVecConfig
+from ...runtime.voice.file_kinds import inside
+from ..content.encoders import ContentVec, ContentVecConfig
 from ..errors import ForeignFileError
 from .checkpoints import read_checkpoint
 from .inert_pickle import Record
-from .recognise import Part, require_part
-from .settings import Settings, read_settings
-from .sources import CHECKPOINT_SUFFIXES, Source
-from .weights import ForeignWeights, Ignored, build
+from .locations import CHECKPOINT_SUFFIXES, ForeignSource
+from .weights import ForeignWeights, Ignored, Part, Settings, build, read_settings, require_part
 
 HF_CONFIG, HF_WEIGHTS = "config.json", ("model.safetensors", "pytorch_model.bin")
 IGNORED = (
@@ -54,7 +52,7 @@ class ImportedContent:
     ignored: dict[str, int]
 
 
-def content_files(source: Source) -> tuple[Path, Path | None]:
+def content_files(source: ForeignSource) -> tuple[Path, Path | None]:
     """The weights, and the config.json of a Hugging Face model, of what `--content` names."""
     if source.is_folder:
         weights = next((name for name in HF_WEIGHTS if _there(source.inside(name))), None)
@@ -90,7 +88,7 @@ def read_content(path: Path, config: Path | None = None) -> ImportedContent:
     return ImportedContent(network, "fairseq" if is_fairseq else "hugging face", weights.finish(IGNORED))
 
 
-def _there(source: Source) -> bool:
+def _there(source: ForeignSource) -> bool:
     try:
         source.file()
     except ForeignFileError:

@@ -1,23 +1,82 @@
-"""Stages of a run that are taken from files instead of trained: ContentVec, and an NSF-HiFi-GAN."""
+"""Others' checkpoints as stages of a run folder."""
 
 import json
 import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import AdamW
 
-from ...runtime.spec import AudioSpec, FrontEnd
-from ..checkpoint import latest_checkpoint, read_metadata, save_checkpoint
+from ...runtime.audio.spec import AUTHORS_FRONT_END, AudioSpec, FrontEnd
 from ..config import to_mapping
-from ..content_stage import CONTENT, CONTENT_LOW
-from ..encoders import CONTENTVEC
-from ..errors import ConfigError, DataError
-from ..vocoder_kinds import NSF_HIFIGAN
-from ..vocoder_stage import VOCODER
-from ..windows import require_windows
-from .parts import content_at, vocoder_at
+from ..content.encoders import CONTENTVEC, load_content_encoders, require_windows
+from ..content.stage import CONTENT, CONTENT_LOW
+from ..data.prepared import FeatureIndex
+from ..errors import ConfigError, DataError, ForeignFileError
+from ..loop.checkpoint import latest_checkpoint, read_metadata, save_checkpoint
+from ..vocoder.light import NSF_HIFIGAN
+from ..vocoder.stage import VOCODER
+from .checkpoints import read_checkpoint
+from .comosvc_file import CONFIG_NAMES, ImportedAcoustic, read_comosvc
+from .content_file import ImportedContent, content_files, read_content
+from .locations import ForeignSource, sha256_of
+from .vocoder_file import MEL_LOG_BASE, VOCODER_CONFIG_NAMES, ImportedVocoder, read_vocoder
+from .weights import Part, Settings, read_settings, require_part
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A file that was read: what it is called in manifests and checkpoints, and where it lies."""
+
+    name: str
+    path: Path
+
+    @classmethod
+    def of(cls, source: ForeignSource, path: Path) -> "ForeignFile":
+        return cls(source.text if source.repo else path.name, path)
+
+    def facts(self, **more: Any) -> dict[str, Any]:
+        """For the record of what a voice is made of."""
+        return {"file": self.name, "sha256": sha256_of(self.path), **more}
+
+
+def content_at(address: str) -> tuple[ImportedContent, ForeignFile]:
+    """ContentVec at a path or hf:// address: fairseq's .pt, or a Hugging Face folder. Raises `ForeignFileError`."""
+    source = ForeignSource.parse(address)
+    weights, config = content_files(source)
+    return read_content(weights, config), ForeignFile.of(source, weights)
+
+
+def vocoder_at(
+    address: str, config: str | None = None, kind: str = "auto", mel_log_base: float = MEL_LOG_BASE
+) -> tuple[ImportedVocoder, ForeignFile]:
+    """An NSF-HiFi-GAN at a path or hf:// address, for mels of that logarithm; `config` None is looked for beside it.
+
+    Raises `ForeignFileError`.
+    """
+    source = ForeignSource.parse(address)
+    path = source.file()
+    settings = settings_at(source, config, VOCODER_CONFIG_NAMES, "--vocoder-config", Part.VOCODER)
+    return read_vocoder(path, settings, kind, mel_log_base), ForeignFile.of(source, path)
+
+
+def settings_at(source: ForeignSource, given: str | None, names: Sequence[str], option: str, part: Part) -> Settings:
+    """The configuration that `option` gives, else the one of `names` that lies beside `source`, a `part`.
+
+    Raises `ForeignFileError`; where there is none, because `source` is no such part, the error says so.
+    """
+    found = source.beside(*names) if given is None else ForeignSource.parse(given)
+    if found is None:
+        require_part(read_checkpoint(source.file()), part, source.text)
+        raise ForeignFileError(
+            f"no configuration beside {source.text}: looked for {', '.join(names)}\nhint: name it with {option}"
+        )
+    return read_settings(found.file())
+
 
 logger = logging.getLogger(__name__)
 _MADE_WITH = ("sample_rate", "hop_length", "n_fft", "win_length", "n_mels", "f_min_hz", "f_max_hz", "mel_floor")
@@ -86,3 +145,93 @@ def keep(folder: Path, network: nn.Module, config: dict[str, Any], facts: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     unused = AdamW(network.parameters())
     return save_checkpoint(folder, step, {"ema": network}, unused, config)
+
+
+ENDINGS = (".pt", ".pth", ".ckpt")
+"""Endings of checkpoints of `torch.save`; ours end in .safetensors."""
+_CONDITIONS = ("loudness", "condition_at", "unvoiced_f0", "content_index")
+_F0 = "dio"
+
+
+def take_acoustic(
+    address: str, settings: str | None, stage: str, run: Path, folder: Path, singers: Collection[str] | None = None
+) -> Path:
+    """Make the authors' checkpoint at a path or hf:// address the one checkpoint of `folder`, and return that.
+
+    `stage`: what it must be, "teacher" or "student". `settings`: its config.yaml; None looks beside it. `singers`:
+    names of the rows of the singers' table, in order; None keeps the checkpoint's own. The features and the content
+    encoder of `run` must be such as it was trained on.
+
+    Raises `ForeignFileError` where a file cannot be used, `ConfigError` where the features of `run` are not the
+    authors', `DataError` where `run` has another content encoder, singers that the checkpoint lacks, or `folder`
+    another network.
+    """
+    features, source = FeatureIndex.open(run / "features"), ForeignSource.parse(address)
+    path = source.file()
+    read = read_comosvc(
+        path, settings_at(source, settings, CONFIG_NAMES, "--teacher-config", Part.MODEL), features.audio, of="the run"
+    )
+    file = ForeignFile.of(source, path)
+    if read.is_teacher != (stage == "teacher"):
+        found, place = ("teacher", "logs/como") if read.is_teacher else ("student", "logs/teacher")
+        raise ForeignFileError(f"{file.name} is a {found}, not a {stage}\nhint: give {place}/model_<step>.pt")
+    _require_authors_features(features, run, file.name)
+    model = read.model
+    encoders = _content_encoders(run, model.content_embed.in_features, file.name)
+    names = sorted(read.singers, key=lambda name: read.singers[name]) if singers is None else list(singers)
+    model.singer_embed = _table(read, names, file.name)
+    config = {
+        "audio": to_mapping(features.audio),
+        "acoustic": to_mapping(model.config),
+        stage: {},  # its training is unknown
+        "singers": names,
+        "n_content": model.content_embed.in_features,
+        "content_encoders": encoders,
+        "front_end": to_mapping(features.front_end),
+    }
+    return keep(folder, model, config, file.facts(ignored_weights=read.ignored), read.step or 0)
+
+
+def _require_authors_features(features: FeatureIndex, run: Path, name: str) -> None:
+    """Raise `ConfigError` unless the conditions are taken as the authors take them; warn of another F0."""
+    again = f"comosvc-train prepare -c authors -o {run}"
+    found = {key: getattr(features.front_end, key) for key in _CONDITIONS}
+    wanted = {key: getattr(AUTHORS_FRONT_END, key) for key in _CONDITIONS}
+    if found != wanted or features.audio.mel_log_base != 10.0:
+        raise ConfigError(
+            f"{name} was trained on the authors' conditions, {wanted}, and mels of log10; the features of {run} have "
+            f"{found} and base {features.audio.mel_log_base:g}\nhint: prepare into a new run folder: {again}"
+        )
+    if features.f0 != _F0:
+        logger.warning(
+            '%s was trained on F0 from %s, the features of %s have that of %s: set f0 = "%s" under [prepare]',
+            name, _F0, run, features.f0, _F0,
+        )  # fmt: skip
+
+
+def _content_encoders(run: Path, n_content: int, name: str) -> dict[str, str]:
+    """Hashes of the run's content encoders by name."""
+    if latest_checkpoint(run / CONTENT) is None:
+        raise DataError(
+            f"{run} has no content encoder; {name} was trained on ContentVec\n"
+            f"hint: run it first: comosvc-train content -o {run} --from checkpoint_best_legacy_500.pt"
+        )
+    encoders = load_content_encoders(run)
+    if (given := encoders[CONTENT][0].n_content) != n_content:
+        raise DataError(
+            f"the content encoder of {run} gives {given} channels; {name} was trained with {n_content}\n"
+            "hint: CoMoSVC's encoder is ContentVec, layer 12, 768 channels: comosvc-train content --from FILE"
+        )
+    return {encoder: digest for encoder, (_, digest) in encoders.items()}
+
+
+def _table(read: ImportedAcoustic, names: list[str], name: str) -> nn.Embedding:
+    """The vectors of the singers `names`, in that order."""
+    if missing := [singer for singer in names if singer not in read.singers]:
+        raise DataError(
+            f"{name} does not have the singers {', '.join(missing)} of the recordings; it has "
+            f"{', '.join(read.singers)}\nhint: call the recordings' singers as spk in config.yaml does, or train the "
+            f"new ones first: comosvc-train teacher --init-from {name}"
+        )
+    rows = torch.tensor([read.singers[singer] for singer in names])
+    return nn.Embedding.from_pretrained(read.model.singer_embed.weight.detach()[rows].clone(), freeze=False)

@@ -9,16 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ...runtime.spec import AudioSpec
+from ...runtime.audio.spec import AudioSpec
 from ..errors import ConfigError, ForeignFileError
-from ..hifigan import HifiGanConfig, NsfHifiGan
+from ..vocoder.hifigan import HifiGanConfig, NsfHifiGan
 from .checkpoints import read_checkpoint
-from .recognise import Part, require_part
-from .settings import Settings
-from .weights import ForeignWeights, Ignored, build
+from .weights import ForeignWeights, Ignored, Part, Settings, build, require_part
 
 logger = logging.getLogger(__name__)
-CONFIG_NAMES = ("config.yaml", "config.yml", "config.json")
+VOCODER_CONFIG_NAMES = ("config.yaml", "config.yml", "config.json")
 IGNORED = (
     Ignored(r"discriminator\..*|mpd\..*|msd\..*", "discriminators: only training needs them"),
     Ignored(r"m_source\.l_sin_gen\..*", "tables that the sine source is computed with"),

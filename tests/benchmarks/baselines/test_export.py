@@ -7,8 +7,8 @@ import torch
 from baseline_stages import STAGES
 
 from comosvc.benchmarks.baselines import sovits
-from comosvc.benchmarks.speed.stage import Stage
-from comosvc.export.graphs import trace
+from comosvc.benchmarks.baselines.steps import TimedStep
+from comosvc.export.graphs.trace import trace
 
 TOLERANCE = 1e-5  # the same float32 arithmetic in another order, as in export.parity
 TESTED_ELSEWHERE_TOO = {
@@ -22,7 +22,7 @@ TESTED_ELSEWHERE_TOO = {
 }
 
 
-def require_equal(stage: Stage, lengths_and_batches: tuple[tuple[float, int], ...]) -> None:
+def require_equal(stage: TimedStep, lengths_and_batches: tuple[tuple[float, int], ...]) -> None:
     """Traced at the last length and batch, compared at the others; a sampler at its first evaluations and its last."""
     module = stage.build()
     *others, (seconds, batch) = lengths_and_batches

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from comosvc.benchmarks.baselines import reread
-from comosvc.benchmarks.baselines.parts import f0_stage
-from comosvc.benchmarks.baselines.world_f0 import resized, through_unvoiced
-from comosvc.runtime.spec import COMOSVC_24K, OPENVPI_44K
-from comosvc.training.hifigan import M4SINGER_24K, HifiGanConfig, NsfHifiGan
+from comosvc.benchmarks.baselines import comosvc as reread
+from comosvc.benchmarks.baselines.parts import f0_stage, resized, through_unvoiced
+from comosvc.runtime.audio.spec import COMOSVC_24K, OPENVPI_44K
+from comosvc.training.vocoder.hifigan import M4SINGER_24K, HifiGanConfig, NsfHifiGan
 
 
 @pytest.mark.parametrize("spec", [COMOSVC_24K, OPENVPI_44K])

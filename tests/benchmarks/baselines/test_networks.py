@@ -7,11 +7,10 @@ import pytest
 import torch
 from baseline_stages import CONTENT, PLAIN, SOVITS
 
-from comosvc.benchmarks.authors_training import Layer
+from comosvc.benchmarks.baselines.authors import Layer
 from comosvc.benchmarks.baselines.diffsvc import HubertSoft, UnitsAndPitch
-from comosvc.benchmarks.baselines.sovits_encoder import RelativeAttention, coarse_f0
-from comosvc.benchmarks.baselines.sovits_flow import CouplingLayer, Decoder, Flow
-from comosvc.training.hifigan import NsfHifiGan
+from comosvc.benchmarks.baselines.sovits_networks import CouplingLayer, Decoder, Flow, RelativeAttention, coarse_f0
+from comosvc.training.vocoder.hifigan import NsfHifiGan
 
 
 @pytest.fixture(autouse=True)

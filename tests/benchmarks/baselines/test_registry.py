@@ -9,8 +9,8 @@ import pytest
 from comosvc.benchmarks.baselines import BASELINES, comosvc
 from comosvc.benchmarks.baselines.parts import NetworkSize, count_gflop_per_s, sampler_stage
 from comosvc.benchmarks.baselines.sampler import Sampler
-from comosvc.benchmarks.speed.stage import STAGES, HostStage, Stage
-from comosvc.runtime.spec import COMOSVC_24K
+from comosvc.benchmarks.baselines.steps import STAGES, HostStage, TimedStep
+from comosvc.runtime.audio.spec import COMOSVC_24K
 
 MILLIONS = {
     "comosvc-authors": {"content": 94.37, "acoustic": 55.15, "vocoder": 13.9},
@@ -58,7 +58,7 @@ def test_systems_are_what_they_are_called(systems):
         names = [stage.name for stage in system.stages]
         assert names == [name for name in STAGES if name in names]
         assert [type(stage) for stage in system.stages if stage.name == "f0"] == [HostStage]
-        networks = {stage.name for stage in system.stages if isinstance(stage, Stage)}
+        networks = {stage.name for stage in system.stages if isinstance(stage, TimedStep)}
         assert networks == set(system.parameters) == set(system.gflop_per_s)
         assert (system.overhead is not None) == id.startswith("comosvc")
     assert len({system.title for system in systems.values()}) == len(systems)

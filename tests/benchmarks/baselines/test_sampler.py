@@ -14,7 +14,7 @@ from comosvc.benchmarks.baselines.sampler import (
     pndm,
     sampler_graph,
 )
-from comosvc.training.diffusion import SigmaConfig, edm_scalings, teacher_sample
+from comosvc.training.acoustic.diffusion import SigmaConfig, edm_scalings, teacher_sample
 
 BETAS = linear_betas()
 ALPHAS_BAR = torch.tensor(np.cumprod(1.0 - BETAS), dtype=torch.float32)

@@ -6,7 +6,7 @@ from math import prod
 
 import pytest
 
-from comosvc.benchmarks.baselines.tables import TRAINING_ONLY, WRITTEN, parameter_table, written
+from comosvc.benchmarks.baselines.weight_names import TRAINING_ONLY, WRITTEN, parameter_table, written
 
 MILLIONS = {
     "comosvc-authors": 54.95 + 0.2,
@@ -23,7 +23,7 @@ def id(request):
 
 def test_the_written_table_is_the_networks(id):
     text = files("comosvc.benchmarks.baselines").joinpath("tables", f"{id}.txt").read_text("utf-8")
-    assert text == written(id), f"if it should be: python -m comosvc.benchmarks.baselines.tables {id}"
+    assert text == written(id), f"if it should be: python -m comosvc.benchmarks.baselines.weight_names {id}"
 
 
 def test_the_table_adds_up(id):

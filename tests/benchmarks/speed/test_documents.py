@@ -8,8 +8,8 @@ from speed_reports import facts, report, rich_report, timing
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
-from comosvc.benchmarks.goals import GOALS
-from comosvc.benchmarks.report import Report, Row, save_json
+from comosvc.benchmarks.quality.table import GOALS
+from comosvc.benchmarks.report import Report, Row, save_json, show
 from comosvc.benchmarks.speed.charts import QualityPoint, rtf_against_length, speed_against_quality, stacked_stages
 from comosvc.benchmarks.speed.documents import (
     BEGIN,
@@ -20,10 +20,8 @@ from comosvc.benchmarks.speed.documents import (
     read_documents,
     write_documents,
 )
-from comosvc.benchmarks.speed.grid import show
-from comosvc.benchmarks.speed.paper import paper_grid
+from comosvc.benchmarks.speed.paper import find_scalings, paper_grid
 from comosvc.benchmarks.speed.results import save_speed
-from comosvc.benchmarks.speed.scaling import find_scalings
 from comosvc.benchmarks.speed.tables import (
     REFERENCE,
     all_grids,

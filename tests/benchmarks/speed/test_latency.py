@@ -6,16 +6,16 @@ import pytest
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
-from comosvc.benchmarks.low_distance import _stream_and_whole, _stream_distance
-from comosvc.benchmarks.meters import PitchMeter
-from comosvc.benchmarks.speed.clips import sung_clip
+from comosvc.benchmarks.metrics import PitchMeter
+from comosvc.benchmarks.quality.low_distance import _stream_and_whole, _stream_distance
+from comosvc.benchmarks.speed.chain import sung_clip
 from comosvc.benchmarks.speed.documents import read_document
 from comosvc.benchmarks.speed.latency import ClipLatency, LatencyOptions, latency_grids, load_latency, save_latency
 from comosvc.benchmarks.speed.results import ResultError
 from comosvc.benchmarks.speed.streaming import BlockLatency
 from comosvc.runtime import Converter
+from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.runtime.errors import OptionError
-from comosvc.runtime.spec import COMOSVC_24K
 
 RESULTS = Path(__file__).parents[3] / "benchmarks/results"
 

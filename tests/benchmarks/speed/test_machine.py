@@ -1,4 +1,4 @@
-from comosvc.benchmarks.speed.machine import in_words, is_same_machine, machine_facts
+from comosvc.benchmarks.speed.timing import in_words, is_same_machine, machine_facts
 
 
 def test_masked_instructions_are_told_and_make_another_machine(monkeypatch):

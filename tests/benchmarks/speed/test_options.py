@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import systems as resolution
+from comosvc.benchmarks.speed.chain import VariantKey
 from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, LIGHT_SIZE, ready_counted, ready_precision
-from comosvc.benchmarks.speed.known import baselines
 from comosvc.benchmarks.speed.options import (
     PRESETS,
     RtfOptions,
@@ -21,11 +21,10 @@ from comosvc.benchmarks.speed.options import (
     within_limits,
 )
 from comosvc.benchmarks.speed.paper import TABLE_3
-from comosvc.benchmarks.speed.systems import find_subjects, plan
-from comosvc.benchmarks.speed.variants import VariantKey
+from comosvc.benchmarks.speed.systems import baselines, find_subjects, plan
 from comosvc.runtime.errors import BundleError, OptionError
-from comosvc.training.hifigan import M4SINGER_24K
-from comosvc.training.vocoder import LIGHT_24K
+from comosvc.training.vocoder.hifigan import M4SINGER_24K
+from comosvc.training.vocoder.light import LIGHT_24K
 
 
 def test_numbers_with_commas():

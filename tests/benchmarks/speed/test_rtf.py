@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import exported as exporting
 from comosvc.benchmarks.speed import full_size, rtf, systems, voices
-from comosvc.benchmarks.speed.chain import Loaded
-from comosvc.benchmarks.speed.clips import sung_clip
+from comosvc.benchmarks.speed.chain import Loaded, sung_clip
+from comosvc.benchmarks.speed.engines import OnnxChain, TorchChain, open_torch
 from comosvc.benchmarks.speed.exported import content_key, export_system
 from comosvc.benchmarks.speed.full_size import (
     random_voice,
@@ -32,30 +32,26 @@ from comosvc.benchmarks.speed.full_size import (
     with_precision,
     with_singers,
 )
-from comosvc.benchmarks.speed.onnx_chain import OnnxChain
 from comosvc.benchmarks.speed.options import RtfOptions
 from comosvc.benchmarks.speed.results import TOTAL, load_speed, save_speed
 from comosvc.benchmarks.speed.rtf import measure_rtf
 from comosvc.benchmarks.speed.systems import find_subjects, plan
 from comosvc.benchmarks.speed.tables import all_grids, engine_grid, loading_grid
 from comosvc.benchmarks.speed.timing import Rounds, Sample
-from comosvc.benchmarks.speed.torch_chain import TorchChain, open_torch
 from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, engine_facts, fp32_graphs
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
-from comosvc.export.precision import recorded
-from comosvc.export.variants import BUDGETS, Budget
+from comosvc.export.precision.precision import recorded
+from comosvc.export.precision.variants import BUDGETS, Budget
 from comosvc.runtime import Converter, ProviderError
-from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.engine import BUILD, build_engines
-from comosvc.runtime.engine_target import build_target, engine_spec
 from comosvc.runtime.errors import ComosvcError
-from comosvc.runtime.manifest import MANIFEST_FILE, from_json, to_json
-from comosvc.runtime.parity_file import kept_fp32
-from comosvc.training.acoustic import AUTHORS_ACOUSTIC
-from comosvc.training.contentvec import ContentVecConfig
-from comosvc.training.denoiser import DenoiserConfig
-from comosvc.training.hifigan import M4SINGER_24K, NsfHifiGan
-from comosvc.training.vocoder import Vocoder, VocoderConfig
+from comosvc.runtime.providers.tensorrt.build import BUILD, build_engines
+from comosvc.runtime.providers.tensorrt.target import build_target, engine_spec
+from comosvc.runtime.voice.bundle import kept_fp32, open_bundle
+from comosvc.runtime.voice.manifest import MANIFEST_FILE, from_json, to_json
+from comosvc.training.acoustic.model import AUTHORS_ACOUSTIC, DenoiserConfig
+from comosvc.training.content.encoders import ContentVecConfig
+from comosvc.training.vocoder.hifigan import M4SINGER_24K, NsfHifiGan
+from comosvc.training.vocoder.light import Vocoder, VocoderConfig
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,10 @@ from toy_systems import TOYS
 
 from comosvc.benchmarks.speed import ceilings
 from comosvc.benchmarks.speed.ceilings import measure_ceilings
+from comosvc.benchmarks.speed.engines import open_onnx, open_torch
 from comosvc.benchmarks.speed.exported import export_system
-from comosvc.benchmarks.speed.known import baselines
-from comosvc.benchmarks.speed.onnx_chain import open_onnx
 from comosvc.benchmarks.speed.options import check_device, parse_systems
-from comosvc.benchmarks.speed.torch_chain import open_torch
+from comosvc.benchmarks.speed.systems import baselines
 from comosvc.benchmarks.speed.voices import VoiceChain
 from comosvc.benchmarks.speed.worker import LocalSession
 

@@ -1,15 +1,6 @@
 import pytest
 
-from comosvc.benchmarks.speed.timing import (
-    Clock,
-    Rounds,
-    Sample,
-    Step,
-    in_turns,
-    median_error,
-    spread,
-    time_steps,
-)
+from comosvc.benchmarks.speed.timing import Clock, Rounds, Sample, Step, in_turns, median_error, spread, time_steps
 from comosvc.runtime.errors import ComosvcError
 
 

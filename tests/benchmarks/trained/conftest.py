@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from comosvc.benchmarks.trained import training
-from comosvc.benchmarks.trained.stages import BUDGET_SHARES, load_material
-from comosvc.benchmarks.trained.training import make_plan, train_stage
+from comosvc.benchmarks.trained import equal_compute as training
+from comosvc.benchmarks.trained.equal_compute import make_plan, train_stage
+from comosvc.benchmarks.trained.objectives import BUDGET_SHARES, load_material
+from comosvc.training.acoustic.model import DenoiserConfig
 from comosvc.training.config import load_config
-from comosvc.training.denoiser import DenoiserConfig
-from comosvc.training.features import ClipEntry, FeatureIndex, SingerEntry, feature_path, save_arrays
-from comosvc.training.loop import LoopConfig
-from comosvc.training.prepare import analyse
+from comosvc.training.data.prepare import analyse
+from comosvc.training.data.prepared import FeatureIndex, PreparedClip, PreparedSinger, feature_path, save_arrays
+from comosvc.training.loop.loop import LoopConfig
 from comosvc.training.recipe import Recipe
 
 BUDGET_CPU_S = 10.0
@@ -40,9 +40,9 @@ def run(recipe, songs, tmp_path_factory):
     clips = []
     for name, audio in songs[0].targets.items():
         save_arrays(feature_path(run / "features", name), arrays := analyse(audio, recipe.audio))
-        clips += [ClipEntry(name, f"{name}-{s}", name, s, s, len(arrays["mel"])) for s in ("train", "valid")]
+        clips += [PreparedClip(name, f"{name}-{s}", name, s, s, len(arrays["mel"])) for s in ("train", "valid")]
     singers = {
-        name: SingerEntry("synthetic", "train", True, index, 0.03, 220.0, (110.0, 440.0))
+        name: PreparedSinger("synthetic", "train", True, index, 0.03, 220.0, (110.0, 440.0))
         for index, name in enumerate(sorted(songs[0].targets))
     }
     FeatureIndex(run / "features", recipe.audio, singers, tuple(clips)).save()

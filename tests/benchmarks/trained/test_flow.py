@@ -6,12 +6,12 @@ from torch.distributions import Normal
 from torch.distributions import kl_divergence as exact_kl
 from toy_voice import toy_batch
 
-from comosvc.benchmarks.trained.flow import Flow, FlowConfig, FlowModel, FlowObjective, kl_divergence
-from comosvc.runtime.spec import COMOSVC_24K
-from comosvc.training.acoustic import AcousticModel
+from comosvc.benchmarks.trained.rivals import FlowAtDemoSize, FlowConfig, FlowModel, FlowObjective, kl_divergence
+from comosvc.runtime.audio.spec import COMOSVC_24K
+from comosvc.training.acoustic.model import AcousticModel
 from comosvc.training.config import load_config
-from comosvc.training.draws import Draws
-from comosvc.training.loop import LoopConfig
+from comosvc.training.loop.batches import Draws
+from comosvc.training.loop.loop import LoopConfig
 from comosvc.training.recipe import Recipe
 
 LOOP = LoopConfig(steps=1, batch_size=8, learning_rate=1e-3, final_learning_rate=1e-4)
@@ -24,7 +24,7 @@ TINY = FlowConfig(
 def flow():
     """A flow that does something: an untrained one is the identity."""
     torch.manual_seed(0)
-    flow = Flow(TINY)
+    flow = FlowAtDemoSize(TINY)
     for parameter in flow.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return flow.double()

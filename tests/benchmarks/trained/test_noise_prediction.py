@@ -2,7 +2,7 @@ import pytest
 import torch
 from toy_voice import toy_batch, toy_model
 
-from comosvc.benchmarks.trained.noise_prediction import (
+from comosvc.benchmarks.trained.rivals import (
     NoisePredictionConfig,
     NoisePredictionObjective,
     ancestral_sample,
@@ -12,8 +12,8 @@ from comosvc.benchmarks.trained.noise_prediction import (
     signal_levels,
     transfer,
 )
-from comosvc.training.draws import Draws
-from comosvc.training.loop import LoopConfig
+from comosvc.training.loop.batches import Draws
+from comosvc.training.loop.loop import LoopConfig
 
 LOOP = LoopConfig(steps=1, batch_size=8, learning_rate=1e-3, final_learning_rate=1e-4)
 CONFIG = NoisePredictionConfig(loop=LOOP, crop_frames=24)

@@ -10,12 +10,11 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.trained import evaluation
-from comosvc.benchmarks.trained.evaluation import Judge, evaluate
-from comosvc.benchmarks.trained.stages import DIFFSVC, STUDENT
-from comosvc.benchmarks.trained.systems import draw_with, load_systems, song_batch
-from comosvc.benchmarks.trained.table import as_grid, load_json, save_json
+from comosvc.benchmarks.trained.evaluation import Judge, as_grid, evaluate, load_json, save_json
+from comosvc.benchmarks.trained.objectives import DIFFSVC, STUDENT
+from comosvc.benchmarks.trained.rendered import draw_with, load_systems, song_batch
 from comosvc.runtime.errors import ComosvcError
-from comosvc.training.rendering import Renderer
+from comosvc.training.run.rendering import Renderer
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comosvc.benchmarks.trained import training
-from comosvc.benchmarks.trained.stages import (
+from comosvc.benchmarks.trained import equal_compute as training
+from comosvc.benchmarks.trained.equal_compute import CPU_S, CpuClock, make_plan, read_plan, spent_cpu_s, train_stage
+from comosvc.benchmarks.trained.objectives import (
     BUDGET_SHARES,
     DIFFSVC,
     FLOW,
@@ -16,9 +17,8 @@ from comosvc.benchmarks.trained.stages import (
     build_stage,
     require_stages,
 )
-from comosvc.benchmarks.trained.training import CPU_S, CpuClock, make_plan, read_plan, spent_cpu_s, train_stage
-from comosvc.training.checkpoint import read_figures, read_metadata, require_checkpoint, save_checkpoint
 from comosvc.training.errors import ConfigError, TrainingError
+from comosvc.training.loop.checkpoint import read_figures, read_metadata, require_checkpoint, save_checkpoint
 
 
 def test_the_steps_are_what_the_budget_buys(trained_run):

@@ -15,13 +15,13 @@ from foreign_files import (
 )
 from hostile import PAYLOADS, STOLEN, in_zip, pickled
 
-from comosvc.runtime.spec import COMOSVC_24K
+from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.training.errors import ForeignFileError
 from comosvc.training.foreign.comosvc_file import read_comosvc
 from comosvc.training.foreign.content_file import read_content
-from comosvc.training.foreign.parts import content_at, vocoder_at
-from comosvc.training.foreign.settings import read_settings
+from comosvc.training.foreign.stages import content_at, vocoder_at
 from comosvc.training.foreign.vocoder_file import read_vocoder
+from comosvc.training.foreign.weights import read_settings
 
 
 def edit_yaml(path: Path, change) -> None:

@@ -31,26 +31,25 @@ from foreign_files import (
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from comosvc.export.archive import pack, write_zip
-from comosvc.export.assemble import TorchGraphs, build_files
-from comosvc.export.blobs import share
+from comosvc.export.archive import pack, share, write_zip
+from comosvc.export.bundle.assemble import TorchGraphs, build_files
+from comosvc.export.bundle.facts import Facts, changed
+from comosvc.export.bundle.statements import Statements
+from comosvc.export.bundle.verify import verify
 from comosvc.export.cli import app
 from comosvc.export.errors import ExportError
-from comosvc.export.facts import Facts, changed
-from comosvc.export.importing.voice import ImportRequest, load_imported_voice, parse_steps
-from comosvc.export.statements import Statements
-from comosvc.export.verify import verify
+from comosvc.export.importing import ImportRequest, load_imported_voice, parse_steps
 from comosvc.runtime import Converter
-from comosvc.runtime.audio import resample
-from comosvc.runtime.bundle import open_bundle
+from comosvc.runtime.audio.resampling import resample
+from comosvc.runtime.audio.spec import COMOSVC_24K
+from comosvc.runtime.conversion.low_latency import latency_samples
+from comosvc.runtime.conversion.source import noise_frames, sine_source
 from comosvc.runtime.errors import BundleError, OptionError
-from comosvc.runtime.low_latency import latency_samples
-from comosvc.runtime.self_test import vowel
-from comosvc.runtime.source import noise_frames, sine_source
-from comosvc.runtime.spec import COMOSVC_24K
+from comosvc.runtime.providers.self_test import vowel
+from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.training.errors import ForeignFileError
 from comosvc.training.foreign import comosvc_file, content_file, vocoder_file
-from comosvc.training.progress import MinuteLines
+from comosvc.training.loop.log import MinuteLines
 
 _SPEC = importlib.util.spec_from_file_location("authors", Path(__file__).parents[2] / "reference" / "authors.py")
 authors = importlib.util.module_from_spec(_SPEC)

@@ -10,12 +10,12 @@ import onnxruntime
 import pytest
 from gpu_double import HostDevice
 
-from comosvc.runtime import BundleError, ComosvcError, Converter, ProviderError, doctor
-from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.device import GPU_LOCK
-from comosvc.runtime.drawn import Drawn
-from comosvc.runtime.gpu import Gpu
+from comosvc.runtime import BundleError, ComosvcError, Converter, ProviderError
+from comosvc.runtime.cli import doctor
+from comosvc.runtime.conversion.generated import Drawn
 from comosvc.runtime.providers import cuda
+from comosvc.runtime.providers.gpu import GPU_LOCK, Gpu
+from comosvc.runtime.voice.bundle import open_bundle
 
 FULL = "BFCArena: Failed to allocate memory for requested buffer of size 1073741824"
 GPU = Gpu("Test GPU", "8.9", 8 << 30, (13, 0))

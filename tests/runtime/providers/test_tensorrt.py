@@ -13,13 +13,17 @@ import pytest
 from gpu_double import Context, HostDevice
 from tiny_bundle import write_folder
 
-from comosvc.runtime import Converter, ProviderError, device, engine, engine_runner, engine_target
-from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.engine_files import Plans
-from comosvc.runtime.engine_target import Target
+from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.errors import EngineError
-from comosvc.runtime.gpu import Gpu
+from comosvc.runtime.providers import gpu as device
 from comosvc.runtime.providers import tensorrt
+from comosvc.runtime.providers.gpu import Gpu
+from comosvc.runtime.providers.tensorrt import build as engine
+from comosvc.runtime.providers.tensorrt import runner as engine_runner
+from comosvc.runtime.providers.tensorrt import target as engine_target
+from comosvc.runtime.providers.tensorrt.cache import Plans
+from comosvc.runtime.providers.tensorrt.target import BuildTarget
+from comosvc.runtime.voice.bundle import open_bundle
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX is not installed")
 
@@ -93,7 +97,7 @@ def test_the_check_above_can_fail(tmp_path):
 def test_the_full_tensorrt_is_not_asked_for_what_only_rtx_has(monkeypatch, files, tmp_path):
     """A real parse and a real configuration, as far as a build gets without a GPU."""
     bundle = open_bundle(write_folder(tmp_path / "voice", files), tmp_path)
-    target = Target("tensorrt", "10.12.0.36", "Test Hopper", ("9.0",))
+    target = BuildTarget("tensorrt", "10.12.0.36", "Test Hopper", ("9.0",))
     spec = engine_target.engine_spec(bundle, target, "fp32", ("stream",))
     removed = {(kind, name) for kind, name in RTX_ONLY if hasattr(trt if kind is None else getattr(trt, kind), name)}
     assert len(removed) > 5
@@ -125,7 +129,7 @@ def test_every_driver_function_that_is_called_exists():
     names = {name for name in names if name[2:3].isupper()}
     assert len(names) > 15
     for name in names:
-        assert callable(getattr(driver, name)), name
+        assert callable(getattr(driver, name.removesuffix("_v2"))), name
     assert driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY.name == device._OUT_OF_MEMORY
     assert driver.CUstream_flags.CU_STREAM_NON_BLOCKING
     assert driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -228,7 +232,7 @@ def test_kernels_that_are_not_what_was_written_are_compiled_again(tmp_path, capl
 def engines(bundle_path, monkeypatch, tmp_path):
     """Engines of the tiny voice that the double runs, pitch excepted, in the library's place."""
     bundle, host = open_bundle(bundle_path), HostDevice()
-    target = Target("rtx", trt.__version__, None, ("8.9",))
+    target = BuildTarget("rtx", trt.__version__, None, ("8.9",))
     profiles = engine_target.engine_spec(bundle, target, "fp32").profiles
 
     def deserialize(plan):

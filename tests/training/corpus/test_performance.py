@@ -3,12 +3,12 @@ import pytest
 
 from comosvc.training.corpus.performance import CONTROL_RATE_HZ, glide, perform_song, slow_noise
 from comosvc.training.corpus.phones import ARTICULATIONS, PHONES
-from comosvc.training.corpus.score import Range
+from comosvc.training.corpus.songs import NoteRange
 
 
 @pytest.fixture(scope="module")
 def performance():
-    return perform_song(np.random.default_rng(3), 10.0, Range(150.0, 350.0))
+    return perform_song(np.random.default_rng(3), 10.0, NoteRange(150.0, 350.0))
 
 
 def test_f0_is_zero_exactly_on_unvoiced_phones(performance):

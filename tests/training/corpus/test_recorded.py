@@ -3,15 +3,22 @@ import shutil
 import numpy as np
 import pytest
 
-from comosvc.runtime.spec import COMOSVC_24K
+from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.training.corpus import Corpus, CorpusConfig, write_corpus
 from comosvc.training.corpus.phones import PHONE_INDEX
-from comosvc.training.corpus.recorded import _segments, speak_plan, spoken_clips
+from comosvc.training.corpus.recorded import (
+    INSTALL,
+    Pitch,
+    _segments,
+    speak_plan,
+    speak_with_festival,
+    speak_with_flite,
+    spoken_clips,
+)
 from comosvc.training.corpus.render import SAMPLE_RATE
-from comosvc.training.corpus.sentences import few_words, sentence
-from comosvc.training.corpus.synthesizers import INSTALL, Pitch, speak_with_festival, speak_with_flite
+from comosvc.training.corpus.songs import few_words, sentence
+from comosvc.training.data.prepare import analyse
 from comosvc.training.errors import DataError
-from comosvc.training.prepare import analyse
 
 needs_voices = pytest.mark.skipif(
     not (shutil.which("flite") and shutil.which("festival")), reason=f"recorded voices are missing ({INSTALL})"

@@ -4,15 +4,21 @@ import numpy as np
 import pytest
 import soxr
 
-from comosvc.runtime.loudness import loudness
-from comosvc.runtime.mel import mel_spectrogram
-from comosvc.runtime.spec import COMOSVC_24K
-from comosvc.training.corpus.held_out import render_parallel
+from comosvc.runtime.audio.features import loudness, mel_spectrogram
+from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.training.corpus.performance import CONTROL_RATE_HZ, perform_song
-from comosvc.training.corpus.render import PEAK_LIMIT, SAMPLE_RATE, _limited, render
-from comosvc.training.corpus.score import Range
-from comosvc.training.corpus.singer import DEMO_SINGERS, N_FORMANTS, Singer, held_out_singers
-from comosvc.training.corpus.tract import glottal_pulses, noise_shapes, singer_formants, tract_frames
+from comosvc.training.corpus.render import PEAK_LIMIT, SAMPLE_RATE, _limited, render, render_parallel
+from comosvc.training.corpus.singer import (
+    DEMO_SINGERS,
+    N_FORMANTS,
+    SyntheticSinger,
+    glottal_pulses,
+    held_out_singers,
+    noise_shapes,
+    singer_formants,
+    tract_frames,
+)
+from comosvc.training.corpus.songs import NoteRange
 
 SINGERS = (*DEMO_SINGERS, *held_out_singers(1, 2))
 BINS_HZ = np.fft.rfftfreq(4096, 1 / SAMPLE_RATE).astype(np.float32)
@@ -20,7 +26,7 @@ BINS_HZ = np.fft.rfftfreq(4096, 1 / SAMPLE_RATE).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def performance():
-    return perform_song(np.random.default_rng(11), 5.0, Range(130.0, 400.0))
+    return perform_song(np.random.default_rng(11), 5.0, NoteRange(130.0, 400.0))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def test_singers_differ_far_more_than_two_takes_of_one(performance, parallel):
 
 
 def test_high_notes_are_as_loud_as_the_dynamics_say():
-    high = perform_song(np.random.default_rng(2), 4.0, Range(460.0, 700.0))
+    high = perform_song(np.random.default_rng(2), 4.0, NoteRange(460.0, 700.0))
     for singer in (DEMO_SINGERS[1], DEMO_SINGERS[3]):
         audio = render(high, singer, 1)
         level_db = 20 * np.log10(loudness(audio, COMOSVC_24K))
@@ -82,7 +88,7 @@ def test_f0_of_every_singer_is_the_label(performance, parallel):
     onnxruntime = pytest.importorskip("onnxruntime")
     from importlib import resources
 
-    from comosvc.runtime.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
+    from comosvc.runtime.audio.pitch import PITCH_SAMPLE_RATE, f0_at_frames, track_pitch
     from comosvc.training.corpus.reader import Labels
 
     model = resources.files("comosvc.runtime").joinpath("data/pitch.onnx").read_bytes()
@@ -101,7 +107,7 @@ def test_f0_of_every_singer_is_the_label(performance, parallel):
 
 
 def test_formants_of_the_tract_are_the_singers(performance):
-    singer = Singer(name="plain", tract_scale=1.1, ring=0.0)
+    singer = SyntheticSinger(name="plain", tract_scale=1.1, ring=0.0)
     formants, _ = singer_formants(performance, singer)
     frame = int(np.argmax(performance.voice_db))
     assert formants.shape == (len(performance.pitch_hz), N_FORMANTS)
@@ -124,7 +130,7 @@ def test_glottal_pulse_grows_towards_closure_and_effort_brightens_it():
 
 
 def test_noise_shapes_have_unit_power_and_follow_sibilance():
-    low, high = (noise_shapes(Singer(name="x", tract_scale=1.0, sibilance=s), BINS_HZ) for s in (0.85, 1.2))
+    low, high = (noise_shapes(SyntheticSinger(name="x", tract_scale=1.0, sibilance=s), BINS_HZ) for s in (0.85, 1.2))
     np.testing.assert_allclose(np.mean(low**2, axis=1), 1.0, rtol=1e-4)
     s_low, s_high = (np.average(BINS_HZ, weights=shape[0] ** 2) for shape in (low, high))
     assert s_high > s_low + 500.0

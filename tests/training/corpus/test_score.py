@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from comosvc.training.corpus.phones import ARTICULATIONS, CONSONANTS, NOISE_NAMES, PHONES, VOWELS
-from comosvc.training.corpus.score import Range, compose, hz_to_midi
+from comosvc.training.corpus.songs import NoteRange, compose, hz_to_midi
 
 
 def test_phone_order_is_the_released_one():
@@ -18,7 +18,7 @@ def test_every_phone_has_an_articulation_with_known_noise():
 
 def test_melody_stays_in_its_range_and_the_song_near_its_length():
     for seed in range(20):
-        notes = Range(130.0, 300.0)
+        notes = NoteRange(130.0, 300.0)
         score = compose(np.random.default_rng(seed), 12.0, notes)
         assert 11.0 < score.seconds < 15.0
         assert min(score.pitch_midi) >= hz_to_midi(notes.low_hz)
@@ -27,19 +27,21 @@ def test_melody_stays_in_its_range_and_the_song_near_its_length():
 
 def test_no_phone_is_shorter_than_an_encoder_can_see():
     for seed in range(20):
-        for segment in compose(np.random.default_rng(seed), 10.0, Range(200.0, 400.0)).segments:
+        for segment in compose(np.random.default_rng(seed), 10.0, NoteRange(200.0, 400.0)).segments:
             assert segment.duration_s >= 0.045, segment
 
 
 def test_songs_use_all_phones():
     used = set()
     for seed in range(40):
-        used |= {segment.phone for segment in compose(np.random.default_rng(seed), 10.0, Range(150.0, 300.0)).segments}
+        used |= {
+            segment.phone for segment in compose(np.random.default_rng(seed), 10.0, NoteRange(150.0, 300.0)).segments
+        }
     assert used == set(PHONES)
     assert len(VOWELS) + len(CONSONANTS) + 1 == len(PHONES)
 
 
 def test_same_generator_state_same_song():
-    first, again = (compose(np.random.default_rng(5), 8.0, Range(150.0, 300.0)) for _ in range(2))
+    first, again = (compose(np.random.default_rng(5), 8.0, NoteRange(150.0, 300.0)) for _ in range(2))
     assert first == again
-    assert compose(np.random.default_rng(6), 8.0, Range(150.0, 300.0)) != first
+    assert compose(np.random.default_rng(6), 8.0, NoteRange(150.0, 300.0)) != first

@@ -10,16 +10,16 @@ import yaml
 from foreign_files import TINY, comosvc_weights, write_comosvc, write_contentvec, write_m4singer_vocoder
 from typer.testing import CliRunner
 
-from comosvc.export.statements import Statements
-from comosvc.export.voice import load_voice
-from comosvc.runtime.self_test import vowel
-from comosvc.runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K, FrontEnd
-from comosvc.training.checkpoint import load_tensors, read_metadata, require_checkpoint
+from comosvc.export.bundle.statements import Statements
+from comosvc.export.bundle.voice import load_voice
+from comosvc.runtime.audio.spec import AUTHORS_FRONT_END, COMOSVC_24K, FrontEnd
+from comosvc.runtime.providers.self_test import vowel
 from comosvc.training.cli import app
-from comosvc.training.datasets import open_dataset
-from comosvc.training.fine_tune import load_acoustic
+from comosvc.training.data.datasets import open_dataset
+from comosvc.training.data.prepare import PrepareConfig, prepare
 from comosvc.training.foreign.stages import take_content, take_vocoder
-from comosvc.training.prepare import PrepareConfig, prepare
+from comosvc.training.loop.checkpoint import load_tensors, read_metadata, require_checkpoint
+from comosvc.training.run.fine_tune import load_acoustic
 
 RECIPE = """
 [audio]

@@ -22,13 +22,13 @@ from hostile import STOLEN
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from comosvc.runtime.spec import COMOSVC_24K, OPENVPI_44K
+from comosvc.runtime.audio.spec import COMOSVC_24K, OPENVPI_44K
 from comosvc.training.errors import ForeignFileError
 from comosvc.training.foreign.content_file import content_files, read_content
-from comosvc.training.foreign.settings import read_settings
-from comosvc.training.foreign.sources import Source
+from comosvc.training.foreign.locations import ForeignSource
 from comosvc.training.foreign.stages import take_vocoder
 from comosvc.training.foreign.vocoder_file import read_vocoder
+from comosvc.training.foreign.weights import read_settings
 
 
 def edit_yaml(path: Path, change) -> None:
@@ -104,7 +104,7 @@ def test_a_kind_that_is_guessed_is_said(tmp_path, caplog):
 
 
 def _content_of(path: Path):
-    return read_content(*content_files(Source.parse(path)))
+    return read_content(*content_files(ForeignSource.parse(path)))
 
 
 def test_contentvec_in_every_format(tmp_path):
@@ -240,6 +240,6 @@ def test_contentvec_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     address = f"hf://somebody/contentvec@{COMMIT}"
-    found = [content_files(Source.parse(text)) for text in (address, f"{address}/model.safetensors")]
+    found = [content_files(ForeignSource.parse(text)) for text in (address, f"{address}/model.safetensors")]
     assert [[path.name for path in pair] for pair in found] == [["model.safetensors", "config.json"]] * 2
     assert read_content(*found[0]).format == "hugging face"

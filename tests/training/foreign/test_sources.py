@@ -11,7 +11,7 @@ from foreign_files import COMMIT, fill_hub_cache
 from huggingface_hub import constants
 
 from comosvc.training.errors import ForeignFileError
-from comosvc.training.foreign.sources import Source, sha256_of
+from comosvc.training.foreign.locations import ForeignSource, sha256_of
 
 LARGE, SMALL = b"x" * 100_000, b"sampling_rate: 24000\n"
 
@@ -30,33 +30,34 @@ def address(file: str, revision: str = COMMIT) -> str:
 
 
 def test_files_come_from_the_cache(cache):
-    source = Source.parse(address("m/model.ckpt"))
+    source = ForeignSource.parse(address("m/model.ckpt"))
     assert source.file().read_bytes() == LARGE
     config = source.beside("config.json", "config.yaml")
     assert config is not None
     assert config.text == address("m/config.yaml")
     assert config.file().read_bytes() == SMALL
-    assert Source.parse(f"hf://owner/voice@{COMMIT}").inside("m/config.yaml").file().read_bytes() == SMALL
+    assert ForeignSource.parse(f"hf://owner/voice@{COMMIT}").inside("m/config.yaml").file().read_bytes() == SMALL
 
 
 @pytest.mark.parametrize("file", ["m/model.ckpt", "m/config.yaml"])
 def test_a_changed_file_is_refused(cache, file):
-    path = Source.parse(address(file)).file()
+    path = ForeignSource.parse(address(file)).file()
     path.resolve().write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ForeignFileError, match=r"has the hash [0-9a-f]+, the Hub says .*\nhint: delete "):
-        Source.parse(address(file)).file()
+        ForeignSource.parse(address(file)).file()
 
 
 def test_offline_is_respected(cache):
     with pytest.raises(ForeignFileError, match=r"not in the cache .*\nhint: without HF_HUB_OFFLINE"):
-        Source.parse(address("m/other.ckpt")).file()
-    assert Source.parse(address("m/model.ckpt")).beside("config.json") is None
+        ForeignSource.parse(address("m/other.ckpt")).file()
+    assert ForeignSource.parse(address("m/model.ckpt")).beside("config.json") is None
 
 
 def test_the_environment_of_huggingface_hub_applies(cache):
     """HF_HUB_CACHE and HF_HUB_OFFLINE are read by the library itself, in a fresh process."""
     script = (
-        f"from comosvc.training.foreign.sources import Source; print(Source.parse({address('m/model.ckpt')!r}).file())"
+        "from comosvc.training.foreign.locations import ForeignSource\n"
+        f"print(ForeignSource.parse({address('m/model.ckpt')!r}).file())"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
@@ -78,21 +79,21 @@ def test_the_environment_of_huggingface_hub_applies(cache):
 )
 def test_what_may_change_or_escape_is_refused(text, message):
     with pytest.raises(ForeignFileError, match=message):
-        Source.parse(text)
+        ForeignSource.parse(text)
 
 
 def test_paths(tmp_path):
     (tmp_path / "a.pt").write_bytes(LARGE)
     (tmp_path / "config.yml").write_bytes(SMALL)
-    source = Source.parse(tmp_path / "a.pt")
+    source = ForeignSource.parse(tmp_path / "a.pt")
     assert source.file() == tmp_path / "a.pt"
     assert sha256_of(source.file()) == hashlib.sha256(LARGE).hexdigest()
     config = source.beside("config.yaml", "config.yml")
     assert config is not None
     assert config.file().name == "config.yml"
     with pytest.raises(ForeignFileError, match=r"is a folder; a file is needed"):
-        Source.parse(tmp_path).file()
+        ForeignSource.parse(tmp_path).file()
     with pytest.raises(ForeignFileError, match=r"gone.pt is not there"):
-        Source.parse(tmp_path / "gone.pt").file()
+        ForeignSource.parse(tmp_path / "gone.pt").file()
     with pytest.raises(ForeignFileError, match=r"is a repository; a file is needed"):
-        Source.parse(f"hf://owner/voice@{COMMIT}").file()
+        ForeignSource.parse(f"hf://owner/voice@{COMMIT}").file()

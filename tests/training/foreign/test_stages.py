@@ -13,21 +13,19 @@ from typer.testing import CliRunner
 
 from comosvc.export.cli import app as export_app
 from comosvc.runtime import Converter
-from comosvc.runtime.audio import resample
-from comosvc.runtime.bundle import open_bundle
-from comosvc.runtime.framing import stretched_index
-from comosvc.runtime.spec import AUTHORS_FRONT_END, COMOSVC_24K, OPENVPI_44K, FrontEnd
-from comosvc.training.checkpoint import read_figures, require_checkpoint
+from comosvc.runtime.audio.frames import stretched_index
+from comosvc.runtime.audio.resampling import resample
+from comosvc.runtime.audio.spec import AUTHORS_FRONT_END, COMOSVC_24K, OPENVPI_44K, FrontEnd
+from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.training.cli import app
 from comosvc.training.config import load_config
-from comosvc.training.content_stage import CONTENT, encode_with
-from comosvc.training.encoders import load_content_encoders
+from comosvc.training.content.encoders import load_content_encoders, windowed_content
+from comosvc.training.content.stage import CONTENT, encode_with
 from comosvc.training.errors import ConfigError, DataError, ForeignFileError
-from comosvc.training.foreign.parts import content_at
-from comosvc.training.foreign.stages import take_content, take_vocoder
+from comosvc.training.foreign.stages import content_at, take_content, take_vocoder
+from comosvc.training.loop.checkpoint import read_figures, require_checkpoint
 from comosvc.training.recipe import Recipe
-from comosvc.training.rendering import Renderer, load_stage, load_vocoder
-from comosvc.training.windows import windowed_content
+from comosvc.training.run.rendering import Renderer, load_stage, load_vocoder
 
 CLIPS = Path(__file__).parents[3] / "benchmarks" / "data"
 F0 = {"m4singer": "dio", "openvpi": "swift-f0"}

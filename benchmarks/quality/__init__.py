@@ -1,0 +1,4 @@
+"""Quality of a voice on the held-out set.
+
+Imports `held_out`, `metrics` and `report`.
+"""

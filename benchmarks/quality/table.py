@@ -1,0 +1,289 @@
+"""The quality table of a voice on the held-out parallel set, with the goal of each row."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...runtime import Converter
+from ...runtime.errors import ComosvcError
+from ...runtime.providers import Precision, Provider
+from ...runtime.storage import sha256
+from ...runtime.voice.bundle import Bundle, comosvc_home, open_bundle
+from ...training.corpus import CorpusConfig
+from ..held_out import SAMPLE_RATE, HeldOutPair, HeldOutSong, Score, load_held_out, pairs, pool, score_conversion
+from ..install import MAX_IMPORT_S, MAX_SIZE_MB, measure_install
+from ..metrics import PitchMeter, SingerMeter
+from ..report import Report, Row
+from .bundle_parts import (
+    bounded_pitch_errors,
+    content_accuracy,
+    copy_synthesis,
+    held_out_singers_clips,
+    one_core_rtf,
+    recorded_clips,
+    worst_parity,
+)
+from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation, rotated_pairs
+
+GOALS: dict[str, Row] = {
+    "student": Row(
+        what="student as shipped, one step: L1 to the true target over the unconverted source's", at_most=0.55
+    ),
+    "audio": Row(what="… of the audio that comes out, vocoder and all", at_most=0.55),
+    "smoothed": Row(what="… of the student's mel, smoothed over 9 frames"),
+    "two_steps": Row(what="… of the student's mel, two steps"),
+    "four_steps": Row(what="… of the student's mel, four steps"),
+    "published": Row(what="student by the published recipe, one step: the same ratio", at_most=0.65),
+    "teacher": Row(what="teacher at its best step count: the same ratio", at_most=0.62),
+    "texture": Row(what="texture of the shipped student's mel, over the truth's", at_least=0.9, at_most=1.1),
+    "texture_audio": Row(what="texture of the audio that comes out, over the truth's"),
+    "ode": Row(
+        what="student(z) to the teacher's ODE end from z, over the undistilled network's distance", at_most=0.35
+    ),
+    "ode_fine": Row(what="… to the end on the published ladder, 24 Euler steps"),
+    "ode_published": Row(what="… of the student by the published recipe"),
+    "other_z": Row(what="student(z) to the ODE end from z, over the distance to that from another z", at_most=1.0),
+    "f0_gross": Row(what="F0 of the output: gross errors (> 50 cents)", unit="%", at_most=1.0),
+    "f0_rmse": Row(what="F0 of the output: RMSE of the rest", unit="cents", at_most=15.0),
+    "f0_voicing": Row(what="F0 of the output: voicing errors", unit="%", at_most=3.0),
+    "identified": Row(what="target singer identified from the output", unit="%", at_least=95.0),
+    "copy": Row(what="vocoder copy-synthesis: L1", unit="nepers", at_most=0.12),
+    "content_synthetic": Row(what="content encoder, frame accuracy: held-out synthetic singers", at_least=0.92),
+    "content_recorded": Row(what="content encoder, frame accuracy: a held-out recorded voice", at_least=0.70),
+    "content_low_synthetic": Row(what="… of the encoder for live use: held-out synthetic singers"),
+    "content_low_recorded": Row(what="… of the encoder for live use: a held-out recorded voice"),
+    "parity": Row(what="ONNX against torch, worst graph, relative error", at_most=1e-5),
+    "size": Row(what="slim install: size of the environment", unit="MB", at_most=MAX_SIZE_MB),
+    "import": Row(what="slim install: import time", unit="s", at_most=MAX_IMPORT_S),
+    "rtf": Row(what="whole chain on one core: RTF", at_most=0.04),
+    "lookahead": Row(what="look-ahead of all parts, live", unit="ms", at_most=60.0),
+    "bounded_gross": Row(what="F0 with 16 ms of look-ahead, held: gross errors", unit="%"),
+    "bounded_rmse": Row(what="F0 with 16 ms of look-ahead, held: RMSE of the rest", unit="cents"),
+    "bounded_voicing": Row(what="F0 with 16 ms of look-ahead, held: voicing errors", unit="%"),
+}
+"""The rows in the order of the table. L1 is that of log-mels."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a row turned out to be; `value` None where it could not be measured, and `note` says why and how to."""
+
+    value: float | None
+    note: str
+
+
+def filled(key: str, found: Found) -> Row:
+    """The row `key` of the table with what was found."""
+    return replace(GOALS[key], value=found.value, note=found.note)
+
+
+Say = Callable[[str], None]
+Rows = dict[str, Found]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityOptions:
+    """What to measure."""
+
+    model: str = "demo"
+    provider: Provider = "cpu"
+    precision: Precision = "auto"
+    """The two of the conversions and the RTF; the parts are measured as ONNX graphs in fp32 on the CPU."""
+    run: Path | None = None
+    """A run folder, for the rows that need torch: teacher, published student, distances to the ODE."""
+    install: str | None = None
+    """What pip should install to measure the slim install: ".[cpu]" in a checkout, or a wheel with [cpu]."""
+    constraint: Path | None = None
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    cache: Path = field(default_factory=lambda: comosvc_home() / "benchmarks")
+
+
+@dataclass(frozen=True)
+class _QualityBench:
+    """What the rows are measured with."""
+
+    options: QualityOptions
+    converter: Converter
+    bundle: Bundle
+    songs: list[HeldOutSong]
+    meter: PitchMeter
+    say: Say
+    details: dict[str, Any]
+
+
+def measure_quality(options: QualityOptions, command: str, say: Say) -> Report:
+    """Measure every row that `options` allow; the others stay empty and say how. `say` hears of progress."""
+    say("held-out songs")
+    songs = load_held_out(options.corpus, options.cache, lambda song: say(f"rendered {song}"))
+    details: dict[str, Any] = {}
+    with Converter(options.model, provider=options.provider, precision=options.precision, threads=1) as converter:
+        bench = _QualityBench(options, converter, open_bundle(options.model), songs, PitchMeter(), say, details)
+        _require_targets(bench)
+        rows = {**_conversions(bench), **_parts(bench), **_distillation(bench), **_install(bench)}
+        voice = _voice(bench)
+    assert rows.keys() == GOALS.keys()
+    table = tuple(filled(key, rows[key]) for key in GOALS)
+    return Report(command=command, rows=table, voice=voice, details=details)
+
+
+def _require_targets(bench: _QualityBench) -> None:
+    wanted = set(bench.songs[0].targets)
+    if missing := sorted(wanted - set(bench.converter.singers)):
+        raise ComosvcError(
+            f"the held-out set has targets for {', '.join(sorted(wanted))}; this voice lacks {', '.join(missing)}\n"
+            "hint: the quality table is about demo voices, trained on the demo corpus"
+        )
+
+
+def _conversions(bench: _QualityBench) -> Rows:
+    every = list(pairs(bench.songs))
+    one = pool(_score(bench, every, steps=1), bench.converter.spec)
+    few = rotated_pairs(bench.songs)
+    n_sources, n_targets = len(bench.songs[0].sources), len(bench.songs[0].targets)
+    on = f"{one.n} conversions: {n_sources} unseen singers × {len(bench.songs)} unseen songs × {n_targets} targets"
+    bench.details["one_step"] = asdict(one)
+    return {
+        "student": Found(one.relative_l1, f"{on}; unconverted {one.unconverted_l1:.3f} nepers"),
+        "audio": Found(one.relative_l1_audio, "the same"),
+        "smoothed": Found(one.relative_smoothed_l1, "the same"),
+        "two_steps": _more_steps(bench, few, 2),
+        "four_steps": _more_steps(bench, few, 4),
+        "texture": Found(one.texture, "the same conversions"),
+        "texture_audio": Found(one.texture_audio, "the same"),
+        "f0_gross": Found(100 * one.f0.gross, f"swift-f0 on the output, {one.f0.n_frames} frames"),
+        "f0_rmse": Found(one.f0.rmse_cents, "the same"),
+        "f0_voicing": Found(100 * one.f0.voicing, "the same, ±20 ms around changes left out"),
+        "identified": Found(100 * one.identified, f"{one.n} clips, own classifier of {n_targets} voices and others"),
+    }  # fmt: skip
+
+
+def _more_steps(bench: _QualityBench, chosen: Sequence[HeldOutPair], steps: int) -> Found:
+    if str(steps) not in bench.bundle.manifest.model.schedules:
+        return Found(None, f"the bundle has no schedule of {steps} steps")
+    found = pool(_score(bench, chosen, steps), bench.converter.spec)
+    return Found(found.relative_l1, f"{found.n} of them; texture {found.texture:.2f}")
+
+
+def _score(bench: _QualityBench, chosen: Sequence[HeldOutPair], steps: int) -> list[Score]:
+    identify = SingerMeter()
+    scores = []
+    for seed, pair in enumerate(chosen):
+        scores.append(score_conversion(bench.converter, pair, seed, steps, bench.meter, identify))
+        bench.say(f"{pair.name}, {steps} step{'s' if steps > 1 else ''}")
+    bench.details[f"conversions_{steps}"] = [
+        {"pair": s.pair, "identified": s.identified, "mel": asdict(s.mel), "audio": asdict(s.audio)} for s in scores
+    ]
+    return scores
+
+
+def _parts(bench: _QualityBench) -> Rows:
+    bundle, songs, say = bench.bundle, bench.songs, bench.say
+    say("vocoder")
+    clips = sum(len(song.sources) + len(song.targets) for song in songs)
+    copy = copy_synthesis(bundle, songs, bench.meter)
+    say("content encoder")
+    heard = _content(bench, "content") | _content(bench, "content_low")
+    say("pitch with bounded look-ahead")
+    bounded = bounded_pitch_errors(songs, bench.meter, bench.converter.spec)
+    say("speed")
+    source = next(iter(songs[0].sources.values()))
+    rtf = one_core_rtf(bench.converter, source, next(iter(bench.converter.singers)))
+    parity = worst_parity(bundle)
+    graphs = {name: error for name, error in parity.items() if name != "end_to_end"}
+    ahead = bundle.manifest.lookahead_ms
+    live_content = ahead.content if ahead.content_low_latency is None else ahead.content_low_latency
+    return {
+        "copy": Found(copy.l1, f"{clips} held-out clips, tracked F0; texture {copy.texture:.2f}{_apart(bench)}"),
+        **heard,
+        "parity": Found(max(graphs.values()), ", ".join(f"{name} {error:.1e}" for name, error in parity.items())),
+        "rtf": Found(rtf, f"one thread, processor time, {len(source) / SAMPLE_RATE:.1f} s clip"),
+        "lookahead": Found(
+            ahead.total,
+            f"content {live_content:.1f}, F0 {ahead.pitch_low_latency:.1f}, acoustic {ahead.acoustic:.1f}, "
+            f"vocoder {ahead.vocoder:.1f}",
+        ),
+        "bounded_gross": Found(100 * bounded.gross, "sources of the held-out set; for information"),
+        "bounded_rmse": Found(bounded.rmse_cents, "the same"),
+        "bounded_voicing": Found(100 * bounded.voicing, "the same"),
+    }
+
+
+def _apart(bench: _QualityBench) -> str:
+    """In a table of another provider or precision: that the parts are not measured in it."""
+    same = (bench.converter.provider, bench.converter.precision) == ("cpu", "fp32")
+    return "" if same else "; in fp32 on the CPU"
+
+
+def _content(bench: _QualityBench, graph: str) -> Rows:
+    """Frame accuracy of a content graph."""
+    if graph not in bench.bundle.manifest.graphs:
+        none = Found(None, "the bundle has no encoder of its own for live use")
+        return {f"{graph}_synthetic": none, f"{graph}_recorded": none}
+    synthetic = content_accuracy(bench.bundle, held_out_singers_clips(bench.songs), graph)
+    rows: Rows = {
+        f"{graph}_synthetic": Found(
+            synthetic.all, f"{synthetic.n_frames} frames; sounding ones {synthetic.sounding:.3f}{_apart(bench)}"
+        )
+    }
+    try:
+        heard = content_accuracy(bench.bundle, recorded_clips(bench.options.corpus), graph)
+        note = f"rms of flite, {heard.n_frames} frames; sounding ones {heard.sounding:.3f}{_apart(bench)}"
+        return rows | {f"{graph}_recorded": Found(heard.all, note)}
+    except ComosvcError as error:
+        return rows | {f"{graph}_recorded": Found(None, str(error).replace("\n", "; "))}
+
+
+def _distillation(bench: _QualityBench) -> Rows:
+    keys = ("published", "teacher", "ode", "ode_fine", "ode_published", "other_z")
+    run = bench.options.run
+    if run is None:
+        return {key: Found(None, "comosvc-bench quality --run RUN") for key in keys}
+    chosen = rotated_pairs(bench.songs)
+    found = measure_distillation(run, chosen, lambda pair: bench.say(f"teacher and students: {pair}"))
+    bench.details["distillation"] = asdict(found)
+    baseline = found.unconverted.l1
+    sampled = {name: score for name, score in found.samplers.items() if name.startswith("teacher ")}
+    best = min((f"teacher {n}" for n in TEACHER_STEPS), key=lambda name: sampled[name].l1)
+    steps = ", ".join(f"{name.split()[1]}: {s.l1 / baseline:.3f} ({s.texture:.2f})" for name, s in sampled.items())
+    rows: Rows = {
+        "teacher": Found(sampled[best].l1 / baseline, f"{found.n} conversions; by Euler steps, with texture: {steps}")
+    }
+    if PUBLISHED in found.ode:
+        score, ode = found.samplers[PUBLISHED], found.ode[PUBLISHED]
+        rows["published"] = Found(score.l1 / baseline, f"{found.n} conversions; texture {score.texture:.2f}")
+        rows["ode_published"] = Found(ode.student / ode.undistilled, f"{found.n} conversions")
+    else:
+        missing = Found(None, "comosvc-train student --published -o RUN, then comosvc-bench quality --run RUN")
+        rows |= {"published": missing, "ode_published": missing}
+    ode = found.ode["student"]
+    rows["ode"] = Found(ode.student / ode.undistilled, f"{found.n} conversions; the ODE on the student's own ladder")
+    rows["ode_fine"] = Found(ode.student_published_ladder / ode.undistilled_published_ladder, "the same")
+    rows["other_z"] = Found(ode.student / ode.student_other_noise, "the same")
+    return rows
+
+
+def _install(bench: _QualityBench) -> Rows:
+    options = bench.options
+    if options.install is None:
+        return {key: Found(None, "comosvc-bench quality --install '.[cpu]'") for key in ("size", "import")}
+    bench.say("slim install")
+    measured = measure_install(options.cache / "bare", options.install, options.constraint)
+    return {
+        "size": Found(measured.size_mb, f"{len(measured.packages)} packages, and pip and setuptools"),
+        "import": Found(measured.import_s, "from comosvc.runtime import Converter; median of fresh processes"),
+    }
+
+
+def _voice(bench: _QualityBench) -> dict[str, Any]:
+    manifest = bench.bundle.manifest
+    return {
+        "name": manifest.name,
+        "provider": bench.converter.provider,
+        "precision": bench.converter.precision,
+        "objective": manifest.model.objective,
+        "departures": list(manifest.model.departures),
+        "initial_noise_scale": manifest.model.initial_noise_scale,
+        "bundle_id": sha256("".join(g.sha256 for g in manifest.graphs.values()).encode())[:16],
+        "commit": manifest.provenance.get("commit"),
+    }

@@ -1,1 +1,0 @@
-"""From other people's CoMoSVC checkpoints to a bundle."""

@@ -1,0 +1,4 @@
+"""Sound as arrays and files, without a model or a bundle.
+
+Imports `errors` and `storage` only.
+"""

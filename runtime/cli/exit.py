@@ -1,0 +1,44 @@
+"""Messages of commands: errors without traceback, and the log."""
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from ..errors import ComosvcError, printable
+from ..storage import reason
+
+
+@contextmanager
+def errors_in_words(
+    console: Console, unnamed: str = "the operating system", edit: Callable[[str], str] = str
+) -> Iterator[None]:
+    """Print a `ComosvcError`, or an error of the operating system, as a message, and exit with code 1.
+
+    `unnamed` stands before errors of the operating system that name no file. `edit` changes the message; an empty one
+    is not printed.
+    """
+    try:
+        yield
+    except ComosvcError as error:
+        text = str(error)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # typer ends the process
+            raise
+        text = printable(f"{error.filename or unnamed}: {reason(error)}")
+    else:
+        return
+    if text := edit(text):
+        console.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def log_to(console: Console) -> None:
+    """Print the log of this process on `console`."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=console, show_path=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])

@@ -1,0 +1,4 @@
+"""The algorithm, block by block. Graphs are callables from inputs to outputs.
+
+Imports `errors`, `storage`, `audio` and `voice`.
+"""

@@ -1,0 +1,4 @@
+"""Contents of a `.comosvc` bundle: manifest, graphs, singers.
+
+Imports `errors`, `storage` and `audio`.
+"""

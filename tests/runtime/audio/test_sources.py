@@ -1,0 +1,112 @@
+"""Pipes, devices, file objects, and names that the system refuses."""
+
+import errno
+import io
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sound_files import SONG, encoded, read, write_bytes
+
+from comosvc.runtime import AudioError
+from comosvc.runtime.audio import sources
+
+WAV, FLAC = encoded("WAV"), encoded("FLAC")
+
+
+class OneWay(io.RawIOBase):
+    """A pipe's end: bytes that can be read once."""
+
+    def __init__(self, data):
+        self._data = io.BytesIO(data)
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        return self._data.readinto(buffer)
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails behind byte 20,000."""
+
+    def read(self, count=-1):
+        if self.tell() > 20_000:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(count)
+
+
+def test_objects_are_read_from_their_start(tmp_path):
+    path = write_bytes(tmp_path / "a.flac", FLAC)
+    whole, _ = read(path)
+    with path.open("rb") as file:
+        file.read(1_000)
+        np.testing.assert_array_equal(read(file)[0], whole)
+        assert not file.closed
+    np.testing.assert_array_equal(read(OneWay(FLAC))[0], whole)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: io.StringIO("RIFF"), "gives text, not bytes"),
+        (lambda folder: (folder / "w").open("wb"), "cannot be read: "),
+        (lambda folder: Failing(WAV), "cannot be read: Input/output error"),
+        (lambda folder: io.BytesIO(), "it is empty"),
+        (lambda folder: 5, "cannot be read"),
+        (lambda folder: Path("/dev/zero"), "is a device"),
+        (lambda folder: folder / ("x" * 300), "File name too long"),
+        (lambda folder: folder / "\ud800.wav", "cannot be read"),
+        (lambda folder: folder / "a\0.wav", "null"),
+        (lambda folder: write_bytes(folder / "file", b"x") / "a.wav", "Not a directory"),
+        (lambda folder: symlink_loop(folder / "loop"), "symbolic links"),
+    ],
+)
+def test_an_unusable_source_is_one_clear_error(tmp_path, make, words):
+    with pytest.raises(AudioError, match=words):
+        read(make(tmp_path))
+
+
+def symlink_loop(path):
+    path.symlink_to(path)
+    return path
+
+
+def test_a_named_pipe_is_read_to_its_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(FLAC,))
+    writer.start()
+    audio, warnings = read(tmp_path / "pipe")
+    writer.join()
+    assert (len(audio), warnings) == (len(SONG), [])
+
+
+def test_a_named_pipe_that_nobody_writes_into_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "NO_WRITER_S", 0.3)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AudioError, match="is a pipe, and nothing came out of it"):
+        read(tmp_path / "pipe")
+
+
+def test_a_pipe_without_an_end_is_an_error(monkeypatch):
+    monkeypatch.setattr(sources, "MOST_PIPED_BYTES", 1 << 20)
+    with pytest.raises(AudioError, match="gave more than"):
+        read(OneWay(bytes(4 << 20)))
+
+
+def test_one_list_says_what_is_read_in_folders(tmp_path, monkeypatch):
+    for name in ("a.caf", "._a.wav", ".hidden.flac", "b.M4A", "c.mid", "notes.txt", "cover.jpg"):
+        (tmp_path / name).write_bytes(b"any")
+    (tmp_path / "folder.wav").mkdir()
+    found = sources.files_in(tmp_path)
+    assert [path.name for path in found] == ["a.caf", "b.M4A", "c.mid", "cover.jpg", "notes.txt"]
+    monkeypatch.setattr(sources, "has_pyav", lambda: False)
+    assert [path.name for path in found if sources.is_readable(path)] == ["a.caf"]
+    unread = {path.name: sources.unread_reason(path) for path in found[1:]}
+    assert "need PyAV\nhint: " in unread["b.M4A"]
+    assert "ffmpeg -i c.mid" in unread["c.mid"]
+    assert unread["cover.jpg"] is unread["notes.txt"] is None
+    monkeypatch.setattr(sources, "has_pyav", lambda: True)
+    assert sources.is_readable(Path("b.M4A"))

@@ -1,0 +1,4 @@
+"""Recordings and the features made from them.
+
+Imports `loop` and `corpus`.
+"""

@@ -1,0 +1,4 @@
+"""The vocoders: networks, losses, training.
+
+Imports `content` and the rooms below it.
+"""
