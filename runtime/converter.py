@@ -17,11 +17,12 @@ from .audio.frames import clip_frames
 from .audio.resampling import Channel, blocks, check_channel, check_rate, mixed
 from .audio.sources import Openable
 from .audio.spec import AudioSpec
-from .conversion.calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
+from .conversion.calls import Batches, Runnable, Runner
 from .conversion.clips import BLOCK_S, Meter, Outcome, Progress, convert_blocks, track_f0
 from .conversion.cores import Cores, check_threads
-from .conversion.file_jobs import FileJob, file_work, jobs_into, make_folder
+from .conversion.file_jobs import FileJob, convert_job, jobs_into, make_folder
 from .conversion.request import Conversion, FileConversion, Key, Latency, Options, Request, make_request, with_tracks
+from .conversion.stages import Clip, run, run_clips
 from .conversion.stream import SingerChoice, Stream, stream_key
 from .errors import ComosvcError, OptionError, ProviderError, abridged, check_progress, milliseconds, whole_number
 from .providers import AT_ONCE, ON_GPU, OpenedVoice, Precision, Provider, choose_provider, open_twins, open_voice
@@ -35,6 +36,7 @@ from .voice.bundle import open_bundle, shipped_voices
 from .voice.manifest import Manifest
 from .voice.singers import Singer, singers_of
 
+FileClip = Clip[tuple[Outcome | None, int, Path]]
 Ending = Literal[".wav", ".flac"]
 MOST_FILES = 256
 """Limit of the files that `convert_many` has open at a time; systems allow a process about a thousand."""
@@ -217,8 +219,8 @@ class Converter:
 
         request = replace(request, at_once=self._pieces_at_once(len(samples) / rate))
         read = partial(blocks, samples, round(BLOCK_S * request.at_once * rate))
-        work = convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True)
-        outcome, total_ms = run(timed(work), self._runner(), meter.computed)
+        clip = Clip(convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True), meter.computed)
+        outcome = run(clip, self._runner())
         meter.finish()
         assert outcome.mel is not None
         assert outcome.f0_hz is not None
@@ -228,7 +230,7 @@ class Converter:
             sample_rate=rate,
             f0_hz=outcome.f0_hz,
             mel=outcome.mel,
-            timings_ms=_timings_ms(outcome, total_ms),
+            timings_ms=_timings_ms(outcome, clip.busy_ms),
             options=self._options(request, outcome),
             warnings=(*notes, *outcome.warnings),
         )
@@ -264,8 +266,9 @@ class Converter:
         )
         if isinstance(job.output, Path):
             remove_stale(job.output.parent)
-        meter = self._meter(request, progress)
-        return run(self._file_work(request, job, overwrite, meter), self._runner(), meter.computed)
+        clip = self._file_clip(request, job, overwrite, progress)
+        run(clip, self._runner())
+        return self._file_result(clip, request, job)
 
     def convert_many(
         self,
@@ -320,26 +323,24 @@ class Converter:
         batch: int,
         progress: Callable[[Path, float], Any] | None,
     ) -> Iterator[FileConversion]:
-        started: dict[Work[FileConversion], tuple[Path, Meter]] = {}
+        started: dict[Clip[Any], FileJob] = {}
 
-        def works() -> Iterator[Work[FileConversion]]:
+        def clips() -> Iterator[FileClip]:
             for job in jobs:
-                meter = self._meter(request, None if progress is None else partial(progress, job.source_path))
-                work = self._file_work(request, job, overwrite, meter)
-                started[work] = job.source_path, meter
-                yield work
+                report = None if progress is None else partial(progress, job.source_path)
+                clip = self._file_clip(request, job, overwrite, report)
+                started[clip] = job
+                yield clip
 
-        def answered(work: Work[FileConversion], call: Call) -> None:
-            started[work][1].computed(call)
-
-        def failed(work: Work[FileConversion], error: Exception) -> FileConversion:
+        for clip in run_clips(clips(), self._runner(batch), batch):
+            job = started.pop(clip)
+            error = clip.error
             if isinstance(error, OSError | UnicodeError | MemoryError):
-                error = ComosvcError(f"{started[work][0]}: {reason(error)}")
-            if not isinstance(error, ComosvcError):
-                raise error
-            return FileConversion(started[work][0], None, error=error)
-
-        yield from run_together(works(), self._runner(batch), batch, failed, answered)
+                error = ComosvcError(f"{job.source_path}: {reason(error)}")
+            if isinstance(error, ComosvcError):
+                yield FileConversion(job.source_path, None, error=error)
+            else:
+                yield self._file_result(clip, request, job)
 
     def stream(
         self,
@@ -372,8 +373,8 @@ class Converter:
         """F0 of a clip in Hz by the voice's pitch graph, (T,) at mel frames, 0 where unvoiced or silent."""
         request, rate = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate)
         samples, *_ = mixed(audio, check_channel(channel))
-        work = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
-        return run(work, self._runner())
+        stages = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
+        return run(Clip(stages), self._runner())
 
     def self_test(self) -> SelfTest:
         """Compare all hashes, each graph with what torch gave at export, and convert a built-in vowel of known pitch.
@@ -462,9 +463,13 @@ class Converter:
         self._ready()
         return make_request(self._bundle, singer, key, seed, steps, latency)
 
-    def _file_work(self, request: Request, job: FileJob, overwrite: bool, meter: Meter) -> Work[FileConversion]:
-        work = file_work(self.manifest, request, job, overwrite, self._pieces_at_once, meter)
-        (outcome, rate, output), total_ms = yield from timed(work)
+    def _file_clip(self, request: Request, job: FileJob, overwrite: bool, progress: Progress | None) -> FileClip:
+        meter = self._meter(request, progress)
+        stages = convert_job(self.manifest, request, job, overwrite, self._pieces_at_once, meter)
+        return Clip(stages, meter.computed)
+
+    def _file_result(self, clip: FileClip, request: Request, job: FileJob) -> FileConversion:
+        outcome, rate, output = clip.result
         if outcome is None:
             return FileConversion(job.source_path, output, skipped=True)
         return FileConversion(
@@ -472,7 +477,7 @@ class Converter:
             output=output,
             seconds=outcome.n_samples / rate,
             sample_rate=rate,
-            timings_ms=_timings_ms(outcome, total_ms),
+            timings_ms=_timings_ms(outcome, clip.busy_ms),
             options=self._options(request, outcome),
             warnings=tuple(outcome.warnings),
         )

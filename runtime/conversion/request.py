@@ -161,6 +161,12 @@ class Request:
     def steps(self) -> int:
         return 1 + len(self.schedule)
 
+    @property
+    def f0_ratio(self) -> np.float32:
+        """Factor from the source's F0 to the result's; the key must be known."""
+        assert self.key is not None
+        return np.float32(2.0 ** (self.key / 12.0))
+
 
 def make_request(
     bundle: Bundle,

@@ -10,7 +10,7 @@ import pytest
 from tiny_bundle import SPEC, edited, write_zip
 
 from comosvc.runtime import AudioError, CancelledError, ComosvcError, Converter, OptionError, ProviderError
-from comosvc.runtime.conversion.analysis import Analysis
+from comosvc.runtime.conversion.analysis import SourceClip
 from comosvc.runtime.errors import install
 from comosvc.runtime.providers.self_test import vowel
 
@@ -113,7 +113,7 @@ def test_a_long_rest_is_skipped_without_a_trace(bundle_path, monkeypatch):
     converter._graphs["vocoder"].run = lambda inputs: frames.append(inputs["mel"].shape[1]) or vocoder(inputs)
     skipped = converter.convert(clip, 24_000)
     assert sum(frames) < 17 * SPEC.frame_rate_hz  # two pieces of four
-    monkeypatch.setattr(Analysis, "is_silent", lambda *_: False)
+    monkeypatch.setattr(SourceClip, "is_silent", lambda *_: False)
     frames.clear()
     computed = converter.convert(clip, 24_000)
     assert sum(frames) > 28 * SPEC.frame_rate_hz

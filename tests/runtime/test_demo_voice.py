@@ -7,8 +7,9 @@ import pytest
 
 from comosvc.runtime import Converter
 from comosvc.runtime.audio.resampling import blocks, resample
-from comosvc.runtime.conversion.calls import Batches, run
+from comosvc.runtime.conversion.calls import Batches
 from comosvc.runtime.conversion.clips import convert_blocks
+from comosvc.runtime.conversion.stages import Clip, run
 from comosvc.runtime.providers.self_test import vowel
 
 TOLERANCE = 1e-5
@@ -42,7 +43,7 @@ def test_pieces_are_the_whole(demo, song, steps):
         request = replace(demo._request(None, 0.0, 0, steps, "default"), piece_s=piece_s)
         out = []
         work = convert_blocks(demo.manifest, request, lambda: blocks(song, 24_000), 24_000, 1, out.append, keep=True)
-        outcome = run(work, Batches(demo._graphs))
+        outcome = run(Clip(work), Batches(demo._graphs))
         return np.concatenate(out), outcome.mel
 
     for piece, whole in zip(convert(0.7), convert(100.0), strict=True):

@@ -16,10 +16,11 @@ from comosvc.runtime.audio.gate import Gate, gains
 from comosvc.runtime.audio.pitch import f0_at_frames
 from comosvc.runtime.audio.resampling import blocks, resample
 from comosvc.runtime.audio.spec import COMOSVC_24K
-from comosvc.runtime.conversion.calls import Batches, run
+from comosvc.runtime.conversion.calls import Batches
 from comosvc.runtime.conversion.clips import convert_blocks
 from comosvc.runtime.conversion.generated import make_source_track
 from comosvc.runtime.conversion.source import noise_frames, noise_samples, pulse_source
+from comosvc.runtime.conversion.stages import Clip, run
 
 TOLERANCE = 1e-5
 """Relative to the largest sample: float32 sums in another order; 4e-7 seen."""
@@ -32,7 +33,7 @@ def converted(converter, audio, rate, piece_s, block, steps=1, **options):
     out = []
     read = lambda: blocks(audio, block)  # noqa: E731
     work = convert_blocks(converter.manifest, request, read, rate, 1, out.append, keep=True)
-    outcome = run(work, Batches(converter._graphs))
+    outcome = run(Clip(work), Batches(converter._graphs))
     return np.concatenate(out), outcome.mel, outcome.f0_hz
 
 

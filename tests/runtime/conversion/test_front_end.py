@@ -16,10 +16,11 @@ from comosvc.runtime.audio.frames import content_index, stretched_index
 from comosvc.runtime.audio.gate import Gate, gains
 from comosvc.runtime.audio.pitch import GapBridge, f0_at_frames
 from comosvc.runtime.audio.resampling import blocks, resample
-from comosvc.runtime.conversion.calls import Batches, run
+from comosvc.runtime.conversion.calls import Batches
 from comosvc.runtime.conversion.clips import convert_blocks
 from comosvc.runtime.conversion.generated import Drawn
 from comosvc.runtime.conversion.source import SineExcitation, noise_frames, noise_samples, sine_source
+from comosvc.runtime.conversion.stages import Clip, run
 from comosvc.runtime.providers.gpu_source import SourceMaker
 
 RNG = np.random.default_rng(0)
@@ -100,7 +101,7 @@ def converted(converter, audio, rate, piece_s, block):
     request = replace(converter._request("alto", 3.0, 5, 1, "default"), piece_s=piece_s)
     out = []
     work = convert_blocks(converter.manifest, request, lambda: blocks(audio, block), rate, 1, out.append, keep=True)
-    outcome = run(work, Batches(converter._graphs))
+    outcome = run(Clip(work), Batches(converter._graphs))
     return np.concatenate(out), outcome.mel, outcome.f0_hz
 
 

@@ -10,7 +10,6 @@ from tiny_bundle import SPEC, tiny_files, write_zip
 
 from comosvc.benchmarks.speed.timing import resident_mb
 from comosvc.runtime import AudioError, ComosvcError, Converter, OptionError
-from comosvc.runtime.audio.frames import Track
 from comosvc.runtime.audio.resampling import resample
 from comosvc.runtime.audio.spec import AUTHORS_FRONT_END
 from comosvc.runtime.conversion.low_latency import latency_samples
@@ -235,7 +234,7 @@ def test_silence_costs_no_graph_and_an_onset_after_it_is_exact(bundle_path, song
     assert snr_db(found[84_000:], wanted[84_000:]) > LEAST_SNR_DB
 
 
-def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song):
+def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song, tracks_of):
     """Work by the shapes of the graphs' inputs, memory by what the tracks hold and by what the process has."""
     converter = Converter(bundle_path, threads=1)
     loud = np.tile(song[:24_000], 2)
@@ -247,8 +246,7 @@ def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song):
             for at in range(0, len(loud), 1_200):
                 stream.process(loud[at : at + 1_200])
             work.append(max(np.prod(shape) for _, shapes in calls for shape in shapes.values() if shape))
-            chain = stream._chain
-            tracks = [track for track in (*vars(chain).values(), stream._out) if isinstance(track, Track)]
+            tracks = tracks_of(stream)
             held.append(sum(track.end - track.start for track in tracks))
             resident.append(resident_mb() or 0.0)
     assert len(tracks) > 10
