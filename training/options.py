@@ -77,12 +77,10 @@ class Hardware:
 
     def placed(self, config: Any) -> Any:
         """The table of a stage with these options in its loop. Raises `ConfigError` for a recipe without the table."""
-        from .loop.loop import LoopConfig  # with torch
-
         if config is None:
             raise ConfigError(
                 "this recipe trains no such network\nhint: take one from a file with --from FILE, or add its table"
             )
         given = {"devices": self.devices, "nodes": self.nodes, "strategy": self.strategy, "steps": self.steps}
         loop = {**to_mapping(config.loop), **{name: value for name, value in given.items() if value is not None}}
-        return replace(config, loop=from_mapping(LoopConfig, loop, "the command line"))
+        return replace(config, loop=from_mapping(type(config.loop), loop, "the command line"))
