@@ -20,6 +20,7 @@ import soundfile
 from dataset_trees import tone, write
 from foreign_files import TINY, write_comosvc, write_contentvec, write_m4singer_vocoder
 from gpu_double import HostDevice
+from test_structure import ROOMS
 from typer.testing import CliRunner
 
 from comosvc import runtime
@@ -252,6 +253,12 @@ def test_addresses_name_a_commit():
 def test_settings_for_openvpis_vocoder():
     (table,) = re.findall(r"^```toml\n(.*?)^```$", DOCUMENTS["docs/train.md"], re.DOTALL | re.MULTILINE)
     assert from_mapping(AudioSpec, tomllib.loads(table)["audio"], "audio") == OPENVPI_44K
+
+
+@pytest.mark.parametrize("package", ["runtime", "training", "export"])
+def test_the_rooms_are_in_order(package):
+    (row,) = re.findall(rf"^\| `{package}/` \| (.* · .*) \|$", DOCUMENTS["docs/architecture.md"], re.MULTILINE)
+    assert re.findall(r"`(\w+)/?`", row) == [room for room in ROOMS[package] if room != "entry"]
 
 
 def test_the_reference_has_every_public_name():
