@@ -1,6 +1,7 @@
 """README and docs: their Python runs, their commands run, their figures are those of the results, links lead on."""
 
 import ctypes
+import json
 import os
 import re
 import runpy
@@ -13,6 +14,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,6 +205,31 @@ def test_the_readme_is_short():
 
 def test_the_figures_are_the_measured_ones():
     assert GENERATED["figures"]() in README
+
+
+def result(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def test_the_delays_are_the_measured_ones():
+    text = DOCUMENTS["docs/live.md"]
+    blocks_ms = {block["block_ms"]: block for block in result("latency")["blocks"]}
+    lag_ms, times_ms = blocks_ms[20.0]["latency_ms"], blocks_ms[20.0]["blocks_ms"]
+    median_ms, slow_ms = np.percentile(times_ms, (50, 99))
+    assert (
+        f"{median_ms:.1f} ms | {slow_ms:.1f} ms | {lag_ms:.0f} ms behind the input, {lag_ms + slow_ms:.1f} ms" in text
+    )
+    start_up = result("latency")["start_up"]
+    assert f"{sum(start_up[f'{part}_ms'] for part in ('import', 'load', 'first_second')) / 1e3:.2f} s after" in text
+    (light,) = (block for block in result("latency-full-size-light")["blocks"] if block["block_ms"] == 160.0)
+    assert f"{np.median(light['blocks_ms']):.0f} ms | | {light['latency_ms']:.0f} ms behind the input" in text
+
+
+def test_time_and_memory_of_long_files_are_the_measured_ones():
+    short, long = result("latency-long-files")["long_files"]
+    text = " ".join(DOCUMENTS["docs/convert.md"].split())
+    assert f"on two cores and {long['peak_mb']:.0f} MB; half a minute takes {short['peak_mb']:.0f} MB" in text
+    assert f"takes {long['seconds'] / long['minutes']:.2f} s" in DOCUMENTS["docs/benchmarks.md"]
 
 
 def test_the_table_of_quality_is_the_measured_one():

@@ -3,9 +3,10 @@
 Trust model, for a bundle and hashes written by an attacker: opening the bundle or converting with it runs no code of
 the bundle, reads no other file than graphs in the cache, and writes none. All faults of a bundle raise `BundleError`.
 Numbers are within their ranges (`limits`) and graphs are plain (`graph_file`) before an engine gets them. The hashes
-find damage, not forgery. A graph may still take time and memory, and give bad sound. TensorRT engines are code and
-outside this promise. So is OpenVINO, which has operators that read and write out of bounds: `providers.openvino` gives
-it no graph with those that are known. For voices from strangers use ONNX Runtime, as provider "auto" does.
+find damage, not forgery. A graph may still take any time and memory when it runs, and give bad sound. TensorRT engines
+are code and outside this promise. So is OpenVINO, which has operators that read and write out of bounds:
+`providers.openvino` gives it no graph with those that are known. For voices from strangers use ONNX Runtime, as
+provider "auto" does.
 """
 
 import json
