@@ -9,6 +9,7 @@ import ast
 import json
 import re
 import sys
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def messages_table() -> str:
 
 
 def _cell(text: str) -> str:
-    return re.sub(r"([\\|<>*_`\[\]])", r"\\\1", text)
+    return escape(re.sub(r"([\\|*_`\[\]])", r"\\\1", text), quote=False)
 
 
 SYSTEMS = {
