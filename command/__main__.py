@@ -39,6 +39,18 @@ Examples:
 class _Group(TyperGroup):
     """Lists the commands without importing them. Imports a command that runs or is completed."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        installs = "--install-completion" in args
+        try:
+            return super().parse_args(ctx, args)
+        except (OSError, RuntimeError) as error:  # RuntimeError: of `Path.home`, for a user without one
+            if not installs:
+                raise
+            raise SystemExit(
+                f"error: completion cannot be installed into your home folder: {error}\n"
+                "hint: set HOME to a folder that can be written to, or print it with --show-completion bash (or zsh)"
+            ) from None
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, unloaded, rest = super().resolve_command(ctx, args)
         assert name is not None

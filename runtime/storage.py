@@ -157,6 +157,14 @@ def encode(value: Any) -> Any:
     return value
 
 
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as `object_pairs_hook`. Raises `ValueError` for a key that stands twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return found
+
+
 def _decode(kind: Any, data: Any, where: str) -> Any:
     if kind is Any:
         return data

@@ -117,6 +117,21 @@ def test_the_shell_completes_commands_and_their_options(typed, offered):
     assert done.stdout.split() == offered
 
 
+@pytest.mark.parametrize("home", ["a file", None])
+def test_completion_without_a_home_folder_is_an_error_in_words(tmp_path, monkeypatch, home):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / "a file").touch()
+    if home is None:
+        monkeypatch.setattr(Path, "expanduser", homeless)
+    result = CliRunner().invoke(app, ["--install-completion", "bash"], env={"HOME": str(tmp_path / (home or ""))})
+    assert result.exit_code == 1
+    assert str(result.exception).startswith("error: completion cannot be installed into your home folder: ")
+    assert "--show-completion" in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
 def test_a_module_of_our_own_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "comosvc.runtime.cli.doctor", None)
     with pytest.raises(ModuleNotFoundError, match=r"comosvc\.runtime\.doctor"):

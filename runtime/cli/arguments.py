@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..audio.sources import READABLE, files_in, is_readable, unread_reason
+from ..audio.sources import files_in, is_readable, readable_endings, unread_reason
 from ..conversion.request import FileConversion
 from ..errors import AudioError, OptionError
 from ..voice.singers import FOUND_KEYS
@@ -100,5 +100,5 @@ def is_folder(path: Path) -> bool:
 
 
 def _nothing_in(folder: Path, skipped: dict[Path, str]) -> str:
-    text = f"{folder}: no audio files in this folder (looked for {', '.join(READABLE)})"
+    text = f"{folder}: no audio files in this folder (looked for {', '.join(readable_endings())})"
     return "\n".join([text, *(f"skipped: {file}: {why}" for file, why in skipped.items() if file.parent == folder)])

@@ -18,7 +18,6 @@ from .. import __version__
 from ..audio.files import FORMATS, read_audio
 from ..audio.resampling import check_channel
 from ..audio.sources import STDIN, name_of
-from ..audio.world_f0 import f0_warnings
 from ..conversion.live_stream import DeadlinePolicy
 from ..conversion.request import FileConversion
 from ..converter import Converter
@@ -240,8 +239,6 @@ def _summary(results: list[FileConversion], skipped: Mapping[Path, str]) -> str:
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
-    for warning in f0_warnings(converter.manifest.model.f0_extractor, live=True):
-        _say(console, f"note: {warning}", style="yellow")
     chosen = options.singer or next(iter(converter.singers))
     who = chosen if isinstance(chosen, str) else _blend(chosen)
 
@@ -255,7 +252,7 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
             last = text
             status.update(text)
 
-        run_live(converter, options, say)
+        run_live(converter, options, say, lambda warning: _say(console, f"note: {warning}", style="yellow"))
     _say(console, last)
 
 

@@ -3,14 +3,16 @@
 In int8 the graphs that a voice has in 8 bits are computed by ONNX Runtime, which is a tenth to a quarter faster with
 them, and the others by OpenVINO, in bf16 where the processor can and else in fp32.
 
-Some operators of OpenVINO do not check indices, and read or write out of bounds. ONNX Runtime checks them, and computes
-the graphs that have such operators, of which the pitch graph is one.
+Some operators of OpenVINO do not check indices, and read or write out of bounds. Constants of any size are computed at
+load, slowly. ONNX Runtime checks indices and limits such constants, and computes the graphs that have either: the pitch
+graph is one.
 """
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -31,6 +33,8 @@ _ALWAYS_FP32 = ("pitch",)
 """In bf16 its F0 is up to 33 cents off, and the phase of the source adds that up; it is a hundredth of the work."""
 _UNCHECKED = frozenset({"GatherND", "ScatterElementsUpdate", "ScatterNDUpdate", "ScatterUpdate"})
 """Operators of OpenVINO, by its names, that do not check indices. `Pad` does not check negative lengths."""
+_MOST_FOLDED = 1 << 22
+"""Elements that OpenVINO may compute at load, which takes it about 20 ns each. Voices have some hundred at most."""
 _DEVICE, _TELEMETRY = "CPU", "openvino_telemetry"
 _ISA_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
@@ -78,7 +82,7 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
             continue
         hint = {"INFERENCE_PRECISION_HINT": _HINTS["fp32" if name in _ALWAYS_FP32 else others]}
         model = _read(core, name, bundle.entry_bytes(name, entry))
-        if _has_unchecked(model):
+        if _has_unchecked(model) or _folded(model) > _MOST_FOLDED:
             graphs[name] = cpu.open_graph(bundle, name, entry, threads)
         else:
             graphs[name] = OpenVinoGraph(grid_of(bundle.manifest, name), entry, core, model, {**options, **hint})
@@ -102,6 +106,19 @@ def _has_unchecked(model: Any) -> bool:
         op.get_type_name() in _UNCHECKED or (op.get_type_name() == "Pad" and not (_is_safe(op, 1) and _is_safe(op, 2)))
         for op in model.get_ops()
     )
+
+
+def _folded(model: Any) -> int:
+    """Elements that are computed at load: of tensors of known size that depend on no input, or on its size alone."""
+    values, total = set[str](), 0  # names of operators that depend on the values of an input
+    for op in model.get_ordered_ops():
+        kind, sources = op.get_type_name(), {value.get_node().get_name() for value in op.input_values()}
+        if kind == "Parameter" or (kind != "ShapeOf" and not values.isdisjoint(sources)):
+            values.add(op.get_name())
+        elif kind != "Constant":
+            shapes = [output.get_partial_shape() for output in op.outputs()]
+            total += sum(prod(shape.to_shape()) for shape in shapes if shape.is_static)
+    return total
 
 
 def _is_safe(pad: Any, port: int) -> bool:

@@ -68,8 +68,10 @@ def preload(ort: Any) -> None:
 CPU = "CPUExecutionProvider"
 _OLDEST = (1, 28)
 """First safe version. Older ones read any file that a graph names as its weights, and crash on some graphs."""
-_FOLDED_BYTES = 64 << 20
-"""Largest constant that is computed when a graph is opened; larger ones are computed in each run."""
+_FOLDED_BYTES = 1 << 20
+"""Largest constant that is computed when a graph is opened; larger ones are computed in each run.
+
+The pitch graph's are up to 525 kB. With 64 MiB a hostile graph of `graph_file`'s size takes a minute and 19 GB."""
 _TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32"}
 
 
@@ -131,7 +133,8 @@ def open_session(model: bytes, what: str, threads: int | None, *, at_once: bool 
     # eight cores half as much again for a long file. Without it they take no longer.
     options.enable_mem_pattern = not at_once
     try:
-        session = keep_in_forks(ort.InferenceSession(model, options, providers=[CPU]))
+        # Falling back prints the error, with names of the graph, and tries again.
+        session = keep_in_forks(ort.InferenceSession(model, options, providers=[CPU], enable_fallback=0))
     except Exception as error:
         raise BundleError(f"{what} cannot be loaded: {error}") from error
     if session.get_providers() != [CPU]:

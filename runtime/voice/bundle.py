@@ -3,9 +3,10 @@
 Trust model, for a bundle and hashes written by an attacker: opening the bundle or converting with it runs no code of
 the bundle, reads no other file than graphs in the cache, and writes none. All faults of a bundle raise `BundleError`.
 Numbers are within their ranges (`limits`) and graphs are plain (`graph_file`) before an engine gets them. The hashes
-find damage, not forgery. A graph may still take time and memory, and give bad sound. TensorRT engines are code and
-outside this promise. So is OpenVINO, which has operators that read and write out of bounds: `providers.openvino` gives
-it no graph with those that are known. For voices from strangers use ONNX Runtime, as provider "auto" does.
+find damage, not forgery. A graph may still take any time and memory when it runs, and give bad sound. TensorRT engines
+are code and outside this promise. So is OpenVINO, which has operators that read and write out of bounds:
+`providers.openvino` gives it no graph with those that are known. For voices from strangers use ONNX Runtime, as
+provider "auto" does.
 """
 
 import json
@@ -29,6 +30,7 @@ from .graphs import check_graph_file
 from .manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json
 
 SUFFIX = ".comosvc"
+ENGINES_FOLDER = "engines"
 _MANIFEST_LIMIT = 2 << 20  # bytes; a manifest is some kilobytes
 _GRAPH_LIMIT = (2 << 30) - 1  # bytes; the most that protobuf takes, and so ONNX
 _TENSORS_LIMIT = 256 << 20  # bytes; embeddings are some kilobytes, probes some hundred
@@ -102,8 +104,12 @@ class Bundle:
         return data
 
     def all_files(self) -> dict[str, bytes]:
-        """Contents of all files by name, also of those that the manifest does not name. Compares no hashes."""
-        return {name: self._store.read(name, _GRAPH_LIMIT) for name in self._store.names()}
+        """Contents of all files by name, also of those that the manifest does not name. Compares no hashes.
+
+        Leaves out `ENGINES_FOLDER`: engines are code for one kind of GPU, and never read from a .comosvc file.
+        """
+        names = [name for name in self._store.names() if not name.startswith(f"{ENGINES_FOLDER}/")]
+        return {name: self._store.read(name, _GRAPH_LIMIT) for name in names}
 
     def verify(self) -> None:
         """Compare the hash of every file that the manifest names. Raises `BundleError`."""

@@ -4,7 +4,7 @@ The check reads the bytes of protobuf, without an engine or the onnx package.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from ..errors import BundleError
@@ -85,10 +85,20 @@ OPSETS, IR_VERSIONS = range(13, 29), range(7, 15)
 """From those that exporters have written for years to the newest of onnx 1.23; ours are 18 and 20, and 10."""
 _ELEMENT_TYPES = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 16})
 """Allowed types of weights: numbers of a byte and more, and bool; no texts."""
-_MOST_PARTS = 400_000
-"""Fields of a file, which take half a second. The demo's graphs have up to 3,500, and 7,100 in int8."""
-_MOST_NODES = 5_000
-"""Engines take a millisecond and more for each. The demo's graphs have up to 370, ContentVec about 1,000."""
+_MOST_PARTS = 100_000
+"""Fields of a file. ONNX Runtime takes 3 s for 400,000. The demo's graphs have up to 3,500, and 7,100 in int8."""
+_MOST_NODES = 3_000
+"""OpenVINO takes up to 2.4 ms for each, ONNX Runtime 0.1. The demo's graphs have up to 370, ContentVec about 1,000."""
+_MOST_AT_LOAD = 600
+"""Nodes without an input's values, which engines compute at load. The pitch graph, swift-f0's, has the most: 191."""
+_AT_LOAD = frozenset({
+    "Add", "And", "Cast", "Concat", "Constant", "ConstantOfShape", "Cos", "DequantizeLinear", "Div", "Equal",
+    "Expand", "Gather", "GreaterOrEqual", "Identity", "LessOrEqual", "Max", "Min", "Mul", "Range", "Reshape",
+    "ScatterElements", "Shape", "Sin", "Size", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where",
+})  # fmt: skip
+"""Operators of those nodes. Their cost is linear in their output, whose size the engines' providers limit."""
+_SIZES = ("Shape", "Size")
+"""Operators whose output does not depend on values."""
 _MOST_DIMS = 16
 _LARGEST_SETTING = 1 << 16
 """Largest number in a list attribute: kernels, strides, dilations, axes. The largest known is 320."""
@@ -99,19 +109,19 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # how protobuf writes a field
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 
 _FIELDS: dict[str, dict[int, str]] = {
-    # Message -> number of a field -> the message that it holds, or "" for a number or a text.
-    "model": {**dict.fromkeys((1, 2, 3, 4, 5, 6), ""), 7: "graph", 8: "opset", 14: "property"},
-    "graph": {1: "node", 2: "", 5: "tensor", 10: "", 11: "value", 12: "value", 13: "value", 16: "property"},
-    "node": {**dict.fromkeys((1, 2, 3, 4, 6, 7, 8), ""), 5: "attribute", 9: "property"},
-    "attribute": {**dict.fromkeys((1, 2, 3, 4, 7, 8, 9, 13, 20), ""), 5: "tensor"},
-    "tensor": {**dict.fromkeys((1, 2, 4, 5, 7, 8, 9, 10, 11, 12, 14), ""), 16: "property"},
-    "value": {1: "", 2: "type", 3: "", 4: "property"},
-    "type": {1: "tensor type", 6: ""},
+    # Message -> number of a field -> the message that it holds, "text" for UTF-8, or "" for anything else.
+    "model": {1: "", **dict.fromkeys((2, 3, 4, 6), "text"), 5: "", 7: "graph", 8: "opset", 14: "property"},
+    "graph": {1: "node", 2: "text", 5: "tensor", 10: "text", 11: "value", 12: "value", 13: "value", 16: "property"},
+    "node": {**dict.fromkeys((1, 2, 3, 4, 6, 7, 8), "text"), 5: "attribute", 9: "property"},
+    "attribute": {**dict.fromkeys((2, 3, 4, 7, 8, 9, 20), ""), **dict.fromkeys((1, 13), "text"), 5: "tensor"},
+    "tensor": {**dict.fromkeys((1, 2, 4, 5, 7, 9, 10, 11, 14), ""), 8: "text", 12: "text", 16: "property"},
+    "value": {1: "text", 2: "type", 3: "text", 4: "property"},
+    "type": {1: "tensor type", 6: "text"},
     "tensor type": {1: "", 2: "shape"},
     "shape": {1: "dimension"},
-    "dimension": {1: "", 2: "", 3: ""},
-    "opset": {1: "", 2: ""},
-    "property": {1: "", 2: ""},
+    "dimension": {1: "", 2: "text", 3: "text"},
+    "opset": {1: "text", 2: ""},
+    "property": {1: "text", 2: "text"},
 }
 _REFUSED = {
     ("model", 20): "instructions for training",
@@ -143,13 +153,23 @@ class _NotPlainError(Exception):
     """The file holds more than a plain graph; the message names it."""
 
 
+@dataclass
+class _Node:
+    """Operator, and names of inputs and outputs."""
+
+    operator: str = ""
+    inputs: list[bytes] = field(default_factory=list)
+    outputs: list[bytes] = field(default_factory=list)
+
+
 class _Walk:
     """One pass over a file. `_FIELDS` bounds the depth of nested messages."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._parts = data, 0
+        self._inputs = set[bytes]()
         self._given = {b""}  # names of inputs and weights; an input that is left out has no name
-        self._nodes = list[tuple[list[bytes], list[bytes]]]()  # names of inputs and outputs
+        self._nodes = list[_Node]()
 
     def model(self) -> None:
         """The whole file."""
@@ -165,12 +185,30 @@ class _Walk:
                 self._opset(span)
         if not graphs or not opsets:
             raise _NotPlainError(f"it is no ONNX file: it has {graphs} graphs and {opsets} versions of operators")
-        for inputs, outputs in self._nodes:
-            if not self._given.issuperset(inputs):
+        self._check_order()
+        self._check_work_at_load()
+
+    def _check_order(self) -> None:
+        given = self._inputs | self._given
+        for node in self._nodes:
+            if not given.issuperset(node.inputs):
                 raise _NotPlainError("it has a node that takes what no node before it gives")
-            if not self._given.isdisjoint(filter(None, outputs)):
+            if not given.isdisjoint(filter(None, node.outputs)):
                 raise _NotPlainError("it has a node that gives what is there already")
-            self._given.update(outputs)
+            given.update(node.outputs)
+
+    def _check_work_at_load(self) -> None:
+        values = self._inputs - self._given  # tensors that depend on the values of an input
+        at_load = 0
+        for node in self._nodes:
+            if node.operator not in _SIZES and not values.isdisjoint(node.inputs):
+                values.update(filter(None, node.outputs))
+                continue
+            at_load += 1
+            if node.operator not in _AT_LOAD:
+                raise _NotPlainError(f"it has {node.operator!r} of weights or sizes alone, to be computed at load")
+            if at_load > _MOST_AT_LOAD:
+                raise _NotPlainError(f"it has more than {_MOST_AT_LOAD} nodes of weights and sizes alone")
 
     def _opset(self, span: slice) -> None:
         version = None
@@ -194,18 +232,20 @@ class _Walk:
     def _value(self, span: slice, *, is_input: bool) -> None:
         for number, _, inside in self._message("value", span):
             if number == 1 and is_input:
-                self._given.add(bytes(self._data[inside]))
-            if part := _FIELDS["value"][number]:
-                self._all_of(part, inside)
+                self._inputs.add(bytes(self._data[inside]))
+            if number in (2, 4):
+                self._all_of(_FIELDS["value"][number], inside)
 
     def _node(self, span: slice) -> None:
-        inputs, outputs = list[bytes](), list[bytes]()
-        self._nodes.append((inputs, outputs))
+        node = _Node()
+        self._nodes.append(node)
         if len(self._nodes) > _MOST_NODES:
             raise _NotPlainError(f"it has more than {_MOST_NODES} nodes")
         for number, _, inside in self._message("node", span):
             if number in (1, 2):
-                (inputs if number == 1 else outputs).append(bytes(self._data[inside]))
+                (node.inputs if number == 1 else node.outputs).append(bytes(self._data[inside]))
+            elif number == 4:
+                node.operator = self._text(inside)
             if number == 7 and (domain := self._text(inside)) not in DOMAINS:
                 raise _NotPlainError(f"it has an operator of {domain!r}, not of ONNX")
             if number == 5:
@@ -245,7 +285,7 @@ class _Walk:
 
     def _all_of(self, message: str, span: slice) -> None:
         for number, _, inside in self._message(message, span):
-            if part := _FIELDS[message][number]:
+            if (part := _FIELDS[message][number]) not in ("", "text"):
                 self._all_of(part, inside)
 
     def _message(self, message: str, span: slice) -> Iterator[tuple[int, int | None, slice]]:
@@ -268,6 +308,8 @@ class _Walk:
             else:
                 inside = self._span(form, start, stop)
                 start = inside.stop
+                if fields[number] == "text":
+                    self._text(inside)
             yield number, value, inside
 
     def _span(self, form: int, start: int, stop: int) -> slice:
@@ -300,7 +342,10 @@ class _Walk:
         return values
 
     def _text(self, span: slice) -> str:
-        return bytes(self._data[span]).decode("utf-8", "replace")
+        try:
+            return bytes(self._data[span]).decode()
+        except UnicodeDecodeError as error:
+            raise _NotPlainError(f"it has a name that is not UTF-8: {error.object!r:.60}") from None
 
 
 def _ends(versions: range) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from ..audio.frames import ceil_div
 from ..audio.spec import AudioSpec, F0Name, FrontEnd
 from ..errors import BundleError, abridged, pip_install
-from ..storage import MismatchError, decode, encode, sha256
+from ..storage import MismatchError, decode, encode, sha256, without_repeats
 from .manifest_rules import check_depth, check_manifest
 
 FORMAT_VERSION = 1
@@ -251,14 +251,7 @@ def from_json(text: str | bytes, origin: str) -> Manifest:
 
 
 def _parse(text: str | bytes) -> Any:
-    return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return found
+    return json.loads(text, object_pairs_hook=without_repeats, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> float:

@@ -84,9 +84,11 @@ _FILES = ("graphs.*.file", "graphs.*.weights", "variants.*.*.file", "variants.*.
 _NAMES = ("name", "singer_embedding_file", *_FILES)
 
 
-def check_limits(manifest: Any) -> None:
-    """Raise `BundleError` for the first number, text or list of a decoded manifest that is beyond its limit."""
-    for place, path, value in _leaves("", "", manifest):
+def check_limits(part: Any, where: str = "") -> None:
+    """Raise `BundleError` for the first number, text or list beyond its limit, of a decoded manifest, or of its part at
+    the place `where`.
+    """
+    for place, path, value in _leaves(where, where, part):
         if isinstance(value, str):
             check_text(place, value, LONGEST_NAME if path in _NAMES else LONGEST_TEXT)
         elif isinstance(value, int | float) and not isinstance(value, bool) and not path.startswith("provenance"):
@@ -97,9 +99,11 @@ def check_limits(manifest: Any) -> None:
 
 
 def check_text(place: str, text: str, longest: int) -> None:
-    """Raise `BundleError` for a text that is too long or contains half of a surrogate pair."""
+    """Raise `BundleError` for a text that is too long or contains half of a surrogate pair, and for an empty name."""
     if len(text) > longest:
         raise BundleError(f"{place} has {len(text)} characters; at most {longest} are allowed")
+    if longest == LONGEST_NAME and not text.strip():
+        raise BundleError(f"{place} is empty")
     if longest == LONGEST_NAME and "\n" in text:  # the rest of the name would look like lines of a message
         raise BundleError(f"{place} is {abridged(text)}: a name has no line breaks")
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -160,7 +164,7 @@ _FIXED_LETTERS = "MCDH"  # the model's own sizes; every other dimension must sta
 def check_manifest(manifest: "Manifest") -> None:
     """Raise `BundleError` for a value beyond its limit, or parts that contradict each other or the graph contracts."""
     check_limits(manifest)
-    _check_audio(manifest.audio)
+    check_audio(manifest.audio)
     _check_provenance(manifest.provenance)
     _check_graphs(manifest)
     _check_singers(manifest)
@@ -199,7 +203,8 @@ def _check_steps(manifest: "Manifest") -> None:
         _check_ode(model, manifest.audio)
 
 
-def _check_audio(spec: AudioSpec) -> None:
+def check_audio(spec: AudioSpec) -> None:
+    """Raise `BundleError` for settings that contradict each other."""
     _expect(spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}")
     lengths = spec.hop_length, spec.win_length, spec.n_fft
     nested = sorted(lengths) == list(lengths)

@@ -157,11 +157,14 @@ def _config(weights: ForeignWeights, is_fairseq: bool, settings: Settings, descr
         num_conv_pos_embedding_groups=hidden // grouped[1],
         layer_norm_eps=settings.number("layer_norm_eps", 1e-5),
     )
-    if len(config.conv_dim) != len(config.conv_stride) or config.hop_length != 320:
+    strides, eps = config.conv_stride, config.layer_norm_eps
+    if len(config.conv_dim) != len(strides) or strides != _STRIDES:
         raise ForeignFileError(
-            f"{weights.origin}: {len(config.conv_dim)} convolutions with strides {config.conv_stride}; "
-            "ContentVec has 7, 320 samples a frame"
+            f"{weights.origin}: {len(config.conv_dim)} convolutions with strides {strides[:9]}; "
+            f"ContentVec has {_STRIDES}"
         )
+    if not 0.0 < eps < 1.0:
+        raise ForeignFileError(f"{settings.where}: layer_norm_eps is {eps:g}; ContentVec's is 1e-5")
     return config
 
 

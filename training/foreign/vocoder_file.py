@@ -10,6 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ...runtime.audio.spec import AudioSpec
+from ...runtime.errors import BundleError
+from ...runtime.voice import manifest_rules as limits
+from ...runtime.voice.manifest_rules import check_audio
 from ..errors import ConfigError, ForeignFileError
 from ..vocoder.hifigan import HifiGanConfig, NsfHifiGan
 from .checkpoints import read_checkpoint
@@ -120,7 +123,7 @@ def _audio(settings: Settings, mel_log_base: float) -> AudioSpec:
         raise ForeignFileError(
             f"{settings.where}: fmin is {f_min_hz:g}; it must be 0 Hz to below fmax, {f_max_hz:g} Hz"
         )
-    return AudioSpec(
+    spec = AudioSpec(
         sample_rate=rate,
         n_fft=settings.integer(settings.first("fft_size", "n_fft")),
         win_length=settings.integer("win_size"),
@@ -133,6 +136,12 @@ def _audio(settings: Settings, mel_log_base: float) -> AudioSpec:
         mel_log_base=mel_log_base,
         mel_floor=_MEL_FLOOR,
     )
+    try:
+        limits.check_limits(spec, "audio")
+        check_audio(spec)
+    except BundleError as error:
+        raise ForeignFileError(f"{settings.where}: no voice can have these settings: {error}") from None
+    return spec
 
 
 def _network(settings: Settings, kind: Kind, mel_log_base: float) -> HifiGanConfig:

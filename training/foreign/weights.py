@@ -1,6 +1,7 @@
 """Kinds, settings and weights of others' files, read strictly."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from ...runtime.errors import abridged
+from ...runtime.storage import without_repeats
 from ...runtime.voice.file_kinds import FileKind, file_kind
 from ..errors import ForeignFileError
 
@@ -64,10 +67,12 @@ def _tables(content: Any) -> Iterator[dict[Any, Any]]:
         yield from (content[key] for key in _TABLES if isinstance(content.get(key), dict))
 
 
-_LIMIT = 4 << 20  # bytes; configurations have some kilobytes
+_LIMIT = 128 << 10  # bytes; configurations have some kilobytes, and PyYAML takes a second for this many
+_LARGEST = 2**31 - 1  # of sizes, rates and counts
 _SHOWN_CHARACTERS = 60
 _HINT = "give the configuration that the file came with"
 _OWNERS = {"a CoMoSVC model (--config)": "spk", "a vocoder (--vocoder-config)": "upsample_rates"}
+_MERGE = "tag:yaml.org,2002:merge"
 _NO_CONSTRUCTOR = "could not determine a constructor"  # PyYAML's words for a tag that it does not know
 
 
@@ -95,7 +100,7 @@ class Settings:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self._wrong(key, "a number", value)
         return float(value)
 
@@ -129,6 +134,9 @@ class Settings:
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key)
+        for number in value if isinstance(value, list) else (value,):
+            if isinstance(number, int) and abs(number) > _LARGEST:
+                raise ForeignFileError(f"{self.where}: {key} is {abridged(number)}; {_LARGEST} is the most")
         if value is not None:
             return value
         if default is None:
@@ -149,7 +157,8 @@ def read_settings(path: Path) -> Settings:
         if path.stat().st_size > _LIMIT:
             raise ForeignFileError(f"{path} has {path.stat().st_size} bytes; that is no configuration")
         text = path.read_text("utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        is_json = path.suffix == ".json"
+        values = json.loads(text, object_pairs_hook=without_repeats) if is_json else yaml.load(text, _PlainLoader)
     except yaml.constructor.ConstructorError as error:
         if _NO_CONSTRUCTOR not in str(error.problem):
             raise ForeignFileError(
@@ -162,11 +171,25 @@ def read_settings(path: Path) -> Settings:
         ) from error
     except yaml.YAMLError as error:
         raise ForeignFileError(f"{path} is not valid YAML, line {_line(error)}: {_problem(error)}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise ForeignFileError(f"{path} cannot be read: {str(error)[:200]}") from error
     if not isinstance(values, dict):
         raise ForeignFileError(f"{path} is no configuration: it holds a {type(values).__name__}, not a table")
     return Settings(str(path), values)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses keys that stand twice, and merges, which may take exponential time."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.tag == _MERGE:
+                raise yaml.constructor.ConstructorError(None, None, "a merge (<<)", key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} a second time", key.start_mark)
+                seen.add(key.value)
 
 
 def _belongs_to(values: Mapping[Any, Any]) -> str:
@@ -288,7 +311,7 @@ def build(make: Callable[[], M], value_of: Callable[[str, Sequence[int]], Tensor
     try:
         with torch.device("meta"):
             shell = make()
-    except (RuntimeError, ValueError) as error:
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise ForeignFileError(f"{origin}: no network has the sizes of its configuration: {error}") from error
     values = {key: value_of(key, tuple(tensor.shape)) for key, tensor in shell.state_dict().items()}
     module = make()

@@ -7,6 +7,7 @@ their phase can be exact and their noise repeatable. Weight normalisation is for
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, cast
 
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from ..errors import ConfigError
 
 _SLOPE, _LAST_SLOPE = 0.1, 0.01
 _EDGE_KERNEL = 7
+_LARGEST_SIZE = 512
+"""Of rates, kernels and dilations; the authors' have up to 16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class HifiGanConfig:
 
     def __post_init__(self) -> None:
         rates, kernels = self.upsample_rates, self.upsample_kernel_sizes
+        sizes = (*rates, *kernels, *self.resblock_kernel_sizes, *chain(*self.resblock_dilation_sizes))
+        if beyond := [size for size in sizes if not 1 <= size <= _LARGEST_SIZE]:
+            raise ConfigError(f"rates, kernels and dilations must be 1 to {_LARGEST_SIZE}, found {beyond[0]}")
         if len(rates) != len(kernels) or any(k < u or (k - u) % 2 for u, k in zip(rates, kernels, strict=False)):
             raise ConfigError(
                 f"upsample_kernel_sizes {kernels} do not fit upsample_rates {rates}: one kernel for each rate, "

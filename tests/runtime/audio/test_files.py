@@ -67,7 +67,10 @@ def of_rate(tmp_path, rate):
         (lambda folder: folder / "nothing.wav", "no such file"),
         (lambda folder: folder, "is a folder"),
         (lambda folder: write_bytes(folder / "text.wav", b"not a sound"), "is not audio that can be read"),
-        (lambda folder: write_bytes(folder / "empty.wav", b""), "is not audio that can be read"),
+        (
+            lambda folder: write_bytes(folder / "empty.wav", b""),
+            "empty\nhint: these can be read: .wav, .flac",
+        ),
         (lambda folder: damaged(folder, ".flac", 0.01), "damaged"),
         (lambda folder: damaged(folder, ".wav", 0.0004), "is not audio that can be read"),
         (with_nan, "1 samples that are NaN or infinite, the first at sample 12345"),

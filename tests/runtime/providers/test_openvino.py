@@ -14,7 +14,8 @@ from tiny_bundle import edited, write_zip
 
 from comosvc.runtime import Converter
 from comosvc.runtime.errors import BundleError, ComosvcError, ProviderError, install
-from comosvc.runtime.providers import choose_provider, open_voice
+from comosvc.runtime.providers import choose_provider, open_voice, openvino
+from comosvc.runtime.providers import sessions as onnx
 from comosvc.runtime.providers.openvino import PRECISIONS, _core, isa_limit
 from comosvc.runtime.providers.self_test import BUDGETS, read_probes, vowel
 from comosvc.runtime.voice.bundle import open_bundle
@@ -214,6 +215,23 @@ def test_a_graph_with_unchecked_indices_is_computed_by_onnx_runtime(files, tmp_p
         else:
             with pytest.raises(BundleError, match=r"vocoder graph failed on the CPU .*(?s:indic|index)"):
                 converter.convert(song, 24_000)
+
+
+def test_a_graph_with_large_constants_to_compute_is_opened_by_onnx_runtime(files, tmp_path):
+    """OpenVINO computes them at load: 10^9 elements took 25 s."""
+    operator = [
+        helper.make_node("Expand", ["one", "many"], ["ones"]),
+        helper.make_node("Gather", ["ones", "zero"], ["first"]),
+        helper.make_node("Mul", ["noise", "first"], ["wandered"]),
+    ]
+    chosen = {}
+    for many in (1_000, 5_000_000):
+        data = wandering(operator, {"one": np.ones(1, np.float32), "many": np.array([many])})
+        entry = {"sha256": hashlib.sha256(data).hexdigest()}
+        changed = edited(files, lambda m, entry=entry: m["graphs"]["vocoder"].update(entry)) | {"vocoder.onnx": data}
+        bundle = open_bundle(write_zip(tmp_path / f"{many}.comosvc", changed), tmp_path)
+        chosen[many] = type(openvino.open_graphs(bundle, "fp32", 1)["vocoder"])
+    assert chosen == {1_000: openvino.OpenVinoGraph, 5_000_000: onnx.OnnxGraph}
 
 
 def test_a_failed_call_names_graph_and_shapes(converter):

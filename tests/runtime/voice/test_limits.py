@@ -115,6 +115,7 @@ def test_every_number_has_a_range_with_a_reason():
             lambda m: m.update(name="x\nconsent: given"),
             r"^here: name is 'x.nconsent: given': a name has no line breaks",
         ),
+        (lambda m: m["singers"].update({" ": m["singers"]["alto"]}), r"a key of singers is empty"),
         (lambda m: m["singers"].update({"x" * 201: m["singers"]["alto"]}), r"has 201 characters; at most 200"),
         (lambda m: m["singers"].update({str(i): m["singers"]["alto"] for i in range(10_001)}), r"10004 entries"),
         (lambda m: m["model"]["schedules"].update({"9" * 5_000: []}), r"has 5000 characters"),

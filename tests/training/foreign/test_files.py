@@ -75,13 +75,20 @@ def test_both_vocoders(tmp_path):
         (lambda c: c.pop("upsample_rates"), r"config.yaml has no upsample_rates"),
         (lambda c: c.update(upsample_rates=["8", 4]), r"upsample_rates must be a list of whole numbers, is list"),
         (lambda c: c.update(fmin=-1), r"config.yaml: fmin is -1; it must be 0 Hz to below fmax, 12000 Hz"),
-        (lambda c: c.update(fmin=float("nan")), r"config.yaml: fmin is nan; it must be"),
+        (lambda c: c.update(fmin=float("nan")), r"config.yaml: fmin must be a number, is nan"),
         (lambda c: c.update(fmin=12_000), r"config.yaml: fmin is 12000; it must be"),
         (lambda c: c.update(fmax=12_001), r"config.yaml: fmax is 12001; half of the rate, 12000 Hz, is the most"),
-        (lambda c: c.update(fmax=float("nan")), r"config.yaml: fmax is nan; half"),
+        (lambda c: c.update(fmax=float("nan")), r"config.yaml: fmax must be a number, is nan"),
         (lambda c: c.update(fmax=-1), r"config.yaml: fmax is -1; half"),
         (lambda c: c.update(upsample_kernel_sizes=[16, 16, 4, 3]), r"config.yaml: upsample_kernel_sizes .* do not fit"),
         (lambda c: c.update(resblock_kernel_sizes=[3, 4]), r"config.yaml: resblock_kernel_sizes .* must be odd"),
+        (lambda c: c.update(upsample_rates=[-8, -4, 2, 2]), r"rates, kernels and dilations must be 1 to 512, found -8"),
+        (lambda c: c.update(resblock_dilation_sizes=[[0, 3, 5]] * 2), r"must be 1 to 512, found 0"),
+        (lambda c: c.update(resblock_dilation_sizes=[[1, 10**9, 5]] * 2), r"must be 1 to 512, found 1000000000"),
+        (lambda c: c.update(upsample_kernel_sizes=[16, 10**30, 4, 4]), r"is 10{26}.*; 2147483647 is the most"),
+        (lambda c: c.update(fft_size=10**9), r"no voice can have these settings: audio.n_fft is 1000000000"),
+        (lambda c: c.update(win_size=0), r"no voice can have these settings: audio.win_length is 0"),
+        (lambda c: c.update(win_size=64), r"no voice can have these settings: audio: hop_length, win_length and n_fft"),
     ],
 )
 def test_vocoder_settings_that_do_not_fit(tmp_path, change, message):
@@ -151,18 +158,30 @@ def test_contentvec_weights_that_do_not_fit(tmp_path, change, message):
         _content_of(path)
 
 
-def test_safetensors_settings_that_do_not_fit(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_stable_layer_norm": True}, r"do_stable_layer_norm is true"),
+        ({"num_attention_heads": 5}, r"5 attention heads do not divide 32"),
+        ({"conv_stride": [-5, -2, 2, 2, 2, 2, 2]}, r"7 convolutions with strides \(-5, -2, .*; ContentVec has"),
+        ({"conv_stride": [320, 1, 1, 1, 1, 1, 1]}, r"with strides \(320, 1, .*; ContentVec has \(5, 2"),
+        ({"conv_stride": []}, r"7 convolutions with strides \(\); ContentVec has"),
+        ({"layer_norm_eps": 0}, r"config.json: layer_norm_eps is 0; ContentVec's is 1e-5"),
+        ({"layer_norm_eps": -1e-5}, r"config.json: layer_norm_eps is -1e-05"),
+    ],
+)
+def test_safetensors_settings_that_do_not_fit(tmp_path, changes, message):
     folder = write_hf_contentvec(tmp_path / "hf")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "do_stable_layer_norm": True}))
-    with pytest.raises(ForeignFileError, match=r"do_stable_layer_norm is true"):
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ForeignFileError, match=message):
         _content_of(folder)
-    (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": 5}))
-    with pytest.raises(ForeignFileError, match=r"5 attention heads do not divide 32"):
-        _content_of(folder)
-    (folder / "model.safetensors").unlink()
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    (write_hf_contentvec(tmp_path / "hf") / "model.safetensors").unlink()
     with pytest.raises(ForeignFileError, match=r"model.safetensors is not there"):
-        _content_of(folder)
+        _content_of(tmp_path / "hf")
 
 
 @pytest.mark.parametrize(
@@ -224,12 +243,25 @@ def test_yaml_makes_no_objects(tmp_path, text, monkeypatch):
             "a: 1\n? [x, y]\n: 2",
             r"has something in the wrong place: found unhashable key, line 2\nhint: .*name",
         ),
+        ("config.yaml", "a: 1\nb: {c: 1, c: 2}", r"in the wrong place: 'c' a second time, line 2"),
+        ("config.json", '{"a": 1, "a": 2}', r"the same key twice"),
+        ("config.yaml", f"a: &a {{b: 1}}\nc: {{<<: [{'*a, ' * 9}]}}", r"in the wrong place: a merge \(<<\), line 2"),
+        ("config.yaml", f"a: 1{':1' * 2_000}.5", r"cannot be read: int too large to convert to float"),
+        ("config.yaml", "a: 1\n" * 40_000, r"has 200000 bytes; that is no configuration"),
     ],
 )
 def test_settings_that_are_none(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ForeignFileError, match=message):
         read_settings(tmp_path / name)
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text(f"a: 0x{'f' * 9_000}")
+    settings = read_settings(tmp_path / "config.yaml")
+    for read in (settings.integer, settings.number, settings.text):
+        with pytest.raises(ForeignFileError, match="a is a number of thousands of digits; 2147483647 is the most"):
+            read("a")
 
 
 def test_contentvec_from_the_hub(tmp_path, monkeypatch):
