@@ -168,7 +168,7 @@ class PitchStage(AudioStage):
 
     def __init__(self, clip: SourceClip, context: Context, timings_ms: Timings, request: Request) -> None:
         self.f0_hz, self.confidence = Track(), Track()
-        super().__init__(timings_ms, [self.f0_hz, self.confidence], context, clip, request.at_once)
+        super().__init__(timings_ms, [], context, clip, request.at_once)
         self._arrived, self.at_16k, self.spec, self._given = clip, clip.at_16k, clip.spec, request.f0_hz is not None
         self._piece = max(1, round(request.piece_s * PITCH_SAMPLE_RATE / PITCH_HOP_LENGTH))
         self.survey = PitchSurvey()
@@ -182,15 +182,16 @@ class PitchStage(AudioStage):
     def call(self, first: int, last: int) -> Call | None:
         return None if self._given else super().call(first, last)
 
-    def join(self, first: int, last: int, outputs: Outputs) -> None:
-        if outputs is not None:
-            start = max(0, first - self.past)
-            audio = self.at_16k.read_padded(start * self.hop, (last + self.future) * self.hop)
+    def join(self, first: int, last: int, answered: tuple[Call, Outputs] | None) -> None:
+        f0_hz = confidence = np.zeros(last - first, np.float32)
+        if answered is not None:
+            (call, outputs), start = answered, max(0, first - self.past)
+            audio = np.asarray(call.inputs["audio"])[0]
             f0_hz, confidence = (output[0, first - start : last - start] for output in outputs)
             f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, first - start)
             self.survey.add(audio, np.arange(first, last) - start, confidence, doubtful)
-            outputs = tuple(np.pad(values, (first - start, 0))[None] for values in (f0_hz, confidence))
-        super().join(first, last, outputs)
+        self.f0_hz.append(f0_hz)
+        self.confidence.append(confidence)
 
 
 class Analysis:

@@ -118,14 +118,14 @@ class WindowedContent(AudioStage):
         end = self.at_16k.end if window.is_last else samples_before(window.end, rate, self.spec)
         return Call("content", self.inputs(start, max(end, start + _MIN_SAMPLES)), whole=True)
 
-    def join(self, first: int, last: int, outputs: Outputs) -> None:
+    def join(self, first: int, last: int, answered: tuple[Call, Outputs] | None) -> None:
         """Append the rows that the mel frames use, and the row of each."""
         window = self._open.popleft()
         used, length = np.arange(first, last) - window.start, window.end - window.start
-        if outputs is None:
+        if answered is None:
             rows, index = np.zeros((1, self._n_channels), np.float32), 0 * used
         else:
-            rows = outputs[0][0]
+            rows = answered[1][0][0]
             every = stretched_index(len(rows), length) if self._stretched else content_index(0, length, self.spec)
             index = np.minimum(every[np.minimum(used, length - 1)], len(rows) - 1)
         self._index.append(index - index[0] + self._rows.end)

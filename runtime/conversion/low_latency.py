@@ -132,13 +132,18 @@ class PitchWindows(AudioStage):
         return self.plan((frame, frame + 1) for frame in range(self.f0_hz.end, last))
 
     def call(self, first: int, last: int) -> Call | None:
-        return Call("pitch", {"audio": self._window(first, last)[None]}) if first in self._singing else None
+        if first not in self._singing:
+            return None
+        missing = max(0, self.past - first) * self.hop
+        audio = self.at_16k.read_padded(max(0, first - self.past) * self.hop, last * self.hop)
+        return Call("pitch", {"audio": np.pad(audio, (missing, BOUNDED_SILENCE_HOPS * self.hop))[None]})
 
-    def join(self, first: int, last: int, outputs: Outputs) -> None:
+    def join(self, first: int, last: int, answered: tuple[Call, Outputs] | None) -> None:
         value = np.zeros(1, np.float32)
-        if outputs is not None:
-            audio = self._window(first, last)
+        if answered is not None:
+            call, outputs = answered
             f0_hz, confidence = (output[0, self.past : self.past + 1] for output in outputs)
+            audio = np.asarray(call.inputs["audio"])[0]
             f0_hz, sure, doubtful = second_opinion(audio, f0_hz, confidence, self.past, after=PITCH_HOP_LENGTH)
             self._found.append((sure, doubtful))
             value = np.where(sure >= VOICED_CONFIDENCE, f0_hz, value)
@@ -152,11 +157,6 @@ class PitchWindows(AudioStage):
             self.survey.add(
                 audio, self._singing - start, *(np.concatenate(values) for values in zip(*self._found, strict=True))
             )
-
-    def _window(self, first: int, last: int) -> NDArray[np.float32]:
-        missing = max(0, self.past - first) * self.hop
-        audio = self.at_16k.read_padded(max(0, first - self.past) * self.hop, last * self.hop)
-        return np.pad(audio, (missing, BOUNDED_SILENCE_HOPS * self.hop))
 
 
 class LiveContent(ContentRows):

@@ -84,21 +84,16 @@ class LengthGrid:
 def grid_of(manifest: Manifest, graph: str) -> LengthGrid:
     """The grid of a graph of this voice."""
     spec = manifest.audio
-    per_frame = spec.hop_length * spec.content_sample_rate / (spec.sample_rate * spec.content_hop_length)
-    context = getattr(manifest.context, graph.removesuffix("_n"))
-    frames = context.past + context.future
-    if graph == "pitch":
-        least = (1 + context.future) * PITCH_HOP_LENGTH
-        return LengthGrid(graph, True, PITCH_HOP_LENGTH, 0.0, frames, False, least)
-    if graph.startswith("content"):
-        hop = spec.content_hop_length
-        if manifest.front_end.content_window_s:
+    if graph == "pitch" or graph.startswith("content"):
+        hop = PITCH_HOP_LENGTH if graph == "pitch" else spec.content_hop_length
+        if graph != "pitch" and manifest.front_end.content_window_s:
             return LengthGrid(graph, True, hop, 0.0, 0, True, _MIN_WHOLE_SAMPLES)
-        overhang = ceil_div(round(context.window_ms * spec.content_sample_rate), 1000 * hop)
-        return LengthGrid(graph, True, hop, 0.0, frames + 2 * overhang, False, (1 + context.future) * hop)
-    if graph.startswith("acoustic"):
-        frames *= max([1, *map(int, manifest.model.schedules)])  # the last step's context is that of all before it
-    return LengthGrid(graph, False, spec.hop_length, per_frame, frames, False)
+        context = manifest.context_of(graph)
+        return LengthGrid(graph, True, hop, 0.0, context.past + context.future, False, (1 + context.future) * hop)
+    steps = max([1, *map(int, manifest.model.schedules)]) if graph.startswith("acoustic") else 1
+    context = manifest.context_of(graph, steps)  # the last step's context is that of all before it
+    per_frame = spec.hop_length * spec.content_sample_rate / (spec.sample_rate * spec.content_hop_length)
+    return LengthGrid(graph, False, spec.hop_length, per_frame, context.past + context.future, False)
 
 
 def length_of(manifest: Manifest, graph: str, use: str) -> LengthRange:

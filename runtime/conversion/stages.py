@@ -22,8 +22,7 @@ from .generated import Input
 T = TypeVar("T")
 Timings = defaultdict[str, float]
 """Milliseconds by stage."""
-Outputs = tuple[NDArray, ...] | None
-"""Outputs of a piece; None: the piece is silent, and nothing was computed."""
+Outputs = tuple[NDArray, ...]
 
 
 class AnalysedClip(ArrivedClip, Protocol):
@@ -36,11 +35,11 @@ class AnalysedClip(ArrivedClip, Protocol):
 
 @dataclass(eq=False)
 class _Begun:
-    """A piece with its next call, or with its outputs where there is none."""
+    """A piece with its next call, if any, and the last one that was answered."""
 
     piece: tuple[int, int]
     call: Call | None
-    outputs: Outputs = None
+    answered: tuple[Call, Outputs] | None = None
 
 
 class Stage(ABC):
@@ -72,19 +71,19 @@ class Stage(ABC):
             return None
         return Call(self.name, self.inputs(max(0, first - self.past), last + self.future))
 
-    def following(self, call: Call, outputs: tuple[NDArray, ...]) -> Call | None:
+    def following(self, call: Call, outputs: Outputs) -> Call | None:
         """The next call of a piece, made from the outputs of the one before it; None after the last."""
         return None
 
-    def join(self, first: int, last: int, outputs: Outputs) -> None:
-        """Append the outputs of the next piece."""
+    def join(self, first: int, last: int, answered: tuple[Call, Outputs] | None) -> None:
+        """Append the outputs of the next piece, given its last call and that call's outputs; None: silence."""
         skipped = (first - max(0, first - self.past)) * self.rate
         count = (last - first) * self.rate
         for index, track in enumerate(self._tracks):
-            if outputs is None:
+            if answered is None:
                 track.append_zeros(count)
             else:
-                track.append(outputs[index][0, skipped : skipped + count])
+                track.append(answered[1][index][0, skipped : skipped + count])
 
     def mel_range(self, first: int, last: int) -> tuple[int, int]:
         """Mel frames that these frames touch."""
@@ -109,13 +108,13 @@ class Stage(ABC):
         """Go on with the outputs of a pending call."""
         self._timings_ms[self.name] += reply.ms
         begun = next(begun for begun in self._begun if begun.call is call)
-        begun.call, begun.outputs = self.following(call, reply.outputs), reply.outputs
+        begun.call, begun.answered = self.following(call, reply.outputs), (call, reply.outputs)
         self._join_complete()
 
     def _join_complete(self) -> None:
         while self._begun and self._begun[0].call is None:
             begun = self._begun.popleft()
-            self.join(*begun.piece, begun.outputs)
+            self.join(*begun.piece, begun.answered)
 
 
 class AudioStage(Stage):

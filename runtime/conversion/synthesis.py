@@ -16,7 +16,7 @@ from .content import ContentReader
 from .generated import Drawn, Input, Normals, StepNoise, make_source_track, make_step_noise
 from .request import Request
 from .source import frame_noise, sample_noise
-from .stages import AnalysedClip, Stage, Stages, Timings
+from .stages import AnalysedClip, Outputs, Stage, Stages, Timings
 
 
 class AcousticStage(Stage):
@@ -61,7 +61,7 @@ class AcousticStage(Stage):
             self._steps[call] = 0, make_step_noise(self._model, self.request.schedule, noise, draw)
         return call
 
-    def following(self, call: Call, outputs: tuple[NDArray, ...]) -> Call | None:
+    def following(self, call: Call, outputs: Outputs) -> Call | None:
         step, noise = self._steps.pop(call, (0, None))
         schedule = self.request.schedule
         if noise is None or step == len(schedule):

@@ -37,6 +37,8 @@ def test_every_call_of_long_and_short_clips_fits_the_clip_profile():
             assert shapes or name == "content_low"
             entry, ranges = converter.manifest.graphs[name], profile(converter.manifest, name, "clip")
             allowed, grid = input_shapes(entry, ranges), grid_of(converter.manifest, name)
+            if shapes:  # a piece with context on both sides is as long as the grid says, to the frame
+                assert max(map(grid.frames_for, shapes)) == length_of(converter.manifest, name, "clip").usual, name
             for call in shapes:
                 sizes = grid.sizes(1, bucket(grid.frames_for(call)))
                 padded = {n: tuple(sizes[d] if isinstance(d, str) else d for d in dims) for n, _, dims in entry.inputs}
