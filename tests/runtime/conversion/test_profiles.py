@@ -26,13 +26,14 @@ class Recorder:
         return self._graph.run(inputs)
 
 
-def test_every_call_of_long_and_short_clips_fits_the_clip_profile():
+@pytest.mark.parametrize(("voice", "steps"), [("demo", 8), ("tiny", 4)])
+def test_every_call_of_long_and_short_clips_fits_the_clip_profile(bundle_path, voice, steps):
     rng = np.random.default_rng(0)
-    with Converter("demo", provider="cpu", threads=1) as converter:
+    with Converter("demo" if voice == "demo" else bundle_path, provider="cpu", threads=1) as converter:
         calls = {name: [] for name in converter.manifest.graphs}
         converter._graphs = {name: Recorder(graph, calls[name]) for name, graph in converter._graphs.items()}
         for seconds in (0.01, 17.0):  # a second piece has context on both sides
-            converter.convert(0.1 * rng.standard_normal(round(24_000 * seconds)), 24_000, steps=8)
+            converter.convert(0.1 * rng.standard_normal(round(24_000 * seconds)), 24_000, steps=steps)
         for name, shapes in calls.items():
             assert shapes or name == "content_low"
             entry, ranges = converter.manifest.graphs[name], profile(converter.manifest, name, "clip")
