@@ -19,13 +19,13 @@ from .audio.sources import Openable
 from .audio.spec import AudioSpec
 from .conversion.calls import Batches, Runnable, Runner
 from .conversion.clips import BLOCK_S, Meter, Outcome, Progress, convert_blocks, track_f0
-from .conversion.cores import Cores, check_threads
+from .conversion.cores import check_threads
 from .conversion.file_jobs import FileJob, convert_job, jobs_into, make_folder
 from .conversion.request import Conversion, FileConversion, Key, Latency, Options, Request, make_request, with_tracks
 from .conversion.stages import Clip, run, run_clips
 from .conversion.stream import SingerChoice, Stream, stream_key
 from .errors import ComosvcError, OptionError, ProviderError, abridged, check_progress, milliseconds, whole_number
-from .providers import AT_ONCE, ON_GPU, OpenedVoice, Precision, Provider, choose_provider, open_twins, open_voice
+from .providers import AT_ONCE, ON_GPU, OpenedVoice, Precision, Provider, choose_provider, open_core_pool, open_voice
 from .providers.device_arrays import ArrayOnGpu, DeviceArray, fetch, is_on_device
 from .providers.gpu import Device
 from .providers.self_test import SelfTest, probe_errors, run_self_test
@@ -85,14 +85,14 @@ class Converter:
         self._provider, self._precision = opened.provider, opened.precision
         self._singers = MappingProxyType(singers_of(self._bundle))
         self._use(opened)
-        self._at_once = AT_ONCE[self.provider] if self._twins is None else self._twins.cores
+        self._at_once = AT_ONCE[self.provider] if self._core_pool is None else self._core_pool.cores
         self._device: Device | None = None
         self._audio_crossed = Transfers()
 
     def _use(self, opened: OpenedVoice) -> None:
         """Compute with these graphs, in this process."""
         self._graphs: Mapping[str, Runnable] | None = opened.graphs
-        self._twins = open_twins(opened.provider, self._bundle, opened.precision, self._threads)
+        self._core_pool = open_core_pool(opened, self._bundle, self._threads)
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -387,7 +387,7 @@ class Converter:
 
     def close(self) -> None:
         """Free the graphs. Conversions that are running end normally; new ones raise `ComosvcError`."""
-        self._graphs = self._twins = None
+        self._graphs = self._core_pool = None
 
     def __enter__(self) -> "Converter":
         return self
@@ -452,12 +452,12 @@ class Converter:
 
     def _runner(self, batch: int | None = None) -> Runner:
         """The runner for calls of up to `batch` conversions at a time."""
-        graphs, twins = self._ready(), self._twins
-        return Batches(graphs, batch or self._at_once) if twins is None else Cores(graphs, twins)
+        graphs = self._ready()
+        return self._core_pool or Batches(graphs, batch or self._at_once)
 
     def _pieces_at_once(self, seconds: float) -> int:
         """Number of pieces of one clip of this length that are computed at the same time."""
-        return 1 if self._twins is not None and seconds < _LONG_S else self._at_once
+        return 1 if self._core_pool is not None and seconds < _LONG_S else self._at_once
 
     def _request(self, singer: SingerChoice, key: float | str, seed: int, steps: int | None, latency: str) -> Request:
         self._ready()

@@ -6,7 +6,6 @@ graph cannot be reproduced. Here on the host; `data/source.cu` computes the same
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,43 +113,10 @@ def sine_phases(seed: int) -> NDArray[np.float64]:
     return np.where(np.arange(SINE_HARMONICS) == 0, 0.0, words.astype(np.float64) * 2.0**-53)
 
 
-class Excitation(Protocol):
-    """The source of one clip, made frame after frame."""
-
-    def extend(self, f0_hz: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """The source (L, H) of the next frames, whose F0 is (T,)."""
-        ...
-
-
-class PulseExcitation:
-    """`pulse_source` with its phase carried on."""
-
-    def __init__(self, spec: AudioSpec) -> None:
-        self._spec, self._phase = spec, 0.0
-
-    def extend(self, f0_hz: NDArray[np.float32], /) -> NDArray[np.float32]:
-        source, self._phase = pulse_source(f0_hz, self._spec, self._phase)
-        return source
-
-
-class SineExcitation:
-    """`sine_source` with its phase carried on."""
-
-    def __init__(self, spec: AudioSpec, seed: int) -> None:
-        self._spec, self._seed = spec, seed
-        self._frame, self._phase = 0, 0
-
-    def extend(self, f0_hz: NDArray[np.float32], /) -> NDArray[np.float32]:
-        source, self._phase = sine_source(f0_hz, self._spec, self._seed, self._frame, self._phase)
-        self._frame += len(f0_hz)
-        return source
-
-
-def make_excitation(kind: str, spec: AudioSpec, seed: int) -> Excitation | None:
-    """The excitation that a manifest's `source.kind` names; None for "none"."""
-    if kind == "none":
-        return None
-    return SineExcitation(spec, seed) if kind == "sine" else PulseExcitation(spec)
+def clip_source(kind: str, f0_hz: NDArray[np.float32], spec: AudioSpec, seed: int) -> NDArray[np.float32]:
+    """The source (L, H) of a whole clip with F0 (T,). `kind`: "pulse" or "sine", as in a manifest."""
+    source, _ = sine_source(f0_hz, spec, seed) if kind == "sine" else pulse_source(f0_hz, spec)
+    return source
 
 
 @dataclass(frozen=True)

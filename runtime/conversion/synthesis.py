@@ -67,7 +67,7 @@ class AcousticStage(Stage):
         if noise is None or step == len(schedule):
             return None
         mel = outputs[0][:, : call.inputs["f0_hz"].shape[1]]
-        more = {"mel": mel, "noise": noise.next(step + 1, mel), "step_index": np.array(schedule[step], np.int32)}
+        more = {"mel": mel, "noise": noise(step + 1, mel), "step_index": np.array(schedule[step], np.int32)}
         following = Call("acoustic_n", {**call.inputs, **more})
         self._steps[following] = step + 1, noise
         return following

@@ -16,7 +16,7 @@ import soundfile
 from comosvc.runtime import Converter, OptionError
 from comosvc.runtime.conversion import cores as cores_module
 from comosvc.runtime.conversion.calls import Call
-from comosvc.runtime.conversion.cores import Cores, Twins, check_threads, cpu_quota, threads_within_quota, usable_cores
+from comosvc.runtime.conversion.cores import CorePool, check_threads, cpu_quota, threads_within_quota, usable_cores
 from comosvc.runtime.conversion.stages import Clip, run, run_clips
 
 
@@ -69,7 +69,7 @@ def found(runner, *values, **options):
 
 @pytest.fixture
 def cores():
-    return Cores({"graph": Alone()}, Twins(lambda _: Meeting(), cores=2))
+    return CorePool({"graph": Alone()}, lambda _: Meeting(), cores=2)
 
 
 def test_two_calls_run_at_once(cores):
@@ -84,7 +84,7 @@ def test_one_call_has_all_cores_and_so_has_what_is_heard_as_a_whole(cores):
 
 
 def test_less_than_half_of_the_cores_are_not_worth_it():
-    cores = Cores({"graph": Alone()}, Twins(lambda _: pytest.fail("opened"), cores=8))
+    cores = CorePool({"graph": Alone()}, lambda _: pytest.fail("opened"), cores=8)
     assert found(cores, 1, 2, 3) == [3.0, 6.0, 9.0]
 
 
@@ -95,7 +95,7 @@ def test_an_error_reaches_its_own_conversion_only():
                 raise ArithmeticError("negative")
             return super().run(inputs)
 
-    cores = Cores({}, Twins(lambda _: Picky(), cores=2))
+    cores = CorePool({}, lambda _: Picky(), cores=2)
     good, bad = run_clips([Clip(values_of(1)), Clip(values_of(-1))], cores, 2)
     assert good.result == [3.0]
     for fails in (lambda: bad.result, lambda: found(cores, 1, -1)):
@@ -105,7 +105,7 @@ def test_an_error_reaches_its_own_conversion_only():
 
 def test_a_graph_is_opened_once_and_when_it_is_needed():
     opened = []
-    cores = Cores({"graph": Alone()}, Twins(lambda name: opened.append(name) or Alone(), cores=2))
+    cores = CorePool({"graph": Alone()}, lambda name: opened.append(name) or Alone(), cores=2)
     found(cores, 1)
     assert not opened
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_an_interrupt_waits_for_the_calls_that_run_and_begins_no_other(times):
             return (inputs["x"],)
 
     with pytest.raises(KeyboardInterrupt):
-        found(Cores({}, Twins(lambda _: Slow(), cores=2)), *range(8))
+        found(CorePool({}, lambda _: Slow(), cores=2), *range(8))
     assert 1 <= len(begun) == len(ended) <= 2
 
 
@@ -158,7 +158,7 @@ def test_a_thread_that_outlives_the_main_one_converts_to_the_end(bundle_path):
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_pieces_run_side_by_side_in_a_forked_process_too():
-    cores = Cores({}, Twins(lambda _: Meeting(), cores=2))
+    cores = CorePool({}, lambda _: Meeting(), cores=2)
     assert found(cores, 1, 2) == [2.0, 4.0]
     context = multiprocessing.get_context("fork")
     queue = context.SimpleQueue()
@@ -186,9 +186,11 @@ def test_a_voice_that_has_changed_since_is_an_error_of_each_file(bundle_path, so
 def opened(monkeypatch):
     """The names of graphs that were opened for single cores."""
     names = []
-    real = Twins.__init__
+    real = CorePool.__init__
     monkeypatch.setattr(
-        Twins, "__init__", lambda self, open_graph, cores: real(self, lambda n: names.append(n) or open_graph(n), cores)
+        CorePool,
+        "__init__",
+        lambda self, graphs, open_graph, cores: real(self, graphs, lambda n: names.append(n) or open_graph(n), cores),
     )
     return names
 
