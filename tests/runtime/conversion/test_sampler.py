@@ -6,16 +6,13 @@ from io import StringIO
 import numpy as np
 import pytest
 import soundfile
+from opened import converted
 from rich.console import Console
 from tiny_bundle import edited, tiny_files, write_zip
 
 from comosvc.runtime import Converter
-from comosvc.runtime.audio.resampling import blocks
 from comosvc.runtime.cli.info import print_info
-from comosvc.runtime.conversion.calls import Batches
-from comosvc.runtime.conversion.clips import convert_blocks
 from comosvc.runtime.conversion.generated import make_step_noise
-from comosvc.runtime.conversion.stages import Clip, run
 from comosvc.runtime.errors import BundleError, OptionError
 from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.runtime.voice.manifest import ModelEntry, OdeEntry, SourceEntry
@@ -68,9 +65,7 @@ def sung(path, piece_s: float) -> np.ndarray:
     """The mel of a hum in four steps."""
     hum = (0.3 * np.sin(2 * np.pi * 220 * np.arange(48_000) / 24_000)).astype(np.float32)
     with Converter(path) as converter:
-        request = replace(converter._request("alto", 0.0, 3, 4, "default"), piece_s=piece_s)
-        work = convert_blocks(converter.manifest, request, lambda: blocks(hum, 5_000), 24_000, 1, len, keep=True)
-        return run(Clip(work), Batches(converter._graphs)).mel
+        return converted(converter, hum, 24_000, piece_s, 5_000, steps=4)[1]
 
 
 TEACHER = {"sigmas": [2.0, 0.5, 0.2], "mel_mean": [0.1], "mel_scale": 1.5}
