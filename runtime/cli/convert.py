@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typer.core import TyperCommand, TyperOption
 
 from .. import __version__
 from ..audio.files import FORMATS, read_audio
@@ -26,7 +28,7 @@ from ..errors import AudioError, ComosvcError, OptionError, OutputError, printab
 from ..providers import PRECISIONS, PROVIDERS
 from ..voice.bundle import open_bundle
 from .arguments import Sources, find_sources, is_folder, parse_device, parse_key, parse_singer
-from .exit import errors_in_words
+from .exit import errors_in_words, new_app
 from .info import print_info
 from .live import LiveOptions, run_live, sound_devices
 from .live import list_devices as sound_device_list
@@ -36,31 +38,40 @@ _PLOTTED_S = 60.0
 
 _HELP = """Convert singing into another voice.
 
-The sources must be isolated vocals: of a song with instruments, separate the vocals first
-(a source separator such as Demucs does), convert them, and mix the result with the rest.
-
-Give files, folders (without their sub-folders) or patterns. A result is as long as its
+The sources must be isolated vocals: separate the vocals of a song first (with Demucs, for instance), convert them, \
+and mix the result with the rest. Give files, folders (without their sub-folders) or patterns. A result is as long as its \
 source, to the sample, and is written as 24-bit mono.
 
-\b
-Examples:
-  comosvc-convert --info                                which singers there are
-  comosvc-convert song.wav                              demo voice -> ./song_SINGER_0key.wav
-  comosvc-convert song.wav -o out.wav -s alto -k -3     three semitones down
-  comosvc-convert album/ more/*.flac -o out/ -k auto    many files, the key that suits the singer
-  comosvc-convert vocals.wav -k octave                  the octave that suits the singer and the band
-  comosvc-convert "album/**/*.flac" -o out/            sub-folders too
-  ffmpeg -i song.mkv -f wav - | comosvc-convert - -o - > out.wav
+\bExamples:
+  comosvc-convert --info                             list the singers
+  comosvc-convert song.wav                           -> ./song_SINGER_0key.wav
+  comosvc-convert song.wav -o out.wav -s alto -k -3  three semitones down
+  comosvc-convert album/ more/*.flac -o out/ -k auto  a key for the singer
+  comosvc-convert vocals.wav -k octave               in tune with the band
+  comosvc-convert "album/**/*.flac" -o out/          sub-folders too
   comosvc-convert song.mp3 -s alto=0.7,bass=0.3 -o out.flac --plot out.png
-  comosvc-convert --live -s alto -k 5                   microphone to headphones; --list-devices
+  ffmpeg -i song.mkv -f wav - | comosvc-convert - -o - > out.wav
+  comosvc-convert --live -s alto -k 5                microphone to headphones
 """
 
-_app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+class _Command(TyperCommand):
+    """Shows the options that typer adds in the last panel, which would stand in a panel before all others."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if isinstance(parameter, TyperOption):
+                parameter.rich_help_panel = parameter.rich_help_panel or "Information"
+        return parameters
+
+
+_files = partial(typer.Option, rich_help_panel="Input and output")
+_voice = partial(typer.Option, rich_help_panel="Voice and pitch")
+_engine = partial(typer.Option, rich_help_panel="Engine")
+_live = partial(typer.Option, rich_help_panel="Live")
+_information = partial(typer.Option, rich_help_panel="Information")
+_app = new_app()
 
 
 def main() -> None:
@@ -97,79 +108,54 @@ class _Job:
         return self.to_stdout or (self.output.suffix.lower() in FORMATS and not is_folder(self.output))
 
 
-@_app.command(help=_HELP)
+@_app.command(help=_HELP, cls=_Command)
 def _convert(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IN...", help="Files, folders or patterns; - is standard input."),
+        typer.Argument(metavar="IN", help="Files, folders or patterns; - is standard input.", show_default=False),
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="A .wav or .flac file for one input; else a folder, made if need be; - is standard output.",
-        ),
+        _files("--output", "-o", help="A .wav or .flac file, a folder, or - for standard output.", show_default=False),
     ] = Path(),
-    model: Annotated[str, typer.Option("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
+    file_format: Annotated[str, _files("--format", help="wav or flac, in a folder or on standard output.")] = "wav",
+    channel: Annotated[str, _files("--channel", help="mid (the mean of all channels), left or right.")] = "mid",
+    force: Annotated[bool, _files("--force", "-f", help="Replace files that exist.")] = False,
+    skip_existing: Annotated[
+        bool, _files("--skip-existing", help="Leave out files whose result is in the folder already.")
+    ] = False,
+    plot: Annotated[Path | None, _files("--plot", help="Draw one conversion: mels, F0 (.png, .pdf, .svg).")] = None,
+    as_json: Annotated[bool, _files("--json", help="Print a summary as JSON on standard output.")] = False,
+    model: Annotated[str, _voice("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
     singer: Annotated[
-        str | None,
-        typer.Option(
-            "--singer",
-            "-s",
-            help="A singer of the voice, or a blend: alto=0.7,bass=0.9. Weights are divided by their sum.",
-        ),
+        str | None, _voice("--singer", "-s", help="A singer, or a blend with relative weights: alto=0.7,bass=0.9.")
     ] = None,
     key: Annotated[
         str,
-        typer.Option(
-            "--key",
-            "-k",
-            help="Semitones up; auto: what suits the singer; octave: the same in steps of 12, for a backing track.",
-        ),
+        _voice("--key", "-k", help="Semitones up; auto: found for the singer; octave: the same in octaves."),
     ] = "0",
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
+    seed: Annotated[int, _voice("--seed", help="Same seed, same result.")] = 0,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Sampling steps. Default: the voice's own number; --info names it.")
+        int | None, _voice("--steps", help="Sampling steps. Default: the voice's own number; --info names it.")
     ] = None,
-    provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)] = None,
-    channel: Annotated[
-        str, typer.Option("--channel", help="Of a source with several: mid (their mean), left or right.")
-    ] = "mid",
-    file_format: Annotated[
-        str, typer.Option("--format", help="wav or flac, for results in a folder or on standard output.")
-    ] = "wav",
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw one conversion: mels, F0 (.png, .pdf, .svg).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A summary as JSON on standard output.")] = False,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out files whose result is in the folder already.")
-    ] = False,
-    latency: Annotated[
-        str, typer.Option("--latency", help="default, or low: as --live would convert the files.")
-    ] = "default",
-    live: Annotated[bool, typer.Option("--live", help="Convert what is sung into a microphone, until Ctrl-C.")] = False,
-    list_devices: Annotated[bool, typer.Option("--list-devices", help="Audio devices for --live, and stop.")] = False,
-    input_device: Annotated[
-        str | None, typer.Option("--input-device", help="Number or part of its name, with --live.")
-    ] = None,
-    output_device: Annotated[str | None, typer.Option("--output-device", help="The same.")] = None,
-    rate: Annotated[int | None, typer.Option("--rate", help="Hz, with --live; else the device's own.")] = None,
-    block_ms: Annotated[float, typer.Option("--block-ms", help="Of audio at a time, with --live.")] = 20.0,
-    late: Annotated[
-        str, typer.Option("--late", help="What fills in when the voice is late, with --live: hold, dry or silence.")
-    ] = "hold",
+    live: Annotated[bool, _live("--live", help="Convert the input of a microphone, until Ctrl-C.")] = False,
+    list_devices: Annotated[bool, _live("--list-devices", help="List the audio devices and stop.")] = False,
+    input_device: Annotated[str | None, _live("--input-device", help="Number or part of its name.")] = None,
+    output_device: Annotated[str | None, _live("--output-device", help="Number or part of its name.")] = None,
+    rate: Annotated[int | None, _live("--rate", help="Hz. Default: the device's own.")] = None,
+    block_ms: Annotated[float, _live("--block-ms", help="Length of a block of audio.")] = 20.0,
+    late: Annotated[str, _live("--late", help="Output of late blocks: hold, dry or silence.")] = "hold",
     gate_db: Annotated[
-        float | None, typer.Option("--gate-db", help="Input softer than this is silence, with --live: -50.")
+        float | None, _live("--gate-db", help="Softer input is silence, for instance below -50.")
     ] = None,
-    monitor: Annotated[float, typer.Option("--monitor", help="Share of the dry input to hear, with --live.")] = 0.0,
-    info: Annotated[bool, typer.Option("--info", help="Describe the voice and stop.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="With --info: tensors, hashes, what made it.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    monitor: Annotated[float, _live("--monitor", help="Share of the dry input in the output.")] = 0.0,
+    provider: Annotated[str, _engine("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
+    precision: Annotated[str, _engine("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
+    threads: Annotated[int | None, _engine("--threads", help="Threads to compute with.", min=1)] = None,
+    latency: Annotated[str, _engine("--latency", help="default, or low: as --live converts.")] = "default",
+    info: Annotated[bool, _information("--info", help="Describe the voice and stop.")] = False,
+    verbose: Annotated[bool, _information("--verbose", help="With --info: tensors, hashes, origin.")] = False,
+    version: Annotated[bool, _information("--version", help="Print the version and stop.")] = False,
 ) -> None:
     console = Console(stderr=True)
     if version:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -27,19 +27,14 @@ from ..providers.gpu import Gpu, compile_cuda, driver_version, find_gpu
 from ..providers.gpu_source import SOURCE
 from ..providers.sessions import installed_wheels, onnx_runtime
 from ..voice.bundle import comosvc_home, open_bundle, shipped_voices
+from .exit import errors_in_words, new_app
 from .info import folding, shown
 
-_app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_app = new_app()
 
 _HELP = """Say what works here, what does not and why.
 
-\b
-Examples:
+\bExamples:
   comosvc-doctor                    everything
   comosvc-doctor --provider cuda    exit code 1 if that provider would not run
   comosvc-doctor -m my.comosvc      test this voice instead of the shipped one
@@ -103,32 +98,25 @@ def _doctor(
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     model: Annotated[str, typer.Option("--model", "-m", help="The voice to test with.")] = "demo",
 ) -> None:
-    try:
+    with errors_in_words(Console(stderr=True)):
         require_known(provider)
         if model != "demo" or model in shipped_voices():
             open_bundle(model)
-    except ComosvcError as error:
-        _fail(str(error))
-    asked = check_provider(provider, model)
-    without_gpu = None if provider in ON_GPU else no_gpu()
-    missing = () if _version("openvino") else ("openvino",)  # the package's row says so
-    skipped = {"auto", provider, asked.runs_on, *missing, *(ON_GPU if without_gpu else ())}
-    others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
-    hardware = accelerators() if without_gpu is None else without_gpu
-    table = Table("", "what", "detail", show_header=False)
-    marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
-    for finding in said_once([*environment(), *hardware, *extras(), asked, *others]):
-        table.add_row(marks[finding.works], finding.what, shown(finding.beside_what))
-    works = f"works here: {asked.detail}" if asked.works else f"does not work here with {asked.what}"
-    Console().print(f"comosvc {works.splitlines()[0]}", style="bold", markup=False, highlight=False)
-    Console().print(folding(table))
-    if not asked.works:
-        _fail(asked.detail.partition("\nhint:")[0])  # which stands in the table
-
-
-def _fail(why: str) -> NoReturn:
-    Console(stderr=True).print(f"error: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+        asked = check_provider(provider, model)
+        without_gpu = None if provider in ON_GPU else no_gpu()
+        missing = () if _version("openvino") else ("openvino",)  # the package's row says so
+        skipped = {"auto", provider, asked.runs_on, *missing, *(ON_GPU if without_gpu else ())}
+        others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
+        hardware = accelerators() if without_gpu is None else without_gpu
+        table = Table("", "what", "detail", show_header=False)
+        marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
+        for finding in said_once([*environment(), *hardware, *extras(), asked, *others]):
+            table.add_row(marks[finding.works], finding.what, shown(finding.beside_what))
+        works = f"works here: {asked.detail}" if asked.works else f"does not work here with {asked.what}"
+        Console().print(f"comosvc {works.splitlines()[0]}", style="bold", markup=False, highlight=False)
+        Console().print(folding(table))
+        if not asked.works:
+            raise ComosvcError(asked.detail.partition("\nhint:")[0])  # which stands in the table
 
 
 def said_once(findings: list[Finding]) -> Iterator[Finding]:

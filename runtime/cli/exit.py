@@ -1,4 +1,4 @@
-"""Messages of commands: errors without traceback, and the log."""
+"""Applications of commands, and their messages: errors without traceback, and the log."""
 
 import errno
 import logging
@@ -10,6 +10,15 @@ from rich.console import Console
 
 from ..errors import ComosvcError, printable
 from ..storage import reason
+
+
+def new_app() -> typer.Typer:
+    """An application for a command of the runtime, with shell completion."""
+    return typer.Typer(
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
 
 
 @contextmanager
