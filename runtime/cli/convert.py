@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,8 @@ _PLOTTED_S = 60.0
 _HELP = """Convert singing into another voice.
 
 The sources must be isolated vocals: separate the vocals of a song first (with Demucs, for instance), convert them, \
-and mix the result with the rest. Give files, folders (without their sub-folders) or patterns. A result is as long as its \
-source, to the sample, and is written as 24-bit mono.
+and mix the result with the rest. Give files, folders (without their sub-folders) or patterns. A result is as long as \
+its source, to the sample, and is written as 24-bit mono.
 
 \bExamples:
   comosvc-convert --info                             list the singers
@@ -98,6 +98,7 @@ class _Job:
     ending: str
     plot: Path | None
     skip_existing: bool
+    as_json: bool
 
     @property
     def to_stdout(self) -> bool:
@@ -161,11 +162,11 @@ def _convert(
     if version:
         typer.echo(__version__)
         return
-    engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
     with errors_in_words(console, unnamed="standard output cannot be written"):
         if list_devices:
             typer.echo(sound_device_list())
             return
+        engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
         conversion = {"singer": parse_singer(singer), "key": parse_key(key), "seed": seed, "steps": steps}
         if live:
             if inputs:
@@ -184,45 +185,26 @@ def _convert(
             with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
-        if info and inputs:
-            raise OptionError(
-                f"--info describes a voice, and {inputs[0]} is given to be converted\n"
-                f"hint: comosvc-convert --info -m {shlex.quote(os.fspath(inputs[0]))}"
-            )
-        for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
-        job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing)
-        sources = Sources() if info else find_sources(inputs or [])
-        for path, why in sources.skipped.items():
-            _say(console, f"skipped: {path}: {why}", style="yellow")
-        _check(job, sources.paths, force, as_json)
-        with Converter(model, **engine) as converter:
-            if info:
+        if info:
+            if inputs:
+                raise OptionError(
+                    f"--info describes a voice, and {inputs[0]} is given to be converted\n"
+                    f"hint: comosvc-convert --info -m {shlex.quote(os.fspath(inputs[0]))}"
+                )
+            with Converter(model, **engine) as converter:
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
-                return
-            results = _convert_files(converter, job, sources, console, as_json)
+            return
+        for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
+        job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing, as_json)
+        sources = find_sources(inputs or [])
+        for path, why in sources.skipped.items():
+            _say(console, f"skipped: {path}: {why}", style="yellow")
+        _check(job, sources.paths)
+        with Converter(model, **engine) as converter:
+            results = _convert_files(converter, job, sources, console)
     if any(result.error for result in results):
         raise typer.Exit(1)
-
-
-def _convert_files(
-    converter: Converter, job: _Job, sources: Sources, console: Console, as_json: bool
-) -> list[FileConversion]:
-    for failure in sources.failed:
-        _announce(console, failure)
-    results = [*_run(converter, job, sources.paths, console), *sources.failed]
-    if as_json:
-        typer.echo(_summary(results, sources.skipped))
-    if job.plot is not None and results[0].error is None and not results[0].skipped:
-        _plot(converter, results[0], job.plot)
-    return results
-
-
-def _summary(results: list[FileConversion], skipped: Mapping[Path, str]) -> str:
-    """The JSON of `--json`."""
-    unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
-    summary = {"version": __version__, "results": [result.as_dict() for result in results], "skipped": unread}
-    return json.dumps(summary, indent=1)
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
@@ -230,9 +212,8 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
         _say(console, f"note: {warning}", style="yellow")
     chosen = options.singer or next(iter(converter.singers))
     who = chosen if isinstance(chosen, str) else _blend(chosen)
-
+    last = ""
     with console.status("…") as status:
-        last = ""
 
         def say(text: str) -> None:
             nonlocal last
@@ -245,7 +226,7 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
     _say(console, last)
 
 
-def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
+def _check(job: _Job, sources: list[Path]) -> None:
     """Raise `ComosvcError` for options that can be refused before the voice is loaded."""
     if job.ending not in FORMATS:
         raise OptionError(f"--format {job.ending[1:]!r}; known: {', '.join(ending[1:] for ending in FORMATS)}")
@@ -253,20 +234,16 @@ def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
     if STDIN in map(str, sources) and (sys.stdin is None or sys.stdin.isatty()):
         what = "closed" if sys.stdin is None else "a terminal"
         raise AudioError(f"standard input is {what}, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -")
-    if sys.stdout is None and (job.to_stdout or as_json):
+    if sys.stdout is None and (job.to_stdout or job.as_json):
         raise OutputError("standard output is closed")
     if job.into_file and len(sources) > 1:
         raise OutputError(f"{len(sources)} files cannot all become {job.output}\nhint: -o FOLDER")
-    if job.to_stdout and as_json:
+    if job.to_stdout and job.as_json:
         raise OptionError("--json writes to standard output, as -o - does\nhint: leave out one of the two")
     if not job.into_file and job.output.suffix and not is_folder(job.output):
         raise OutputError(f"-o {job.output}: results are written as {' or '.join(FORMATS)}, or into a folder")
-    if job.plot is not None:
-        _check_plot(job, sources, force)
-
-
-def _check_plot(job: _Job, sources: list[Path], force: bool) -> None:
-    assert job.plot is not None
+    if job.plot is None:
+        return
     if job.plot.suffix.lower() not in PICTURES:
         raise OptionError(f"--plot {job.plot}: pictures are written as {', '.join(PICTURES)}")
     require_matplotlib()
@@ -274,29 +251,41 @@ def _check_plot(job: _Job, sources: list[Path], force: bool) -> None:
         raise OptionError(f"--plot draws one conversion, there are {len(sources)} files")
     if job.to_stdout or STDIN in map(str, sources):
         raise OptionError("--plot reads source and result again, which standard input and output do not allow")
-    if os.path.lexists(job.plot) and not force:
+    if os.path.lexists(job.plot) and not job.conversion["overwrite"]:
         raise OutputError(f"{job.plot} exists\nhint: --force replaces it")
 
 
-def _run(converter: Converter, job: _Job, sources: list[Path], console: Console) -> list[FileConversion]:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+def _convert_files(converter: Converter, job: _Job, sources: Sources, console: Console) -> list[FileConversion]:
+    """Convert, announce each result, and write the summary and the picture."""
     results = []
+    for failure in sources.failed:
+        _announce(console, failure)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=float(len(sources)))
+        task = bar.add_task("", total=float(len(sources.paths)))
         shares: dict[Path, float] = {}
 
         def report(source: Path, share: float) -> None:
             shares[source] = share
             bar.update(task, completed=sum(shares.values()), description=printable(source.name))
 
-        for result in _results(converter, job, sources, report):
+        for result in _results(converter, job, sources.paths, report):
             report(result.source, 1.0)
             _announce(console, result)
             results.append(result)
+    results += sources.failed
+    if job.as_json:
+        unread = [{"source": str(path), "reason": why} for path, why in sources.skipped.items()]
+        summary = {"version": __version__, "results": [result.as_dict() for result in results], "skipped": unread}
+        typer.echo(json.dumps(summary, indent=1))
+    if job.plot is not None and results[0].error is None and not results[0].skipped:
+        _plot(converter, results[0], job.plot)
     return results
 
 
-def _results(converter: Converter, job: _Job, sources: list[Path], report: Any) -> Iterator[FileConversion]:
+def _results(
+    converter: Converter, job: _Job, sources: list[Path], report: Callable[[Path, float], None]
+) -> Iterator[FileConversion]:
     opened = [sys.stdin.buffer if str(source) == STDIN else source for source in sources]
     if not job.into_file:
         options = {"ending": job.ending, "skip_existing": job.skip_existing, **job.conversion}
@@ -318,17 +307,15 @@ def _announce(console: Console, result: FileConversion) -> None:
     if result.error is not None:
         text, source = str(result.error), str(result.source)
         _say(console, f"error: {text if source in text else f'{source}: {text}'}", style="red")
-        return
-    if result.skipped:
+    elif result.skipped:
         _say(console, f"skipped: {result.source}: {result.output} exists")
-        return
-    assert result.options is not None
-    facts = (
-        f"as {_blend(result.options.singer)}, {result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"
-    )
-    _say(console, f"{result.source} -> {result.output}  ({facts})")
-    for warning in result.warnings:
-        _say(console, f"  note: {warning}", style="yellow")
+    else:
+        options = result.options
+        assert options is not None
+        facts = f"as {_blend(options.singer)}, {result.seconds:.1f} s, key {options.key:+g}, RTF {result.rtf:.3f}"
+        _say(console, f"{result.source} -> {result.output}  ({facts})")
+        for warning in result.warnings:
+            _say(console, f"  note: {warning}", style="yellow")
 
 
 def _blend(singer: Mapping[str, float]) -> str:
