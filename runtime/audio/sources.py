@@ -38,7 +38,8 @@ _MAGICS = {
     (0, b"\xff\xf9"): "aac",
 }
 """Offset and first bytes of each format, and FFmpeg's name of it. Other formats are refused: playlists open files."""
-UNKNOWN_FRAMES = 2**62
+UNKNOWN_FRAMES = 2**60
+"""Number of samples of a file whose header has none; libsndfile gives a larger one."""
 ROUNDING_S = 0.002  # an MP4 file may give the length of its sound in thousandths of a second
 
 

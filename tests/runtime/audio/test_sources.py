@@ -30,10 +30,13 @@ class OneWay(io.RawIOBase):
 
 
 class Failing(io.BytesIO):
-    """A file on a disk that fails behind byte 20,000."""
+    """A file on a disk that fails in the `good`th call, or behind byte 20,000."""
+
+    name, good = "disk", 10_000
 
     def read(self, count=-1):
-        if self.tell() > 20_000:
+        self.good -= count != 0
+        if count and (self.tell() > 20_000 or self.good < 0):
             raise OSError(errno.EIO, "Input/output error")
         return super().read(count)
 
@@ -53,7 +56,6 @@ def test_objects_are_read_from_their_start(tmp_path):
     [
         (lambda folder: io.StringIO("RIFF"), "gives text, not bytes"),
         (lambda folder: (folder / "w").open("wb"), "cannot be read: "),
-        (lambda folder: Failing(WAV), "cannot be read: Input/output error"),
         (lambda folder: io.BytesIO(), "it is empty"),
         (lambda folder: 5, "cannot be read"),
         (lambda folder: Path("/dev/zero"), "is a device"),
@@ -67,6 +69,15 @@ def test_objects_are_read_from_their_start(tmp_path):
 def test_an_unusable_source_is_one_clear_error(tmp_path, make, words):
     with pytest.raises(AudioError, match=words):
         read(make(tmp_path))
+
+
+@pytest.mark.parametrize("good", [*range(12), 100])
+def test_an_error_of_the_disk_names_the_source(good):
+    """In the header, when libsndfile opens it, and between samples."""
+    source = Failing(WAV)
+    source.good = good
+    with pytest.raises(AudioError, match=r"^disk cannot be read: Input/output error"):
+        read(source)
 
 
 def symlink_loop(path):
