@@ -16,10 +16,10 @@ MAX_GAP_S = 20.0
 VOICED_CONFIDENCE = 0.5
 """swift-f0 calibrates its confidence so that a frame is voiced from here on."""
 BOUNDED_WINDOW_HOPS = 12
-"""What a pitch frame of a live conversion is made from: 192 ms, of which 176 lie before the frame's centre."""
+"""Window of a pitch frame of a live conversion: 192 ms, of which 176 lie before the frame's centre."""
 BOUNDED_SILENCE_HOPS = 6
-"""Zeros put behind that window: the confidence of a frame at the very end of an array is near 0 whatever is sung, as
-the network pads there with something that is no audio. Followed by silence it is nearly that of the whole clip."""
+"""Zeros behind that window: at the very end of an array, where the network pads its features, the confidence is near 0.
+Followed by silence it is nearly that of the whole clip."""
 
 
 class PitchSession(Protocol):
@@ -92,7 +92,7 @@ def _log_f0_held(log_f0: NDArray, voiced: NDArray[np.bool_], times: NDArray[np.f
 
 
 def told_f0(f0_hz: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
-    """A whole clip's F0 (T,), 0 where unvoiced, as a model with this front end is told it."""
+    """F0 (T,) of a whole clip as input of a model with this front end; 0 where unvoiced."""
     return GapBridge(spec).push(f0_hz, last=True) if front_end.unvoiced_f0 == "interpolated" else f0_hz
 
 
@@ -101,7 +101,7 @@ class GapBridge:
     value before the first voiced frame and after the last. All 0 stays 0.
 
     A gap of more than `MAX_GAP_S` holds the value before it (0 if there is none), so that memory stays flat. Source:
-    the authors' interpolate_f0, which knows no such limit and sees 20 s at most.
+    the authors' interpolate_f0, without that limit, of pieces of 20 s.
     """
 
     def __init__(self, spec: AudioSpec) -> None:
@@ -168,7 +168,7 @@ _DECIMATION = 8
 _RATE_HZ = PITCH_SAMPLE_RATE / _DECIMATION
 _LOWEST_HZ, _HIGHEST_HZ = 36.0, 400.0
 _SUSPECT_HZ = 500.0
-"""Lowest formant that was seen as F0."""
+"""Lowest formant that the graph gave as F0."""
 _LEAST_RATIO = 3.5
 """Least ratio of the graph's F0 to the envelope's frequency; errors of an octave or a twelfth are not corrected."""
 _LEAST_PERIODIC = 0.5

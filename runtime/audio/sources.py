@@ -59,13 +59,13 @@ def has_pyav() -> bool:
 
 def media_hint(name: str) -> str:
     """A hint to install PyAV or to convert the file `name` first."""
-    return f"hint: {install('media')} brings what reads it; or convert it first: ffmpeg -i {shlex.quote(name)} song.wav"
+    return f"hint: {install('media')} reads it; or convert it first: ffmpeg -i {shlex.quote(name)} song.wav"
 
 
 class Media:
-    """The first sound track of such a file, from start to end, without the samples that its encoder added.
+    """The first sound track of a file that PyAV reads, without the samples that its encoder added.
 
-    Has what is used of `soundfile.SoundFile`. Raises `AudioError`.
+    Has the used part of the interface of `soundfile.SoundFile`. Raises `AudioError`.
     """
 
     def __init__(self, file: BinaryIO, name: str, form: str) -> None:

@@ -1,4 +1,4 @@
-"""comosvc-doctor: what works on this machine, what does not, and why."""
+"""comosvc-doctor: providers and libraries that work on this machine, and reasons for the others."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,7 @@ from .info import folding, shown
 
 _app = new_app()
 
-_HELP = """Say what works here, what does not and why.
+_HELP = """Check the providers and libraries of this machine.
 
 \bExamples:
   comosvc-doctor                    everything
@@ -149,7 +149,7 @@ def check_provider(provider: str, model: str) -> Finding:
 
 
 def environment() -> list[Finding]:
-    """Versions of what conversion rests on."""
+    """Versions of the package, the system and ONNX Runtime, and the cache."""
     count, usable = os.cpu_count(), usable_cores()
     cores = f"{count} logical cores" + (f", {usable} of them for this process" if usable != count else "")
     try:

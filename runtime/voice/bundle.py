@@ -205,8 +205,8 @@ def _read_embeddings(store: "_Store", manifest: Manifest, origin: str) -> NDArra
         raise BundleError(f"{origin}: {name} must hold `embedding` (singers, {width}) float32, found {found}")
     beyond = [key for key, singer in manifest.singers.items() if singer.index >= len(embeddings)]
     if beyond or not np.isfinite(embeddings).all():
-        whom = ", ".join(beyond) or "all"
-        raise BundleError(f"{origin}: {name} has {len(embeddings)} rows and no usable one for {whom}")
+        singers = ", ".join(beyond) or "all"
+        raise BundleError(f"{origin}: {name} has {len(embeddings)} rows and no usable one for {singers}")
     return embeddings
 
 
@@ -270,9 +270,7 @@ class _Folder(_Store):
         with _reading(self._origin):
             paths = sorted(self._path.rglob("*"))
             if links := [path for path in paths if path.is_symlink()]:
-                raise BundleError(
-                    f"{links[0]} is a link; a bundle holds plain files\nhint: put there what it points to"
-                )
+                raise BundleError(f"{links[0]} is a link; a bundle holds plain files\nhint: replace it by its target")
             return [path.relative_to(self._path).as_posix() for path in paths if path.is_file()]
 
     def _size(self, name: str) -> int | None:

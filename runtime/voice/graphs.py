@@ -192,9 +192,9 @@ class _Walk:
         given = self._inputs | self._given
         for node in self._nodes:
             if not given.issuperset(node.inputs):
-                raise _NotPlainError("it has a node that takes what no node before it gives")
+                raise _NotPlainError("it has a node with an input that no node before it gives")
             if not given.isdisjoint(filter(None, node.outputs)):
-                raise _NotPlainError("it has a node that gives what is there already")
+                raise _NotPlainError("it has a node that gives a tensor that is there already")
             given.update(node.outputs)
 
     def _check_work_at_load(self) -> None:

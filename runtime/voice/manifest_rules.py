@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 _CHANNELS = Interval(1, 4_096, "ContentVec, the widest encoder known, has 768")
 _PAST = Interval(0, 2_000, "frames that every piece is computed with besides its own; 300 are the most that is known")
 _WINDOW_MS = Interval(0.0, 1_000.0, "a window of analysis; 25 ms is a HuBERT's")
-_LOOKAHEAD_MS = Interval(0.0, 120_000.0, "ms; an encoder that sees 20 s at once looks 20 s ahead")
+_LOOKAHEAD_MS = Interval(0.0, 120_000.0, "ms; an encoder with windows of 20 s looks 20 s ahead")
 _F0 = Interval(10.0, 10_000.0, "Hz; people sing from about 40 to 2000")
 _DIM = Interval(1, 2**31 - 1, "a fixed size of a tensor; the contract of its graph says which")
 _LEVEL = Interval(1e-9, 1e6, "a noise level; the authors' go from 0.002 to 80")
