@@ -36,16 +36,20 @@ def test_the_names_are_those_of_the_runtime():
         _ = comosvc.nothing
 
 
+HELP = "from typer.testing import CliRunner; assert 'Usage' in CliRunner().invoke(app, ['--help']).stdout"
+ENGINES = {"torch", "onnxruntime", "openvino", "tensorrt", "matplotlib", "scipy", "sounddevice", "av", "pyworld"}
+
+
 @pytest.mark.parametrize(
-    "code",
+    ("code", "heavy"),
     [
-        "import comosvc",
-        "from comosvc.__main__ import app; from typer.testing import CliRunner; "
-        "assert 'convert' in CliRunner().invoke(app, ['--help']).stdout",
+        ("import comosvc", {"numpy", "soundfile", "comosvc.runtime", *ENGINES}),
+        (f"from comosvc.__main__ import app; {HELP}", {"numpy", "soundfile", "comosvc.runtime", *ENGINES}),
+        (f"from comosvc.runtime.cli.convert import _app as app; {HELP}", ENGINES),
+        (f"from comosvc.runtime.cli.doctor import _app as app; {HELP}", ENGINES),
     ],
 )
-def test_importing_the_package_and_its_help_are_free(code):
-    heavy = {"numpy", "torch", "onnxruntime", "soundfile", "comosvc.runtime"}
+def test_importing_the_package_and_help_are_light(code, heavy):
     code += f"; import sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -108,12 +112,20 @@ def test_a_missing_package_is_one_line_with_the_way_out(monkeypatch):
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("comosvc ", COMMANDS), ("comosvc do", ["doctor"]), ("comosvc convert --sin", ["--singer"])],
+    [
+        ("comosvc ", COMMANDS),
+        ("comosvc do", ["doctor"]),
+        ("comosvc convert --sin", ["--singer"]),
+        ("comosvc-convert --sin", ["--singer"]),
+        ("comosvc-doctor --prov", ["--provider"]),
+    ],
 )
 def test_the_shell_completes_commands_and_their_options(typed, offered):
-    words = len(typed.split()) - (not typed.endswith(" "))
-    asked = {"_COMOSVC_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(words)}
-    done = subprocess.run([COMMAND], capture_output=True, text=True, env={**os.environ, **asked}, check=False)
+    words, command = len(typed.split()) - (not typed.endswith(" ")), typed.split()[0]
+    asked = {f"_{command.upper().replace('-', '_')}_COMPLETE": "complete_bash", "COMP_WORDS": typed}
+    environment = {**os.environ, **asked, "COMP_CWORD": str(words)}
+    start = COMMAND.with_name(command)
+    done = subprocess.run([start], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.split() == offered
 
 
