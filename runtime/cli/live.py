@@ -127,16 +127,11 @@ def _play_on(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say:
         say("the audio device stopped; opening it again")
         try:
             time.sleep(_READ_OUT_S)
-            _look_for_devices(sound)
+            for name in ("_terminate", "_initialize"):  # PortAudio looks for devices only then
+                with suppress(AttributeError, sound.PortAudioError):
+                    getattr(sound, name)()
         except KeyboardInterrupt:
             return
-
-
-def _look_for_devices(sound: Any) -> None:
-    """Initialise PortAudio again, because it lists the devices only then."""
-    for name in ("_terminate", "_initialize"):
-        with suppress(AttributeError, sound.PortAudioError):
-            getattr(sound, name)()
 
 
 def _play(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say: Callable[[str], None]) -> None:
