@@ -108,7 +108,10 @@ def _without_package(error: ModuleNotFoundError, name: str) -> BaseException:
 
 def main() -> None:
     """Entry point of `comosvc`."""
-    app(prog_name="comosvc")
+    try:
+        app(prog_name="comosvc")
+    except (OSError, RuntimeError) as error:
+        raise importlib.import_module("comosvc.runtime.errors").without_home(error) from None
 
 
 if __name__ == "__main__":

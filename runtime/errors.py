@@ -149,6 +149,21 @@ def run_command(module: str, command: str, extra: str) -> None:
         importlib.import_module(module).main()
     except ModuleNotFoundError as error:
         raise without_package(error, command, extra) from None
+    except (OSError, RuntimeError) as error:
+        raise without_home(error) from None
+
+
+def without_home(error: Exception) -> BaseException:
+    """An exit with a message if `error` is that of --install-completion; else `error` itself.
+
+    It is an OSError, or, of `Path.home` for a user without one, a RuntimeError.
+    """
+    if "--install-completion" not in sys.argv:
+        return error
+    return SystemExit(
+        f"error: completion cannot be installed into your home folder: {error}\n"
+        "hint: set HOME to a folder that can be written to, or print it with --show-completion"
+    )
 
 
 def without_package(error: ModuleNotFoundError, command: str, extra: str) -> BaseException:

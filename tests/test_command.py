@@ -129,6 +129,24 @@ def test_the_shell_completes_commands_and_their_options(typed, offered):
     assert done.stdout.split() == offered
 
 
+@pytest.mark.parametrize("home", ["a file", None])
+@pytest.mark.parametrize("module", ["__main__", "runtime.cli.convert", "runtime.cli.doctor", "training.cli"])
+def test_completion_without_a_home_folder_is_an_error_in_words(tmp_path, monkeypatch, module, home):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    (tmp_path / "a file").touch()
+    if home is None:
+        monkeypatch.setattr(Path, "expanduser", homeless)
+    monkeypatch.setenv("HOME", str(tmp_path / (home or "")))
+    monkeypatch.setattr(sys, "argv", ["comosvc", "--install-completion", "bash"])
+    monkeypatch.setattr(cli, "end_on_signals", lambda: None)
+    with pytest.raises(SystemExit, match=r"^error: completion cannot be installed into your home folder: ") as exit_:
+        importlib.import_module(f"comosvc.{module}").main()
+    assert "--show-completion" in str(exit_.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
 def test_a_module_of_our_own_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "comosvc.runtime.cli.doctor", None)
     with pytest.raises(ModuleNotFoundError, match=r"comosvc\.runtime\.cli\.doctor"):
@@ -136,8 +154,8 @@ def test_a_module_of_our_own_that_is_missing_is_named(monkeypatch):
 
 
 def test_the_shell_is_not_written_to_where_a_package_is_missing(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')", "utf-8")
-    asked = {"_COMOSVC_COMPLETE": "complete_bash", "COMP_WORDS": "comosvc train ", "COMP_CWORD": "2"}
+    (tmp_path / "soxr.py").write_text("raise ModuleNotFoundError('No module named soxr', name='soxr')", "utf-8")
+    asked = {"_COMOSVC_COMPLETE": "complete_bash", "COMP_WORDS": "comosvc convert ", "COMP_CWORD": "2"}
     environment = {**os.environ, **asked, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([COMMAND], capture_output=True, text=True, env=environment, check=False)
     assert (done.stdout.strip(), done.stderr) == ("", "")

@@ -18,7 +18,7 @@ from ..errors import AudioError, ComosvcError, OutputError, one_of
 from ..storage import Aside, reason
 from .headers import Contents, FilePart, examine
 from .resampling import OPPOSITE_PHASE, PhaseMeter, check_rate, take_channel
-from .sources import ROUNDING_S, UNKNOWN_FRAMES, Media, Openable, Source, media_format, name_of
+from .sources import ROUNDING_S, UNKNOWN_FRAMES, Media, Openable, Source, media_format, name_of, readable_endings
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 _SUBTYPE, _BYTES = "PCM_24", 3  # beyond what 16 bits need a dither for, and every player takes it
@@ -173,7 +173,8 @@ class AudioReader:
             return Media(file, self.name, form)
         why = "it is empty" if not head else reason(error)
         raise AudioError(
-            f"{self.name} is not audio that can be read: {why}\nhint: WAV, FLAC, OGG and MP3 can be read"
+            f"{self.name} is not audio that can be read: {why}\n"
+            f"hint: these can be read: {', '.join(readable_endings())}"
         ) from error
 
     def _read(self, sound: soundfile.SoundFile | Media, length: int) -> tuple[NDArray[np.float32], str | None]:

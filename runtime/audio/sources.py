@@ -242,10 +242,14 @@ class Media:
         return samples
 
 
+def readable_endings() -> tuple[str, ...]:
+    """Endings of the sound files that are read here: `READABLE`, with PyAV also those of its formats."""
+    return (*READABLE, *MEDIA_ENDINGS) if has_pyav() else READABLE
+
+
 def is_readable(path: Path) -> bool:
     """True if files with this ending are taken from a folder."""
-    suffix = path.suffix.lower()
-    return suffix in READABLE or (suffix in MEDIA_ENDINGS and has_pyav())
+    return path.suffix.lower() in readable_endings()
 
 
 def unread_reason(path: Path) -> str | None:

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..audio.sources import READABLE, files_in, is_readable, unread_reason
+from ..audio.sources import files_in, is_readable, readable_endings, unread_reason
 from ..conversion.request import FileConversion
 from ..errors import AudioError, OptionError
 from ..voice.singers import FOUND_KEYS
@@ -68,7 +68,7 @@ def find_sources(inputs: list[str]) -> Sources:
             skipped |= {file: why for file in files if file not in inside and (why := unread_reason(file))}
             if not inside:
                 unread = [f"skipped: {file}: {why}" for file, why in skipped.items() if file.parent == path]
-                looked_for = f"{path}: no audio files in this folder (looked for {', '.join(READABLE)})"
+                looked_for = f"{path}: no audio files in this folder (looked for {', '.join(readable_endings())})"
                 raise AudioError("\n".join([looked_for, *unread]))
         elif os.path.lexists(path) or not glob.has_magic(text):
             inside = [path]

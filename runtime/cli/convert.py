@@ -20,7 +20,6 @@ from .. import __version__
 from ..audio.files import FORMATS, read_audio
 from ..audio.resampling import check_channel
 from ..audio.sources import STDIN, name_of
-from ..audio.world_f0 import f0_warnings
 from ..conversion.live_stream import DeadlinePolicy
 from ..conversion.request import FileConversion
 from ..converter import Converter
@@ -28,7 +27,7 @@ from ..errors import AudioError, ComosvcError, OptionError, OutputError, printab
 from ..providers import PRECISIONS, PROVIDERS
 from ..voice.bundle import open_bundle
 from .arguments import Sources, find_sources, is_folder, parse_device, parse_key, parse_singer
-from .exit import errors_in_words, new_app
+from .exit import errors_in_words, new_app, run
 from .info import print_info
 from .live import LiveOptions, run_live, sound_devices
 from .live import list_devices as sound_device_list
@@ -77,7 +76,7 @@ _app = new_app()
 def main() -> None:
     """Entry point of `comosvc-convert`."""
     end_on_signals()
-    _app()
+    run(_app, "comosvc-convert", "cpu")
 
 
 def end_on_signals() -> None:
@@ -208,8 +207,6 @@ def _convert(
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
-    for warning in f0_warnings(converter.manifest.model.f0_extractor, live=True):
-        _say(console, f"note: {warning}", style="yellow")
     chosen = options.singer or next(iter(converter.singers))
     who = chosen if isinstance(chosen, str) else _blend(chosen)
     last = ""
@@ -222,7 +219,7 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
             last = text
             status.update(text)
 
-        run_live(converter, options, say)
+        run_live(converter, options, say, lambda warning: _say(console, f"note: {warning}", style="yellow"))
     _say(console, last)
 
 

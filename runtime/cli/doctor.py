@@ -27,7 +27,7 @@ from ..providers.gpu import Gpu, compile_cuda, driver_version, find_gpu
 from ..providers.gpu_source import SOURCE
 from ..providers.sessions import installed_wheels, onnx_runtime
 from ..voice.bundle import comosvc_home, open_bundle, shipped_voices
-from .exit import errors_in_words, new_app
+from .exit import errors_in_words, new_app, run
 from .info import folding, shown
 
 _app = new_app()
@@ -88,7 +88,7 @@ class Finding:
 
 def main() -> None:
     """Entry point of `comosvc-doctor`."""
-    _app()
+    run(_app, "comosvc-doctor", "cpu")
 
 
 @_app.command(help=_HELP)

@@ -1,6 +1,7 @@
 """comosvc-convert --live: from a microphone to a loudspeaker, through `sounddevice`."""
 
 import importlib
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,8 @@ _STEADY_S = 10.0
 """Seconds of running after which a reopened device counts as recovered."""
 _STALLED_S = 2.0
 """Seconds without a request for a block after which a device counts as stopped."""
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+"""Seconds in a warning, which grow while a stream runs."""
 _PORTAUDIO = "PortAudio (Debian and Ubuntu: apt install libportaudio2)"
 
 
@@ -68,8 +71,11 @@ def list_devices() -> str:
     return listed if listed.strip() else "there are no audio devices"
 
 
-def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], None]) -> None:
-    """Convert until the user interrupts. Calls `say` repeatedly with a line about latency and faults.
+def run_live(
+    converter: Converter, options: LiveOptions, say: Callable[[str], None], warn: Callable[[str], None]
+) -> None:
+    """Convert until the user interrupts. Calls `say` repeatedly with a line about latency and faults, and `warn` once
+    with each warning of the stream.
 
     Reopens a device that stops, for some seconds. Raises `ComosvcError` if it does not come back.
     """
@@ -89,9 +95,18 @@ def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], No
             block_ms=options.block_ms,
         ) as stream:
             live = LiveStream(stream, options.block_ms, options.policy, options.gate_db)
+            warned = set[str]()
+
+            def report(line: str) -> None:
+                say(line)
+                for warning in stream.warnings:
+                    if (kind := _NUMBER.sub("", warning)) not in warned:
+                        warned.add(kind)
+                        warn(warning)
+
             live.start()
             try:
-                _play_on(sound, live, rate, options, say)
+                _play_on(sound, live, rate, options, report)
             finally:
                 live.stop()
     except (sound.PortAudioError, ValueError) as error:

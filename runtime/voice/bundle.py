@@ -30,6 +30,7 @@ from .graphs import check_graph_file
 from .manifest import MANIFEST_FILE, GraphEntry, Manifest, from_json
 
 SUFFIX = ".comosvc"
+ENGINES_FOLDER = "engines"
 _MANIFEST_LIMIT = 2 << 20  # bytes; a manifest is some kilobytes
 _GRAPH_LIMIT = (2 << 30) - 1  # bytes; the most that protobuf takes, and so ONNX
 _TENSORS_LIMIT = 256 << 20  # bytes; embeddings are some kilobytes, probes some hundred
@@ -87,8 +88,12 @@ class Bundle:
         return data
 
     def all_files(self) -> dict[str, bytes]:
-        """Contents of all files by name, also of those that the manifest does not name. Compares no hashes."""
-        return {name: self._store.read(name, _GRAPH_LIMIT) for name in self._store.names()}
+        """Contents of all files by name, also of those that the manifest does not name. Compares no hashes.
+
+        Leaves out `ENGINES_FOLDER`: engines are code for one kind of GPU, and never read from a .comosvc file.
+        """
+        names = [name for name in self._store.names() if not name.startswith(f"{ENGINES_FOLDER}/")]
+        return {name: self._store.read(name, _GRAPH_LIMIT) for name in names}
 
     def verify(self) -> None:
         """Compare the hash of every file that the manifest names. Raises `BundleError`."""

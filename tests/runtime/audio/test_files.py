@@ -73,7 +73,7 @@ def without_samples(path):
         (lambda folder: folder / "nothing.wav", "no such file"),
         (lambda folder: folder, "is a folder"),
         (lambda folder: write_bytes(folder / "text.wav", b"not a sound"), "is not audio that can be read"),
-        (lambda folder: write_bytes(folder / "empty.wav", b""), "is not audio that can be read"),
+        (lambda folder: write_bytes(folder / "empty.wav", b""), "empty\nhint: these can be read: .wav, .flac"),
         (lambda folder: without_samples(folder / "none.wav"), "is empty"),
         (lambda folder: damaged(folder, ".flac", 0.01), "damaged"),
         (lambda folder: damaged(folder, ".wav", 0.0004), "is not audio that can be read"),

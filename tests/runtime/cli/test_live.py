@@ -13,7 +13,7 @@ import pytest
 from sound_device import FileDevice, PortAudioError
 from typer.testing import CliRunner
 
-from comosvc.runtime import AudioError, ComosvcError, Converter, LiveStream, OptionError
+from comosvc.runtime import AudioError, ComosvcError, Converter, LiveStream, OptionError, Stream
 from comosvc.runtime.cli import live as live_module
 from comosvc.runtime.cli.convert import _app
 from comosvc.runtime.errors import install
@@ -360,6 +360,20 @@ def test_bad_blocks_of_the_device_are_said(device, sing, song):
     assert "1 bad blocks from the device (the block has 1 samples that are NaN or infinite, the first at" in err
     assert f"the first at sample {3 * BLOCK + 5})" in err
     assert np.isfinite(np.concatenate(device.played)).all()
+
+
+def test_warnings_of_the_stream_are_said_once_each(device, bundle_path, monkeypatch):
+    """Also those whose seconds grow meanwhile."""
+    seconds = iter(range(1, 1000))
+    monkeypatch.setattr(
+        Stream, "warnings", property(lambda _: ("a mix", f"the pitch of {next(seconds)}.5 s was unsure"))
+    )
+    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    assert code == 0, err
+    assert next(seconds) > 3
+    assert err.count("note: ") == 2
+    assert "note: a mix" in err
+    assert "note: the pitch of 1.5 s was unsure" in err
 
 
 def test_no_devices_are_said(device, monkeypatch):
