@@ -56,8 +56,7 @@ def frames_within_content(n_content: int, spec: AudioSpec) -> int:
 def stretched_index(n_content: int, n_frames: int) -> NDArray[np.int64]:
     """For each of a piece's `n_frames` mel frames its content frame of `n_content`, floor(i S / T), (T,).
 
-    The authors' alignment (`F.interpolate(mode="nearest")`): the content is stretched to the mel's length, whatever the
-    instants of its frames.
+    The authors' alignment (`F.interpolate(mode="nearest")`): the content is stretched to the mel's length.
     """
     return np.arange(n_frames, dtype=np.int64) * n_content // n_frames
 
@@ -65,7 +64,7 @@ def stretched_index(n_content: int, n_frames: int) -> NDArray[np.int64]:
 def pieces(done: int, size: int, goal: int | None, is_ready: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
     """The pieces from position `done` to `goal`; while the goal is unknown, the whole pieces that are ready.
 
-    Pieces lie on a fixed grid, whatever blocks the clip comes in.
+    Their grid does not depend on the blocks of input.
     """
     while goal is None or done < goal:
         end = (done // size + 1) * size
@@ -156,17 +155,17 @@ class Track:
         return self._held[first - self.start : last - self.start]
 
     def read_padded(self, first: int, last: int) -> NDArray:
-        """As `read`, with zeros for what lies beyond the end."""
+        """As `read`, with zeros beyond the end."""
         inside = self.read(min(first, self.end), min(last, self.end))
         missing = last - first - len(inside)
         return np.concatenate((inside, np.zeros((missing, *inside.shape[1:]), inside.dtype))) if missing else inside
 
     def restart(self, at: int) -> None:
-        """Drop everything; what is appended next begins at position `at`."""
+        """Drop everything; the next appended values begin at position `at`."""
         self._held, self.start = self._held[:0], at
 
     def forget(self, before: int) -> None:
-        """Drop what lies before position `before`; it will not be read again."""
+        """Drop the values before position `before`."""
         cut = min(max(before - self.start, 0), len(self._held))
         if cut:
             self._held = self._held[cut:].copy()
