@@ -53,7 +53,7 @@ class Levels:
     def measure(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mel frames `first` to `last`: loudness as the model's condition, and as the gate's. (T,) each.
 
-        Beyond the samples so far there is silence.
+        Samples that have not come yet count as silence.
         """
         from_frame, hop = max(0, first - self._margin), self._spec.hop_length
         samples, piece = (from_frame * hop, (last + self._margin) * hop), slice(first - from_frame, last - from_frame)
@@ -75,9 +75,9 @@ _LOUDNESS_FRAMES = 128  # a fixed grid here too: a sum in another order would ch
 
 
 def reach_frames(manifest: Manifest, steps: int) -> int:
-    """Mel frames over which an output frame can depend on what was sung before or after it, all graphs together.
+    """Mel frames before and after an output frame on which it can depend, all graphs together.
 
-    A content encoder that is given windows is left out: it has its own account of what it needs.
+    Content encoders that run in windows are left out: `WindowedContent.first_sample` keeps their audio.
     """
     spec, context = manifest.audio, manifest.context
     framed = not manifest.front_end.content_window_s
@@ -102,7 +102,7 @@ def make_analysis(
 class SourceClip:
     """The audio of one clip at `sample_rate` so far, its loudness and gate, by absolute position until forgotten.
 
-    `horizon`: mel frames beyond the clip's end that are computed too. `reach`: see `reach_frames`.
+    `horizon`: mel frames that are computed beyond the clip's end. `reach`: see `reach_frames`.
     """
 
     def __init__(self, manifest: Manifest, sample_rate: int, horizon: int, reach: int) -> None:
@@ -197,7 +197,7 @@ class PitchStage(AudioStage):
 class Analysis:
     """Content, F0 and loudness of one clip, by absolute position, kept until they are forgotten.
 
-    An F0 that the request gives stands in for the pitch graph. With `pitch_only` the content is left out.
+    The request's F0, if any, replaces the pitch graph's. With `pitch_only` the content is left out.
     """
 
     def __init__(

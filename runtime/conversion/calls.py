@@ -110,7 +110,7 @@ def run_batch(calls: Sequence[Call], graphs: Mapping[str, Runnable]) -> list[Rep
 
 
 def _stack(inputs: list[Input]) -> Input:
-    """(1, length, ...) inputs as one (B, longest, ...), zeros appended. A scalar stays what it is."""
+    """(1, length, ...) inputs as one (B, longest, ...), zeros appended. Scalars do not change."""
     if len(inputs) == 1 or inputs[0].ndim == 0:
         return inputs[0]
     drawn = [value for value in inputs if isinstance(value, Drawn)]

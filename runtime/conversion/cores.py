@@ -19,7 +19,7 @@ from .calls import Batches, Call, Reply, Runnable, run_batch
 from .processes import native_code
 
 MOST = 8
-"""Calls at once: each needs memory of its own."""
+"""Largest number of calls at once, each with its memory."""
 MOST_THREADS = 256
 """Limit of `threads` on machines with fewer cores. Each graph starts its threads, and thousands take minutes."""
 _NO_QUOTA = 1e9

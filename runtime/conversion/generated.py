@@ -50,11 +50,11 @@ class Pulses:
 
 
 Row = Normals | Sines | Pulses
-"""What fixes the input of one clip. `shape`: its length first."""
+"""Formula of the input of one clip. `shape`: its length first."""
 
 
 class Drawn:
-    """An input (B, length, ...) of which each clip's part is fixed by a `Row`; zeros follow those that are shorter."""
+    """An input (B, length, ...) with a `Row` for each clip; zeros follow shorter rows."""
 
     dtype = np.dtype(np.float32)
 
@@ -89,7 +89,7 @@ class SourceTrack:
         self._spec, self._seed, self._channels, self._sine = spec, seed, channels, kind == "sine"
         self._frames = Track((2,), np.uint64 if self._sine else np.float64)
         self._made = 0, np.zeros((0, channels), np.float32)
-        """First frame and samples of what the host made last; the next piece may begin with some of them."""
+        """First frame and samples of the last piece made on the host; the next piece may begin with some of them."""
         self._phase: Any = 0 if self._sine else 0.0
 
     @property
@@ -104,7 +104,7 @@ class SourceTrack:
         self._frames.append(frames)
 
     def forget(self, frame: int) -> None:
-        """Drop what lies before `frame`."""
+        """Discard frames before `frame`."""
         self._frames.forget(frame)
 
     def read(self, first: int, last: int) -> Drawn:

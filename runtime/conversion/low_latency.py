@@ -1,16 +1,15 @@
-"""A conversion by the rules of a stream: whatever the future would have changed is decided by what is known so far.
+"""Low-latency conversion of a stream, or of a whole clip (`latency="low"`), which differ only in the input's blocks.
 
-The same code runs a whole clip (`latency="low"`) and a stream, which differ in nothing but the blocks that come in.
-What is left of the future is bounded, and `latency_samples` counts it:
+Every decision depends on a bounded look-ahead, which `latency_samples` counts:
 
 - content from `content_low` where the voice has it; from `content` if its context is finite; else (ContentVec) from
   windows on a fixed grid: 0.8 s of past, 0.16 s that are used, 0.08 s of future.
-- F0 held: a mel frame has that of the newest pitch frame, which sees 16 ms ahead; in gaps, where the model wants none,
-  the last value stays.
+- F0 held: a mel frame has that of the newest pitch frame, with 16 ms of look-ahead; the last value fills gaps where
+  the model needs F0 without gaps.
 - the gate as for files, but F0 is 0 wherever the gate without its early opening is closed.
-- a resampler that does not wait (`short_resampler`).
+- a resampler of short look-ahead (`ShortResampler`).
 
-Graphs run only while the input sounds. Frames before an onset are computed then, as far as the onset needs them.
+Graphs run only while the gate is open. Frames before an onset are computed then, as far as the onset depends on them.
 """
 
 import time
@@ -86,9 +85,9 @@ def latency_samples(manifest: Manifest, sample_rate: int, steps: int | None = No
     spec, needs, front_end = manifest.audio, _needs(manifest, steps), manifest.front_end
     before, instant = Gate(spec).before, front_end.instant
     worst = 0
-    for frame in range(200, 200 + round(10 * spec.frame_rate_hz)):  # their places among rows and pitch frames repeat
+    for frame in range(200, 200 + round(10 * spec.frame_rate_hz)):  # alignments with rows and pitch frames repeat
         reach = half_length(spec.sample_rate, sample_rate)
-        asked = ceil_div((frame * spec.hop_length - reach) * sample_rate, spec.sample_rate)
+        due = ceil_div((frame * spec.hop_length - reach) * sample_rate, spec.sample_rate)
         condition_end = frame + 1 + needs.mel_future + needs.acoustic.future
         f0_end = max(condition_end, frame + 1 + needs.vocoder.future)
         rows = int(content_index(condition_end - 1, 1, spec)[0]) + 1
@@ -98,12 +97,12 @@ def latency_samples(manifest: Manifest, sample_rate: int, steps: int | None = No
         at_16k = max((rows + needs.content.future) * spec.content_hop_length, pitch * PITCH_HOP_LENGTH)
         at_model = gate_end * spec.hop_length + _loudness_tail(spec)
         pushed = max(_pushed(at_16k, sample_rate, PITCH_SAMPLE_RATE), _pushed(at_model, sample_rate, spec.sample_rate))
-        worst = max(worst, pushed - asked)
+        worst = max(worst, pushed - due)
     return worst + 1  # instants of a rate that has no common period with frames fall up to a sample later
 
 
 def _pushed(count: int, from_rate: int, to_rate: int) -> int:
-    """Samples that must have come in for `count` to be out."""
+    """Input samples needed for `count` resampled samples."""
     return (count - 1) * from_rate // to_rate + 1 + half_length(from_rate, to_rate)
 
 
@@ -197,13 +196,13 @@ class LowLatency:
         self._gate, self._early_gate = Gate(spec, open_before_s=0.0), Gate(spec)
         self._at_model, self._at_16k = self._levels.audio, Track()
         self._loudness, self._singing, self.is_open = Track(), Track(dtype=np.bool_), Track(dtype=np.bool_)
-        self.f0_hz, self._sung_f0_hz, self._last_f0_hz = Track(), Track(), 0.0
+        self.f0_hz, self._result_f0_hz, self._last_f0_hz = Track(), Track(), 0.0
         self._pitch = PitchWindows(self._at_16k, timings_ms)
         self._content = LiveContent(manifest, self._at_16k, timings_ms, needs)
-        conditions = self._content, self._sung_f0_hz, self._loudness
+        conditions = self._content, self._result_f0_hz, self._loudness
         self._acoustic = AcousticStage(manifest, request, conditions, timings_ms)
         self.mel = self._acoustic.mel
-        self._vocoder = VocoderStage(manifest, request, self.mel, self._sung_f0_hz, timings_ms)
+        self._vocoder = VocoderStage(manifest, request, self.mel, self._result_f0_hz, timings_ms)
         self._frames_made, self.n_samples, self.n_given = 0, 0, 0
         self._ready: list[NDArray[np.float32]] = []
         self.n_frames: int | None = None
@@ -311,13 +310,13 @@ class LowLatency:
         values = np.where(self._singing.read(first, last), values, np.float32(0.0))
         self.f0_hz.append(values)
         self.pitch_statistics.add(values)
-        sung = (self._without_gaps(values) if self._front_end.unvoiced_f0 == "interpolated" else values) * self._ratio
-        self._sung_f0_hz.append(sung)
+        result = (self._without_gaps(values) if self._front_end.unvoiced_f0 == "interpolated" else values) * self._ratio
+        self._result_f0_hz.append(result)
         if self._vocoder.source is not None:
-            self._vocoder.source.extend(sung)
+            self._vocoder.source.extend(result)
 
     def _without_gaps(self, f0_hz: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The last voiced value where there is none; 0 before the first."""
+        """`f0_hz` with unvoiced frames at the last voiced value; 0 before the first."""
         known = np.concatenate(([self._last_f0_hz], f0_hz))
         newest = np.maximum.accumulate(np.where(known > 0.0, np.arange(len(known)), 0))
         filled = known[newest].astype(np.float32)
@@ -331,9 +330,9 @@ class LowLatency:
             return self._n_covering
         rows = max(0, self._at_16k.end // self._spec.content_hop_length - needs.content.future)
         rows = rows // needs.content_grid * needs.content_grid
-        end = min(frames_within_content(rows, self._spec), self._sung_f0_hz.end, self._loudness.end)
+        end = min(frames_within_content(rows, self._spec), self._result_f0_hz.end, self._loudness.end)
         end -= needs.acoustic.future + needs.mel_future
-        return min(end, self._sung_f0_hz.end - needs.vocoder.future, self.is_open.end - 1)
+        return min(end, self._result_f0_hz.end - needs.vocoder.future, self.is_open.end - 1)
 
     def _sound(self, first: int, last: int) -> Stages[None]:
         """Stages for the audio of these mel frames before the gate. Mel and content that are there stay."""
@@ -351,16 +350,16 @@ class LowLatency:
         return gains(flags, from_frame, first * hop, (last - first) * hop, self._spec.sample_rate, self._spec)
 
     def _forget(self) -> None:
-        """Drop what nothing that is still to come depends on."""
+        """Discard data on which no later output depends."""
         made = self._frames_made
         mel_from = made - self._vocoder.past
         condition_from = max(0, mel_from - self._acoustic.past)
         self.mel.forget(mel_from)
         self._vocoder.forget(mel_from)
-        for track in (self._sung_f0_hz, self._loudness):
+        for track in (self._result_f0_hz, self._loudness):
             track.forget(condition_from)
         self.is_open.forget(made - 1)
-        # The last pitch frame is still held by mel frames to come, and asked for by those that are not decided yet.
+        # Later mel frames may hold the last pitch frame.
         pitch = self._pitch.f0_hz.end - 1
         self._pitch.f0_hz.forget(pitch)
         self._singing.forget(min(self.f0_hz.end, mel_frames_held(max(0, pitch), self._spec, self._front_end.instant)))
@@ -373,7 +372,7 @@ class LowLatency:
 
 
 def _missing(track: Track, first: int) -> int:
-    """Where what `track` lacks begins, if positions from `first` on are wanted; what does not join is dropped."""
+    """First missing position of `track` from `first` on; values that do not adjoin `first` are discarded."""
     if not track.start <= first <= track.end:
         track.restart(first)
     return track.end

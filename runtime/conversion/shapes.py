@@ -104,7 +104,7 @@ def length_of(manifest: Manifest, graph: str, use: str) -> LengthRange:
     if grid.sees_all and use != "stream":  # whole windows, and the hop that the last may be rounded up by
         usual = longest = 1 + round(manifest.front_end.content_window_s * rate / grid.hop)
     least = ceil_div(grid.least_samples, grid.hop) if grid.takes_audio else 1
-    # A bucket may not reach beyond what the engine was built for.
+    # A bucket may not exceed the engine's longest length.
     return LengthRange(least, max(least, usual), max(least, bucket(longest)))
 
 
@@ -148,8 +148,8 @@ _BROKEN = "hint: the bundle is broken; comosvc-export verify gives details"
 
 
 def check_outputs(grid: LengthGrid, entry: GraphEntry, inputs: Mapping[str, Shape], outputs: Sequence[NDArray]) -> None:
-    """Raise `BundleError` unless `outputs`, in the order of `entry`, have the element types and shapes that inputs of
-    these shapes ask for.
+    """Raise `BundleError` unless `outputs`, in the order of `entry`, have the element types and shapes that follow
+    from inputs of these shapes.
     """
     lengths = _lengths(grid, inputs)
     letters = {tensor.name: tensor.dims for tensor in GRAPHS[grid.graph].outputs}

@@ -151,7 +151,7 @@ class Clip(Generic[T]):
         self.ended = False
         self.error: Exception | None = None
         self.busy_ms = 0.0
-        """Time of its own code and of its calls, without the time in which it waited for other clips."""
+        """Time of the clip's code and calls, without waiting for other clips."""
 
     @property
     def result(self) -> T:
@@ -189,7 +189,7 @@ class Clip(Generic[T]):
         self.busy_ms += 1e3 * (time.perf_counter() - start)
 
     def close(self) -> None:
-        """Release what the conversion holds, such as files."""
+        """Release open files."""
         self.ended = True
         self._stages.close()
 

@@ -1,4 +1,4 @@
-"""Convert while the audio comes in: blocks of any size, as many samples out as in, a constant time later."""
+"""Live conversion in blocks of any size: as many samples out as in, a constant time later."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -28,8 +28,8 @@ _AT_ONCE_S = 1.0  # longer blocks are taken apart, so that memory stays flat
 class Stream:
     """A conversion that goes on. Made by `Converter.stream`; for one thread at a time.
 
-    What comes out is what `convert(..., latency="low")` makes of all that went in, `latency_samples` later; but
-    channels that cancel each other stay mixed, and `warnings` says so.
+    The output is that of `convert(..., latency="low")` for the whole input, `latency_samples` later; but channels that
+    cancel each other stay mixed, and `warnings` says so.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Stream:
         """The next samples in, (n,) or (n, channels), of the types that `convert` takes; as many out, float32 (n,).
 
         Raises `AudioError` for samples that are none, such as NaN, and takes nothing of that block. After any other
-        error, of a graph for instance, the block is lost and the stream begins anew with the next: what comes out is
-        again as much as goes in, first `latency_samples` zeros. So play silence for a block that raised.
+        error, of a graph for instance, the block is lost and the stream begins anew with the next, whose output begins
+        with `latency_samples` zeros. So play silence for a block that raised.
         """
         with self._in_use():
             if self._ended:
@@ -181,7 +181,7 @@ class Stream:
 
     def _push(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         self._chain.listen(audio, last=False)
-        # Small blocks may be answered from what an earlier one made ready.
+        # An earlier block may have made enough output for a small one.
         if self._out.end < self._chain.n_samples - self.latency_samples:
             self._compute()
         return self._take(self._chain.n_samples - len(audio), len(audio))
@@ -197,15 +197,13 @@ class Stream:
         if self._request.f0_hz is None:
             return
         manifest = self._bundle.manifest
-        given, asked = (
-            len(self._request.f0_hz),
-            clip_frames(n_samples, self.sample_rate, manifest.audio, manifest.front_end),
-        )
-        if asked > given:
+        given = len(self._request.f0_hz)
+        needed = clip_frames(n_samples, self.sample_rate, manifest.audio, manifest.front_end)
+        if needed > given:
             raise AudioError(
-                f"the block goes on to sample {n_samples}, which is mel frame {asked}, and f0_hz ends after {given}; "
+                f"the block goes on to sample {n_samples}, which is mel frame {needed}, and f0_hz ends after {given}; "
                 "nothing of the block was taken\n"
-                "hint: f0_hz is that of all that will come, Converter.frames(samples, sample_rate) numbers"
+                "hint: give F0 of the whole input, Converter.frames(samples, sample_rate) numbers"
             )
 
     @contextmanager

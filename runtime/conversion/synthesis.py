@@ -134,10 +134,10 @@ class FullContext:
         analysis = self._analysis = make_analysis(manifest, request, sample_rate, timings_ms)
         assert analysis.content is not None
         clip = analysis.clip
-        self._ratio, self._model_f0_hz = request.f0_ratio, Track()
-        conditions = analysis.content, self._model_f0_hz, clip.loudness
+        self._ratio, self._result_f0_hz = request.f0_ratio, Track()
+        conditions = analysis.content, self._result_f0_hz, clip.loudness
         self._acoustic = AcousticStage(manifest, request, conditions, timings_ms, clip)
-        self._vocoder = VocoderStage(manifest, request, self._acoustic.mel, self._model_f0_hz, timings_ms, clip)
+        self._vocoder = VocoderStage(manifest, request, self._acoustic.mel, self._result_f0_hz, timings_ms, clip)
         self.mel, self.f0_hz = self._acoustic.mel, analysis.f0_hz
         self.pitch_statistics, self.pitch_survey = analysis.pitch_statistics, analysis.pitch_survey
         self._from_model = Resampler(spec.sample_rate, sample_rate)
@@ -156,7 +156,7 @@ class FullContext:
         """The next samples, mono at the caller's rate; `last` with the final ones. No graph runs."""
         self._analysis.forget(min(self._analysis.position, self._frames_sung))
         frame = self._frames_sung - self._vocoder.past
-        self._model_f0_hz.forget(min(frame, self.mel.end - self._acoustic.past))
+        self._result_f0_hz.forget(min(frame, self.mel.end - self._acoustic.past))
         self.mel.forget(frame)
         self._vocoder.forget(frame)
         self._analysis.push(audio, last)
@@ -165,8 +165,8 @@ class FullContext:
         """Stages that compute all whole pieces the audio so far allows; after the last block, everything."""
         analysis, clip, acoustic, vocoder = self._analysis, self._analysis.clip, self._acoustic, self._vocoder
         yield from analysis.stages()
-        new = analysis.model_f0_hz.read(self._model_f0_hz.end, analysis.model_f0_hz.end)
-        self._model_f0_hz.append(new * self._ratio)
+        new = analysis.model_f0_hz.read(self._result_f0_hz.end, analysis.model_f0_hz.end)
+        self._result_f0_hz.append(new * self._ratio)
         goal = None if clip.n_covering is None else clip.n_covering + vocoder.future
 
         def has_condition(_: int, last: int) -> bool:

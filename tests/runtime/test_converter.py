@@ -361,7 +361,7 @@ def test_a_result_says_how_it_was_made(converter):
         (GLIDE, ()),
         (np.stack((GLIDE, GLIDE, GLIDE), axis=1), ("3 channels were mixed to mono",)),
         (0.02 * GLIDE / np.abs(GLIDE).max(), ("very quiet (peak -34 dB)",)),
-        (5e-4 * GLIDE / np.abs(GLIDE).max(), ("(peak -66 dB): what is below -60 dB becomes silence",)),
+        (5e-4 * GLIDE / np.abs(GLIDE).max(), ("(peak -66 dB): audio below -60 dB becomes silence",)),
         (np.clip(20 * GLIDE, -1, 1), ("the source clips",)),
         (2.0**15 * GLIDE, ("far beyond full scale, which is 1 (peak +",)),
         (GLIDE[:2_400], ("very short (100 ms)",)),
