@@ -1,19 +1,29 @@
-"""A GPU made of host memory, and execution contexts that refuse what TensorRT refuses or leaves undefined.
+"""A GPU made of host memory, its kernels compiled as C, and execution contexts that refuse calls as TensorRT does.
 
-Work is queued and done when somebody waits for it, as on a stream. What a context computes is ONNX Runtime's answer.
+Work is queued and done in `synchronize`, as on a stream. ONNX Runtime computes the outputs of a context.
 """
 
 import contextlib
 import ctypes
+import functools
+import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
-import host_kernels
 import numpy as np
 import onnxruntime
+import pytest
 
+from comosvc.runtime import ProviderError
 from comosvc.runtime.conversion.shapes import USES, grid_of, profile
+from comosvc.runtime.providers.gpu import Gpu
 from comosvc.runtime.providers.tensorrt.runner import EngineGraph, LoadedEngine, Scratch
+
+TEST_GPU = Gpu("Test GPU", "8.9", 8 << 30, (13, 0))
 
 
 class HostDevice:
@@ -79,7 +89,7 @@ class HostDevice:
 
     def load_kernels(self, source, name, kernels):
         assert self._current
-        return host_kernels.load(source, tuple(kernels))
+        return kernels_as_c(source, tuple(kernels))
 
     def launch_kernel(self, kernel, n_threads, arguments):
         self.kernel_launches += 1
@@ -191,3 +201,72 @@ def engine_graph(bundle, name, device, uses=tuple(USES), captures=True, maker=No
         scratch = Scratch(device.allocate(1 << 10), 1 << 10)
     loaded = LoadedEngine(profiles, open_context, captures, build_all="comosvc-export engines of the test")
     return EngineGraph(name, entry, grid_of(bundle.manifest, name), loaded, device, scratch, maker), contexts
+
+
+_AS_C = """
+#include <math.h>
+#define __device__
+#define __global__
+static struct { unsigned x; } blockIdx, blockDim = {256}, threadIdx;
+static unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
+#include "source.cu"
+#define EVERY_THREAD(n) \\
+    for (blockIdx.x = 0; blockIdx.x < (n + blockDim.x - 1) / blockDim.x; blockIdx.x++) \\
+        for (threadIdx.x = 0; threadIdx.x < blockDim.x; threadIdx.x++)
+void run_normals(u64 n, float *out, u64 count, u64 total, Stream stream) {
+    EVERY_THREAD(n) normals(out, count, total, stream);
+}
+void run_sines(u64 n, float *out, u64 count, u64 total, Stream stream, u64 *frames, double *phases, u64 hop) {
+    EVERY_THREAD(n) sines(out, count, total, stream, frames, phases, hop);
+}
+void run_pulses(
+    u64 n, float *out, u64 count, u64 total, u64 channels, double *frames, u64 hop, double sample_rate, double band_hz
+) {
+    EVERY_THREAD(n) pulses(out, count, total, channels, frames, hop, sample_rate, band_hz);
+}
+"""
+
+
+@functools.cache
+def kernels_as_c(source: bytes, kernels: tuple[str, ...]):
+    """CUDA kernels on the processor, with a loop in place of the threads: functions (threads, arguments...) by name."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    assert compiler, "a C compiler is needed"
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "source.cu").write_bytes(source)
+        Path(folder, "host.c").write_text(_AS_C)
+        # No contraction, as with NVRTC.
+        command = [compiler, "-O2", "-ffp-contract=off", "-shared", "-fPIC", "host.c", "-o", "host.so", "-lm"]
+        subprocess.run(command, cwd=folder, check=True)
+        library = ctypes.CDLL(str(Path(folder, "host.so")))
+    return {kernel: getattr(library, f"run_{kernel}") for kernel in kernels}
+
+
+def library(folder, source, name="libcuda.so.1"):
+    """The folder of a shared library in the place of NVIDIA's driver, or of another library."""
+    if shutil.which("cc") is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler on Linux")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.c").write_text(source)
+    command = ["cc", "-shared", "-fPIC", "-fno-builtin", "-o", folder / name, folder / f"{name}.c"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def in_process(code, libraries=None, width=200, *arguments):
+    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": str(width), "HOME": "/nonexistent"}
+    if libraries is not None:
+        environment["LD_LIBRARY_PATH"] = str(libraries)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def why_not(works):
+    """The first line of the `ProviderError` of `works`, or None."""
+    try:
+        works()
+    except ProviderError as error:
+        return str(error).partition("\n")[0]
+    return None

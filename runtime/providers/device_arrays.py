@@ -87,24 +87,24 @@ class DeviceArray:
 
 def is_on_device(audio: Any) -> bool:
     """Whether `audio` is an array of GPU memory."""
-    if hasattr(audio, "__cuda_array_interface__"):
+    if hasattr(audio, "__dlpack_device__") and audio.__dlpack_device__()[0] == DLPACK_CUDA:
         return True
-    return hasattr(audio, "__dlpack_device__") and audio.__dlpack_device__()[0] == DLPACK_CUDA
+    return hasattr(audio, "__cuda_array_interface__")
 
 
 def fetch(device: Device, audio: Any) -> NDArray[Any]:
-    """A copy of a device array in host memory. Raises `AudioError` for one that is not contiguous."""
-    if hasattr(audio, "__cuda_array_interface__"):
-        found = audio.__cuda_array_interface__
-        address, host = found["data"][0], np.empty(found["shape"], np.dtype(found["typestr"]))
-        strides = found.get("strides")
-    else:
-        try:
-            view = _memory_view().from_dlpack(audio, _NO_WAIT)
-        except NotImplementedError as error:
-            raise AudioError(f"audio in DLPack cannot be read: {error}; float32, float64 or int16 is meant") from error
-        address, host = view.ptr, np.empty(view.shape, view.dtype)
-        strides = None if view.strides is None else tuple(step * host.itemsize for step in view.strides)
+    """A copy of a device array in host memory. Raises `AudioError` for one that is not contiguous or cannot be read."""
+    try:
+        if hasattr(audio, "__cuda_array_interface__"):
+            found = audio.__cuda_array_interface__
+            address, host = found["data"][0], np.empty(found["shape"], np.dtype(found["typestr"]))
+            strides = found.get("strides")
+        else:
+            view = _memory_view().from_dlpack(audio, _NO_WAIT)  # which keeps the memory until the end
+            address, host = view.ptr, np.empty(view.shape, view.dtype)
+            strides = None if view.strides is None else tuple(step * host.itemsize for step in view.strides)
+    except (BufferError, RuntimeError) as error:  # tensors that need a gradient, types that DLPack or numpy lacks
+        raise AudioError(f"audio on the GPU cannot be read: {error}") from error
     if strides is not None and tuple(strides) != host.strides and host.size > 1:
         raise AudioError(
             f"audio on the GPU has shape {host.shape} and strides {tuple(strides)}; its elements must lie in a row\n"
