@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +110,12 @@ class HostDevice:
 class Context:
     """An `IExecutionContext` that takes its calls in one order only."""
 
-    def __init__(self, device, entry, profiles, compute):
-        self._device, self._compute = device, compute
+    def __init__(self, device, bundle, name, profiles):
+        entry, self._grid = bundle.manifest.graphs[name], grid_of(bundle.manifest, name)
+        session = onnxruntime.InferenceSession(bundle.graph_bytes(name), providers=["CPUExecutionProvider"])
+        self._device, self._compute = device, partial(session.run, [tensor[0] for tensor in entry.outputs])
         self._inputs = {name: (np.dtype(dtype), dims) for name, dtype, dims in entry.inputs}
-        self._outputs = {name: np.dtype(dtype) for name, dtype, _ in entry.outputs}
+        self._outputs = {name: (np.dtype(dtype), dims) for name, dtype, dims in entry.outputs}
         self._profiles, self._profile = list(profiles.values()), None
         self._shapes, self._out_shapes, self._addresses = {}, {}, {}
         self._scratch = None
@@ -146,9 +149,17 @@ class Context:
     def infer_shapes(self):
         missing = [name for name in self._inputs if name not in self._shapes]
         if not missing:
-            zeros = {name: np.zeros(self._shapes[name], dtype) for name, (dtype, _) in self._inputs.items()}
-            found = self._compute(zeros)
-            self._out_shapes = {name: out.shape for name, out in zip(self._outputs, found, strict=True)}
+            sizes = {
+                dim: n
+                for name, (_, dims) in self._inputs.items()
+                for dim, n in zip(dims, self._shapes[name], strict=True)
+            }
+            rows = max(1, sizes.get("N", 0) // self._grid.hop)
+            sizes |= {"S": rows, "P": rows} if self._grid.takes_audio else {"L": sizes["T"] * self._grid.hop}
+            self._out_shapes = {
+                name: tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
+                for name, (_, dims) in self._outputs.items()
+            }
         return missing
 
     def get_tensor_shape(self, name):
@@ -172,7 +183,7 @@ class Context:
             assert version == self.version, "the context was changed after its graph was captured"
             inputs = {name: _at(addresses[name], shapes[name], self._inputs[name][0]).copy() for name in shapes}
             for (name, shape), found in zip(outputs.items(), self._compute(inputs), strict=True):
-                _at(addresses[name], shape, self._outputs[name])[...] = found
+                _at(addresses[name], shape, self._outputs[name][0])[...] = found
             self.executed += 1
 
         self._device.enqueue(work)
@@ -186,21 +197,19 @@ def _at(address, shape, dtype):
 
 
 def engine_graph(bundle, name, device, uses=tuple(USES), captures=True, maker=None):
-    """A graph of a bundle on the double, and the list that its contexts will be in."""
-    entry = bundle.manifest.graphs[name]
-    session = onnxruntime.InferenceSession(bundle.graph_bytes(name), providers=["CPUExecutionProvider"])
-    outputs = [tensor[0] for tensor in entry.outputs]
+    """A graph of a bundle on the double, and the list of its contexts."""
     profiles = {use: profile(bundle.manifest, name, use) for use in uses}
     contexts = []
 
     def open_context():
-        contexts.append(Context(device, entry, profiles, lambda inputs: session.run(outputs, inputs)))
+        contexts.append(Context(device, bundle, name, profiles))
         return contexts[-1]
 
     with device.current():
         scratch = Scratch(device.allocate(1 << 10), 1 << 10)
     loaded = LoadedEngine(profiles, open_context, captures, build_all="comosvc-export engines of the test")
-    return EngineGraph(name, entry, grid_of(bundle.manifest, name), loaded, device, scratch, maker), contexts
+    entry, grid = bundle.manifest.graphs[name], grid_of(bundle.manifest, name)
+    return EngineGraph(name, entry, grid, loaded, device, scratch, maker), contexts
 
 
 _AS_C = """
