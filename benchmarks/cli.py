@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from ..runtime.cli.exit import errors_in_words
+from ..runtime.conversion.cores import check_threads
 from ..runtime.providers import Precision as EnginePrecision
 from ..runtime.providers import Provider
 from .quality.table import QualityOptions, measure_quality
@@ -106,6 +107,7 @@ def train(
     chosen = cast(tuple[Precision, ...], precisions)
     options = TrainOptions(batch, frames, rounds, steps, threads, chosen, of_size(layers, channels))
     with errors_in_words(stderr), Console(stderr=True).status("…") as status:
+        check_threads(threads)
         report = measure_training(options, command, lambda what: status.update(what))
     show(as_table(report))
     if json is not None:

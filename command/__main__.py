@@ -26,11 +26,15 @@ _COMMANDS = {
     "bench": _Command("comosvc.benchmarks.cli", "app", "bench", "Measure speed, latency and quality."),
     "doctor": _Command("comosvc.runtime.cli.doctor", "_app", "cpu", "Check what works on this machine."),
 }
-_FOR_FILES = {"inputs", "output", "file_format", "plot", "as_json", "force", "latency", "info", "version"}
+_COMPLETION = {"install_completion", "show_completion"}
+"""Options of `comosvc` itself."""
+_FOR_FILES = {
+    *("inputs", "output", "file_format", "channel", "plot", "as_json", "force", "skip_existing", "latency"),
+    *("info", "verbose", "version"),
+}
 _LIVE_HELP = """Convert the input of a microphone, until Ctrl-C.
 
-\b
-Examples:
+\bExamples:
   comosvc live -s alto -k 5
   comosvc live --list-devices
 """
@@ -89,8 +93,9 @@ def _load(name: str) -> Any:
     loaded: Any = typer.main.get_command(getattr(module, command.app))
     if name in ("convert", "live"):
         module.end_on_signals()
+    left_out = _COMPLETION | _FOR_FILES if name == "live" else _COMPLETION
+    loaded.params = [parameter for parameter in loaded.params if parameter.name not in left_out]
     if name == "live":
-        loaded.params = [parameter for parameter in loaded.params if parameter.name not in _FOR_FILES]
         [switch] = [parameter for parameter in loaded.params if parameter.name == "live"]
         switch.default, switch.hidden, loaded.help = True, True, _LIVE_HELP
     return loaded
@@ -103,7 +108,10 @@ def _without_package(error: ModuleNotFoundError, name: str) -> BaseException:
 
 def main() -> None:
     """Entry point of `comosvc`."""
-    app(prog_name="comosvc")
+    try:
+        app(prog_name="comosvc")
+    except (OSError, RuntimeError) as error:
+        raise importlib.import_module("comosvc.runtime.errors").without_home(error) from None
 
 
 if __name__ == "__main__":

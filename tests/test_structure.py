@@ -24,6 +24,7 @@ ROOMS = {
     "training": [
         "errors",
         "config",
+        "options",
         "loop",
         "corpus",
         "data",
@@ -35,7 +36,6 @@ ROOMS = {
         "recipe",
         "evaluation",
         "cli",
-        "entry",
     ],
     "export": ["errors", "archive", "graphs", "precision", "bundle", "importing", "cli", "entry"],
     "benchmarks": [
@@ -198,6 +198,20 @@ def test_no_second_copy_of_a_package():
             assert not {name.split(".")[0] for name in names} & set(MAY_IMPORT), f"{source}:{node.lineno}"
 
 
+def test_no_module_gives_one_name_to_two_things():
+    """The second would silently replace the first, as in modules that were merged."""
+    for source in (file for sources in SOURCES.values() for file in sources):
+        given: list[str] = []
+        for node in ast.parse(source.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                given.append(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                given += [name.id for one in targets for name in ast.walk(one) if isinstance(name, ast.Name)]
+        twice = {name for name in given if given.count(name) > 1} - {"_"}
+        assert not twice, f"{source} defines {sorted(twice)} twice"
+
+
 def test_the_runtime_names_no_training_library():
     for source in SOURCES["runtime"]:
         found = {name.split(".")[0] for name in imported_modules(source, "runtime")} & NOT_IN_THE_RUNTIME
@@ -279,3 +293,16 @@ def test_every_command_explains_itself(command, mentions):
     assert done.returncode == 0, done.stderr
     for word in mentions:
         assert word in done.stdout
+
+
+HEAVY = NOT_IN_THE_RUNTIME | {"transformers", "matplotlib", "onnxruntime"}
+
+
+@pytest.mark.parametrize("module", ["comosvc.training.cli"])
+def test_help_imports_nothing_heavy(module):
+    """A command's module is all that `--help` imports; it runs twenty times faster without torch."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert "typer" in loaded
+    assert not loaded & HEAVY

@@ -1,4 +1,7 @@
-"""`comosvc-train`: from recordings to a run folder that `comosvc-export` turns into a voice."""
+"""`comosvc-train`: from recordings to a run folder that `comosvc-export` turns into a voice.
+
+A command imports torch when it runs.
+"""
 
 import re
 from collections.abc import Callable
@@ -6,25 +9,20 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
-import torch
 import typer
 from rich.console import Console
 
-from ..runtime.cli.exit import errors_in_words, log_to
+from ..runtime.cli.exit import errors_in_words, log_to, run
 from ..runtime.conversion.cores import check_threads, usable_cores
 from ..runtime.errors import printable
 from .config import RECIPES, load_config, shipped_recipe
-from .content.stage import CONTENT
-from .data.prepared import FeatureIndex, require_audio, require_crops
-from .data.record import DataRecord, changed_stages
 from .errors import DEFAULT_RECIPE, STUDENT_PUBLISHED, ConfigError
 from .evaluation.cli import register
-from .loop.checkpoint import latest_checkpoint
-from .loop.devices import is_first_process
-from .loop.log import shown
-from .recipe import (
+from .loop.log import is_first_process, shown
+from .options import (
+    FOREIGN,
     ConfigOption,
     DatasetOption,
     DeviceOption,
@@ -33,7 +31,7 @@ from .recipe import (
     InitOption,
     JobsOption,
     NodesOption,
-    Recipe,
+    Part,
     ResumeOption,
     RunOption,
     StepsOption,
@@ -41,11 +39,14 @@ from .recipe import (
     ThreadsOption,
     TrainOption,
 )
-from .run.fine_tune import Part, Start
+
+if TYPE_CHECKING:
+    from .data.prepared import FeatureIndex
+    from .recipe import Recipe
+    from .run.fine_tune import Start
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Train a voice. The commands build on each other, in this order: corpus (or your own recordings), prepare, "
     "content, vocoder, teacher, student. Each can be stopped and goes on with --resume; a finished one does nothing.",
@@ -71,7 +72,7 @@ def _clear_errors(config: str = DEFAULT_RECIPE) -> AbstractContextManager[None]:
 class StageName:
     """Arguments that all training stages share."""
 
-    recipe: Recipe
+    recipe: "Recipe"
     run: Path
     resume: bool
     hardware: Hardware
@@ -95,12 +96,22 @@ def _run_stage(
 ) -> None:
     """`prepared`: the stage is trained on the features of `run`, which must have the audio settings of the recipe."""
     with _clear_errors(config):
+        import torch
+
+        from .data.prepared import require_audio
+
         if threads := check_threads(hardware.threads or None):
             torch.set_num_threads(threads)
-        recipe = load_config(Recipe, config)
+        recipe = _recipe(config)
         if prepared:
             require_audio(run, recipe.audio)
         _done(stage(StageName(recipe, run, resume, hardware)))
+
+
+def _recipe(config: str) -> "Recipe":
+    from .recipe import Recipe
+
+    return load_config(Recipe, config)
 
 
 def _done(path: Path) -> None:
@@ -112,7 +123,9 @@ def _warn(text: str) -> None:
     console.print(printable(f"warning: {text}"), style="yellow", markup=False, highlight=False)
 
 
-def _start(source: Path | None, train: str, run: Path) -> Start | None:
+def _start(source: Path | None, train: str, run: Path) -> "Start | None":
+    from .run.fine_tune import Start
+
     if train not in get_args(Part):
         raise ConfigError(f"--train is {train}\nhint: it is one of {', '.join(get_args(Part))}")
     if source is None and train != "all":
@@ -146,7 +159,7 @@ def corpus(
         def progress(done: int, total: int, clip: str) -> None:
             report(f"{done} of {total}", done / total)
 
-        recipe = load_config(Recipe, config)
+        recipe = _recipe(config)
         write_corpus(
             recipe.corpus, run / "corpus", progress, synthetic_only=synthetic_only, jobs=jobs or usable_cores()
         )
@@ -175,9 +188,10 @@ def prepare(
     from .data.datasets import corpus_material, open_dataset
     from .data.material import report_tables
     from .data.prepare import prepare as prepare_features
+    from .data.record import DataRecord, changed_stages
 
     with _clear_errors(config):
-        recipe = load_config(Recipe, config)
+        recipe = _recipe(config)
         material = corpus_material(run / "corpus") if data is None else open_dataset(dataset, data)
         features = prepare_features(
             material, recipe.audio, run / "features", jobs or usable_cores(), console, recipe.prepare,
@@ -197,8 +211,11 @@ def prepare(
         _advise_on_content(run, features)
 
 
-def _advise_on_content(run: Path, features: FeatureIndex) -> None:
+def _advise_on_content(run: Path, features: "FeatureIndex") -> None:
     """Before anything is trained: recorded singers need another content encoder than the shipped one."""
+    from .content.stage import CONTENT
+    from .loop.checkpoint import latest_checkpoint
+
     recorded = any(features.singers[name].kind == "recorded" for name in features.trained_singers)
     if recorded and latest_checkpoint(run / CONTENT) is None:
         from .content.adopt import contentvec_advice
@@ -216,6 +233,7 @@ def content(
             "--from",
             help="Take ContentVec from this file (fairseq's .pt, a Hugging Face folder, hf://owner/name@commit/file) "
             "instead of training an encoder.",
+            rich_help_panel=FOREIGN,
         ),
     ] = None,
     resume: ResumeOption = False,
@@ -228,12 +246,13 @@ def content(
 ) -> None:
     """Train the content encoder on the corpus' phones, or take ContentVec from a file."""
     from .content.stage import train_content
+    from .data.prepared import FeatureIndex
 
     if source is not None:
         from .foreign.stages import take_content
 
         with _clear_errors(config):
-            recipe = load_config(Recipe, config)
+            recipe = _recipe(config)
             _done(take_content(source, recipe.audio, recipe.prepare.front_end, run))
         return
 
@@ -257,13 +276,20 @@ def vocoder(
         typer.Option(
             "--from",
             help="Take this NSF-HiFi-GAN checkpoint (a path or hf://owner/name@commit/file) instead of training one.",
+            rich_help_panel=FOREIGN,
         ),
     ] = None,
     vocoder_config: Annotated[
-        str | None, typer.Option("--vocoder-config", help="Configuration of --from. Default: beside it.")
+        str | None,
+        typer.Option("--vocoder-config", help="Configuration of --from. Default: beside it.", rich_help_panel=FOREIGN),
     ] = None,
     vocoder_kind: Annotated[
-        str, typer.Option("--vocoder-kind", help="Of --from: m4singer, openvpi, diffsinger; auto: by its layout.")
+        str,
+        typer.Option(
+            "--vocoder-kind",
+            help="Of --from: m4singer, openvpi, diffsinger; auto: by its layout.",
+            rich_help_panel=FOREIGN,
+        ),
     ] = "auto",
     resume: ResumeOption = False,
     device: DeviceOption = "auto",
@@ -274,13 +300,14 @@ def vocoder(
     strategy: StrategyOption = None,
 ) -> None:
     """Train the vocoder: from mel and F0 back to sound; or take one from a file."""
+    from .data.prepared import require_crops
     from .vocoder.stage import train_vocoder
 
     if source is not None:
         from .foreign.stages import take_vocoder
 
         with _clear_errors(config):
-            _done(take_vocoder(source, vocoder_config, vocoder_kind, load_config(Recipe, config).audio, run))
+            _done(take_vocoder(source, vocoder_config, vocoder_kind, _recipe(config).audio, run))
         return
     if vocoder_config is not None or vocoder_kind != "auto":
         given = "--vocoder-kind" if vocoder_config is None else "--vocoder-config"
@@ -343,10 +370,12 @@ def student(
             help="Distil this teacher of the CoMoSVC authors' code, model_<step>.pt (a path or "
             "hf://owner/name@commit/file), instead of the run's own. The run needs their front end (recipe authors), "
             "ContentVec, and recordings of singers that the teacher has.",
+            rich_help_panel=FOREIGN,
         ),
     ] = None,
     teacher_config: Annotated[
-        str | None, typer.Option("--teacher-config", help="config.yaml of --teacher. Default: beside it.")
+        str | None,
+        typer.Option("--teacher-config", help="config.yaml of --teacher. Default: beside it.", rich_help_panel=FOREIGN),
     ] = None,
     published: Annotated[
         bool,
@@ -379,4 +408,5 @@ register(app, console, _clear_errors)
 
 
 def main() -> None:
-    app()
+    """Entry point of `comosvc-train`."""
+    run(app, "comosvc-train", "train")

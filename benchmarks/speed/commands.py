@@ -70,7 +70,7 @@ def rtf(
             "systems": (*names, *(f"comosvc:{voice}" for voice in model or ())),
             "lengths_s": lengths and choices.parse_lengths(lengths),
             "batches": batch and choices.parse_counts(batch, "--batch"),
-            "threads": threads and choices.parse_counts(threads, "--threads"),
+            "threads": threads and choices.parse_threads(threads),
             "device": device,
             "engines": engines and choices.parse_engines(engines),
             "precisions": precision and choices.parse_precisions(precision),

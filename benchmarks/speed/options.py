@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from ...runtime.conversion.cores import check_threads
 from ...runtime.errors import OptionError, ProviderError
 from ...runtime.providers import PRECISIONS
 from .timing import Rounds
@@ -99,6 +100,13 @@ def parse_counts(text: str, option: str) -> tuple[int, ...]:
         return number
 
     return _parse(text, option, count, "whole numbers from 1 up")
+
+
+def parse_threads(text: str) -> tuple[int, ...]:
+    counts = parse_counts(text, "--threads")
+    for n in counts:
+        check_threads(n)
+    return counts
 
 
 def parse_engines(text: str) -> tuple[str, ...]:

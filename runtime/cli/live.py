@@ -1,6 +1,7 @@
 """comosvc-convert --live: from a microphone to a loudspeaker, through `sounddevice`."""
 
 import importlib
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,12 +24,14 @@ _STEADY_S = 10.0
 """Seconds of running after which a reopened device counts as recovered."""
 _STALLED_S = 2.0
 """Seconds without a request for a block after which a device counts as stopped."""
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+"""Seconds in a warning, which grow while a stream runs."""
 _PORTAUDIO = "PortAudio (Debian and Ubuntu: apt install libportaudio2)"
 
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """What the command line asks for. `rate` None: that of the output device. Devices by number or part of a name."""
+    """Options of a live conversion. `rate` None: that of the output device. Devices by number or part of a name."""
 
     singer: SingerChoice = None
     key: Key = 0.0
@@ -68,8 +71,11 @@ def list_devices() -> str:
     return listed if listed.strip() else "there are no audio devices"
 
 
-def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], None]) -> None:
-    """Convert until the user interrupts. Calls `say` repeatedly with a line about latency and faults.
+def run_live(
+    converter: Converter, options: LiveOptions, say: Callable[[str], None], warn: Callable[[str], None]
+) -> None:
+    """Convert until the user interrupts. Calls `say` repeatedly with a line about latency and faults, and `warn` once
+    with each warning of the stream.
 
     Reopens a device that stops, for some seconds. Raises `ComosvcError` if it does not come back.
     """
@@ -89,14 +95,23 @@ def run_live(converter: Converter, options: LiveOptions, say: Callable[[str], No
             block_ms=options.block_ms,
         ) as stream:
             live = LiveStream(stream, options.block_ms, options.policy, options.gate_db)
+            warned = set[str]()
+
+            def report(line: str) -> None:
+                say(line)
+                for warning in stream.warnings:
+                    if (kind := _NUMBER.sub("", warning)) not in warned:
+                        warned.add(kind)
+                        warn(warning)
+
             live.start()
             try:
-                _play_on(sound, live, rate, options, say)
+                _play_on(sound, live, rate, options, report)
             finally:
                 live.stop()
     except (sound.PortAudioError, ValueError) as error:
         raise ComosvcError(
-            f"the audio device refuses: {error}\nhint: --list-devices shows what there is; --rate takes another rate"
+            f"the audio device refuses: {error}\nhint: --list-devices lists the devices; --rate takes another rate"
         ) from error
 
 
@@ -122,21 +137,16 @@ def _play_on(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say:
         if now - stopped_at >= _REOPEN_S:
             raise ComosvcError(
                 f"the audio device stopped{reason}; it did not come back within {_REOPEN_S:g} s\n"
-                "hint: is it still plugged in? --list-devices shows what there is"
+                "hint: is it still plugged in? --list-devices lists the devices"
             )
         say("the audio device stopped; opening it again")
         try:
             time.sleep(_READ_OUT_S)
-            _look_for_devices(sound)
+            for name in ("_terminate", "_initialize"):  # PortAudio looks for devices only then
+                with suppress(AttributeError, sound.PortAudioError):
+                    getattr(sound, name)()
         except KeyboardInterrupt:
             return
-
-
-def _look_for_devices(sound: Any) -> None:
-    """Initialise PortAudio again, because it lists the devices only then."""
-    for name in ("_terminate", "_initialize"):
-        with suppress(AttributeError, sound.PortAudioError):
-            getattr(sound, name)()
 
 
 def _play(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...runtime.audio.sources import READABLE, is_readable, unread_reason
+from ...runtime.audio.sources import is_readable, readable_endings, unread_reason
 from ...runtime.errors import printable
 from ...runtime.storage import reason
 from ..corpus.reader import Corpus
@@ -103,7 +103,7 @@ def folder_material(folder: Path) -> Material:
         recordings += [Recording(p, p.relative_to(folder).as_posix(), singer.name, songs[p]) for p in files]
     if not recordings:
         raise DataError(
-            f"{folder} has no sub-folder with {', '.join(READABLE)} files\n"
+            f"{folder} has no sub-folder with {', '.join(readable_endings())} files\n"
             "hint: put each singer's recordings into a folder of the singer's name, and give the folder above them"
         )
     return _recorded(recordings, dropped, ("folder", folder))
@@ -135,7 +135,7 @@ def _unread_reason(path: Path) -> str | None:
         return None
     suffix = path.suffix.lower()
     kind = f"{suffix} files are" if suffix else "a file without ending is"
-    return unread_reason(path) or f"{kind} not read: only {', '.join(READABLE)}"
+    return unread_reason(path) or f"{kind} not read: only {', '.join(readable_endings())}"
 
 
 def _text(name: str) -> str:

@@ -142,11 +142,6 @@ def own_device(accelerator: str) -> torch.device:
     return torch.device("cpu")
 
 
-def is_first_process() -> bool:
-    """Whether this process speaks for all, as far as its environment tells; true before a launch."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
-
-
 def _launched() -> tuple[int, int] | None:
     """Devices of each machine and machines as `torchrun` set them, if it started this process."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:

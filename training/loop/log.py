@@ -2,13 +2,14 @@
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,16 +23,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ...runtime.errors import printable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 EVERY_S = 60.0
 Report = Callable[[str, float | None], object]
 """Called with the current step and the finished share, 0 to 1, or None where the share is unknown."""
+
+
+def is_first_process() -> bool:
+    """Whether this process prints for all, by its environment; true before a launch."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 class MinuteLines:
@@ -98,6 +106,8 @@ class TrainingLog:
     def __init__(
         self, folder: Path, first_step: int, steps: int, console: Console | None = None, *, enabled: bool = True
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import; commands use the rest of this module
+
         self._name, self._steps, self._enabled = folder.name, steps, enabled
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if enabled else None
         self._bar = Progress(
@@ -127,7 +137,7 @@ class TrainingLog:
         if self._writer is not None:
             self._keep(self._writer.close)
 
-    def step(self, step: int, figures: Mapping[str, Tensor | float]) -> None:
+    def step(self, step: int, figures: "Mapping[str, Tensor | float]") -> None:
         """Figures of a step of training, with `loss`, and `loader_wait`, the share of time spent waiting for data."""
         values = {name: float(value) for name, value in figures.items()}
         self._write(values, step)
@@ -145,7 +155,7 @@ class TrainingLog:
             logger.info("%s step %d/%d: %s", self._name, step, self._steps, shown)
         self._bar.update(self._task, completed=step)
 
-    def illustrate(self, write: Callable[[SummaryWriter], None]) -> None:
+    def illustrate(self, write: "Callable[[SummaryWriter], None]") -> None:
         """Let `write` put pictures and sound beside the figures."""
         if (writer := self._writer) is not None:
             self._keep(lambda: write(writer))

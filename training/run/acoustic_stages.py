@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from ...runtime.audio.spec import FrontEnd
+from ...runtime.voice.file_kinds import FileKind, file_kind
 from ..acoustic.dataset import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
 from ..acoustic.model import AcousticConfig
 from ..acoustic.student import StudentConfig, StudentObjective, distances_to_teacher
@@ -19,7 +20,7 @@ from ..content.encoders import load_content_encoders, require_windows
 from ..content.stage import CONTENT, CONTENT_LOW, encode_with
 from ..data.prepared import FeatureIndex
 from ..data.record import begin_stage, require_fitting, require_same_data
-from ..errors import TrainingError
+from ..errors import ConfigError, TrainingError
 from ..foreign.stages import ENDINGS, take_acoustic
 from ..loop.batches import Draws
 from ..loop.checkpoint import latest_checkpoint, read_metadata, require_checkpoint, sha256_of
@@ -120,8 +121,14 @@ def train_teacher(
 def take_teacher(address: str, settings: str | None, run: Path) -> Path:
     """Make the authors' teacher at a path or hf:// address the teacher of `run`, for the singers of its features.
 
-    `settings`: its config.yaml; None looks beside it. Returns its checkpoint. Raises as `take_acoustic` does.
+    `settings`: its config.yaml; None looks beside it. Returns its checkpoint. Raises `ConfigError` for a teacher that
+    was trained here, and as `take_acoustic` does.
     """
+    if (kind := file_kind(Path(address))) in (FileKind.RUN, FileKind.STAGE, FileKind.SAFETENSORS):
+        raise ConfigError(
+            f"--teacher is {address}, {kind}; it takes model_<step>.pt of the CoMoSVC authors' code\n"
+            "hint: a teacher that comosvc-train trained is distilled in its own run folder, without --teacher"
+        )
     singers = FeatureIndex.open(run / "features").trained_singers
     return take_acoustic(address, settings, TEACHER, run, run / TEACHER, singers)
 

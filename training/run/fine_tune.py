@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -15,10 +15,10 @@ from ..content.stage import CONTENT, CONTENT_LOW
 from ..data.prepared import FeatureIndex
 from ..errors import TrainingError
 from ..loop.checkpoint import latest_checkpoint, load_module, load_tensors, read_metadata, save_checkpoint, sha256_of
+from ..options import Part
 from ..vocoder.stage import VOCODER
 from .voice_run import is_voice, open_voice, run_of_voice
 
-Part = Literal["embedding", "all"]
 _TABLE = "singer_embed.weight"
 
 

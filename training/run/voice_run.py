@@ -27,7 +27,7 @@ from ..acoustic.diffusion import edm_scalings, sampling_sigmas
 from ..acoustic.model import AcousticConfig, AcousticModel, Condition
 from ..config import from_mapping
 from ..content.adopt import write_encoders
-from ..content.encoders import load_content_encoders
+from ..content.encoders import CONTENTVEC, load_content_encoders
 from ..errors import TrainingError
 from ..loop.checkpoint import latest_checkpoint, read_metadata, save_checkpoint, sha256_of
 from ..vocoder.light import MATCHING, Vocoder, build_vocoder, vocoder_config
@@ -62,6 +62,11 @@ def open_voice(source: Path) -> Bundle:
         raise TrainingError(
             f"{source} was not exported from a run folder: it does not say how its {', '.join(lacking)} was trained\n"
             "hint: --init-from takes voices that comosvc-export bundle made, and run folders"
+        )
+    if stages["content"]["config"].get("kind") == CONTENTVEC:
+        raise TrainingError(
+            f"{source} has ContentVec as its content encoder, which cannot be read back from a voice\n"
+            "hint: give the run folder that the voice came from"
         )
     return bundle
 

@@ -20,9 +20,9 @@ from uuid import uuid4
 from ...conversion.shapes import LengthRange
 from ...errors import ComosvcError, EngineError
 from ...storage import decode, encode, sha256
-from ...voice.bundle import Bundle, cache_folder, shipped_voices
+from ...voice.bundle import ENGINES_FOLDER, Bundle, cache_folder, shipped_voices
 
-FOLDER, RECORD_FILE, FORMAT_VERSION = "engines", "engine.json", 1
+RECORD_FILE, FORMAT_VERSION = "engine.json", 1
 _ABANDONED_S = 86_400.0
 """Age at which a folder of an unfinished build is removed."""
 
@@ -71,18 +71,18 @@ class Plans:
 
 def user_cache() -> Path:
     """The folder for engines where their usual place is read-only. Raises `ComosvcError` without a home folder."""
-    return cache_folder() / FOLDER
+    return cache_folder() / ENGINES_FOLDER
 
 
 def engine_folders(bundle: Bundle, into_bundle: bool) -> list[Path]:
     """Places of a voice's engines, the preferred one first: its unpacked folder, the cache, the user's cache."""
     places = list[Path]()
-    for place in (lambda: bundle.home / FOLDER, user_cache):
+    for place in (lambda: bundle.home / ENGINES_FOLDER, user_cache):
         with contextlib.suppress(ComosvcError):  # no home folder
             places.append(place())
     unpacked = shipped_voices().get(bundle.origin, Path(bundle.origin))
     if into_bundle and unpacked.is_dir():
-        places.insert(0, unpacked / FOLDER)
+        places.insert(0, unpacked / ENGINES_FOLDER)
     return list(dict.fromkeys(places))
 
 

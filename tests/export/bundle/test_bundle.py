@@ -277,6 +277,15 @@ def test_a_changed_licence_is_noticed_by_every_command(unpacked, tmp_path):
     assert not (tmp_path / "a.comosvc").exists()
 
 
+def test_engines_of_an_unpacked_voice_are_not_packed(unpacked, files, tmp_path):
+    (unpacked / "engines" / "some").mkdir(parents=True)
+    (unpacked / "engines" / "some" / "content.plan").write_bytes(b"code")
+    (unpacked / "more").mkdir()
+    (unpacked / "more" / "words.txt").write_bytes(b"kept")
+    pack(unpacked, tmp_path / "a.comosvc", full=False)
+    assert set(open_bundle(tmp_path / "a.comosvc").all_files()) == {*files, "more/words.txt"}
+
+
 def test_an_older_manifest_says_so_until_it_is_packed(unpacked, tmp_path):
     (unpacked / "bundle.json").write_bytes(edited_manifest((unpacked / "bundle.json").read_bytes(), lambda m: None))
     done = CliRunner().invoke(app, ["verify", str(unpacked)])

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +76,15 @@ def test_a_child_that_inherits_a_voice_ends(bundle_path, provider, code):
 def test_a_child_converts_as_its_parent_does(bundle_path, busy):
     code = "print(np.array_equal(converter.convert(clip, 24_000).audio, wanted), flush=True)"
     assert in_a_child(bundle_path, code, busy=busy) == "True\nended with 0\n"
+
+
+@FORK
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in Linux's /proc")
+def test_a_child_converts_on_threads_of_its_own(bundle_path):
+    """ONNX Runtime computes without its lost threads too, on one core, but a lock that one held stays locked."""
+    count = "print(len(os.listdir('/proc/self/task')) > 1, flush=True)"
+    said = in_a_child(bundle_path, f"{count}; converter.convert(clip, 24_000); {count}")
+    assert said == "False\nTrue\nended with 0\n"
 
 
 @FORK

@@ -181,6 +181,7 @@ def test_runs_and_files_that_do_not_belong_together(folder, tmp_path, caplog):
             "model_800000.pt is a student, not a teacher\nhint: give logs/teacher/model_<step>.pt",
         ),
         (("--teacher-config", teacher), "--teacher-config is about a teacher from a file"),
+        (("--teacher", folder / "run"), "a teacher that comosvc-train trained is distilled in its own run folder"),
     ):
         done = command(folder, "student", *options)
         assert done.exit_code == 1

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from run_folders import noise_features
 from safetensors.torch import load_file
-from tiny_bundle import tiny_files, write_zip
+from tiny_bundle import edited, tiny_files, write_zip
 from typer.testing import CliRunner
 
 from comosvc.runtime.audio.spec import COMOSVC_24K
@@ -102,6 +102,12 @@ def test_what_cannot_be_meant_of_a_voice_is_refused(tmp_path):
     tiny = write_zip(tmp_path / "tiny.comosvc", tiny_files())
     with pytest.raises(TrainingError, match="was not exported from a run folder"):
         Start.of(tiny, "embedding", tmp_path)
+    stage = {"step": 1, "config": {"kind": "contentvec"}}
+    stages = dict.fromkeys(("content", "vocoder", "teacher", "student"), stage)
+    files = edited(tiny_files(), lambda manifest: manifest["provenance"].update(stages=stages))
+    vec = write_zip(tmp_path / "vec.comosvc", files)
+    with pytest.raises(TrainingError, match="has ContentVec as its content encoder"):
+        Start.of(vec, "embedding", tmp_path)
     run = noise_features(tmp_path / "run", "zoe", spec=SPEC)
     done = CliRunner().invoke(app, ["teacher", "-c", "fine-tune", "-o", str(run), "--init-from", "demo"])
     assert done.exit_code == 1
