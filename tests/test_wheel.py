@@ -115,6 +115,9 @@ import sys
 import numpy as np
 from comosvc import ComosvcError, Converter
 from comosvc.__main__ import app
+from comosvc.runtime.providers.gpu import cuda_module
+cuda_module("cuda.bindings.driver").CUresult, cuda_module("cuda.core").Program
+cuda_module("cuda.core.utils").StridedMemoryView
 app(["convert", "--version"], standalone_mode=False)
 app(["doctor", "--help"], standalone_mode=False)
 for provider in ("cpu", "openvino"):
@@ -125,7 +128,7 @@ for provider in ("cpu", "openvino"):
         print(error)
 """
 NOT_FOR_THE_APP = (
-    *("openvino", "tensorrt_rtx", "cuda", "torch", "scipy"),
+    *("openvino", "tensorrt_rtx", "torch", "scipy"),
     *("matplotlib", "sounddevice", "av", "pyworld", "IPython"),
 )
 
@@ -145,6 +148,7 @@ def test_the_pyinstaller_hook_has_all_that_is_imported_by_name():
 def test_an_application_frozen_by_pyinstaller_converts(installed, tmp_path):
     """On the provider that was built in; what it says of another names no pip and no folder of this machine."""
     pytest.importorskip("PyInstaller")
+    pytest.importorskip("cuda.core")
     (tmp_path / "app.py").write_text(FROZEN, "utf-8")
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYINSTALLER_CONFIG_DIR": str(tmp_path / "cache")}
     left_out = [word for name in NOT_FOR_THE_APP for word in ("--exclude-module", name)]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...runtime.audio.spec import COMOSVC_24K, AudioSpec
-from ...runtime.voice.graphs import CONTENT, GraphSpec
+from ...runtime.voice.graphs import GRAPHS, GraphSpec
 from ...training.content.encoders import ContentVec, ContentVecConfig
 from ...training.vocoder.hifigan import M4SINGER_24K
 from .comosvc import sampled
@@ -69,7 +69,7 @@ class UnitsAndPitch(nn.Module):
 
 def content_stage(config: ContentVecConfig | None = None, units: int = _UNITS) -> TimedStep:
     return TimedStep(
-        name="content", graph=CONTENT, build=seeded(lambda: HubertSoft(config, units)), inputs=audio_inputs
+        name="content", graph=GRAPHS["content"], build=seeded(lambda: HubertSoft(config, units)), inputs=audio_inputs
     )
 
 

@@ -13,7 +13,7 @@ from ...export.graphs.trace import narrowed
 from ...runtime.audio.frames import stretched_index
 from ...runtime.audio.spec import AudioSpec
 from ...runtime.conversion.source import sine_source
-from ...runtime.voice.graphs import CONTENT, VOCODER, GraphSpec, TensorSpec
+from ...runtime.voice.graphs import GRAPHS, GraphSpec, TensorSpec
 from ...training.content.encoders import ContentVec, ContentVecConfig
 from ...training.vocoder.hifigan import HifiGanConfig, NsfHifiGan
 from .authors import Embeddings, Network
@@ -102,7 +102,7 @@ def stretched(content: Tensor, content_index: Tensor) -> Tensor:
 def content_stage(config: ContentVecConfig | None = None) -> TimedStep:
     """ContentVec, of which CoMoSVC and so-vits-svc take layer 12 of 12."""
     return TimedStep(
-        name="content", graph=CONTENT, build=seeded(lambda: ContentVec(config).fold()), inputs=audio_inputs
+        name="content", graph=GRAPHS["content"], build=seeded(lambda: ContentVec(config).fold()), inputs=audio_inputs
     )
 
 
@@ -160,7 +160,7 @@ def vocoder_stage(config: HifiGanConfig, spec: AudioSpec) -> TimedStep:
     """NSF-HiFi-GAN on a mel. The sines are made outside, where all of the originals make them without a network."""
     return TimedStep(
         name="vocoder",
-        graph=narrowed(VOCODER, ("mel", "source")),
+        graph=narrowed(GRAPHS["vocoder"], ("mel", "source")),
         build=seeded(lambda: NsfHifiGan(config)),
         inputs=lambda seconds, batch: {
             "mel": normal((batch, frames_of(spec, seconds), config.n_mels)),

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ...runtime.audio.spec import OPENVPI_44K, AudioSpec
-from ...runtime.voice.graphs import VOCODER, GraphSpec, TensorSpec
+from ...runtime.voice.graphs import GRAPHS, GraphSpec, TensorSpec
 from ...training.vocoder.hifigan import OPENVPI_NSF_44K, HifiGanConfig
 from .comosvc import sampled
 from .parts import (
@@ -58,7 +58,7 @@ DECODER = GraphSpec(
         TensorSpec("source", "float32", ("B", "L", "H")),
         TensorSpec("singer", "float32", ("B", "D")),
     ),
-    outputs=VOCODER.outputs,
+    outputs=GRAPHS["vocoder"].outputs,
 )
 
 

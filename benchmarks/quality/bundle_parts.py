@@ -22,8 +22,7 @@ from ...runtime.audio.pitch import (
 )
 from ...runtime.audio.spec import AudioSpec
 from ...runtime.conversion.source import clip_source, noise_samples
-from ...runtime.providers import cpu
-from ...runtime.providers.sessions import OnnxGraph
+from ...runtime.providers import sessions
 from ...runtime.voice.bundle import PARITY_FILE, Bundle
 from ...training.corpus import PHONES, CorpusConfig, Labels
 from ...training.corpus.recorded import speak_plan, spoken_clips
@@ -69,9 +68,9 @@ def f0_held(
 RTF_REPEATS = 5
 
 
-def open_graph(bundle: Bundle, name: str) -> OnnxGraph:
+def open_graph(bundle: Bundle, name: str) -> sessions.OnnxGraph:
     """A graph of the bundle on one thread."""
-    return cpu.open_graph(bundle, name, bundle.manifest.graphs[name], threads=1)
+    return sessions.open_graph(bundle, name, bundle.manifest.graphs[name], threads=1)
 
 
 def copy_synthesis(bundle: Bundle, songs: Iterable[HeldOutSong], meter: PitchMeter) -> MelScore:

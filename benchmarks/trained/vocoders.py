@@ -22,7 +22,7 @@ from ...export.graphs.trace import spec_of, trace
 from ...runtime.audio.spec import AudioSpec
 from ...runtime.providers.sessions import open_session
 from ...runtime.voice.bundle import comosvc_home, open_bundle
-from ...runtime.voice.graphs import VOCODER
+from ...runtime.voice.graphs import GRAPHS
 from ...training.config import load_config, to_mapping
 from ...training.corpus import CorpusConfig
 from ...training.data.prepared import FeatureIndex
@@ -156,14 +156,14 @@ def _stage(training: VocoderTraining, clips: list[VocoderClip], features: Featur
 
 
 def _graph_of(vocoder: AnyVocoder, spec: AudioSpec) -> bytes:
-    contract = spec_of(VOCODER, vocoder)
+    contract = spec_of(GRAPHS["vocoder"], vocoder)
     example = {name: torch.from_numpy(value) for name, value in _inputs(vocoder, spec, 2, 8).items()}
     return trace(contract, vocoder, example).SerializeToString(deterministic=True)
 
 
 def _inputs(vocoder: AnyVocoder, spec: AudioSpec, batch: int, n_frames: int) -> dict[str, np.ndarray]:
     maker = InputMaker(spec, {"M": spec.n_mels, "H": vocoder.source_channels}, 0, vocoder.source_kind)
-    return maker.make(spec_of(VOCODER, vocoder), batch, n_frames, seed=0)
+    return maker.make(spec_of(GRAPHS["vocoder"], vocoder), batch, n_frames, seed=0)
 
 
 def _measure(

@@ -9,7 +9,7 @@ _BY_NAME = {
     "openvino": ["openvino"],
     "tensorrt": ["tensorrt"],
     "tensorrt_rtx": ["tensorrt_rtx"],
-    "cuda.bindings": ["cuda.bindings.driver", "cuda.bindings.nvrtc"],
+    "cuda.core": ["cuda.core"],
     "sounddevice": ["sounddevice"],
     "av": ["av"],
     "pyworld": ["pyworld"],

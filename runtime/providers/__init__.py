@@ -1,6 +1,6 @@
-"""Which engine runs the graphs, chosen and checked so that nobody computes on the wrong device without knowing.
+"""Selects and checks a provider: the engine and device that run the graphs. There is no silent fallback.
 
-Each provider is a module of this package, imported when it is asked for, that follows `Engine`.
+Each provider is a module of this package that has what `ProviderModule` says; it is imported when first needed.
 """
 
 import importlib
@@ -14,7 +14,7 @@ from ..conversion.cores import MOST, CorePool, usable_cores
 from ..conversion.processes import native_code
 from ..errors import NoEnginesError, OptionError, ProviderError
 from ..voice.bundle import Bundle
-from . import cpu
+from .sessions import open_graph
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +24,22 @@ PROVIDERS: tuple[str, ...] = get_args(Provider)
 ON_GPU = ("cuda", "tensorrt")
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 AT_ONCE = {"cpu": 1, "openvino": 1, "cuda": 8, "tensorrt": 8}
-"""Clips to a graph call where the caller does not say; on the CPU a call of eight takes 5 to 15 % more than eight.
+"""Default number of clips in a graph call; on the CPU a call of eight takes 5 to 15 % more than eight calls.
 
-On a GPU it is what engines are built for (`profiles.USES`), not what was measured.
+On a GPU it is the usual batch of engines (`shapes.USES`), which was not measured.
 """
-_BUILT = ("tensorrt", "cuda", "cpu", "openvino")
-"""The best first: `auto` takes the first that works here in the precision that was asked for."""
+_MODULES = {"tensorrt": "tensorrt", "cuda": "cuda", "cpu": "sessions", "openvino": "openvino"}
+"""Module of each provider, the best first: `auto` takes the first that works here in the requested precision."""
 
 
-class Engine(Protocol):
-    """What a provider's module has."""
+class ProviderModule(Protocol):
+    """Contents of a provider's module."""
 
     PRECISIONS: tuple[str, ...]
-    """Those that it computes in; `auto` takes the first that the voice has graphs for."""
+    """Precisions that it computes in; `auto` takes the first that the voice has graphs for."""
 
     def probe(self) -> None:
-        """Raise `ProviderError`, saying what is missing, unless the provider works on this machine."""
+        """Raise `ProviderError`, with the reason, unless the provider works on this machine."""
         ...
 
     def open_graphs(self, bundle: Bundle, precision: str, threads: int | None) -> Mapping[str, Runnable]:
@@ -53,15 +53,10 @@ def require_known(provider: str) -> None:
         raise OptionError(f"unknown provider {provider!r}; known: {', '.join(PROVIDERS)}")
 
 
-def engine(provider: str) -> Engine:
-    """The module of a provider by its name. Raises `OptionError` or `ProviderError`."""
+def engine(provider: str) -> ProviderModule:
+    """The module of a provider. Raises `OptionError` for an unknown name."""
     require_known(provider)
-    if provider not in _BUILT:
-        raise ProviderError(
-            f"provider {provider!r} is not available: this version of the runtime has no such engine\n"
-            "hint: provider='cpu', or 'auto' for the best that works here"
-        )
-    return cast(Engine, importlib.import_module(f".{provider}", __package__))
+    return cast(ProviderModule, importlib.import_module(f".{_MODULES[provider]}", __package__))
 
 
 @native_code()
@@ -78,7 +73,7 @@ def choose_provider(requested: str, precision: str = "auto", without: Collection
             raise ProviderError(f"provider {requested!r} does not run here: {error}") from error
         return requested
     reasons = []
-    for name in (name for name in _BUILT if name not in without):
+    for name in (name for name in _MODULES if name not in without):
         candidate = engine(name)
         if precision not in ("auto", *candidate.PRECISIONS):
             reasons.append(f"{name}: does not compute in {precision}")
@@ -123,11 +118,10 @@ class OpenedVoice:
 
 @native_code()
 def open_voice(bundle: Bundle, provider: str, precision: str, threads: int | None, auto: bool) -> OpenedVoice:
-    """Every graph of a voice on a provider, which `auto` chose or somebody named.
+    """Every graph of a voice on a provider. `auto`: the provider was chosen by `choose_provider`.
 
-    A voice without TensorRT engines that hold every call opens on the next best provider if it was `auto`, and the log
-    says so; where there is no other, the error is that they are missing. Damaged engines are an error under `auto` too:
-    a disk fails, or somebody else writes there.
+    Then a voice without TensorRT engines for every call opens on the next best provider, with a warning in the log; the
+    missing engines are an error where there is no other. Damaged engines are always an error.
     Raises `BundleError`, `OptionError` or `ProviderError`.
     """
     chosen = choose_precision(precision, bundle, provider)
@@ -151,9 +145,7 @@ def open_core_pool(opened: OpenedVoice, bundle: Bundle, threads: int | None) -> 
     if opened.provider != "cpu" or cores == 1:
         return None
     entries = bundle.manifest.entries(opened.precision)
-    return CorePool(
-        opened.graphs, lambda name: cpu.open_graph(bundle, name, entries[name], threads=1, at_once=True), cores
-    )
+    return CorePool(opened.graphs, lambda name: open_graph(bundle, name, entries[name], threads=1, at_once=True), cores)
 
 
 def _check_precision(name: str) -> None:

@@ -1,8 +1,8 @@
 """Provider `cuda`: ONNX Runtime on an NVIDIA GPU.
 
-Inputs and outputs are bound on the device. Short calls of one clip, as a stream makes, are padded to buckets with
-buffers of their own, and each bucket becomes a CUDA graph; longer ones gain nothing from that. Once a bucket is there
-its calls allocate nothing on the device; a longer call takes its buffers from ONNX Runtime's arena, which keeps them.
+Inputs and outputs are bound on the device. Short calls of one clip, as in a stream, are padded to buckets with buffers
+of their own, and each bucket becomes a CUDA graph; longer calls gain nothing from that. Calls of a bucket allocate
+nothing on the device; a longer call takes its buffers from ONNX Runtime's arena, which keeps them.
 """
 
 import functools
@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,14 +19,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conversion.generated import Generated, Input
-from ..conversion.processes import keep_in_forks
 from ..conversion.shapes import LengthGrid, Shape, bucket, check_outputs, grid_of, length_of
 from ..errors import BundleError, ProviderError, pip_install
 from ..voice.bundle import Bundle
 from ..voice.manifest import GraphEntry
-from .gpu import GPU_LOCK, Device, find_gpu
+from .gpu import FULL_HINT, GPU_LOCK, find_gpu
 from .gpu_source import SourceMaker, Wanted, make_source_maker
-from .sessions import CPU, check_signature, libraries_in_words, onnx_runtime, preload, session_options, wheels_in_words
+from .sessions import (
+    CPU,
+    check_signature,
+    libraries_in_words,
+    new_session,
+    onnx_runtime,
+    preload,
+    session_options,
+    wheels_in_words,
+)
 from .transfers import Transfers, clips_of, joined, n_bytes, n_clips, padded, split_drawn
 
 log = logging.getLogger(__name__)
@@ -42,8 +50,8 @@ _OPTIONS = {
 }
 _PLAIN_RUN = "-1"  # gpu_graph_id: neither captured nor replayed
 _THREAD = ThreadPoolExecutor(1, "comosvc-cuda")
-"""Calls ONNX Runtime, for all voices: it keeps the graphs that it captured for each thread, and captures them anew in
-another (`CUDAExecutionProvider::PerThreadContext`)."""
+"""The only thread that calls ONNX Runtime, for all voices: captured graphs are kept for each thread, and captured anew
+in another (`CUDAExecutionProvider::PerThreadContext`)."""
 TINY = (  # y = x + x for four floats; opset 20
     b'\x08\n:5\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x04B\x04\n\x00\x10\x14"
@@ -57,7 +65,7 @@ def probe() -> None:
     except ProviderError as no_gpu:
         try:
             _with_cuda()
-        except ProviderError as error:  # both are to be mended
+        except ProviderError as error:  # two things are missing
             raise ProviderError(f"{no_gpu}\nand {error}") from no_gpu
         raise
     _probe_runtime()
@@ -93,24 +101,19 @@ def _probe_runtime() -> None:
 
 
 def _runs_tiny(ort: Any) -> bool:
-    """Whether it runs on the GPU."""
-    session = _open_session(ort, TINY, session_options(ort, 1), [(CUDA, _OPTIONS)])
+    """Whether a graph of one addition runs on the GPU."""
+    session = new_session(ort, TINY, session_options(ort, 1), [(CUDA, _OPTIONS)])
     if session.get_providers()[0] != CUDA:
         return False
     x = np.arange(4, dtype=np.float32)
-    y = _run_bound(ort, session, {"x": x}, ["y"])[0]
+    y = session.run(["y"], {"x": x})[0]
     if not np.array_equal(y, 2.0 * x):
         raise ProviderError(f"the GPU computes wrongly with onnxruntime {ort.__version__}: {x} + {x} gave {y}")
     return True
 
 
-def _open_session(ort: Any, model: bytes, options: Any, providers: list[Any]) -> Any:
-    """Without what ONNX Runtime's Python does where that fails: it prints, and opens the graph on the CPU."""
-    return keep_in_forks(ort.InferenceSession(model, options, providers=providers, enable_fallback=0))
-
-
 def _in_thread(work: Callable[[], T]) -> T:
-    """`work`, in the thread that is for it, while nobody else of this process uses the GPU."""
+    """Run `work` in the CUDA thread, holding the GPU's lock."""
 
     def alone() -> T:
         with GPU_LOCK:
@@ -122,24 +125,15 @@ def _in_thread(work: Callable[[], T]) -> T:
 def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str, "CudaGraph"]:
     """Every graph of the bundle, ready to run."""
     _probe_runtime()
-    maker = _source_maker()
+    maker = make_source_maker()
     entries = bundle.manifest.entries(precision)
     return {name: open_graph(bundle, name, entry, threads, maker) for name, entry in entries.items()}
-
-
-def _source_maker() -> SourceMaker | None:
-    """None, and why in the log, where cuda-bindings or CUDA's compiler is missing."""
-    try:
-        return make_source_maker(Device())
-    except ProviderError as error:
-        log.warning("the vocoder's source and all noise are made on the host, and sent: %s", error)
-        return None
 
 
 def open_graph(
     bundle: Bundle, name: str, entry: GraphEntry, threads: int | None, maker: SourceMaker | None = None
 ) -> "CudaGraph":
-    """One of them."""
+    """One graph of the bundle."""
     manifest = bundle.manifest
     captured = 0 if grid_of(manifest, name).sees_all else length_of(manifest, name, "stream").most
     model = bundle.entry_bytes(name, entry)
@@ -148,7 +142,7 @@ def open_graph(
 
 @dataclass(frozen=True)
 class _CudaBucket:
-    """Device memory, bound. `number` is the CUDA graph's, as ONNX Runtime takes it."""
+    """Device memory, bound. `number`: gpu_graph_id of its CUDA graph."""
 
     binding: Any
     inputs: dict[str, Any]
@@ -157,11 +151,11 @@ class _CudaBucket:
 
 
 class CudaGraph:
-    """One graph of a bundle. May be called from several threads; they take turns, with those of other graphs too.
+    """One graph of a bundle. Calls from several threads take turns, also with those of other graphs.
 
     `captured_frames`: calls of one clip up to that length run as CUDA graphs. `on_cpu`: operators that ONNX Runtime
-    keeps on the processor, as it does for those that compute shapes. `maker` makes what a formula gives on the GPU;
-    without one the host does, and sends it.
+    keeps on the processor, such as those that compute shapes. `maker` makes `Generated` inputs on the GPU; without one
+    the host makes and sends them.
     """
 
     takes_generated = True
@@ -183,7 +177,7 @@ class CudaGraph:
         self._entry, self._grid, self.captured_frames = entry, grid, captured_frames
         self._buckets, self._ort = dict[int, _CudaBucket](), onnx_runtime()
         self._most = sys.maxsize
-        """Clips at once; fewer once there was no memory for them."""
+        """Clips in a run; lowered when memory does not hold them."""
         try:
             self._session = _in_thread(lambda: self._open(model, threads))
         except Exception as error:
@@ -192,29 +186,28 @@ class CudaGraph:
             raise BundleError(f"the {name} graph cannot be loaded on the GPU: {error}") from error
         if self._session.get_providers()[0] != CUDA:
             raise ProviderError(f"the {name} graph was asked to run on {CUDA} but runs on {CPU}")
-        check_signature(name, "inputs", self._session.get_inputs(), entry.inputs)
-        check_signature(name, "outputs", self._session.get_outputs(), entry.outputs)
+        check_signature(name, entry, self._session.get_inputs(), self._session.get_outputs())
         parts = self._session.get_provider_graph_assignment_info()
         self.on_cpu = [node.op_type for part in parts if part.ep_name != CUDA for node in part.get_nodes()]
 
     def _open(self, model: bytes, threads: int | None) -> Any:
-        """With CUDA graphs, or without where ONNX Runtime refuses them."""
+        """A session with CUDA graphs, or without where ONNX Runtime refuses them."""
         options = session_options(self._ort, threads)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self.captured_frames:
             try:
-                return _open_session(self._ort, model, options, [(CUDA, {**_OPTIONS, "enable_cuda_graph": "1"}), CPU])
+                return new_session(self._ort, model, options, [(CUDA, {**_OPTIONS, "enable_cuda_graph": "1"}), CPU])
             except Exception as error:
                 if _is_out_of_memory(error):
                     raise
                 log.info("the %s graph runs without CUDA graphs: %s", self.name, error)
                 self.captured_frames = 0
-        return _open_session(self._ort, model, options, [(CUDA, _OPTIONS), CPU])
+        return new_session(self._ort, model, options, [(CUDA, _OPTIONS), CPU])
 
     def run(self, inputs: dict[str, Input], /) -> tuple[NDArray, ...]:
         """Outputs in the order of the manifest, as long as the inputs or longer.
 
-        Raises `ProviderError`, or `BundleError` for outputs that are not what the contract says.
+        Raises `ProviderError`, or `BundleError` for outputs that break the contract.
         """
         taken = {name: inputs[name] for name in self._inputs}
         parts, first = list[tuple[NDArray, ...]](), 0
@@ -255,7 +248,7 @@ class CudaGraph:
         arrays = {name: padded(array, shapes[name], self._dtypes[name]) for name, array in arrays.items()}
         if captured and frames not in self._buckets:
             self._buckets[frames] = self._make_bucket(shapes)
-        place = self._buckets[frames] if captured else self._once(shapes)
+        place = self._buckets[frames] if captured else self._bind(shapes)
         start = time.perf_counter()
         for name, array in arrays.items():
             place.inputs[name].update_inplace(array)
@@ -268,8 +261,8 @@ class CudaGraph:
         except Exception as error:
             if not captured:
                 raise
-            # Also where memory is said to be full: none may be had while a graph is captured. And ONNX Runtime may have
-            # kept the part that was captured, under this number.
+            # Also where memory is said to be full: none can be allocated during a capture. ONNX Runtime may have kept
+            # a part of the graph under this number.
             log.warning("the %s graph runs without CUDA graphs from now on: %s", self.name, error)
             self.captured_frames, self._buckets = 0, {}
             return self._run(inputs)
@@ -282,17 +275,17 @@ class CudaGraph:
         return tuple(outputs.values())
 
     def _make(self, drawn: dict[str, Generated], place: _CudaBucket) -> tuple[dict[str, int], dict[str, int]]:
-        """Have these inputs in their places: the bytes sent for it and those made."""
+        """Make these inputs in their places. Returns bytes sent and bytes made, by name."""
         if self._maker is None or not drawn:
             return {}, {}
         device = self._maker.device
         inputs = {name: (place.inputs[name].data_ptr(), place.shapes[name]) for name in drawn}
         with device.lock, device.current():
             made = self._maker.make([Wanted(name, value, *inputs[name]) for name, value in drawn.items()])
-            device.synchronize()  # ONNX Runtime computes on a stream of its own
+            device.synchronize()  # ONNX Runtime computes on another stream
         return made
 
-    def _once(self, shapes: dict[str, Shape]) -> _CudaBucket:
+    def _bind(self, shapes: dict[str, Shape]) -> _CudaBucket:
         """Buffers for one run."""
         inputs, binding = {}, self._session.io_binding()
         for name, shape in shapes.items():
@@ -303,36 +296,14 @@ class CudaGraph:
         return _CudaBucket(binding, inputs, shapes, _PLAIN_RUN)
 
     def _make_bucket(self, shapes: dict[str, Shape]) -> _CudaBucket:
-        """Buffers that stay, the outputs' as ONNX Runtime allocates them in a first run."""
-        value = self._ort.OrtValue
-        inputs = {
-            name: value.ortvalue_from_numpy(np.zeros(shape, self._dtypes[name]), _DEVICE, 0)
-            for name, shape in shapes.items()
-        }
-        first, binding = self._session.io_binding(), self._session.io_binding()
-        for name, tensor in inputs.items():
-            first.bind_ortvalue_input(name, tensor)
-            binding.bind_ortvalue_input(name, tensor)
-        for name in self._outputs:
-            first.bind_output(name, _DEVICE, 0)
-        self._session.run_with_iobinding(first, _run_options(self._ort, _PLAIN_RUN))
-        for name, tensor in zip(self._outputs, first.get_outputs(), strict=True):
-            binding.bind_ortvalue_output(name, tensor)
-        return _CudaBucket(binding, inputs, shapes, str(1 + len(self._buckets)))
-
-
-def _run_bound(ort: Any, session: Any, arrays: dict[str, NDArray], outputs: list[str]) -> list[NDArray]:
-    """A run on arrays that are copied to the device before and from it afterwards."""
-    binding = session.io_binding()
-    for name, array in arrays.items():
-        value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), _DEVICE, 0)
-        binding.bind_ortvalue_input(name, value)
-    for name in outputs:
-        binding.bind_output(name, _DEVICE, 0)
-    binding.synchronize_inputs()
-    session.run_with_iobinding(binding, _run_options(ort, _PLAIN_RUN))
-    binding.synchronize_outputs()
-    return [value.numpy() for value in binding.get_outputs()]
+        """Buffers that stay; those of outputs are allocated by ONNX Runtime in a first run."""
+        place = self._bind(shapes)
+        for name, value in place.inputs.items():
+            value.update_inplace(np.zeros(shapes[name], self._dtypes[name]))  # uninitialized indices point anywhere
+        self._session.run_with_iobinding(place.binding, _run_options(self._ort, _PLAIN_RUN))
+        for name, tensor in zip(self._outputs, place.binding.get_outputs(), strict=True):
+            place.binding.bind_ortvalue_output(name, tensor)
+        return replace(place, number=str(1 + len(self._buckets)))
 
 
 def _run_options(ort: Any, graph_id: str) -> Any:
@@ -354,7 +325,4 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _out_of_memory(what: str, error: Exception) -> ProviderError:
-    return ProviderError(
-        f"the GPU is out of memory: {what}: {error}\n"
-        "hint: close what else uses it, convert fewer files at once, or use provider='cpu'"
-    )
+    return ProviderError(f"the GPU is out of memory: {what}: {error}\n{FULL_HINT}")

@@ -1,4 +1,4 @@
-"""The GPU: detection through the driver API, the context and stream of TensorRT, its memory, CUDA graphs, NVRTC."""
+"""The GPU: detection through the driver API, NVRTC, and the context, stream, memory and CUDA graphs of TensorRT."""
 
 import ctypes
 import functools
@@ -20,6 +20,7 @@ from ..errors import ProviderError, pip_install
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+_INSTALL = pip_install("cuda-core cuda-bindings nvidia-cuda-nvrtc")
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
 
 
@@ -63,7 +64,7 @@ def find_gpu() -> Gpu:
 
 
 def driver_version() -> str:
-    """Of the NVIDIA driver, for instance "580.65.06", as its management library tells. Raises `ProviderError`."""
+    """Version of the NVIDIA driver, such as "580.65.06", from its management library. Raises `ProviderError`."""
     text = ctypes.create_string_buffer(80)  # NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE
     calls = ("nvmlInit_v2", ()), ("nvmlSystemGetDriverVersion", (text, ctypes.c_uint(len(text)))), ("nvmlShutdown", ())
     try:
@@ -113,84 +114,66 @@ def _no_gpu() -> ProviderError:
     )
 
 
-_HINT = f"hint: {pip_install('cuda-bindings nvidia-cuda-nvrtc')}, or the CUDA toolkit"
+def cuda_module(name: str) -> Any:
+    """A module of NVIDIA's packages for Python. Raises `ProviderError` where it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        raise ProviderError(f"{name} cannot be imported: {error}\nhint: {_INSTALL}") from error
 
 
 @functools.cache
 def compile_cuda(source: bytes, name: str, compute_capability: str) -> bytes:
     """A cubin of `source` for a capability such as "8.9", kept for the process.
 
-    Raises `ProviderError`: no compiler, or it refuses.
+    Raises `ProviderError`: no compiler, or it refuses the source.
     """
+    core, arch = cuda_module("cuda.core"), f"sm_{compute_capability.replace('.', '')}"
+    options = core.ProgramOptions(name=name, arch=arch, fma=False)  # as on the host: a product is rounded, then added
     try:
-        nvrtc = importlib.import_module("cuda.bindings.nvrtc")
-        program = _nvrtc_call(nvrtc, "nvrtcCreateProgram", source, name.encode(), 0, [], [])
-    except (ImportError, RuntimeError) as error:  # cuda-bindings loads libnvrtc at the first call
-        raise ProviderError(f"CUDA's run-time compiler cannot be loaded: {error}\n{_HINT}") from error
-    # As on the host: a product is rounded before it is added to.
-    options = [f"--gpu-architecture=sm_{compute_capability.replace('.', '')}".encode(), b"--fmad=false"]
-    try:
-        _nvrtc_call(nvrtc, "nvrtcCompileProgram", program, len(options), options)
-        cubin = bytes(_nvrtc_call(nvrtc, "nvrtcGetCUBINSize", program))
-        _nvrtc_call(nvrtc, "nvrtcGetCUBIN", program, cubin)
-    except ProviderError as error:
-        said = bytes(_nvrtc_call(nvrtc, "nvrtcGetProgramLogSize", program))
-        _nvrtc_call(nvrtc, "nvrtcGetProgramLog", program, said)
-        words = said.rstrip(b"\0\n").decode("utf-8", "replace")
-        raise ProviderError(f"{error} for {name} on compute capability {compute_capability}: {words}") from error
-    finally:
-        _nvrtc_call(nvrtc, "nvrtcDestroyProgram", program)
-    return cubin
+        return bytes(core.Program(source.decode(), "c++", options).compile("cubin").code)
+    except RuntimeError as error:  # NVRTC is loaded at the first call
+        raise ProviderError(f"CUDA's run-time compiler cannot be loaded: {error}\nhint: {_INSTALL}") from error
+    except Exception as error:  # CUDAError has no other base
+        raise ProviderError(
+            f"CUDA does not compile {name} for compute capability {compute_capability}: {error}"
+        ) from error
 
 
-def _nvrtc_call(nvrtc: Any, function: str, *arguments: Any) -> Any:
-    status, *values = getattr(nvrtc, function)(*arguments)
-    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        raise ProviderError(f"CUDA: {function} gave {status.name}")
-    return values[0] if values else None
-
-
-_BLOCK_THREADS = 256
-_OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 GPU_LOCK = threading.RLock()
-"""Held by whatever uses the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate or
+"""Held during every use of the GPU: while ONNX Runtime captures a graph no other thread of the process may allocate or
 free there (`cudaStreamCaptureModeGlobal`)."""
+_BLOCK_THREADS = 256
+FULL_HINT = "hint: close other programs that use it, convert fewer files at once, or use provider='cpu'"
+_OUT_OF_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 
 
 class Device:
-    """The first GPU. Not thread-safe: whoever uses it holds `lock`. Raises `ProviderError`."""
+    """The first GPU, its primary context, and a stream. Not thread-safe: hold `lock`. Raises `ProviderError`.
+
+    Through the driver API, not through `cuda.core`: contexts are pushed and popped, so that the caller's stays current,
+    and memory is freed at once, not kept in a pool that others cannot use.
+    """
 
     def __init__(self) -> None:
         self._capability = find_gpu().compute_capability  # cuda-bindings gives other errors for each of its reasons
-        try:
-            self._cuda = importlib.import_module("cuda.bindings.driver")
-        except ImportError as error:
-            raise ProviderError(
-                f"cuda-bindings cannot be imported: {error}\nhint: {pip_install('cuda-bindings>=13.0')}"
-            ) from error
-        self.lock = GPU_LOCK
-        self.allocations = 0
-        """Of device memory, so far."""
+        self._cuda, self.lock = cuda_module("cuda.bindings.driver"), GPU_LOCK
         with self.lock:
             self._call("cuInit", 0)
             self._gpu = self._call("cuDeviceGet", 0)
             self._context = self._call("cuDevicePrimaryCtxRetain", self._gpu)
             with self.current():
                 self._stream = self._call("cuStreamCreate", self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
-        self._memory: list[int] = []
-        self._pinned: list[int] = []
-        self._modules: list[Any] = []
-        self._graphs: list[Any] = []
-        self._events: list[Any] = []
-        owned = {
-            "cuGraphExecDestroy": self._graphs,
-            "cuEventDestroy": self._events,
-            "cuMemFree": self._memory,
-            "cuMemFreeHost": self._pinned,
-            "cuModuleUnload": self._modules,
+        # By the function that frees them, in the order of freeing.
+        self._owned: dict[str, list[Any]] = {
+            "cuGraphExecDestroy": [],
+            "cuEventDestroy": [],
+            "cuMemFree": [],
+            "cuMemFreeHost": [],
+            "cuModuleUnload": [],
         }
         self._close = weakref.finalize(
-            keep_in_forks(self), _release, self._cuda, self._gpu, self._context, self._stream, owned
+            keep_in_forks(self), _release, self._cuda, self._gpu, self._context, self._stream, self._owned
         )
         self._close.atexit = False  # the driver itself is gone by then, or frees all there is
 
@@ -210,20 +193,16 @@ class Device:
 
     def allocate(self, n_bytes: int) -> int:
         """Address of new device memory, which lasts as long as this object."""
-        self.allocations += 1
-        address = int(self._call("cuMemAlloc", n_bytes))
-        self._memory.append(address)
-        return address
+        return self._own("cuMemFree", int(self._call("cuMemAlloc", n_bytes)))
 
     def free(self, address: int) -> None:
-        """Before that."""
-        self._memory.remove(address)
+        """Free memory of `allocate`."""
+        self._owned["cuMemFree"].remove(address)
         self._call("cuMemFree", address)
 
     def pinned(self, n_bytes: int) -> NDArray[np.uint8]:
         """Host memory that the device copies from and to without a detour; it lasts as long as this object."""
-        address = int(self._call("cuMemAllocHost", n_bytes))
-        self._pinned.append(address)
+        address = self._own("cuMemFreeHost", int(self._call("cuMemAllocHost", n_bytes)))
         return np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(address))
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
@@ -235,7 +214,7 @@ class Device:
         self._call("cuMemcpyDtoHAsync", array.ctypes.data, address, array.nbytes, self._stream)
 
     def used_bytes(self) -> int:
-        """Of the GPU's memory, by whomever."""
+        """Bytes of GPU memory in use by all processes."""
         with self.current():
             free, total = self._call("cuMemGetInfo")
         return total - free
@@ -245,7 +224,7 @@ class Device:
         self._call("cuStreamSynchronize", self._stream)
 
     def wait_for_all(self) -> None:
-        """Wait for every stream of the context, whoever made it."""
+        """Wait for every stream of the context."""
         self._call("cuCtxSynchronize")
 
     def capture(self, work: Callable[[], object]) -> Any:
@@ -257,11 +236,10 @@ class Device:
                 work()
             finally:
                 graph = self._call("cuStreamEndCapture", self._stream)
-            self._graphs.append(self._call("cuGraphInstantiate", graph, 0))
+            return self._own("cuGraphExecDestroy", self._call("cuGraphInstantiate", graph, 0))
         finally:
             if graph is not None:
                 self._call("cuGraphDestroy", graph)
-        return self._graphs[-1]
 
     def launch(self, graph: Any) -> None:
         """Queue a captured graph."""
@@ -269,8 +247,8 @@ class Device:
 
     def load_kernels(self, source: bytes, name: str, kernels: Sequence[str]) -> dict[str, Any]:
         """CUDA C, compiled for this GPU; its kernels by name, which last as long as this object."""
-        module = self._call("cuModuleLoadData", compile_cuda(source, name, self._capability))
-        self._modules.append(module)
+        cubin = compile_cuda(source, name, self._capability)
+        module = self._own("cuModuleUnload", self._call("cuModuleLoadData", cubin))
         return {kernel: self._call("cuModuleGetFunction", module, kernel.encode()) for kernel in kernels}
 
     def launch_kernel(self, kernel: Any, n_threads: int, arguments: Sequence[Any]) -> None:
@@ -282,8 +260,7 @@ class Device:
 
     def event(self) -> Any:
         """A mark in the stream, for `record` and `elapsed_ms`; it lasts as long as this object."""
-        self._events.append(self._call("cuEventCreate", 0))
-        return self._events[-1]
+        return self._own("cuEventDestroy", self._call("cuEventCreate", 0))
 
     def record(self, event: Any) -> None:
         self._call("cuEventRecord", event, self._stream)
@@ -296,10 +273,14 @@ class Device:
         """Free everything and give the context back; what others have in it stays."""
         self._close()
 
+    def _own(self, function: str, thing: Any) -> Any:
+        self._owned[function].append(thing)
+        return thing
+
     def _call(self, function: str, *arguments: Any) -> Any:
         try:
             status, *values = getattr(self._cuda, function)(*arguments)
-        except (AttributeError, RuntimeError) as error:  # functions that an older driver or cuda-bindings has not
+        except (AttributeError, RuntimeError) as error:  # an older driver or cuda-bindings lacks the function
             raise ProviderError(f"cuda-bindings cannot call {function}: {error}\nhint: update the driver") from error
         if status.name == _OUT_OF_MEMORY:
             raise self._out_of_memory(function, arguments)
@@ -311,15 +292,11 @@ class Device:
         asked = f" for {arguments[0] / 1e6:.0f} MB" if function.startswith("cuMemAlloc") else ""
         status, *values = self._cuda.cuMemGetInfo()
         left = f"; {values[0] / 1e6:.0f} of {values[1] / 1e6:.0f} MB are free" if not int(status) else ""
-        return ProviderError(
-            f"the GPU is out of memory: {function} asked{asked}{left}\n"
-            "hint: close what else uses it, convert fewer files at once, or use provider='cpu'"
-        )
+        return ProviderError(f"the GPU is out of memory: {function} asked{asked}{left}\n{FULL_HINT}")
 
 
 def _release(cuda: Any, gpu: Any, context: Any, stream: Any, owned: dict[str, list[Any]]) -> None:
-    """`owned`: by the function that frees them."""
-    with GPU_LOCK:  # whichever thread collects the garbage: nothing may be freed while another captures
+    with GPU_LOCK:  # the garbage may be collected in any thread: nothing may be freed while another captures
         cuda.cuCtxPushCurrent(context)
         cuda.cuStreamSynchronize(stream)
         for function, things in owned.items():

@@ -1,6 +1,6 @@
 """Makes `Generated` inputs in GPU memory with the kernels of `data/source.cu`, compiled when a voice is opened.
 
-Only what fixes them is sent: 16 bytes a frame.
+Only the parameters are sent: 16 bytes a frame.
 """
 
 import ctypes
@@ -45,9 +45,9 @@ class Wanted:
 
 
 class SourceMaker:
-    """The kernels, and memory for what they read. Raises `ProviderError` where they cannot be compiled.
+    """The kernels, and memory for their parameters. Raises `ProviderError` where they cannot be compiled.
 
-    Whoever uses it holds the device's lock.
+    Hold the device's lock.
     """
 
     def __init__(self, device: Device) -> None:
@@ -57,10 +57,7 @@ class SourceMaker:
         self._address, self._host = 0, np.zeros(0, np.uint8)
 
     def make(self, wanted: Sequence[Wanted]) -> tuple[dict[str, int], dict[str, int]]:
-        """Queue it; returns the bytes that are sent for it and those that are made, by name.
-
-        Nothing of an earlier call may be under way any more.
-        """
+        """Queue the kernels. Returns bytes sent and bytes made, by name. Wait for an earlier call to end before."""
         launches: list[tuple[GeneratedRow | None, int, int, int]] = []
         sent, made = dict[str, int](), dict[str, int]()
         fixing = np.zeros(0, np.uint64)
@@ -107,17 +104,17 @@ class SourceMaker:
 
 
 def _parameters(row: GeneratedRow) -> NDArray[np.uint64]:
-    """What a kernel reads from memory, (n,)."""
+    """Parameters that a kernel reads from memory, (n,)."""
     if isinstance(row, Normals):
         return np.zeros(0, np.uint64)
     frames = row.frames.reshape(-1).view(np.uint64)
     return np.concatenate((frames, sine_phases(row.seed).view(np.uint64))) if isinstance(row, Sines) else frames
 
 
-def make_source_maker(device: Device) -> SourceMaker | None:
-    """One, or None, and why in the log, where the kernels cannot be compiled: the host makes everything then."""
+def make_source_maker(device: Device | None = None) -> SourceMaker | None:
+    """A maker, on a new `Device` unless one is given; None, with a warning, where the kernels cannot be compiled."""
     try:
-        return SourceMaker(device)
+        return SourceMaker(device or Device())
     except ProviderError as error:
         log.warning("the vocoder's source and all noise are made on the host, and sent: %s", error)
         return None

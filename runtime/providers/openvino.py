@@ -10,8 +10,6 @@ graph is one.
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple
 
@@ -20,12 +18,11 @@ from numpy.typing import NDArray
 from ..conversion.calls import Runnable
 from ..conversion.cores import threads_within_quota
 from ..conversion.processes import keep_in_forks
-from ..conversion.shapes import LengthGrid, check_outputs, grid_of
+from ..conversion.shapes import LengthGrid, grid_of
 from ..errors import BundleError, ComosvcError, ProviderError, import_native, install, pip_install
 from ..voice.bundle import Bundle
 from ..voice.manifest import GraphEntry
-from . import cpu
-from .sessions import check_signature, failure
+from .sessions import CpuGraph, check_signature, open_graph
 
 PRECISIONS = ("fp32", "bf16", "int8")
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -77,14 +74,11 @@ def open_graphs(bundle: Bundle, precision: str, threads: int | None) -> dict[str
     others = _beside_int8(core) if precision == "int8" else precision
     graphs: dict[str, Runnable] = {}
     for name, entry in bundle.manifest.entries(precision).items():
-        if name in in_8_bits:
-            graphs[name] = cpu.open_graph(bundle, name, entry, threads)
-            continue
-        hint = {"INFERENCE_PRECISION_HINT": _HINTS["fp32" if name in _ALWAYS_FP32 else others]}
-        model = _read(core, name, bundle.entry_bytes(name, entry))
-        if _has_unchecked(model) or _folded(model) > _MOST_FOLDED:
-            graphs[name] = cpu.open_graph(bundle, name, entry, threads)
+        model = None if name in in_8_bits else _read(core, name, bundle.entry_bytes(name, entry))
+        if model is None or _has_unchecked(model) or _folded(model) > _MOST_FOLDED:
+            graphs[name] = open_graph(bundle, name, entry, threads)
         else:
+            hint = {"INFERENCE_PRECISION_HINT": _HINTS["fp32" if name in _ALWAYS_FP32 else others]}
             graphs[name] = OpenVinoGraph(grid_of(bundle.manifest, name), entry, core, model, {**options, **hint})
     return graphs
 
@@ -127,47 +121,30 @@ def _is_safe(pad: Any, port: int) -> bool:
     return source.get_type_name() == "Constant" and bool((source.get_data() >= 0).all())
 
 
-class OpenVinoGraph:
-    """One graph of a bundle, ready to run. May be called from several threads: their calls take turns."""
+class OpenVinoGraph(CpuGraph):
+    """A graph in OpenVINO. Calls from several threads use an inference request each."""
+
+    engine = "in OpenVINO"
 
     def __init__(self, grid: LengthGrid, entry: GraphEntry, core: Any, model: Any, options: dict[str, Any]) -> None:
-        self.name = name = grid.graph
-        self._grid, self._entry = grid, entry
-        self.inputs = tuple(tensor[0] for tensor in entry.inputs)
-        self._outputs = [tensor[0] for tensor in entry.outputs]
+        super().__init__(grid, entry)
         try:
             self._compiled = keep_in_forks(core.compile_model(model, _DEVICE, options))
         except Exception as error:
-            raise _not_loaded(name, error) from error
-        check_signature(name, "inputs", _tensors(self._compiled.inputs, entry.inputs), entry.inputs)
-        check_signature(name, "outputs", _tensors(self._compiled.outputs, entry.outputs), entry.outputs)
+            raise _not_loaded(self.name, error) from error
+        tensors = (_tensors(self._compiled.inputs, entry.inputs), _tensors(self._compiled.outputs, entry.outputs))
+        check_signature(self.name, entry, *tensors)
         self._idle: list[Any] = []
 
-    def run(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
-        """Outputs in the order of the manifest. `inputs` may hold more than the graph takes.
-
-        Raises `BundleError` for a graph that fails or gives what the contract does not say, and `ProviderError` where
-        memory is short.
-        """
-        taken = {name: inputs[name] for name in self.inputs}
-        try:
-            with self._request() as request:
-                found = request.infer(taken, share_inputs=True)
-                outputs = tuple(found[name] for name in self._outputs)
-        except Exception as error:
-            raise failure(f"the {self.name} graph failed in OpenVINO", taken, error) from error
-        check_outputs(self._grid, self._entry, {name: array.shape for name, array in taken.items()}, outputs)
-        return outputs
-
-    @contextmanager
-    def _request(self) -> Iterator[Any]:
-        """An inference request that nobody else uses meanwhile: there are as many as there were calls at once."""
+    def infer(self, inputs: dict[str, NDArray]) -> tuple[NDArray, ...]:
         try:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        yield request
+        found = request.infer(inputs, share_inputs=True)
+        outputs = tuple(found[name] for name in self._outputs)
         self._idle.append(request)  # not after an error
+        return outputs
 
 
 class _Tensor(NamedTuple):

@@ -18,7 +18,7 @@ from ..errors import BundleError, ComosvcError
 from ..voice.bundle import Bundle, load_tensors
 from ..voice.graphs import GRAPHS, OPTIONAL_INPUTS
 from ..voice.manifest import Manifest
-from . import cpu
+from .sessions import open_graph
 
 PROBES_FILE = "probes.safetensors"
 BUDGETS = {
@@ -150,7 +150,7 @@ def _error(bundle: Bundle, graph: Runnable, probe: Probe, precision: str) -> flo
 def _lengthened(bundle: Bundle, probe: Probe, times: int) -> Probe:
     """The probe repeated, with what the CPU gives for that in fp32, once it has given what torch gave for the probe."""
     entry = bundle.manifest.graphs[probe.graph]
-    reference = cpu.open_graph(bundle, probe.graph, entry, None)
+    reference = open_graph(bundle, probe.graph, entry, None)
     _error(bundle, reference, probe, "fp32")
     along = {name for name, _, dims in entry.inputs if len(dims) > 1 and isinstance(dims[1], str)}
     inputs = {n: np.concatenate([a] * times, axis=1) if n in along else a for n, a in probe.inputs.items()}

@@ -1,4 +1,4 @@
-"""What crosses between host and device, a batch in parts, and padding, which gives calls of many lengths few shapes."""
+"""Counts of bytes between host and device, batches in parts, and padding, so that few shapes serve many lengths."""
 
 import time
 from collections import Counter
@@ -14,9 +14,9 @@ from ..conversion.generated import Generated, Input
 
 @dataclass
 class Transfers:
-    """What crossed for one graph so far, by the names of its tensors, and what was made where it was needed.
+    """Bytes copied for one graph so far, by the names of its tensors, and bytes made on the GPU.
 
-    "source" and "noise" are among `made_bytes` where the GPU makes them, and among `sent_bytes` where the host does.
+    "source" and "noise" are in `made_bytes` where the GPU makes them, and in `sent_bytes` where the host does.
     """
 
     calls: int = 0
@@ -24,9 +24,9 @@ class Transfers:
     received_bytes: Counter[str] = field(default_factory=Counter)
     made_bytes: Counter[str] = field(default_factory=Counter)
     ms: float = 0.0
-    """Of the copies alone, both ways."""
+    """Time of the copies, both ways."""
     making_ms: float = 0.0
-    """Of making source and noise, on the GPU or on the host."""
+    """Time of making source and noise, on the GPU or on the host."""
 
     @property
     def to_device_bytes(self) -> int:
@@ -54,17 +54,17 @@ class Transfers:
 
 
 def n_bytes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """Of each array."""
+    """Size of each array."""
     return {name: array.nbytes for name, array in arrays.items()}
 
 
 def n_clips(inputs: Mapping[str, Input]) -> int:
-    """The batch of a call."""
+    """Number of clips in a call."""
     return max(len(value) for value in inputs.values() if value.ndim)
 
 
 def clips_of(inputs: Mapping[str, Input], first: int, count: int) -> dict[str, Input]:
-    """A call of some of its clips; a scalar stays what it is."""
+    """The inputs of some of a call's clips; scalars stay."""
     return {name: value[first : first + count] if value.ndim else value for name, value in inputs.items()}
 
 
@@ -74,7 +74,7 @@ def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...
 
 
 def split_drawn(inputs: Mapping[str, Input], keep: bool) -> tuple[dict[str, Generated], dict[str, NDArray[Any]], float]:
-    """Inputs that a formula gives, if `keep`; all others as arrays; and the seconds that making those took."""
+    """`Generated` inputs, if `keep`; all others as arrays; and the seconds that making those took."""
     start = time.perf_counter()
     drawn = {name: value for name, value in inputs.items() if keep and isinstance(value, Generated)}
     arrays = {name: np.asarray(value) for name, value in inputs.items() if name not in drawn}

@@ -1,7 +1,7 @@
-"""Provider `tensorrt`: engines of the full TensorRT or of TensorRT RTX, run by `engine_runner`.
+"""Provider `tensorrt`: engines of the full TensorRT or of TensorRT RTX.
 
-`comosvc-export engines` builds engines; where COMOSVC_BUILD_ENGINES is 1, a voice without any builds them when it is
-opened, once, which takes minutes. A graph that TensorRT cannot build is computed by ONNX Runtime.
+`comosvc-export engines` builds engines; with COMOSVC_BUILD_ENGINES=1 a voice without engines builds them when it is
+opened, which takes minutes. ONNX Runtime computes graphs that TensorRT cannot build.
 """
 
 import functools
@@ -19,7 +19,7 @@ from ...conversion.shapes import USES, grid_of
 from ...errors import EngineError, ProviderError
 from ...storage import write_whole
 from ...voice.bundle import Bundle
-from .. import cpu, cuda
+from .. import cuda, sessions
 from ..gpu import Device, find_gpu
 from ..gpu_source import SourceMaker, make_source_maker
 from .build import build_command, builds_when_opened, load_engines, make_logger, parse
@@ -40,7 +40,7 @@ def probe() -> None:
 
 @functools.cache
 def _probe_library() -> list[BuildTarget]:
-    """What engines that run here are for, of the first flavour that works."""
+    """Targets whose engines run here, of the first flavour that works."""
     gpu, reasons = find_gpu(), []
     for flavour in FLAVOURS:
         try:
@@ -53,7 +53,7 @@ def _probe_library() -> list[BuildTarget]:
 
 
 def open_graphs(bundle: Bundle, precision: str, threads: int | None, any_use: bool = True) -> dict[str, Runnable]:
-    """Every graph of the bundle, ready to run; unless `any_use`, at any length. Raises `NoEnginesError` too."""
+    """Every graph of the bundle, ready to run. Raises `NoEnginesError` too, unless `any_use` for engines of streams."""
     find_gpu()
     targets = _probe_library()
     flavour = targets[0].flavour
@@ -90,7 +90,7 @@ def _deserialize(runtime: Any, said: Any, name: str, plan: Any) -> Any:
 
 
 def _scratch(device: Device, engines: Any, fewer: str) -> Scratch:
-    """What the hungriest profile of all engines needs. `fewer`: the commands that put others in their place."""
+    """Memory for the profile that needs most. `fewer`: the commands that replace the engines by smaller ones."""
     n_bytes = max(
         engine.get_device_memory_size_for_profile_v2(index)
         for engine in engines
@@ -105,17 +105,17 @@ def _scratch(device: Device, engines: Any, fewer: str) -> Scratch:
 
 
 def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans, any_length: bool) -> LoadedEngine:
-    """`any_length`: calls are not padded to buckets, so that a length seldom comes twice."""
+    """`any_length`: calls are not padded to buckets, so that lengths seldom repeat."""
     profiles = {use: graphs[name] for use, graphs in plans.record.profiles.items()}
     own_memory = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if flavour == "tensorrt":
         return LoadedEngine(profiles, lambda: engine.create_execution_context(own_memory), True, record=plans.record)
     config = engine.create_runtime_config()
     config.set_execution_context_allocation_strategy(own_memory)
-    # RTX compiles kernels for the shapes that it meets: it knows best when there is something worth capturing.
+    # RTX compiles kernels for the shapes that it meets, and captures graphs itself.
     config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    # Its default compiles kernels for a shape behind the caller's back, and computes with others until they are there:
-    # the same twice would not be the same.
+    # By default RTX compiles kernels for a shape in the background, and computes with others meanwhile: the same call
+    # twice would differ.
     strategy = trt.DynamicShapesKernelSpecializationStrategy
     config.dynamic_shapes_kernel_specialization_strategy = strategy.NONE if any_length else strategy.EAGER
     keep = _kept_kernels(config, plans.folder, name)
@@ -123,10 +123,10 @@ def _loaded(trt: Any, flavour: str, name: str, engine: Any, plans: Plans, any_le
 
 
 def _kept_kernels(config: Any, folder: Path, name: str) -> Callable[[], None]:
-    """Let RTX find the kernels that it compiled before; returns what keeps new ones.
+    """Give RTX the kernels that it compiled before. Returns a function that stores new ones.
 
-    They are code, as plans are (`engine_files`): the library sees only what was written for this graph of these
-    engines, whole. Their SHA-256 stands before them in the file, so that both are written at once.
+    They are code, as plans are (see `cache`): a file holds a SHA-256 over fingerprint, graph and kernels, then the
+    kernels, and is not used unless the hash fits.
     """
     cache, path = config.create_runtime_cache(), folder / f"{name}.kernels"
     if (kernels := _read_kernels(path)) is not None:
@@ -144,7 +144,7 @@ def _kept_kernels(config: Any, folder: Path, name: str) -> Callable[[], None]:
 
 
 def _read_kernels(path: Path) -> bytes | None:
-    """None where there are none, or not those that were written there."""
+    """The kernels in a file; None where it is missing, or not as it was written."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def _read_kernels(path: Path) -> bytes | None:
 
 
 def _kernels_hash(path: Path, kernels: bytes) -> bytes:
-    """Of the engines' fingerprint, the graph and its kernels."""
+    """SHA-256 of the engines' fingerprint, the graph and its kernels."""
     return hashlib.sha256(f"{path.parent.name}/{path.name}/".encode() + kernels).digest()
 
 
@@ -172,7 +172,7 @@ def _by_onnx_runtime(
         cuda.probe()
         graph, where = cuda.open_graph(bundle, name, entry, threads, maker), "the GPU"
     except ProviderError:
-        graph, where = cpu.open_graph(bundle, name, bundle.manifest.graphs[name], threads), "the CPU"
+        graph, where = sessions.open_graph(bundle, name, bundle.manifest.graphs[name], threads), "the CPU"
     log.warning("the %s graph has no engine and runs in ONNX Runtime on %s: %s", name, where, why)
     return graph
 

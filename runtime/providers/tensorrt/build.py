@@ -1,7 +1,7 @@
 """TensorRT engines of a voice's graphs: built, found again, and loaded only where they fit.
 
-Networks are strongly typed: an engine computes in FP16 because its ONNX graph says FP16, and there is no flag to ask
-for it. TF32 is switched off, so that fp32 is fp32. Needs `tensorrt` or `tensorrt_rtx`: `engine_target`.
+Networks are strongly typed: an engine computes in FP16 if its ONNX graph says FP16; there is no flag. TF32 is off, so
+that fp32 is fp32.
 """
 
 import logging
@@ -10,7 +10,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,28 +30,27 @@ from .cache import (
     other_engines,
     publish,
     read_plans,
-    timing_cache,
 )
 from .target import BuildTarget, EngineSpec, compute_capabilities, library
 
 log = logging.getLogger(__name__)
 
 OPTIONAL_GRAPHS = ("pitch",)
-"""Where a flavour cannot build one of these, ONNX Runtime computes it; without any other there is no engine."""
+"""Graphs that ONNX Runtime computes where a flavour cannot build them; all others are required."""
 BUILD = "COMOSVC_BUILD_ENGINES"
 """Environment variable. At 1, a voice without engines builds them when it is opened, which takes minutes."""
 Progress = Callable[[str, float], Any]
-"""Told the graph and the share of its build that is done, 0 to 1; returning False cancels (`CancelledError`)."""
+"""Called with the graph and the progress of its build, 0 to 1; returning False cancels (`CancelledError`)."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did. `notes`: where it departed from what was asked for."""
+    """Result of a build. `notes`: departures from the request. `was_there`: nothing had to be built."""
 
     folder: Path
     record: EngineRecord
     was_there: bool = False
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def build_engines(
@@ -62,48 +61,47 @@ def build_engines(
     rebuild: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Build what `spec` says unless it is there and sound. Raises `EngineError` or `CancelledError`."""
+    """Build the engines of `spec` unless they exist and are sound. Raises `EngineError` or `CancelledError`."""
     folders = engine_folders(bundle, into_bundle)
-    # Who asked for them in the bundle does not mean those in the cache, unless that is where these would end up too.
+    # Engines requested inside the bundle are not taken from the cache, unless the bundle cannot be written to.
     searched = folders[:1] if into_bundle and can_write(folders[0]) else folders
     if not rebuild and (there := find_engines(searched, spec.fingerprint)) is not None:
         found = read_plans(there, spec.fingerprint, _repair(bundle, spec, there))
         return BuildReport(there, found.record, was_there=True)
     trt, start = library(spec.target.flavour), time.perf_counter()
-    with publish(folders, spec.fingerprint, rebuild) as made:
+    with publish(folders, spec.fingerprint, rebuild) as new:
         plans: dict[str, PlanEntry] = {}
         not_built: dict[str, str] = {}
-        cache = timing_cache(made.home, spec.target.version, spec.target.gpu)
+        timing = _timing_cache(new.home, spec.target)
         for name, entry in bundle.manifest.entries(spec.precision).items():
             try:
-                new = _build(trt, name, entry, bundle.entry_bytes(name, entry), spec, cache, progress)
+                plan, plans[name] = _build(trt, name, entry, bundle.entry_bytes(name, entry), spec, timing, progress)
             except EngineError as error:
                 if name not in OPTIONAL_GRAPHS:
                     raise
                 not_built[name] = str(error)
                 log.warning("%s", error)
                 continue
-            plans[name] = made.write(f"{name}.plan", new.data, new.entry)
+            new.write(plans[name].file, plan)
         record = EngineRecord(
             fingerprint=spec.fingerprint,
             voice=bundle.manifest.name,
-            **{name: getattr(spec.target, name) for name in ("flavour", "version", "gpu", "compute_capabilities")},
+            **vars(spec.target),
             precision=spec.precision,
             profiles=spec.profiles,
             plans=plans,
             not_built=not_built,
             seconds=round(time.perf_counter() - start, 3),
         )
-        made.finish(record)
-    return BuildReport(made.folder, record, notes=tuple(made.notes))
+        new.write_record(record)
+    return BuildReport(new.home / spec.fingerprint, record, notes=new.notes)
 
 
 def load_engines(bundle: Bundle, specs: list[EngineSpec], build: bool, any_use: bool = True) -> Plans:
-    """The engines that fit one of `specs`, their hashes compared; the first is built where none is there and `build`.
+    """The engines that fit one of `specs`, their hashes compared; with `build` those of the first are built if missing.
 
-    Those of fewer uses fit as well, where there are none of all: a call that they do not hold is an error then. Unless
-    `any_use`, they have to hold every call, and unless `build`, which asks for all.
-    Raises `NoEnginesError`, or `EngineError` for engines that are damaged: they are never built anew in silence.
+    Without `build`, engines of fewer uses fit as well: with `any_use` also those that are too short for some calls,
+    which are errors then. Raises `NoEnginesError`, or `EngineError` for damaged engines, which are never rebuilt here.
     """
     folders = engine_folders(bundle, into_bundle=True)
     for spec in specs if build else _fewer_uses(specs, any_use):
@@ -122,12 +120,12 @@ def load_engines(bundle: Bundle, specs: list[EngineSpec], build: bool, any_use: 
 
 
 def builds_when_opened() -> bool:
-    """Whether the environment asks for that."""
+    """Whether the environment asks for builds when a voice is opened."""
     return os.environ.get(BUILD) == "1"
 
 
 def build_command(bundle: Bundle, spec: EngineSpec, *options: str) -> str:
-    """What builds these engines, on the machine that is to run them."""
+    """The command that builds these engines on this machine."""
     words = ["comosvc-export", "engines", bundle.origin, "--flavour", spec.target.flavour]
     words += ["--precision", spec.precision, "--profile", ",".join(spec.profiles), *options]
     usual = bundle.given_home is None or str(bundle.given_home) == os.environ.get("COMOSVC_HOME")
@@ -135,13 +133,13 @@ def build_command(bundle: Bundle, spec: EngineSpec, *options: str) -> str:
 
 
 def _repair(bundle: Bundle, spec: EngineSpec, folder: Path) -> str:
-    """What puts sound engines in the place of those in `folder`."""
+    """The command that replaces the engines in `folder`."""
     inside = folder.parent.parent == Path(bundle.origin)
     return build_command(bundle, spec, *(["--into-bundle"] if inside else []), "--rebuild")
 
 
 def _fewer_uses(specs: list[EngineSpec], any_use: bool) -> Iterator[EngineSpec]:
-    """`specs` for all of their uses, then for fewer, first for those that hold more: a clip's hold a stream's calls."""
+    """`specs` for all of their uses, then for fewer, longer ones first: engines of clips also hold calls of streams."""
     uses = list(specs[0].profiles)
     for count in range(len(uses), 0, -1):
         for chosen in combinations(reversed(uses), count):
@@ -150,7 +148,7 @@ def _fewer_uses(specs: list[EngineSpec], any_use: bool) -> Iterator[EngineSpec]:
 
 
 def _why_none(bundle: Bundle, spec: EngineSpec, folders: list[Path]) -> str:
-    """That there are no engines, and what those of the same voice are for."""
+    """The error that there are no engines, with a list of the voice's other engines."""
     wanted = f"{spec.target}, {spec.precision}, profiles {', '.join(spec.profiles)}"
     others = [record for record in other_engines(folders) if record.voice == bundle.manifest.name]
     if not others:
@@ -167,24 +165,17 @@ def _why_none(bundle: Bundle, spec: EngineSpec, folders: list[Path]) -> str:
 
 
 def _log_progress() -> Progress:
-    told: set[str] = set()
+    logged: set[str] = set()
 
-    def tell(graph: str, share: float) -> None:
-        if graph not in told:
-            told.add(graph)
+    def progress(graph: str, share: float) -> None:
+        if graph not in logged:
+            logged.add(graph)
             log.warning("building the engine of %s", graph)
 
-    return tell
+    return progress
 
 
 # --- One graph
-
-
-@dataclass(frozen=True)
-class _Plan:
-    data: Any
-    """The serialized engine, a buffer."""
-    entry: PlanEntry
 
 
 def _build(
@@ -195,7 +186,7 @@ def _build(
     spec: EngineSpec,
     timing: Path | None,
     progress: Progress | None,
-) -> _Plan:
+) -> tuple[memoryview, PlanEntry]:
     start, said = time.perf_counter(), make_logger(trt)
     builder = trt.Builder(said)
     if not builder:
@@ -220,7 +211,7 @@ def _build(
         cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
         config.set_timing_cache(cache, False)
     plan = builder.build_serialized_network(network, config)
-    del parser  # it owns weights that the network points to, so it has to live until here
+    del parser  # not before: it owns weights that the network points to
     if monitor.cancelled:
         raise CancelledError(f"cancelled while the engine of {name} was built")
     if progress is not None:
@@ -239,11 +230,19 @@ def _build(
         layers=network.num_layers,
         layer_types=layer_types(network),
     )
-    return _Plan(plan, built)
+    return data, built
+
+
+def _timing_cache(home: Path, target: BuildTarget) -> Path | None:
+    """File of the tactics timed in earlier builds for one GPU and one full TensorRT; RTX times nothing."""
+    if target.flavour == "rtx":
+        return None
+    words = "".join(letter if letter.isalnum() else "-" for letter in f"{target.version}-{target.gpu}")
+    return home / f"timing-{words}.cache"
 
 
 def parse(trt: Any, builder: Any, name: str, model: bytes, said: Any) -> tuple[Any, Any]:
-    """The graph as a network. Raises `EngineError` with what the parser says of each node it cannot take."""
+    """The graph as a network. Raises `EngineError` with the parser's errors."""
     # Required before TensorRT 11, where it is the only way and the flag is ignored.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, said)
@@ -255,15 +254,15 @@ def parse(trt: Any, builder: Any, name: str, model: bytes, said: Any) -> tuple[A
 
 
 def layer_types(network: Any) -> dict[str, int]:
-    """How many layers give each element type: an FP16 engine that has none in HALF is none."""
+    """Number of layers by element type of their output; an FP16 engine has layers in HALF."""
     outputs = (network.get_layer(index).get_output(0) for index in range(network.num_layers))
     return dict(Counter(output.dtype.name for output in outputs if output is not None))
 
 
 def make_logger(trt: Any) -> Any:
-    """What the library says goes to `logging`; errors are kept, for exceptions tell nothing and None less."""
+    """A logger of TensorRT that passes on to `logging` and keeps errors: TensorRT reports errors only there."""
 
-    class Said(trt.ILogger):
+    class Logger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._errors: list[str] = []
@@ -276,11 +275,11 @@ def make_logger(trt: Any) -> Any:
         def errors(self) -> str:
             return "; ".join(self._errors) or "it does not say why"
 
-    return Said()
+    return Logger()
 
 
 def _monitor(trt: Any, graph: str, progress: Progress | None) -> Any:
-    """Tells `progress` the share of the outermost phase, to which nested ones add their part of one step."""
+    """Calls `progress` with the share of the outermost phase; a nested phase adds its share of one step."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:

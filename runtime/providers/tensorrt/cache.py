@@ -1,10 +1,8 @@
-"""Where engines lie: `engines/<fingerprint>/` with a plan for each graph and `engine.json`, the record of the build.
+"""Folders of engines: `engines/<fingerprint>/` with a plan for each graph and `engine.json`, the record of the build.
 
-An engine is code: whoever writes a plan decides what runs on the processor when it is deserialized. So a plan is read
-only if its SHA-256 is the one that the build recorded, before the library sees it. That finds plans that are damaged,
-cut short, or mixed up. It does not protect from somebody who may write to the folder, for they can write the record as
-well: the cache must belong to you alone, and a bundle's folder that somebody else made may hold code of theirs. A
-.comosvc file never does: engines are looked for beside it, in the cache, and in unpacked folders, never inside a zip.
+An engine is code that runs when it is deserialized. A plan is loaded only with the SHA-256 that the build recorded,
+which finds damage, but is no defence against somebody who can write to the folder, and so to the record: keep the cache
+to yourself, and use no unpacked bundle of a stranger. Engines are never read from a .comosvc file.
 """
 
 import contextlib
@@ -14,10 +12,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from uuid import uuid4
 
 from ...conversion.shapes import LengthRange
@@ -27,12 +24,12 @@ from ...voice.bundle import ENGINES_FOLDER, Bundle, cache_folder, shipped_voices
 
 RECORD_FILE, FORMAT_VERSION = "engine.json", 1
 _ABANDONED_S = 86_400.0
-"""A build that has not ended in a day never will."""
+"""Age at which a folder of an unfinished build is removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanEntry:
-    """One engine: its file and hash, what it was built from, seconds that took, layers by the type of their output."""
+    """One engine: its file and hash, its graph, seconds of the build, and layers by the type of their output."""
 
     file: str
     sha256: str
@@ -45,7 +42,7 @@ class PlanEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """`engine.json`. `not_built`: graphs that this library cannot do, and why; ONNX Runtime computes those."""
+    """`engine.json`. `not_built`: graphs that TensorRT refused, and why; ONNX Runtime computes those."""
 
     fingerprint: str
     voice: str
@@ -69,16 +66,16 @@ class Plans:
     record: EngineRecord
     plans: dict[str, bytes]
     build_all: str = ""
-    """The command that builds those of every use."""
+    """The command that builds engines of every use."""
 
 
 def user_cache() -> Path:
-    """Where engines go if the place they belong to is read-only. Raises `ComosvcError` without a home folder."""
+    """The folder for engines where their usual place is read-only. Raises `ComosvcError` without a home folder."""
     return cache_folder() / ENGINES_FOLDER
 
 
 def engine_folders(bundle: Bundle, into_bundle: bool) -> list[Path]:
-    """Where engines of a voice may lie, the preferred place first: its unpacked folder, the cache, the user's cache."""
+    """Places of a voice's engines, the preferred one first: its unpacked folder, the cache, the user's cache."""
     places = list[Path]()
     for place in (lambda: bundle.home / ENGINES_FOLDER, user_cache):
         with contextlib.suppress(ComosvcError):  # no home folder
@@ -90,7 +87,7 @@ def engine_folders(bundle: Bundle, into_bundle: bool) -> list[Path]:
 
 
 def can_write(folder: Path) -> bool:
-    """Whether engines can be put there. Permissions do not tell: not for root, nor of a disk mounted read-only."""
+    """Whether a folder can be written to: tried, since permissions say little for root and on read-only disks."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder, prefix=".", suffix=".partial"):
@@ -105,18 +102,16 @@ def find_engines(folders: list[Path], fingerprint: str) -> Path | None:
 
 
 def other_engines(folders: list[Path]) -> list[EngineRecord]:
-    """The records of all engines that lie there and can be read."""
+    """All readable records in these folders."""
     found = []
     for path in (path for folder in folders for path in sorted(folder.glob(f"*/{RECORD_FILE}"))):
-        try:
+        with contextlib.suppress(EngineError):
             found.append(_read_record(path))
-        except EngineError:
-            continue
     return found
 
 
 def read_plans(folder: Path, fingerprint: str, repair: str) -> Plans:
-    """Every plan of a folder, its size and hash as recorded. Raises `EngineError`, with how to `repair` them."""
+    """Every plan of a folder, its size and hash compared. Raises `EngineError` with the command `repair` as hint."""
     try:
         return _read_plans(folder, fingerprint)
     except EngineError as error:
@@ -159,49 +154,53 @@ def _unusable(folder: Path, why: str) -> EngineError:
     return EngineError(f"the engines in {folder} are not used: {why}")
 
 
-@dataclass
-class Making:
-    """A folder of engines being filled; it gets its name when the record is written."""
+@dataclass(frozen=True)
+class NewEngines:
+    """A folder of engines being filled below `home`. `notes`: places before it that cannot be written to."""
 
     home: Path
-    """The folder of all engines."""
-    folder: Path
-    """What it will be called."""
     partial: Path
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...]
 
-    def write(self, name: str, data: Any, entry: PlanEntry) -> PlanEntry:
-        """Put a plan there."""
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Write a file, to the disk."""
         with (self.partial / name).open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return entry
 
-    def finish(self, record: EngineRecord) -> None:
+    def write_record(self, record: EngineRecord) -> None:
         """Write the record."""
-        text = json.dumps(encode(record), indent=1, ensure_ascii=False)
-        (self.partial / RECORD_FILE).write_text(text + "\n", "utf-8")
+        self.write(RECORD_FILE, (json.dumps(encode(record), indent=1, ensure_ascii=False) + "\n").encode())
 
 
 @contextmanager
-def publish(folders: list[Path], fingerprint: str, replace: bool) -> Iterator[Making]:
-    """A new folder in the first place that can be written to: there as a whole when the block ends, or not at all.
+def publish(folders: list[Path], fingerprint: str, replace: bool) -> Iterator[NewEngines]:
+    """A new folder in the first place that can be written to. It gets its name when the block ends without an error.
 
-    Builders that run at once each fill a folder of their own. The first to end gives it its name; what the others made
-    is the same engine again, and is thrown away unless they were asked to `replace`. Raises `EngineError`.
+    Each of several builders at once fills its own folder. The first that ends names its folder; the others discard
+    theirs, unless they `replace`. Raises `EngineError`.
     """
-    made = _begin(folders, fingerprint)
+    new = _begin(folders, fingerprint)
+    aside = new.partial.with_suffix(".old")
     try:
-        yield made
-        _move_into_place(made, replace)
+        yield new
+        folder = new.home / fingerprint
+        if replace and folder.exists():
+            folder.replace(aside)
+        try:
+            new.partial.replace(folder)
+        except OSError:
+            if not (folder / RECORD_FILE).is_file():  # no other builder was first
+                raise
+        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise EngineError(f"engines cannot be written to {made.home}: {error}\nhint: is the disk full?") from error
+        raise EngineError(f"engines cannot be written to {new.home}: {error}\nhint: is the disk full?") from error
     finally:
-        shutil.rmtree(made.partial, ignore_errors=True)
+        shutil.rmtree(new.partial, ignore_errors=True)
 
 
-def _begin(folders: list[Path], fingerprint: str) -> Making:
+def _begin(folders: list[Path], fingerprint: str) -> NewEngines:
     refused = []
     for home in folders:
         partial = home / f".{fingerprint}.{uuid4().hex[:12]}.partial"
@@ -211,22 +210,9 @@ def _begin(folders: list[Path], fingerprint: str) -> Making:
             refused.append(f"{home} cannot be written to: {error.strerror}")
             continue
         _remove_abandoned(home)
-        notes = [f"{why}; the engines are in {home}" for why in refused]
-        return Making(home, home / fingerprint, partial, notes)
+        return NewEngines(home, partial, tuple(f"{why}; the engines are in {home}" for why in refused))
     reasons = "\n".join(refused)
     raise EngineError(f"no place for engines\n{reasons}\nhint: set COMOSVC_HOME to a folder that can be written to")
-
-
-def _move_into_place(made: Making, replace: bool) -> None:
-    aside = made.partial.with_suffix(".old")
-    if replace and made.folder.exists():
-        made.folder.replace(aside)
-    try:
-        made.partial.replace(made.folder)
-    except OSError:
-        if not (made.folder / RECORD_FILE).is_file():  # anything but another builder that ended first
-            raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove_abandoned(home: Path) -> None:
@@ -235,11 +221,3 @@ def _remove_abandoned(home: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another builder has ended meanwhile
             if path.stat().st_mtime < oldest:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def timing_cache(home: Path, version: str, gpu: str | None) -> Path | None:
-    """What builds for one GPU and one full TensorRT have timed so far; RTX, which times nothing, has none."""
-    if gpu is None:
-        return None
-    words = "".join(letter if letter.isalnum() else "-" for letter in f"{version}-{gpu}")
-    return home / f"timing-{words}.cache"

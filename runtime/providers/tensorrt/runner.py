@@ -1,11 +1,11 @@
 """Runs TensorRT engines: one stream, buffers allocated once, lengths padded to buckets, a captured graph for each.
 
-A bucket is a batch and a length. It has an execution context of its own, since a captured graph must not outlive the
-shapes of the context it came from; all contexts share one scratch memory, which one stream makes safe.
+A bucket is a batch and a length. Each has its own execution context, since a captured graph needs the shapes of its
+context; all contexts share one scratch memory, in turns, on one stream.
 
-Memory is allocated, on the device and pinned on the host, when a profile, which holds many buckets, is first used; a
-new bucket brings what its context and graph hold, and a source longer than any before makes `SourceMaker` grow. After
-that a call allocates nothing but the arrays that it returns. Whatever the GPU holds is freed with the `Device`.
+Memory for all buckets of a profile is allocated, on the device and pinned on the host, when the profile is first used.
+A new bucket adds its context and graph, and a source longer than any before makes `SourceMaker` grow. Other calls
+allocate only the arrays that they return. All memory is freed with the `Device`.
 """
 
 import logging
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Scratch:
-    """Device memory that the contexts of all engines compute in, one after the other."""
+    """Device memory for intermediate results of all contexts, in turns."""
 
     address: int
     n_bytes: int
@@ -58,8 +58,8 @@ class _Bucket:
 class LoadedEngine:
     """An engine in memory.
 
-    `open_context` makes an execution context whose scratch memory is the caller's. `captures`: a graph of each bucket
-    is to be captured, which RTX does by itself. `prepared` is called when a context has run for the first time.
+    `open_context` makes an execution context without scratch memory. `captures`: capture a CUDA graph of each bucket;
+    RTX does that itself. `prepared` is called after the first run of a context.
     """
 
     profiles: Mapping[str, Mapping[str, LengthRange]]
@@ -67,15 +67,14 @@ class LoadedEngine:
     captures: bool
     prepared: Callable[[], object] = lambda: None
     record: EngineRecord | None = None
-    """Of the build."""
     build_all: str = "comosvc-export engines BUNDLE"
     """The command that builds engines for every use."""
 
 
 class EngineGraph:
-    """One graph of a voice as a TensorRT engine. May be called from several threads; they take turns.
+    """One graph of a voice as a TensorRT engine. Calls from several threads take turns.
 
-    `maker` makes what a formula gives where the engine reads it; without one the host does, and sends it.
+    `maker` makes `Generated` inputs on the GPU; without one the host makes and sends them.
     """
 
     takes_generated = True
@@ -99,7 +98,7 @@ class EngineGraph:
         self._buffers: dict[str, _Buffers] = {}
         self._buckets: dict[tuple[str, int, int], _Bucket] = {}
         self._whole: dict[str, tuple[tuple[str, int, int], _Bucket]] = {}
-        """By use, the last call of a graph that hears everything at once."""
+        """By use, the last bucket of a graph that needs its whole input at once."""
         self._unprepared = False
         keep_in_forks(self)
         with device.current():
@@ -149,7 +148,7 @@ class EngineGraph:
         return tuple(staged[:batch].copy() for staged in outputs.values())
 
     def _bucket_for(self, inputs: Mapping[str, Input], batch: int) -> _Bucket:
-        """The bucket that holds these inputs, made ready if it is new."""
+        """The bucket for these inputs, warmed up if it is new."""
         shapes = {name: value.shape for name, value in inputs.items()}
         if self._grid.sees_all:
             length, sizes = shapes["audio"][1], {"B": batch, "N": shapes["audio"][1]}
@@ -158,7 +157,7 @@ class EngineGraph:
             sizes = self._grid.sizes(bucket(batch), length)
         use = self._use_for(sizes)
         key = use, sizes["B"], length
-        if self._grid.sees_all:  # any length may come: one context takes the shapes of each, and no warm-up pays
+        if self._grid.sees_all:  # lengths seldom repeat: one context takes the shapes of each, without a warm-up
             last, bound = self._whole.get(use, (None, None))
             if last != key:
                 self._unprepared |= bound is None
@@ -184,7 +183,7 @@ class EngineGraph:
         )
 
     def _bind(self, context: Any, use: str, sizes: Mapping[str, int]) -> _Bucket:
-        """`context` at these sizes, with its memory."""
+        """Set the shapes and addresses of `context`."""
         if use not in self._buffers:
             self._buffers[use] = self._allocate(use, context)
         buffers = self._buffers[use]
@@ -198,10 +197,10 @@ class EngineGraph:
         return _Bucket(context, buffers, shapes, outputs, None)
 
     def _warm_up(self, made: _Bucket) -> _Bucket:
-        """`made`, run once and then captured: what new shapes cost is paid in that run, and cannot be captured."""
+        """Run a bucket once, and then capture it: work that new shapes need once cannot be captured."""
         for name, shape in made.inputs.items():
             staged = _view(made.buffers.host[name], shape, self._dtypes[name])
-            staged.fill(0)  # not what the memory held: an index would point anywhere
+            staged.fill(0)  # uninitialized indices point anywhere
             self._device.upload(made.buffers.addresses[name], staged)
         self._execute(made.context)
         self._device.synchronize()
@@ -237,7 +236,7 @@ class EngineGraph:
         return {name: tuple(context.get_tensor_shape(name)) for name, _, _ in self._entry.outputs}
 
     def _allocate(self, use: str, context: Any) -> _Buffers:
-        """Memory for the largest shapes of a profile, which all its buckets share."""
+        """Memory for the largest shapes of a profile."""
         largest = {name: most for name, (_, _, most) in input_shapes(self._entry, self._profiles[use]).items()}
         largest |= {name: () for name, _, dims in self._entry.inputs if not dims}
         largest |= self._set_shapes(context, largest)

@@ -1,6 +1,6 @@
-"""What engines are for: a flavour of TensorRT and its version, a GPU, graphs, a precision, and ranges of sizes.
+"""Targets of engines: a flavour of TensorRT and its version, a GPU, graphs, a precision, and ranges of sizes.
 
-One code for TensorRT from 10.12 on, for 11, and for TensorRT RTX, which are imported when asked for.
+Flavours are TensorRT, 10.12 or later, and TensorRT RTX; each is imported when first needed.
 """
 
 import json
@@ -23,7 +23,7 @@ _NOT_AHEAD = ("SM75",)
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """What an engine runs on. Of the full TensorRT that is one GPU; an RTX engine has code for compute capabilities."""
+    """Where an engine runs: with the full TensorRT on one GPU, with RTX on GPUs of these compute capabilities."""
 
     flavour: str
     version: str
@@ -38,7 +38,7 @@ class BuildTarget:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """All that decides whether an engine fits: its fingerprint is the hash of this."""
+    """Everything that decides whether an engine fits; the fingerprint is its hash."""
 
     graphs: dict[str, str]
     """SHA-256 of each ONNX file."""
@@ -74,7 +74,7 @@ def _install(flavour: str) -> str:
 
 
 def build_target(flavour: str) -> BuildTarget:
-    """What a build on this machine is for. The full TensorRT needs a GPU; RTX builds for all it knows without one."""
+    """The target of a build on this machine. Without a GPU RTX builds for all GPUs; the full TensorRT needs one."""
     trt = library(flavour)
     try:
         gpu = find_gpu()
@@ -86,7 +86,7 @@ def build_target(flavour: str) -> BuildTarget:
 
 
 def fitting_targets(flavour: str, gpu: Gpu) -> list[BuildTarget]:
-    """Whose engines run on this machine, the closest first. Raises `ProviderError` if none can."""
+    """Targets whose engines run on this machine, the closest first. Raises `ProviderError` if there are none."""
     return _targets(library(flavour), flavour, gpu)
 
 
@@ -112,13 +112,13 @@ def _ahead_of_time(trt: Any) -> BuildTarget:
 
 
 def compute_capabilities(trt: Any) -> dict[str, str]:
-    """ "8.9" to "SM89" of all that RTX knows."""
+    """RTX's names of compute capabilities, "8.9" to "SM89"."""
     members = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
     return {f"{name[2:-1]}.{name[-1]}": name for name in members}
 
 
 def engine_spec(bundle: Bundle, target: BuildTarget, precision: str, uses: tuple[str, ...] = tuple(USES)) -> EngineSpec:
-    """What the engines of a voice have to be here."""
+    """The engines that a voice needs on this target."""
     entries = bundle.manifest.entries(precision)
     profiles = {use: {graph: profile(bundle.manifest, graph, use) for graph in entries} for use in uses}
     return EngineSpec({graph: entry.sha256 for graph, entry in entries.items()}, target, precision, profiles)

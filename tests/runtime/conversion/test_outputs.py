@@ -96,10 +96,10 @@ def test_openvino_is_looked_at_too(files, song, tmp_path):
 
 def test_the_graphs_of_the_demo_are_as_long_as_they_are_counted():
     """Also for samples that are no whole number of hops."""
-    from comosvc.runtime.providers import cpu
+    from comosvc.runtime.providers.sessions import open_graph
 
     bundle = open_bundle("demo")
     for name, hop in (("content", 160), ("content_low", 160), ("pitch", 256)):
-        graph = cpu.open_graph(bundle, name, bundle.manifest.graphs[name], 1)
+        graph = open_graph(bundle, name, bundle.manifest.graphs[name], 1)
         for length in (hop, hop + 1, 2 * hop - 1, 2 * hop, 10 * hop + 7):
             assert graph.run({"audio": np.zeros((2, length), np.float32)})[0].shape[:2] == (2, length // hop)

@@ -1,4 +1,4 @@
-"""Engines, really built by TensorRT RTX, which needs no GPU for that; where they lie and when they are used."""
+"""Engines, really built by TensorRT RTX, which needs no GPU for that: their folders, and when they are used."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shlex
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import onnx
@@ -30,7 +29,7 @@ from comosvc.runtime.voice.manifest import to_json
 
 trt = pytest.importorskip("tensorrt_rtx", reason="TensorRT RTX is not installed")
 
-ONE = ("8.6",)
+ONE_GPU = replace(build_target("rtx"), compute_capabilities=("8.6",))
 """One compute capability and one profile: builds that take a second."""
 ADA = Gpu("Test Ada", "8.9", 8 << 30, (13, 0))
 
@@ -46,23 +45,27 @@ def bundle(files, tmp_path):
     return open_bundle(write_folder(tmp_path / "voice", files), tmp_path / "home")
 
 
-def spec_of(bundle, **changes):
-    target = replace(build_target("rtx"), compute_capabilities=ONE)
-    return replace(engine_spec(bundle, target, "fp32", ("stream",)), **changes)
+def spec_of(bundle, *uses, **changes):
+    return replace(engine_spec(bundle, ONE_GPU, "fp32", uses or ("stream",)), **changes)
 
 
 def command_of(bundle, profiles="stream", precision="fp32"):
-    """Run on a machine whose cache is not the bundle's."""
+    """The command in errors on a machine whose cache is not the bundle's."""
     where = f"COMOSVC_HOME={bundle.home} comosvc-export engines {bundle.origin} --flavour rtx"
     return f"{where} --precision {precision} --profile {profiles}"
 
 
-def only(bundle, *names):
-    """The voice's manifest without graphs that take long to build, where what is tested is not the graph."""
-    entries = {name: bundle.manifest.graphs[name] for name in names}
-    manifest = bundle.manifest
-    object.__setattr__(manifest, "entries", lambda precision: entries)
+def only(bundle, *names, **entries):
+    """The bundle with few graphs, so that builds are short."""
+    entries = {name: bundle.manifest.graphs[name] for name in names} | entries
+    object.__setattr__(bundle.manifest, "entries", lambda precision: entries)
     return bundle
+
+
+def in_fp16(bundle):
+    """The bundle with an fp16 graph that is that of fp32."""
+    bundle.manifest.variants["fp16"] = {"pitch": replace(bundle.manifest.graphs["pitch"], precision="fp16")}
+    Path(bundle.origin, "bundle.json").write_text(to_json(bundle.manifest), "utf-8")
 
 
 @pytest.fixture
@@ -94,29 +97,13 @@ def test_every_graph_of_the_demo_is_parsed_and_built(graph, tmp_path):
     assert (shares[-1], {name for name, _ in seen}) == (1.0, {graph})
 
 
-def test_an_engine_is_half_because_its_graph_is(tmp_path):
+def test_an_engine_is_half_because_its_graph_is():
     """There is no flag to ask for it."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
+    from comosvc.export.precision.half import to_float16
 
-    model = onnx.load_from_string(open_bundle("demo").graph_bytes("acoustic"))
-    converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
-    converted.topological_sort()  # as the ONNX format asks for, and the converter leaves undone
-    half = converted.model.SerializeToString()
     demo = open_bundle("demo")
-    files, manifest = demo.all_files(), demo.manifest
-    entry = replace(
-        manifest.graphs["acoustic"], precision="fp16", sha256=sha256(half).hexdigest(), file="acoustic.fp16.onnx"
-    )
-    manifest = replace(manifest, variants={"fp16": {"acoustic": entry}})
-    files |= {"bundle.json": to_json(manifest).encode(), "acoustic.fp16.onnx": half}
-    bundle = open_bundle(write_folder(tmp_path / "voice", files), tmp_path)
-    spec = engine_spec(bundle, replace(build_target("rtx"), compute_capabilities=ONE), "fp16", ("stream",))
-    assert spec.graphs["acoustic"] == entry.sha256
-    assert spec.graphs["vocoder"] == manifest.graphs["vocoder"].sha256  # which stays as it was
-    entries = {"acoustic": entry}
-    object.__setattr__(bundle.manifest, "entries", lambda precision: entries)
-    plan = build_engines(bundle, spec).record.plans["acoustic"]
+    half = to_float16(onnx.load_from_string(demo.graph_bytes("acoustic")), "acoustic").SerializeToString()
+    _, plan = engine._build(trt, "acoustic", demo.manifest.graphs["acoustic"], half, spec_of(demo), None, None)
     assert plan.layer_types["HALF"] > 50
     assert plan.size_bytes < 1.2 * len(half) + 8e6  # half of the weights, and the kernels
 
@@ -191,12 +178,12 @@ def test_the_fingerprint_is_of_all_that_decides(small):
         replace(spec, target=replace(target, compute_capabilities=("8.9",))),
         replace(spec, target=replace(target, flavour="tensorrt")),
     ]
-    assert {field.name for field in dataclasses.fields(BuildTarget)} == {
+    assert [field.name for field in dataclasses.fields(BuildTarget)] == [
         "flavour",
         "version",
         "gpu",
         "compute_capabilities",
-    }
+    ]
     assert len({spec.fingerprint, *(other.fingerprint for other in others)}) == 8
     assert spec.fingerprint == spec_of(small).fingerprint
 
@@ -237,11 +224,8 @@ def test_the_command_of_the_error_repairs_it(bundle, monkeypatch):
 
     from comosvc.export.cli import app
 
-    real = build_target("rtx")
-    monkeypatch.setattr(engine_target, "build_target", lambda flavour: replace(real, compute_capabilities=ONE))
-    half = {"pitch": replace(bundle.manifest.graphs["pitch"], precision="fp16")}
-    bundle.manifest.variants["fp16"] = half
-    Path(bundle.origin, "bundle.json").write_text(to_json(bundle.manifest), "utf-8")
+    monkeypatch.setattr(engine_target, "build_target", lambda flavour: ONE_GPU)
+    in_fp16(bundle)
     spec = spec_of(bundle, precision="fp16")
     with pytest.raises(NoEnginesError) as error:
         load_engines(bundle, [spec], build=False)
@@ -260,44 +244,32 @@ def test_the_command_is_plain_where_the_cache_is_the_usual_one(small, monkeypatc
     assert "engines 'a voice.comosvc' --flavour rtx" in engine.build_command(spaced, spec_of(small))
 
 
-def all_uses(bundle):
-    return engine_spec(bundle, spec_of(bundle).target, "fp32")
-
-
-def built_for(bundle, *uses):
-    return build_engines(bundle, engine_spec(bundle, spec_of(bundle).target, "fp32", uses)).folder
-
-
 def test_engines_of_fewer_uses_are_taken_the_most_useful_first(small):
-    everything = all_uses(small)
+    """Unless any length may come: then those of a stream alone are too short."""
+    everything = spec_of(small, *USES)
     for uses in (("stream",), ("clip",), ("stream", "clip"), tuple(USES)):
-        folder = built_for(small, *uses)
-        plans = load_engines(small, [everything], build=False)
-        assert plans.folder == folder, uses
-        assert tuple(plans.record.profiles) == uses
-        assert plans.build_all == command_of(small, "stream,clip,batch")
+        folder = build_engines(small, spec_of(small, *uses)).folder
+        for any_use in (True, False):
+            if uses == ("stream",) and not any_use:
+                words = r"(?s)fp32, profiles stream, clip, batch:\n.*fp32, profiles stream\n"
+                with pytest.raises(NoEnginesError, match=words):
+                    load_engines(small, [everything], build=False, any_use=False)
+                continue
+            plans = load_engines(small, [everything], build=False, any_use=any_use)
+            assert plans.folder == folder, uses
+            assert tuple(plans.record.profiles) == uses
+            assert plans.build_all == command_of(small, "stream,clip,batch")
 
 
-def test_engines_of_a_stream_alone_are_no_engines_to_who_may_ask_for_anything(small):
-    built_for(small, "stream")
-    with pytest.raises(NoEnginesError, match=r"(?s)fp32, profiles stream, clip, batch:\n.*fp32, profiles stream\n"):
-        load_engines(small, [all_uses(small)], build=False, any_use=False)
-    folder = built_for(small, "clip")  # a stream's calls are shorter, a batch's clips go one by one
-    assert load_engines(small, [all_uses(small)], build=False, any_use=False).folder == folder
+def test_a_build_on_demand_is_for_all_uses(small, built):
+    assert tuple(load_engines(small, [spec_of(small, *USES)], build=True).record.profiles) == tuple(USES)
 
 
-def test_who_asks_for_a_build_gets_all_uses(small):
-    built_for(small, "stream")
-    assert tuple(load_engines(small, [all_uses(small)], build=True).record.profiles) == tuple(USES)
-
-
-def test_engines_of_other_shapes_are_not_taken(small):
-    built_for(small, "stream")
-    profiles = all_uses(small).profiles
-    longer = replace(profiles["stream"]["acoustic"]["T"], most=2_000)
-    profiles["stream"]["acoustic"]["T"] = longer
+def test_engines_of_other_shapes_are_not_taken(small, built):
+    profiles = spec_of(small, *USES).profiles
+    profiles["stream"]["acoustic"]["T"] = replace(profiles["stream"]["acoustic"]["T"], most=2_000)
     with pytest.raises(NoEnginesError):
-        load_engines(small, [replace(all_uses(small), profiles=profiles)], build=False)
+        load_engines(small, [spec_of(small, profiles=profiles)], build=False)
 
 
 def test_what_rtx_engines_fit_a_gpu():
@@ -324,15 +296,13 @@ def test_a_library_that_is_missing_or_too_old_is_named(monkeypatch):
 @pytest.fixture
 def on_a_gpu(monkeypatch, tmp_path):
     """A machine on which TensorRT RTX runs, up to where an engine would be deserialized."""
-    target = replace(build_target("rtx"), compute_capabilities=ONE)
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: ADA)
-    monkeypatch.setattr(tensorrt, "_probe_library", lambda: [target])
+    monkeypatch.setattr(tensorrt, "_probe_library", lambda: [ONE_GPU])
     monkeypatch.delenv(engine.BUILD, raising=False)
     monkeypatch.setenv("COMOSVC_HOME", str(tmp_path / "home"))
-    return target
 
 
-def test_a_voice_without_engines_is_an_error_to_who_asked_for_tensorrt(on_a_gpu, bundle):
+def test_a_voice_without_engines_is_an_error_of_provider_tensorrt(on_a_gpu, bundle):
     with pytest.raises(NoEnginesError, match=r"\nhint: comosvc-export .* --precision fp32 --profile stream,clip"):
         Converter(bundle.origin, provider="tensorrt", threads=1)
     assert not (bundle.home / "engines").exists(), "nothing was built unasked"
@@ -341,7 +311,7 @@ def test_a_voice_without_engines_is_an_error_to_who_asked_for_tensorrt(on_a_gpu,
 @pytest.mark.parametrize("uses", [(), ("stream",)])
 def test_auto_takes_the_next_best_and_the_log_says_how_to_get_engines(on_a_gpu, bundle, uses, caplog):
     if uses:
-        build_engines(bundle, engine_spec(bundle, on_a_gpu, "fp32", uses))
+        build_engines(bundle, spec_of(bundle, *uses))
     with Converter(bundle.origin, threads=1) as converter:
         assert (converter.provider, converter.precision) == ("cpu", "fp32")
         assert converter.engines is None
@@ -352,9 +322,7 @@ def test_auto_takes_the_next_best_and_the_log_says_how_to_get_engines(on_a_gpu, 
 
 
 def test_where_nothing_else_computes_in_that_precision_engines_are_asked_for(on_a_gpu, bundle):
-    half = {"pitch": replace(bundle.manifest.graphs["pitch"], precision="fp16")}
-    manifest = replace(bundle.manifest, variants={"fp16": half})
-    Path(bundle.origin, "bundle.json").write_text(to_json(manifest), "utf-8")
+    in_fp16(bundle)
     with pytest.raises(NoEnginesError, match=r"hint: .*comosvc-export engines .* --precision fp16"):
         Converter(bundle.origin, precision="fp16", threads=1)
 
@@ -378,8 +346,8 @@ def test_engines_are_built_when_the_environment_asks(on_a_gpu, bundle, monkeypat
 
 
 def test_damaged_engines_are_an_error_under_auto_too(on_a_gpu, bundle):
-    folder = build_engines(bundle, engine_spec(bundle, on_a_gpu, "fp32", ("clip",))).folder
-    damage(folder, "cut short")
+    folder = build_engines(bundle, spec_of(bundle, "clip")).folder
+    damage(folder, *CUT[:2])
     with pytest.raises(EngineError, match=r"acoustic.plan has \d+ bytes.*\nhint: comosvc-export .* --rebuild"):
         Converter(bundle.origin, threads=1)
 
@@ -394,44 +362,45 @@ def test_the_doctor_says_that_tensorrt_works_and_what_the_voice_needs(on_a_gpu, 
 # --- Damage
 
 
-def damage(folder, how):
-    plan, record = folder / "acoustic.plan", folder / "engine.json"
-    if how == "cut short":
-        plan.write_bytes(plan.read_bytes()[:-7])
-    elif how == "one bit":
-        data = bytearray(plan.read_bytes())
-        data[len(data) // 2] ^= 1
-        plan.write_bytes(data)
-    elif how == "gone":
-        plan.unlink()
-    elif how == "no record":
-        record.write_text("{")
-    elif how == "newer record":
-        record.write_text(json.dumps({**json.loads(record.read_text()), "format_version": 9}))
-    elif how == "another's record":
-        record.write_text(json.dumps({**json.loads(record.read_text()), "fingerprint": "0" * 32}))
-    else:
-        data = json.loads(record.read_text())
-        data["plans"]["acoustic"]["file"] = "../../elsewhere.plan"
-        record.write_text(json.dumps(data))
+def changed(**changes):
+    """The record with these entries."""
+    return lambda data: json.dumps({**json.loads(data), **changes}).encode()
+
+
+def renamed(data):
+    record = json.loads(data)
+    record["plans"]["acoustic"]["file"] = "../../elsewhere.plan"
+    return json.dumps(record).encode()
+
+
+PLAN, RECORD = "acoustic.plan", "engine.json"
+CUT = (PLAN, lambda data: data[:-7], "bytes, the build wrote")
+
+
+def damage(folder, file, harm):
+    path = folder / file
+    data = harm(path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
+    ("file", "harm", "words"),
     [
-        ("cut short", "bytes, the build wrote"),
-        ("one bit", "the build wrote"),
-        ("gone", "acoustic.plan cannot be read"),
-        ("no record", "engine.json cannot be read"),
-        ("newer record", "of format 9, this reads 1"),
-        ("another's record", "its record is that of 00000000"),
-        ("another file", "it names '../../elsewhere.plan'"),
+        CUT,
+        (PLAN, lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], "has SHA-256 .* the build wrote"),
+        (PLAN, lambda data: None, "acoustic.plan cannot be read"),
+        (RECORD, lambda data: b"{", "engine.json cannot be read"),
+        (RECORD, changed(format_version=9), "of format 9, this reads 1"),
+        (RECORD, changed(fingerprint="0" * 32), "its record is that of 00000000"),
+        (RECORD, renamed, "it names '../../elsewhere.plan'"),
     ],
 )
-def test_damaged_engines_are_refused_before_the_library_sees_them(small, built, how, words):
-    damage(built.folder, how)
+def test_damaged_engines_are_refused_before_the_library_sees_them(small, built, file, harm, words):
+    damage(built.folder, file, harm)
     with pytest.raises(EngineError, match=words) as error:
-        load_engines(small, [spec_of(small)], build=True)  # never built anew in silence: somebody may have meant it
+        load_engines(small, [spec_of(small)], build=True)  # never rebuilt without a request
     assert str(error.value).endswith(f"hint: {command_of(small)} --rebuild")
     build_engines(small, spec_of(small), rebuild=True)
     assert load_engines(small, [spec_of(small)], build=False).plans
@@ -440,39 +409,38 @@ def test_damaged_engines_are_refused_before_the_library_sees_them(small, built, 
 # --- Places
 
 
-def test_engines_go_into_the_bundle_and_are_found_there(small):
+def test_engines_go_into_the_bundle_and_are_found_there_but_not_packed(small, tmp_path):
+    """In a file they would be code among data."""
+    from comosvc.export.archive import pack
+
     report = build_engines(small, spec_of(small), into_bundle=True)
     assert report.folder.parent == Path(small.origin) / "engines"
     assert load_engines(small, [spec_of(small)], build=False).folder == report.folder
-
-
-def test_a_place_that_cannot_be_written_to_falls_back_to_the_users(small, tmp_path):
-    small.home.mkdir()
-    (small.home / "engines").write_text("a file where the folder would be: no writing, whoever runs this")
-    report = build_engines(small, spec_of(small))
-    assert report.folder.parent == tmp_path / "user" / "engines"
-    assert "cannot be written to" in report.notes[0]
-    assert str(report.folder.parent) in report.notes[0]
-    assert load_engines(small, [spec_of(small)], build=False).folder == report.folder
+    pack(Path(small.origin), tmp_path / "packed.comosvc", full=False)
+    packed = only(open_bundle(tmp_path / "packed.comosvc", tmp_path / "another home"), "acoustic")
+    with pytest.raises(EngineError, match="has no engines"):
+        load_engines(packed, [spec_of(packed)], build=False)
 
 
 @pytest.mark.parametrize("into_bundle", [False, True])
-def test_what_lies_in_the_second_place_is_not_built_again(small, into_bundle, monkeypatch):
-    first = Path(small.origin) if into_bundle else small.home
+def test_a_place_that_cannot_be_written_to_falls_back_to_the_next(small, tmp_path, into_bundle, monkeypatch):
+    first, second = (Path(small.origin), small.home) if into_bundle else (small.home, tmp_path / "user")
     first.mkdir(exist_ok=True)
-    (first / "engines").write_text("a file where the folder would be")
+    (first / "engines").write_text("a file in the place of the folder: not even root can write there")
     report = build_engines(small, spec_of(small), into_bundle=into_bundle)
-    assert report.folder.parent.parent != first
+    assert report.folder.parent == second / "engines"
+    assert f"{first / 'engines'} cannot be written to" in report.notes[0]
+    assert str(report.folder.parent) in report.notes[0]
+    assert load_engines(small, [spec_of(small)], build=False).folder == report.folder
     monkeypatch.setattr(engine, "_build", None)
     again = build_engines(small, spec_of(small), into_bundle=into_bundle)
-    assert again.was_there
-    assert again.folder == report.folder
+    assert (again.was_there, again.folder) == (True, report.folder)
 
 
 def test_what_lies_in_the_cache_is_built_again_into_the_bundle(small, built):
     report = build_engines(small, spec_of(small), into_bundle=True)
     assert (report.was_there, report.folder.parent) == (False, Path(small.origin) / "engines")
-    damage(report.folder, "cut short")
+    damage(report.folder, *CUT[:2])
     with pytest.raises(EngineError, match=r"--into-bundle --rebuild$"):
         load_engines(small, [spec_of(small)], build=False)
 
@@ -508,7 +476,7 @@ def test_two_builders_at_once_leave_one_sound_engine(small, replace_it, monkeypa
     assert load_engines(small, [spec_of(small)], build=False).plans
 
 
-def test_what_died_in_the_middle_is_removed_one_day(small):
+def test_folders_of_killed_builds_are_removed_after_a_day(small):
     old = small.home / "engines" / ".x.partial"
     old.mkdir(parents=True)
     os.utime(old, (0, 0))
@@ -518,24 +486,10 @@ def test_what_died_in_the_middle_is_removed_one_day(small):
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_a_zip_brings_no_engines(files, tmp_path, small, built):
-    """They would be code that came with data."""
-    from comosvc.export.archive import pack
-
-    build_engines(small, spec_of(small), into_bundle=True)
-    pack(Path(small.origin), tmp_path / "packed.comosvc", full=False)
-    packed = only(open_bundle(tmp_path / "packed.comosvc", tmp_path / "another home"), "acoustic")
-    with pytest.raises(EngineError, match="has no engines"):
-        load_engines(packed, [spec_of(packed)], build=False)
-
-
-def test_the_timing_cache_is_kept_per_version_and_gpu(small, monkeypatch):
-    """RTX times nothing, but takes the calls: what the full TensorRT will do with them is not tested."""
-    named = spec_of(small, target=replace(spec_of(small).target, gpu="Test / GPU"))
-    build_engines(small, named)
-    cache = small.home / "engines" / f"timing-{trt.__version__.replace('.', '-')}-Test---GPU.cache"
-    assert cache.stat().st_size > 0
-    build_engines(small, named, rebuild=True)
+@pytest.mark.parametrize(("flavour", "name"), [("rtx", None), ("tensorrt", "timing-11-4-Test---GPU.cache")])
+def test_the_full_tensorrt_alone_has_a_timing_cache_for_each_version_and_gpu(tmp_path, flavour, name):
+    found = engine._timing_cache(tmp_path, BuildTarget(flavour, "11.4", "Test / GPU", ("8.9",)))
+    assert found == (name and tmp_path / name)
 
 
 def test_the_record_reads_back_and_says_everything(small, built):

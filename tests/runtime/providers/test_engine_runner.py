@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gpu_double import HostDevice, engine_graph
+from gpu_double import Context, HostDevice, engine_graph
 
 from comosvc.runtime import ComosvcError, ProviderError
 from comosvc.runtime.audio.spec import AUTHORS_FRONT_END
@@ -37,7 +37,7 @@ def vocoder_inputs(bundle, batch, frames, seed=0):
 
 
 def test_a_conversion_through_the_runner_is_that_of_the_cpu(bundle_path, bundle, device, song):
-    """Padded to buckets, launched as graphs, taken apart again: what is kept must not know of it."""
+    """Padding to buckets, captured graphs and parts of batches do not change the result."""
     with Converter(bundle_path, provider="cpu", threads=1) as converter:
         wanted = converter.convert(song, 24_000, steps=2)
         converter._graphs = {name: engine_graph(bundle, name, device)[0] for name in bundle.manifest.graphs}
@@ -69,7 +69,7 @@ def test_the_self_test_knows_that_calls_are_padded(device):
 
 @pytest.mark.parametrize("name", ["content", "vocoder"])
 def test_a_probe_that_torch_did_not_give_is_found_in_what_it_is_compared_with(device, monkeypatch, name):
-    """A probe too short for the engine is compared with the CPU's graph: that one must agree with the probe."""
+    """A probe too short for the engine is compared with the CPU's graph, which must agree with the probe."""
     demo = open_bundle("demo")
 
     def wrong(bundle):
@@ -84,7 +84,7 @@ def test_a_probe_that_torch_did_not_give_is_found_in_what_it_is_compared_with(de
 
 
 def test_engines_of_a_stream_run_streams(bundle_path, bundle, device, song):
-    """And nothing else: a second's block is the longest that they take."""
+    """And nothing else: their longest call is a block of a second."""
     with Converter(bundle_path, provider="cpu", threads=1) as converter:
         wanted = converted_in_blocks(converter, song)
         entries = bundle.manifest.graphs
@@ -100,14 +100,17 @@ def converted_in_blocks(converter, song):
         return np.concatenate([*heard, stream.flush()])
 
 
-def test_nothing_of_one_call_is_left_in_the_next(bundle, device):
+def test_nothing_of_one_call_is_left_in_the_next_and_bytes_are_counted(bundle, device):
     graph, contexts = engine_graph(bundle, "vocoder", device)
     long, short = vocoder_inputs(bundle, 1, 36), vocoder_inputs(bundle, 1, 33)
     alone = engine_graph(bundle, "vocoder", HostDevice())[0].run(short)[0]
-    graph.run(long)
+    outputs = graph.run(long)
+    assert graph.transfers.to_device_bytes == sum(array.nbytes for array in long.values())
+    assert graph.transfers.to_host_bytes == outputs[0].nbytes
+    assert graph.transfers.ms > 0.0
     np.testing.assert_array_equal(graph.run(short)[0], alone)
-    assert len(contexts) == 1  # both are of one bucket
-    assert contexts[0].executed == 3  # warm-up and two calls
+    assert graph.transfers.calls == 2
+    assert [context.executed for context in contexts] == [3]  # one bucket: warm-up and two calls
 
 
 def test_a_batch_larger_than_the_engine_is_taken_apart(bundle, device):
@@ -136,40 +139,19 @@ def test_scalars_and_outputs_of_other_lengths(bundle, device):
     assert np.abs(one - two).max() > 1e-3
 
 
-def test_where_everything_is_seen_nothing_is_padded(bundle, device):
-    """A window of ContentVec: zeros behind it would change all of it. Every length may come, and none is captured."""
+def test_where_everything_is_seen_nothing_is_padded_or_captured(bundle, device):
+    """A window of ContentVec: zeros after it would change all of it. Each use has one context, for every length."""
     whole = replace(bundle, manifest=replace(bundle.manifest, front_end=AUTHORS_FRONT_END))
     graph, contexts = engine_graph(whole, "content", device)
-    rng = np.random.default_rng(2)
-    kept = []
+    rng, kept = np.random.default_rng(2), []
     graph._loaded = replace(graph._loaded, prepared=lambda: kept.append(contexts[-1].executed))
-    for n in (401, 16_003, 16_003, 8_000):
+    for n in (401, 16_003, 16_003, 8_000, 100_003, 402):
         audio = rng.normal(size=(1, n)).astype(np.float32)
-        direct = contexts[-1]._compute({"audio": audio}) if contexts else None
         found = graph.run({"audio": audio})[0]
-        assert direct is None or found.shape == direct[0].shape
+        np.testing.assert_array_equal(found, contexts[-1]._compute({"audio": audio})[0])
     assert device.launches == 0
-    assert sum(context.executed for context in contexts) == 4  # no warm-up: that would double the work
-    assert kept == [1] * len(contexts), "kernels are kept when each context has run once"
-
-
-def test_where_everything_is_seen_each_use_has_one_context(bundle, device):
-    whole = replace(bundle, manifest=replace(bundle.manifest, front_end=AUTHORS_FRONT_END))
-    graph, contexts = engine_graph(whole, "content", device)
-    for n in (401, 100_003, 402, 100_004):
-        graph.run({"audio": np.zeros((1, n), np.float32)})
-    assert [context.executed for context in contexts] == [2, 2]
-
-
-def test_what_crosses_is_counted(bundle, device):
-    graph, _ = engine_graph(bundle, "vocoder", device)
-    inputs = vocoder_inputs(bundle, 1, 8)
-    outputs = graph.run(inputs)
-    crossed = graph.transfers
-    assert crossed.calls == 1
-    assert crossed.to_device_bytes == sum(array.nbytes for array in inputs.values())
-    assert crossed.to_host_bytes == outputs[0].nbytes
-    assert crossed.ms > 0.0
+    assert [context.executed for context in contexts] == [5, 1]  # no warm-up: that would double the work
+    assert kept == [1, 1], "kernels are kept when each context has run once"
 
 
 def test_a_shape_that_no_profile_holds_is_named(bundle, device):
@@ -183,22 +165,23 @@ def test_a_shape_that_no_profile_holds_is_named(bundle, device):
         whole.run(vocoder_inputs(bundle, 1, 1500))
 
 
-def test_a_refusal_of_the_library_is_an_error(bundle, device, monkeypatch):
-    from gpu_double import Context
+@pytest.mark.parametrize(
+    ("method", "answer", "message"),
+    [
+        ("execute_async_v3", False, "the engine of vocoder does not run"),
+        ("set_tensor_address", False, "the engine of vocoder does not take an address for mel"),
+        ("infer_shapes", ["noise"], "TensorRT knows too little of noise of the vocoder graph"),
+        ("infer_shapes", RuntimeError("inference failed"), r"vocoder does not take \{'mel': .*: inference failed"),
+    ],
+)
+def test_a_refusal_of_the_library_is_an_error(bundle, device, monkeypatch, method, answer, message):
+    def refuses(*_):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    monkeypatch.setattr(Context, "execute_async_v3", lambda *_: False)
-    with pytest.raises(ProviderError, match="the engine of vocoder does not run"):
-        engine_graph(bundle, "vocoder", device)[0].run(vocoder_inputs(bundle, 1, 8))
-
-
-def test_shapes_that_the_library_cannot_follow_are_an_error(bundle, device, monkeypatch):
-    from gpu_double import Context
-
-    def fails(_):
-        raise RuntimeError("shape inference failed")
-
-    monkeypatch.setattr(Context, "infer_shapes", fails)
-    with pytest.raises(ProviderError, match=r"vocoder does not take \{'mel': .*: shape inference failed"):
+    monkeypatch.setattr(Context, method, refuses)
+    with pytest.raises(ProviderError, match=message):
         engine_graph(bundle, "vocoder", device)[0].run(vocoder_inputs(bundle, 1, 8))
 
 
@@ -215,15 +198,5 @@ def test_a_capture_that_fails_is_said_once_and_done_without(bundle, device, monk
         np.testing.assert_array_equal(graph.run(inputs)[0], plain.run(inputs)[0])
     assert device.launches == 0
     assert sum(context.executed for context in contexts) == 5  # two warm-ups, three calls
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 1
-    assert "the engine of vocoder runs without CUDA graphs from now on: CUDA: cuStreamEndCapture gave" in said[0]
-
-
-@pytest.mark.parametrize("missing", ["infer_shapes", "set_device_memory", "set_optimization_profile_async"])
-def test_the_double_refuses_another_order(bundle, device, monkeypatch, missing):
-    from gpu_double import Context
-
-    monkeypatch.setattr(Context, missing, lambda *_: [] if missing == "infer_shapes" else True)
-    with pytest.raises((RuntimeError, KeyError)):
-        engine_graph(bundle, "vocoder", device)[0].run(vocoder_inputs(bundle, 1, 8))
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "the engine of vocoder runs without CUDA graphs from now on: CUDA: cuStreamEndCapture gave" in said

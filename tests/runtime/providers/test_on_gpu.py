@@ -4,12 +4,12 @@ fp32 is held to `TOLERANCE`, and fp16, in graphs of the demo that passed the gat
 """
 
 import importlib
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gpu_cases import cases, inputs_of
+from gpu_double import why_not
 
 from comosvc.export.precision.fp16 import FP16
 from comosvc.export.precision.precision import add_to_bundle
@@ -17,21 +17,14 @@ from comosvc.export.precision.variants import figures, input_maker, require_budg
 from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.providers.device_arrays import DeviceArray
 from comosvc.runtime.providers.gpu import Device, find_gpu
+from comosvc.runtime.providers.gpu_source import SourceMaker
 from comosvc.runtime.providers.self_test import steps_at_end, vowel
 from comosvc.runtime.providers.tensorrt.build import BUILD
 from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.runtime.voice.graphs import GRAPHS
 
-
-def why_not():
-    try:
-        find_gpu()
-    except ProviderError as error:
-        return str(error).partition("\n")[0]
-    return None
-
-
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(why_not() is not None, reason=f"{why_not()}")]
+NO_GPU = why_not(find_gpu)
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU is not None, reason=f"{NO_GPU}")]
 
 TOLERANCE = 1e-4
 """Relative, fp32 without TF32: sums in another order; ten times what ONNX Runtime may be off torch. Not measured."""
@@ -96,7 +89,7 @@ def relative(found, wanted):
 
 
 def both(gpu, cpu, maker, graph, frames, batch):
-    """Outputs by name on the GPU and on the CPU, of what both have heard to the end."""
+    """Outputs by name on the GPU and on the CPU, without the end, which depends on the padding."""
     spec, inputs = GRAPHS[graph], inputs_of(maker, cpu.manifest, graph, frames, batch)
     at_end = steps_at_end(cpu.manifest, graph)
     found = {}, {}
@@ -193,13 +186,15 @@ def test_a_batch_is_its_clips(on_gpu, song_44k, tmp_path):
         assert relative(soundfile.read(result.output, dtype="float32")[0], alone) < 0.01
 
 
-def test_what_crosses_is_counted(on_gpu, song_44k):
+def test_copies_are_counted_and_neither_source_nor_noise_is_sent(on_gpu, song_44k):
     on_gpu.convert(*song_44k)
     for name in ("content", "pitch", "acoustic", "vocoder"):
         assert on_gpu.transfers[name].ms > 0.0
+    if why_not(lambda: SourceMaker(Device())) is None:
+        assert set(on_gpu.transfers["vocoder"].sent_bytes) == {"mel", "f0_hz", "frames of source"}
+        assert set(on_gpu.transfers["vocoder"].made_bytes) == {"source", "noise"}
 
 
-@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_audio_on_the_gpu_stays_there(on_gpu, song_44k):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
@@ -209,6 +204,7 @@ def test_audio_on_the_gpu_stays_there(on_gpu, song_44k):
     assert isinstance(found, DeviceArray)
     wanted = on_gpu.convert(audio, rate).audio
     np.testing.assert_array_equal(torch.as_tensor(found, device="cuda").cpu().numpy(), wanted)
+    np.testing.assert_array_equal(torch.from_dlpack(found).cpu().numpy(), wanted)
     np.testing.assert_array_equal(found.to_host(), wanted)
 
 

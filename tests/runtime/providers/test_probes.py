@@ -10,8 +10,8 @@ from tiny_bundle import edited, write_folder
 from comosvc.export.precision.variants import input_maker
 from comosvc.runtime import BundleError, Converter
 from comosvc.runtime.conversion.shapes import grid_of
-from comosvc.runtime.providers import cpu
 from comosvc.runtime.providers.self_test import PROBES_FILE, read_probes, steps_at_end
+from comosvc.runtime.providers.sessions import open_graph
 from comosvc.runtime.providers.transfers import padded
 from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.runtime.voice.graphs import GRAPHS
@@ -33,7 +33,7 @@ def test_what_is_compared_does_not_hear_the_padding(bundle_path, voice, graph):
     for name, dtype, dims in entry.inputs:
         shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in dims)
         longer[name] = padded(inputs[name], shape, np.dtype(dtype)).reshape(shape)
-    run = cpu.open_graph(bundle, graph, entry, 1).run
+    run = open_graph(bundle, graph, entry, 1).run
     at_end = steps_at_end(manifest, graph)
     for alone, followed in zip(run(inputs), run(longer), strict=True):
         compared = alone.shape[1] - at_end
