@@ -61,9 +61,9 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
         """
         from ..data.datasets import open_dataset
         from .converters import open_system
-        from .pages import as_tables
         from .run import Data, EvaluationOptions
         from .run import evaluate as measure
+        from .scores import as_tables
 
         with clear_errors():
             sources = Data(data.name, open_dataset(dataset, data))
@@ -136,9 +136,9 @@ def register(app: typer.Typer, console: Console, clear_errors: Callable[[], Abst
         from ...runtime.conversion.cores import usable_cores
         from ..config import load_config
         from ..recipe import Recipe
-        from .pages import as_tables
         from .run import Cross, EvaluationOptions, named_data
         from .run import cross as run_cross
+        from .scores import as_tables
 
         with clear_errors():
             experiment = Cross(
