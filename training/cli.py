@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
+from ..runtime.cli.exit import run
 from ..runtime.conversion.cores import check_threads, usable_cores
-from ..runtime.errors import printable, without_package
+from ..runtime.errors import printable
 from .config import RECIPES, load_config, shipped_recipe
 from .errors import DEFAULT_RECIPE, STUDENT_PUBLISHED, ConfigError
 from .evaluation.cli import audition, cross, evaluate
@@ -392,7 +393,4 @@ for _command in (evaluate, audition, cross):
 
 def main() -> None:
     """Entry point of `comosvc-train`."""
-    try:
-        app()
-    except ModuleNotFoundError as error:
-        raise without_package(error, "comosvc-train", "train") from None
+    run(app, "comosvc-train", "train")

@@ -119,7 +119,7 @@ class ModelEntry:
 class Context:
     """Frames before and after a frame that its result depends on, in the graph's own frames.
 
-    `window_ms` is the length of the window, centred on the frame, through which it sees the audio; 0: its hop.
+    `window_ms` is the length of the frame's window of audio, centred on it; 0: its hop.
     """
 
     past: int

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from ...runtime.audio.spec import AudioSpec
-from ...runtime.cli.plot import draw_f0, draw_mel, require_matplotlib
+from ...runtime.cli.plot import draw_panel, require_matplotlib
 from ..acoustic.model import AcousticModel
 from ..data.prepared import FeatureIndex, PreparedClip
 from .rendering import AnalysedSong, LoadedStage, Renderer
@@ -35,8 +35,7 @@ def mel_picture(
     """Log-mels (T, M) side by side, `top` the brightest value, each with the F0 (T,) where it is voiced."""
     figure = require_matplotlib().Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES))
     for axes, mel in zip(figure.subplots(1, len(mels), squeeze=False, gridspec_kw=MARGINS)[0], mels, strict=True):
-        draw_mel(axes, mel, top, spec)
-        draw_f0(axes, f0_hz, spec)
+        draw_panel(axes, mel, top, f0_hz, spec)
         axes.set_xlim(0.0, len(mel) / spec.frame_rate_hz)
         axes.xaxis.set_major_formatter("{x:g} s")
     return figure

@@ -245,6 +245,14 @@ def test_no_more_cores_are_used_than_the_quota_grants(monkeypatch):
     assert 1 <= usable_cores() <= os.cpu_count()
 
 
+@pytest.mark.parametrize(("quota", "wanted"), [(1e9, 3), (2.5, 3), (1.5, 2), (8.0, 3)])
+def test_no_more_cores_are_used_than_the_affinity_allows(monkeypatch, quota, wanted):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 9}, raising=False)
+    monkeypatch.setattr(cores_module, "cpu_quota", lambda: quota)
+    assert usable_cores() == wanted
+
+
 @pytest.mark.parametrize("threads", [5_000, 10**9, 0, -1, True, 1.5, "2", np.int64(5_000)])
 def test_threads_have_an_upper_end(bundle_path, threads):
     with pytest.raises(OptionError, match=r"threads is .*; it must be a whole number from 1 to \d+, or None\nhint: "):
