@@ -3,6 +3,7 @@
 Integer arithmetic: exact at any position.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,10 +61,17 @@ def stretched_index(n_content: int, n_frames: int) -> NDArray[np.int64]:
     return np.arange(n_frames, dtype=np.int64) * n_content // n_frames
 
 
-def next_piece(done: int, size: int, goal: int | None) -> tuple[int, int]:
-    """The piece that follows position `done`, on a grid that does not depend on blocks of input."""
-    end = (done // size + 1) * size
-    return done, end if goal is None else min(end, goal)
+def pieces(done: int, size: int, goal: int | None, is_ready: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
+    """The pieces from position `done` to `goal`; while the goal is unknown, the whole pieces that are ready.
+
+    Their grid does not depend on the blocks of input.
+    """
+    while goal is None or done < goal:
+        end = (done // size + 1) * size
+        if goal is None and not is_ready(done, end):
+            return
+        first, done = done, end if goal is None else min(end, goal)
+        yield first, done
 
 
 def mel_range(first_sample: int, last_sample: int, sample_rate: int, spec: AudioSpec) -> tuple[int, int]:
@@ -85,7 +93,7 @@ class ArrivedClip(Protocol):
     @property
     def goal(self) -> int | None: ...
 
-    def knows(self, frame: int) -> bool: ...
+    def has_frame(self, frame: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Windows:
         """The next window; None while its audio is incomplete."""
         start, end = self.start, self.start + self._length
         is_last = clip.n_frames is not None and clip.n_frames <= end
-        if clip.n_frames is None and not clip.knows(end):
+        if clip.n_frames is None and not clip.has_frame(end):
             return None
         self.start += self._length - self._overlap
         if is_last:
