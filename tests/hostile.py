@@ -1,15 +1,11 @@
 """Pickles that would make the file `stolen` in the current directory, and the containers that torch puts pickles in."""
 
-import io
 import os
 import pickle
 import struct
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 STOLEN = "stolen"
 _COMMAND = f"touch {STOLEN}".encode()
@@ -73,30 +69,4 @@ def in_stream(path: Path, data: bytes) -> None:
     path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + data + pickle.dumps([], 2))
 
 
-def in_tar(path: Path, data: bytes, storages: bytes = b"", tensors: bytes = b"") -> None:
-    none = pickle.dumps(0, 2)
-    with tarfile.open(path, "w:") as archive:
-        parts = {
-            "sys_info": pickle.dumps({}, 2),
-            "storages": storages or none + pickle.dumps([], 2),
-            "tensors": tensors or none,
-            "pickle": data,
-        }
-        for name, content in parts.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-
-
-def tar_with_a_tensor(path: Path) -> torch.Tensor:
-    """A file of torch 0.1 that holds `{"weight": tensor}`, and the tensor."""
-    tensor = torch.arange(6.0).reshape(2, 3)
-    storages = pickle.dumps(1, 2) + pickle.dumps((7, "cpu", torch.FloatStorage), 2)
-    storages += struct.pack("<q", 6) + tensor.numpy().tobytes() + pickle.dumps([], 2)
-    tensors = pickle.dumps(1, 2) + pickle.dumps((9, 7, torch.FloatStorage), 2)
-    tensors += struct.pack("<i4x", 2) + struct.pack("<5q", 2, 3, 3, 1, 0)
-    in_tar(path, b"\x80\x02}" + _text(b"weight") + b"X\x01\x00\x00\x009Qs.", storages, tensors)
-    return tensor
-
-
-CONTAINERS: dict[str, Callable[[Path, bytes], None]] = {"zip": in_zip, "stream": in_stream, "tar": in_tar}
+CONTAINERS: dict[str, Callable[[Path, bytes], None]] = {"zip": in_zip, "stream": in_stream}

@@ -24,8 +24,8 @@ ROOMS = {
     "training": [
         "errors",
         "config",
-        "options",
         "loop",
+        "options",
         "corpus",
         "data",
         "content",

@@ -3,23 +3,19 @@
 A command imports torch when it runs.
 """
 
-import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
-from rich.console import Console
 
-from ..runtime.cli.exit import errors_in_words, log_to, run
+from ..runtime.cli.exit import run
 from ..runtime.conversion.cores import check_threads, usable_cores
 from ..runtime.errors import printable
 from .config import RECIPES, load_config, shipped_recipe
 from .errors import DEFAULT_RECIPE, STUDENT_PUBLISHED, ConfigError
-from .evaluation.cli import register
+from .evaluation.cli import audition, cross, evaluate
 from .loop.log import is_first_process, shown
 from .options import (
     FOREIGN,
@@ -38,6 +34,8 @@ from .options import (
     StrategyOption,
     ThreadsOption,
     TrainOption,
+    clear_errors,
+    console,
 )
 
 if TYPE_CHECKING:
@@ -51,21 +49,6 @@ app = typer.Typer(
     help="Train a voice. The commands build on each other, in this order: corpus (or your own recordings), prepare, "
     "content, vocoder, teacher, student. Each can be stopped and goes on with --resume; a finished one does nothing.",
 )
-console = Console(stderr=True)
-_COMMAND = re.compile(r"(?<=comosvc-train )(\w+) (?:-c (?:'[^']*'|\S+) )?(?=-o )")
-"""A command in a hint, up to its -o."""
-
-
-def _clear_errors(config: str = DEFAULT_RECIPE) -> AbstractContextManager[None]:
-    """`errors_in_words`, of the first process only, with the -c `config` in the commands of hints."""
-    log_to(console)
-
-    def edit(text: str) -> str:
-        if not is_first_process():
-            return ""
-        return text if config == DEFAULT_RECIPE else _COMMAND.sub(lambda stage: f"{stage[1]} -c {quote(config)} ", text)
-
-    return errors_in_words(console, edit=edit)
 
 
 @dataclass(frozen=True)
@@ -95,7 +78,7 @@ def _run_stage(
     prepared: bool = True,
 ) -> None:
     """`prepared`: the stage is trained on the features of `run`, which must have the audio settings of the recipe."""
-    with _clear_errors(config):
+    with clear_errors(config):
         import torch
 
         from .data.prepared import require_audio
@@ -138,7 +121,7 @@ def print_recipe(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(RECIPES)}.")] = DEFAULT_RECIPE,
 ) -> None:
     """Print a shipped recipe, to be changed and given as -c: comosvc-train recipe demo > my.toml."""
-    with _clear_errors():
+    with clear_errors():
         typer.echo(shipped_recipe(name), nl=False)
 
 
@@ -154,7 +137,7 @@ def corpus(
     """Render the demo corpus into RUN/corpus: synthetic singers, and phoneme-timed speech of recorded voices."""
     from .corpus import write_corpus
 
-    with _clear_errors(config), shown("corpus", console) as report:
+    with clear_errors(config), shown("corpus", console) as report:
 
         def progress(done: int, total: int, clip: str) -> None:
             report(f"{done} of {total}", done / total)
@@ -190,7 +173,7 @@ def prepare(
     from .data.prepare import prepare as prepare_features
     from .data.record import DataRecord, changed_stages
 
-    with _clear_errors(config):
+    with clear_errors(config):
         recipe = _recipe(config)
         material = corpus_material(run / "corpus") if data is None else open_dataset(dataset, data)
         features = prepare_features(
@@ -251,7 +234,7 @@ def content(
     if source is not None:
         from .foreign.stages import take_content
 
-        with _clear_errors(config):
+        with clear_errors(config):
             recipe = _recipe(config)
             _done(take_content(source, recipe.audio, recipe.prepare.front_end, run))
         return
@@ -306,12 +289,12 @@ def vocoder(
     if source is not None:
         from .foreign.stages import take_vocoder
 
-        with _clear_errors(config):
+        with clear_errors(config):
             _done(take_vocoder(source, vocoder_config, vocoder_kind, _recipe(config).audio, run))
         return
     if vocoder_config is not None or vocoder_kind != "auto":
         given = "--vocoder-kind" if vocoder_config is None else "--vocoder-config"
-        with _clear_errors():
+        with clear_errors():
             raise ConfigError(f"{given} is about a vocoder from a file\nhint: name the file with --from FILE")
 
     def train(s: StageName) -> Path:
@@ -404,7 +387,8 @@ def student(
     )  # fmt: skip
 
 
-register(app, console, _clear_errors)
+for _command in (evaluate, audition, cross):
+    app.command()(_command)
 
 
 def main() -> None:

@@ -1,13 +1,38 @@
-"""Options that the commands of `comosvc-train` share. No torch is imported before a command runs."""
+"""Options, console and error messages that the commands of `comosvc-train` share. No torch is imported before a
+command runs.
+"""
 
+import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
+from ..runtime.cli.exit import errors_in_words, log_to
 from .config import RECIPES, from_mapping, to_mapping
-from .errors import ConfigError
+from .errors import DEFAULT_RECIPE, ConfigError
+from .loop.log import is_first_process
+
+console = Console(stderr=True)
+_COMMAND = re.compile(r"(?<=comosvc-train )(\w+) (?:-c (?:'[^']*'|\S+) )?(?=-o )")
+"""A command in a hint, up to its -o."""
+
+
+def clear_errors(config: str = DEFAULT_RECIPE) -> AbstractContextManager[None]:
+    """`errors_in_words`, of the first process only, with the -c `config` in the commands of hints."""
+    log_to(console)
+
+    def edit(text: str) -> str:
+        if not is_first_process():
+            return ""
+        return text if config == DEFAULT_RECIPE else _COMMAND.sub(lambda stage: f"{stage[1]} -c {quote(config)} ", text)
+
+    return errors_in_words(console, edit=edit)
+
 
 HARDWARE, START, FOREIGN = "Devices and processes", "Start from trained weights", "Take from a file"
 """Panels of the help."""

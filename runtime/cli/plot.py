@@ -67,7 +67,7 @@ def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec)
     for row, row_axes in enumerate(grid):
         start, end = (seconds * part / n_rows for part in (row, row + 1))
         for axes, panel, mel in zip(row_axes, panels, mels, strict=True):
-            _draw_panel(axes, mel, top, panel.f0_hz, spec)
+            draw_panel(axes, mel, top, panel.f0_hz, spec)
             axes.set_xlim(start, end)
             title = panel.title if row == 0 else f"{panel.title}, from {start:.1f} s"
             axes.set_title(title, loc="left", parse_math=False, fontfamily=fonts)
@@ -88,7 +88,8 @@ def _title_fonts() -> list[str]:
     return ["DejaVu Sans", *(font for font in _OTHER_SCRIPTS if font in installed)]
 
 
-def _draw_panel(axes: Any, mel: NDArray[np.float32], top: float, f0_hz: NDArray[np.float32], spec: AudioSpec) -> None:
+def draw_panel(axes: Any, mel: NDArray[np.float32], top: float, f0_hz: NDArray[np.float32], spec: AudioSpec) -> None:
+    """Draw a log-mel (T, M) with a scale in Hz, `top` the brightest value, and F0 (T,) with gaps where it is 0."""
     decades = 4.0 * np.log(10.0) / np.log(spec.mel_log_base)  # 80 dB below the loudest
     low, high = (float(hz_to_mel(hz)) for hz in (spec.f_min_hz, spec.f_max_hz))
     extent = (0.0, len(mel) / spec.frame_rate_hz, low, high)

@@ -22,7 +22,9 @@ _FRAMES_AT_ONCE = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """How clips are varied for the teacher and the student; not at all by default."""
+    """How clips are varied for the teacher and the student; not at all by default. CoMoSVC's authors take one copy of
+    each clip, with probability 0.5 (preprocessing3_feature.py, data_loaders.py).
+    """
 
     probability: float = 0.0
     """How likely a sample is taken from the varied copy of its clip instead of from the clip."""
@@ -40,10 +42,6 @@ class AugmentationConfig:
             raise ConfigError(f"augmentation key_shift is {self.key_shift}; it must be between 0 and 12 semitones")
         if self.quietest > self.loudest:
             raise ConfigError(f"augmentation quietest ({self.quietest}) is above loudest ({self.loudest})")
-
-
-AUTHORS_AUGMENTATION = AugmentationConfig(probability=0.5)
-"""CoMoSVC's (preprocessing3_feature.py, data_loaders.py): one copy of each clip, taken half of the time."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -18,18 +19,17 @@ from ...runtime.audio.pitch import PitchStatistics
 from ...runtime.audio.resampling import resample
 from ...runtime.audio.spec import AudioSpec
 from ...runtime.errors import OutputError
-from ...runtime.storage import reason, replacing
+from ...runtime.storage import reason, write_whole
 from ...runtime.voice.file_kinds import not_a_run
 from ...runtime.voice.singers import KEY_RANGE, auto_key
 from ..content.stage import CONTENT
 from ..data.prepared import EXTRACTORS, FeatureIndex, PreparedClip
 from ..errors import DataError
 from ..loop.checkpoint import missing_commands, read_metadata, require_checkpoint
-from ..run.pictures import hz_ticks, mel_picture, png
+from ..run.pictures import MARGINS, mel_picture
 from ..run.rendering import AnalysedSong, LoadedStage, Renderer, Rendering, load_stage
 from ..vocoder.stage import VOCODER
 from .measures import f0_pearson, f0_rmse_cents, mel_l1
-from .pages import Entry, page
 from .scores import f0
 
 REFERENCE, TEACHER, STUDENT = "reference", "teacher", "student"
@@ -45,6 +45,21 @@ _FIGURES = {
 }
 _DB = 20.0 / np.log(10.0)  # dB in a neper
 _IN_TUNE_CENTS, _OUT_OF_TUNE_CENTS = 30.0, 100.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the page; `audio` and `picture` are data URIs."""
+
+    name: str
+    note: str
+    audio: str
+    picture: str
+    figures: Mapping[str, float]
+    kind: str = REFERENCE
+    """Kind of entry, for `verdict`; not shown."""
+    other_song: bool = False
+    """True for another song than that of the other entries; its player starts from the beginning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +126,10 @@ def audition(
     ]
     title = f"{song.name} by {singer}, {key:+.0f} semitones"
     note = f"{run.resolve().name}: {len(stages)} checkpoints, seed {options.seed}"
-    text = page(title, note, entries, _FIGURES, verdict=verdict(entries), ticks=hz_ticks(renderer.spec))
+    text = page(title, note, entries, _FIGURES, verdict=verdict(entries))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            partial.write_text(text, "utf-8")
+        write_whole(path, text.encode())
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {reason(error)}") from None
     return path
@@ -197,20 +211,15 @@ def _entry(
     f0_hz: NDArray[np.float32],
     spec: AudioSpec,
     top: float,
-    figures: dict[str, float] | None = None,
+    figures: Mapping[str, float] | None = None,
     kind: str = REFERENCE,
     other_song: bool = False,
 ) -> Entry:
-    return Entry(
-        name=name,
-        note=note,
-        audio=_audio(audio, spec),
-        picture=_picture(mel, f0_hz, spec, top),
-        figures=figures or {},
-        seconds=len(mel) / spec.frame_rate_hz,
-        kind=kind,
-        other_song=other_song,
-    )
+    sound, picture = io.BytesIO(), io.BytesIO()
+    soundfile.write(sound, np.clip(audio, -1.0, 1.0), spec.sample_rate, "PCM_16", format="FLAC")
+    mel_picture([mel], f0_hz, spec, top).savefig(picture, format="png")
+    uris = (_data_uri("audio/flac", sound), _data_uri("image/png", picture))
+    return Entry(name, note, *uris, figures or {}, kind, other_song)
 
 
 def _entries(
@@ -260,15 +269,88 @@ def f0_at(f0_hz: NDArray[np.float32], n_frames: int) -> NDArray[np.float32]:
     return f0_hz[((np.arange(n_frames) + 0.5) * len(f0_hz) / n_frames).astype(int)]
 
 
-def _audio(audio: NDArray[np.float32], spec: AudioSpec) -> str:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(audio, -1.0, 1.0), spec.sample_rate, "PCM_16", format="FLAC")
-    return _data_uri("audio/flac", buffer.getvalue())
+def _data_uri(kind: str, data: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _picture(mel: NDArray[np.float32], f0_hz: NDArray[np.float32], spec: AudioSpec, top: float) -> str:
-    return _data_uri("image/png", png(mel_picture(mel, f0_hz, spec, top)))
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_STYLE = f"""
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
+h1 {{ font-size: 1.4rem; margin-bottom: 0 }} .note, figcaption small, th {{ color: #666 }}
+table {{ border-collapse: collapse; margin: 1.5rem 0; font-variant-numeric: tabular-nums }}
+th, td {{ padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #ddd; font-weight: normal }}
+th:first-child, td:first-child {{ text-align: left }}
+figure {{ margin: 0 0 1.8rem }} figcaption {{ font-weight: 600; margin-bottom: .3rem }}
+img, audio {{ width: 100%; display: block }} .verdict {{ font-size: 1.1rem }} .frame {{ position: relative }}
+.span {{ position: absolute; left: {MARGINS["left"]:.1%}; right: {1.0 - MARGINS["right"]:.1%};
+  top: {1.0 - MARGINS["top"]:.1%}; bottom: {MARGINS["bottom"]:.1%} }}
+.at {{ position: absolute; top: 0; bottom: 0; width: 2px; background: #fff; left: 0 }}
+"""
+_SCRIPT = """
+const sameSong = (a, b) => !a.dataset.otherSong && !b.dataset.otherSong;
+const players = [...document.querySelectorAll("audio")];
+for (const player of players) {
+  const at = player.parentElement.querySelector(".at");
+  player.addEventListener("play", () => {
+    for (const other of players) if (other !== player && !other.paused) {
+      if (sameSong(player, other)) player.currentTime = other.currentTime;
+      other.pause();
+    }
+  });
+  player.addEventListener("timeupdate", () => {
+    at.style.left = 100 * player.currentTime / player.duration + "%";
+  });
+}
+"""
 
 
-def _data_uri(kind: str, data: bytes) -> str:
-    return escape(f"data:{kind};base64,{base64.b64encode(data).decode()}")
+def page(title: str, note: str, entries: Sequence[Entry], legend: Mapping[str, str], *, verdict: str = "") -> str:
+    """The page. `legend` explains each figure, in the order of the columns; `verdict` stands above all."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
+<meta name="viewport" content="width=device-width">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+<p class="verdict">{escape(verdict)}</p>
+<p class="note">{escape(note)}. The blue line is F0; the scale is in Hz. A player goes on where the last one
+stopped.</p>
+{_table(entries, legend)}
+{"".join(map(_figure, entries))}
+<script>{_SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _table(entries: Sequence[Entry], legend: Mapping[str, str]) -> str:
+    heads = "".join(f'<th title="{escape(what)}">{escape(name)}</th>' for name, what in legend.items())
+    rows = "".join(
+        f"<tr><td>{escape(entry.name)}</td>{''.join(_cell(entry.figures.get(name)) for name in legend)}</tr>"
+        for entry in entries
+        if entry.figures
+    )
+    notes = "".join(f"<li>{escape(name)}: {escape(what)}</li>" for name, what in legend.items())
+    return f'<table><tr><th></th>{heads}</tr>{rows}</table>\n<ul class="note">{notes}</ul>'
+
+
+def _cell(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "<td>–</td>"
+    return f"<td>{value:.0f}</td>" if abs(value) >= 1000 else f"<td>{value:.3g}</td>"
+
+
+def _figure(entry: Entry) -> str:
+    song = ' data-other-song="1"' if entry.other_song else ""
+    return f"""<figure>
+<figcaption>{escape(entry.name)} <small>{escape(entry.note)}</small></figcaption>
+<div class="frame"><img alt="mel spectrogram with F0" src="{escape(entry.picture)}">
+<div class="span"><div class="at"></div></div></div>
+<audio controls preload="metadata" src="{escape(entry.audio)}"{song}></audio>
+</figure>
+"""

@@ -36,8 +36,17 @@ from .outside import (
     find_stoi,
     learn_embedding,
 )
-from .pages import CONVERSION, RECONSTRUCTION, Results, write_results
-from .scores import ClipScore, Scorer, Tools, f0_median_hz, mean_voice
+from .scores import (
+    CONVERSION,
+    RECONSTRUCTION,
+    ClipScore,
+    Results,
+    Scorer,
+    Tools,
+    f0_median_hz,
+    mean_voice,
+    write_results,
+)
 
 TASKS = ("both", RECONSTRUCTION, CONVERSION)
 

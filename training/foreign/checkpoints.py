@@ -1,10 +1,7 @@
-"""Checkpoints of torch's three formats, read without running what is in them."""
+"""Checkpoints of torch's two formats, read without running code from them."""
 
-import logging
 import mmap
 import struct
-import tarfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -16,9 +13,7 @@ from torch import Tensor, UntypedStorage
 
 from ...runtime.voice.file_kinds import FileKind, file_kind
 from ..errors import ForeignFileError
-from .inert_pickle import Global, PickleError, read_pickle
-
-logger = logging.getLogger(__name__)
+from .inert_pickle import PickleError, read_pickle
 
 _STREAM_MAGIC, _STREAM_VERSION = 0x1950A86A20F9469CFC6C, 1001
 _DTYPES = {
@@ -37,48 +32,39 @@ _DTYPES = {
     }.items()
 }
 _PICKLE_LIMIT = 256 << 20  # bytes; the pickle of a large model without its tensors is below 1 MB
-_BROKEN_PICKLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError)
-_BROKEN_FILE = (RuntimeError, OSError, EOFError, struct.error, tarfile.TarError, zipfile.BadZipFile)
-_TROUBLE = (*_BROKEN_PICKLE, *_BROKEN_FILE)
-Storages = Callable[[str], UntypedStorage]
+_BROKEN_FILE = (RuntimeError, OSError, EOFError, struct.error, zipfile.BadZipFile)
+_TROUBLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError, *_BROKEN_FILE)
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What `torch.save` wrote: dictionaries, lists, numbers, text, tensors on the CPU; foreign objects as `Record`.
+    """Content of a `torch.save` file: dictionaries, lists, numbers, text, tensors on the CPU; foreign objects as
+    `Record`. Nothing is imported or called. Tensors of zip files are mapped, not read.
 
-    torch's own `weights_only=True` reads what has nothing but that; where it refuses, our reader does, in which nothing
-    is imported or called. Tensors of zip files are mapped, not read. Raises `ForeignFileError`, naming the file.
+    torch's own `weights_only=True` refuses foreign objects, and hashes tuples of tuples, which takes exponential time.
+    Raises `ForeignFileError`, naming the file.
     """
-    kind = _kind(path)
+    read = _read_zip if _is_zip(path) else _read_stream
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that it may not know
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=kind == "zip")
-    except Exception as error:  # whatever a damaged or hostile file makes of it, the other reader says it in words
-        logger.debug("%s: torch's weights_only reader says %s", path, error)
-    try:
-        return {"zip": _read_zip, "tar": _read_tar, "stream": _read_stream}[kind](path)
+        return read(path)
     except _TROUBLE as error:
         raise ForeignFileError(
             f"{path} is damaged, or no checkpoint: {error}\nhint: fetch it again and compare its size"
         ) from error
 
 
-def _kind(path: Path) -> str:
-    """zip, tar or stream, by the first bytes. Raises `ForeignFileError` for what is none of them."""
+def _is_zip(path: Path) -> bool:
+    """False for the stream format. Raises `ForeignFileError` for other files."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(512)
+            head = file.read(8)
     except OSError as error:
         raise ForeignFileError(f"{path} cannot be read: {error.strerror or error}") from error
     if head.startswith(b"PK\x03\x04"):
         _check_zip(path)
-        return "zip"
-    if head[257:262] == b"ustar":
-        return "tar"
+        return True
     if head.startswith(b"\x80") and size > 16:
-        return "stream"
+        return False
     raise ForeignFileError(f"{path} is no checkpoint: {_describe(path, head)}")
 
 
@@ -94,7 +80,7 @@ def _describe(path: Path, head: bytes) -> str:
     kind = file_kind(path)
     if kind in hints:
         return f"it is {kind}\nhint: {hints[kind]}"
-    return f"{kind} begins with {head[:8].hex(' ')}\nhint: torch.save files begin with 50 4b 03 04 or with 80"
+    return f"{kind} begins with {head.hex(' ')}\nhint: torch.save files begin with 50 4b 03 04 or with 80"
 
 
 def _check_zip(path: Path) -> None:
@@ -138,20 +124,21 @@ def _read_zip(path: Path) -> Any:
         infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if infos["data.pkl"].file_size > _PICKLE_LIMIT:
             raise ValueError(f"a pickle of {infos['data.pkl'].file_size} bytes")
-        if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
-            raise ValueError("its numbers are big-endian")
-        data = archive.read(infos["data.pkl"])
 
-        def storage(key: str) -> UntypedStorage:
-            info = infos[f"data/{key}"]
+        def member(name: str) -> UntypedStorage:
+            info = infos[name]
             file.seek(info.header_offset)
             header = struct.unpack("<4s22xHH", file.read(30))
-            start = info.header_offset + 30 + header[1] + header[2]
-            if header[0] != b"PK\x03\x04" or start + info.file_size > whole.nbytes():
-                raise ValueError(f"the place of tensor {key} is broken")
-            return _part(whole, start, info.file_size)
+            if header[0] != b"PK\x03\x04":
+                raise ValueError(f"the place of {name} is broken")
+            return _part(whole, info.header_offset + 30 + header[1] + header[2], info.file_size)
 
-        return read_pickle(BytesIO(data), _BUILDERS, _storage_of_id(storage))
+        # zipfile's own `read` refuses files that were written without checksums.
+        if "byteorder" in infos and _bytes(member("byteorder")) != b"little":
+            raise ValueError("its numbers are big-endian")
+        return read_pickle(
+            BytesIO(_bytes(member("data.pkl"))), _BUILDERS, _storage_of_id(lambda key: member(f"data/{key}"))
+        )
 
 
 def _read_stream(path: Path) -> Any:
@@ -179,37 +166,7 @@ def _note_size(value: Any, sizes: dict[str, int]) -> None:
         sizes[str(value[2])] = _DTYPES[value[1].name].itemsize
 
 
-def _read_tar(path: Path) -> Any:
-    """torch 0.1: an archive of storages, tensors that are views of them, and the object, which names tensors by id."""
-    with tarfile.open(path, "r:") as archive:
-        made: dict[Any, Any] = {}
-        storages = _member(archive, "storages")
-        for _ in range(read_pickle(storages, {})):
-            key, _, kind = read_pickle(storages, {})
-            dtype = _DTYPES[cast(Global, kind).name]
-            (count,) = struct.unpack("<q", storages.read(8))
-            size = count * dtype.itemsize
-            made[key] = (_copied(storages.read(size), size), dtype)
-        for target, root, offset, count in read_pickle(storages, {}):
-            storage, dtype = made[root]
-            made[target] = (_part(storage, offset * dtype.itemsize, count * dtype.itemsize), dtype)
-        tensors = _member(archive, "tensors")
-        for _ in range(read_pickle(tensors, {})):
-            key, root, _ = read_pickle(tensors, {})
-            rank = struct.unpack("<i4x", tensors.read(8))[0]
-            numbers = struct.unpack(f"<{2 * rank + 1}q", tensors.read(8 * (2 * rank + 1)))
-            made[key] = _tensor(made[root], numbers[-1], numbers[:rank], numbers[rank:-1])
-        return read_pickle(_member(archive, "pickle"), _BUILDERS, lambda value: made[int(value)])
-
-
-def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    file = archive.extractfile(name)
-    if file is None:
-        raise ValueError(f"{name} is no file")
-    return BytesIO(file.read())
-
-
-def _storage_of_id(storage: Storages) -> Callable[[Any], Any]:
+def _storage_of_id(storage: Callable[[str], UntypedStorage]) -> Callable[[Any], Any]:
     """What makes ("storage", type, key, device, count, view) a storage and its type."""
 
     def resolve(value: Any) -> Any:
@@ -229,6 +186,10 @@ def _part(storage: UntypedStorage, start: int, size: int) -> UntypedStorage:
     if not 0 <= start <= start + size <= storage.nbytes():
         raise ValueError(f"bytes {start} to {start + size} of {storage.nbytes()}")
     return cast(UntypedStorage, storage[start : start + size])
+
+
+def _bytes(storage: UntypedStorage) -> bytes:
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy().tobytes()
 
 
 def _copied(data: bytes, size: int) -> UntypedStorage:

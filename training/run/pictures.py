@@ -1,85 +1,44 @@
-"""Mel spectrograms with their F0 as pictures, and pictures of a stage's progress."""
+"""Pictures of mel spectrograms with their F0, and pictures and sound of a stage's progress in TensorBoard."""
 
-import struct
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from ...runtime.audio.features import hz_to_mel
 from ...runtime.audio.spec import AudioSpec
-from ...runtime.cli.plot import LABELLED_HZ
+from ...runtime.cli.plot import draw_panel, require_matplotlib
 from ..acoustic.model import AcousticModel
 from ..data.prepared import FeatureIndex, PreparedClip
 from .rendering import AnalysedSong, LoadedStage, Renderer
 
-Picture = NDArray[np.uint8]
-"""(height, width, 3)."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_MAGMA = ("000004", "1c1044", "4f127b", "812581", "b5367a", "e55964", "fb8761", "fec287", "fcfdbf")
-_CURVE = (0, 255, 255)
-_RANGE_NEPERS = 4.0 * np.log(10.0)  # 80 dB below the loudest
-_ROWS_PER_BAND = 2
-
-
-def mel_picture(mel: NDArray[np.float32], f0_hz: NDArray[np.float32], spec: AudioSpec, top: float) -> Picture:
-    """A log-mel (T, M), low bands at the bottom, a pixel for each frame, `top` the brightest value; F0 (T,) drawn in
-    where it is voiced.
-    """
-    low = top - _RANGE_NEPERS / np.log(spec.mel_log_base)
-    shade = np.clip((mel - low) / (top - low), 0.0, 1.0)
-    picture = _colours(np.repeat(shade.T[::-1], _ROWS_PER_BAND, axis=0))
-    edges = hz_to_mel(np.array([spec.f_min_hz, spec.f_max_hz]))
-    place = (hz_to_mel(np.maximum(f0_hz, 1.0)) - edges[0]) / np.diff(edges)
-    height = len(picture)
-    rows = np.clip(np.round((1.0 - place) * height), 0, height - 2).astype(int)
-    voiced = np.flatnonzero((f0_hz[: len(mel)] > 0) & (place[: len(mel)] >= 0))
-    for row in (rows[voiced], rows[voiced] + 1):
-        picture[row, voiced] = _CURVE
-    return picture
-
-
-def hz_ticks(spec: AudioSpec) -> list[tuple[str, float]]:
-    """Labels of the frequency axis of `mel_picture` with their height, 0 at its bottom to 1 at its top."""
-    low, high = hz_to_mel(np.array([spec.f_min_hz, spec.f_max_hz]))
-    labelled = [hz for hz in LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
-    return [(f"{hz} Hz", float((hz_to_mel(hz) - low) / (high - low))) for hz in labelled]
-
-
-def beside(pictures: list[Picture], gap: int = 6) -> Picture:
-    """Pictures of one height from left to right, white between them."""
-    white = np.full((len(pictures[0]), gap, 3), 255, np.uint8)
-    parts = [part for picture in pictures for part in (picture, white)]
-    return np.concatenate(parts[:-1], axis=1)
-
-
-def png(picture: Picture) -> bytes:
-    """The picture as a PNG file (RGB, 8 bit)."""
-    height, width, _ = picture.shape
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), picture.reshape(height, -1)], axis=1)  # filter 0: as it is
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 9)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-
-
-def _colours(shade: NDArray[np.float32]) -> Picture:
-    """0 to 1 as colours (…, 3), along matplotlib's magma."""
-    stops = np.array([[int(colour[i : i + 2], 16) for i in (0, 2, 4)] for colour in _MAGMA])
-    at = np.linspace(0.0, 1.0, len(stops))
-    return np.stack([np.interp(shade, at, stops[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
-
+MARGINS = {"left": 0.05, "right": 0.98, "bottom": 0.15, "top": 0.96}
+"""Edges of the spectrograms as shares of a picture's width and height."""
+_WIDTH_INCHES, _HEIGHT_INCHES = 11.0, 2.0
 
 Illustrate = Callable[[AcousticModel, int, SummaryWriter], None]
 """(averaged network, steps done, where to write)."""
 TEACHER_STEPS = 20
 _SECONDS = 4.0
+
+
+def mel_picture(
+    mels: Sequence[NDArray[np.float32]], f0_hz: NDArray[np.float32], spec: AudioSpec, top: float
+) -> "Figure":
+    """Log-mels (T, M) side by side, `top` the brightest value, each with the F0 (T,) where it is voiced."""
+    figure = require_matplotlib().Figure(figsize=(_WIDTH_INCHES, _HEIGHT_INCHES))
+    for axes, mel in zip(figure.subplots(1, len(mels), squeeze=False, gridspec_kw=MARGINS)[0], mels, strict=True):
+        draw_panel(axes, mel, top, f0_hz, spec)
+        axes.set_xlim(0.0, len(mel) / spec.frame_rate_hz)
+        axes.xaxis.set_major_formatter("{x:g} s")
+    return figure
 
 
 @dataclass(frozen=True)
@@ -90,7 +49,7 @@ class Illustration:
     song: AnalysedSong
     singer: str
     stage: LoadedStage
-    """The one that is being trained; its network is given at each checkpoint."""
+    """The stage in training; its network is given at each checkpoint."""
     teacher: LoadedStage | None = None
     """The teacher of a student."""
 
@@ -107,9 +66,9 @@ class Illustration:
             painted["teacher" if stage.student is None else "student"], _ = self.renderer.paint(
                 stage, self.song, self.singer, steps=steps
             )
-        spec, top = self.renderer.spec, float(self.song.mel.max())
-        pictures = [mel_picture(mel, self.song.f0_hz, spec, top) for mel in painted.values()]
-        writer.add_image(f"mel: {' | '.join(painted)}", beside(pictures), step, dataformats="HWC")
+        spec = self.renderer.spec
+        picture = mel_picture(list(painted.values()), self.song.f0_hz, spec, float(self.song.mel.max()))
+        writer.add_figure(f"mel: {' | '.join(painted)}", picture, step)
         if self.renderer.has_vocoder:
             for name, mel in painted.items():
                 audio = self.song.audio if name == "target" else self.renderer.sing(mel, self.song.f0_hz)

@@ -11,7 +11,6 @@ from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
 from comosvc.training.acoustic.dataset import AcousticData, ClipFeatures, VariedCopy, batch_condition, load_clip
 from comosvc.training.acoustic.model import AcousticConfig, AcousticModel, DenoiserConfig
 from comosvc.training.data.augmentation import (
-    AUTHORS_AUGMENTATION,
     AugmentationConfig,
     draw_variation,
     key_shifted_mel,
@@ -22,6 +21,8 @@ from comosvc.training.data.prepare import PrepareConfig, prepare
 from comosvc.training.data.prepared import save_arrays
 from comosvc.training.errors import ConfigError
 from comosvc.training.loop.batches import Draws
+
+AUTHORS = AugmentationConfig(probability=0.5)
 
 
 def reference(audio, semitones):
@@ -62,8 +63,8 @@ def test_shifted_tone_looks_like_a_higher_tone():
 
 
 def test_variation_is_the_clips_own_and_within_bounds():
-    drawn = [draw_variation(f"clip {i}", 0.5, AUTHORS_AUGMENTATION) for i in range(2000)]
-    assert draw_variation("clip 7", 0.5, AUTHORS_AUGMENTATION) == drawn[7]
+    drawn = [draw_variation(f"clip {i}", 0.5, AUTHORS) for i in range(2000)]
+    assert draw_variation("clip 7", 0.5, AUTHORS) == drawn[7]
     shifts, exponents = (np.array(x) for x in zip(*((v.key_shift, np.log10(v.gain)) for v in drawn), strict=True))
     top = np.log10(1 / (0.5 + 1e-5))
     for values, low, high in ((shifts, -5.0, 5.0), (exponents, -1.0, top)):
@@ -82,9 +83,9 @@ def test_gain_alone_moves_the_mel_by_its_logarithm():
 
 
 def test_quiet_or_clipped_recordings_have_a_gain_too():
-    assert 0.05 < draw_variation("x", 1.0, AUTHORS_AUGMENTATION).gain <= 1.0
-    assert draw_variation("x", 40.0, AUTHORS_AUGMENTATION).gain == pytest.approx(1 / 40, rel=1e-3)
-    assert draw_variation("x", 0.0, AUTHORS_AUGMENTATION).gain <= 10.0
+    assert 0.05 < draw_variation("x", 1.0, AUTHORS).gain <= 1.0
+    assert draw_variation("x", 40.0, AUTHORS).gain == pytest.approx(1 / 40, rel=1e-3)
+    assert draw_variation("x", 0.0, AUTHORS).gain <= 10.0
 
 
 @pytest.mark.parametrize("wrong", [{"probability": 1.5}, {"key_shift": -1.0}, {"quietest": 0.5, "loudest": 0.0}])

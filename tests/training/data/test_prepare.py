@@ -21,7 +21,7 @@ from comosvc.training.cli import app
 from comosvc.training.config import load_config
 from comosvc.training.data import prepare as module
 from comosvc.training.data import prepared as features_module
-from comosvc.training.data.augmentation import AUTHORS_AUGMENTATION, variation_path
+from comosvc.training.data.augmentation import variation_path
 from comosvc.training.data.datasets import Material, folder_material, m4singer_material, opensinger_material
 from comosvc.training.data.material import f0_histogram, report_tables
 from comosvc.training.data.prepare import PrepareConfig, prepare
@@ -30,6 +30,7 @@ from comosvc.training.errors import ConfigError, DataError
 from comosvc.training.recipe import Recipe
 
 SMOKE = load_config(Recipe, "smoke")
+AUTHORS = load_config(Recipe, "authors").prepare.augmentation
 SONGS = tuple(f"歌{i}" for i in range(6))
 
 
@@ -87,12 +88,12 @@ def test_full_disk_is_named_and_nothing_is_lost(m4, tmp_path, monkeypatch):
 
 def test_varied_copies_lie_beside_the_clips(m4, tmp_path):
     few = replace(m4, recordings=m4.recordings[:2], trained=["Alto-1"], singers={"Alto-1": m4.singers["Alto-1"]})
-    config = PrepareConfig(augmentation=AUTHORS_AUGMENTATION, peak=0.95)
+    config = PrepareConfig(augmentation=AUTHORS, peak=0.95)
     features = prepare(few, SPEC, tmp_path, 1, Console(quiet=True), config)
     for clip in features.clips:
         arrays = features.load(clip)
         assert np.abs(arrays["audio"]).max() / 32767 == pytest.approx(0.95, abs=1e-3)
-        varied = load_file(variation_path(tmp_path, clip.key, AUTHORS_AUGMENTATION))
+        varied = load_file(variation_path(tmp_path, clip.key, AUTHORS))
         assert varied["mel"].shape == arrays["mel"].shape
         assert -5.0 <= varied["key_shift"] <= 5.0
 

@@ -35,9 +35,8 @@ from comosvc.training.evaluation.converters import (
     file_name,
     open_system,
 )
-from comosvc.training.evaluation.pages import RECONSTRUCTION, Results, as_tables
 from comosvc.training.evaluation.run import Data, EvaluationOptions, as_trained, evaluate
-from comosvc.training.evaluation.scores import ClipScore
+from comosvc.training.evaluation.scores import RECONSTRUCTION, ClipScore, Results, as_tables
 from comosvc.training.evaluation.singer_id import SingerIdConfig, train_singer_id
 from comosvc.training.loop.loop import LoopConfig
 

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from comosvc.runtime import Converter
-from comosvc.runtime.audio.features import mel_spectrogram
+from comosvc.runtime.audio.features import mel_centres_hz, mel_spectrogram
 from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
 from comosvc.runtime.audio.spec import FrontEnd
 from comosvc.runtime.errors import OutputError
@@ -27,30 +27,26 @@ from comosvc.training.acoustic.student import StudentConfig
 from comosvc.training.cli import app
 from comosvc.training.data.prepared import PreparedClip
 from comosvc.training.evaluation import audition as audition_module
-from comosvc.training.evaluation.audition import _key
-from comosvc.training.evaluation.pages import Entry, page
+from comosvc.training.evaluation.audition import Entry, _key, page
 from comosvc.training.loop.log import shown
-from comosvc.training.run.pictures import Illustration, beside, hz_ticks, mel_picture, png
+from comosvc.training.run.pictures import Illustration, mel_picture
 from comosvc.training.run.rendering import AnalysedSong, LoadedStage, Rendering
 
 
-def test_a_picture_shows_bands_bottom_up_and_the_pitch():
-    audio = np.sin(2 * np.pi * 1000 * np.arange(SPEC.sample_rate) / SPEC.sample_rate).astype(np.float32)
-    mel = mel_spectrogram(audio, SPEC)
-    plain = mel_picture(mel, np.zeros(len(mel), np.float32), SPEC, float(mel.max()))
-    assert plain.shape == (160, len(mel), 3)
-    band = int(mel.mean(axis=0).argmax())
-    assert plain.sum(axis=(1, 2)).argmax() // 2 == 79 - band
-    marked = mel_picture(mel, np.full(len(mel), 1000.0, np.float32), SPEC, float(mel.max()))
-    changed = np.flatnonzero((plain != marked).any(axis=(1, 2)))
-    assert abs(changed.mean() / 2 - (79 - band)) < 2.0
-    assert (marked[changed] == (0, 255, 255)).all()
-
-
-def test_png_is_read_back():
-    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(png(picture)))), picture)
-    assert beside([picture, picture]).shape == (20, 66, 3)
+def test_a_picture_shows_bands_bottom_up_and_the_pitch_on_one_scale():
+    mels = [np.full((n, SPEC.n_mels), -5.0, np.float32) for n in (100, 50)]
+    mels[0][:, 20] = 0.0
+    f0_hz = np.where(np.arange(100) < 40, mel_centres_hz(SPEC)[20], 0.0).astype(np.float32)
+    figure = mel_picture(mels, f0_hz, SPEC, 0.0)
+    assert [axes.get_xlim()[1] for axes in figure.axes] == [n / SPEC.frame_rate_hz for n in (100, 50)]
+    image, line = figure.axes[0].images[0], figure.axes[0].lines[0]
+    assert image.origin == "lower"
+    np.testing.assert_array_equal(image.get_array(), mels[0].T)
+    _, _, low, high = image.get_extent()
+    voiced = np.isfinite(line.get_ydata())
+    assert voiced.sum() == 40
+    bands = (line.get_ydata()[voiced] - low) / (high - low) * SPEC.n_mels
+    assert np.abs(bands - 20.5).max() < 0.6
 
 
 class Reader(HTMLParser):
@@ -73,26 +69,12 @@ def test_names_cannot_break_the_page():
     text = page(
         evil,
         evil,
-        [Entry(evil, evil, "data:,", "data:,", {"a": 1.0, "b": float("nan")}, 2.0)],
+        [Entry(evil, evil, "data:,", "data:,", {"a": 1.0, "b": float("nan")})],
         {"a": evil, "b": ""},
         verdict=evil,
-        ticks=[(evil, 0.5)],
     )
     assert evil not in text
     assert evil in "".join(Reader(text).text)
-
-
-def test_the_axes_are_in_hz_and_seconds():
-    ticks = dict(hz_ticks(SPEC))
-    picture = mel_picture(np.full((3, 80), -5.0, np.float32), np.full(3, 800.0, np.float32), SPEC, 0.0)
-    drawn = np.flatnonzero((picture == (0, 255, 255)).all(axis=2).any(axis=1)).mean()
-    assert ticks["800 Hz"] == pytest.approx(1.0 - drawn / len(picture), abs=0.01)
-    assert list(ticks) == ["200 Hz", "400 Hz", "800 Hz", "1600 Hz", "3200 Hz", "6400 Hz"]
-    text = page("t", "n", [Entry("a", "", "data:,", "data:,", {}, 15.0)], {}, ticks=hz_ticks(SPEC))
-    assert re.findall(r'class="s" style="left:([\d.]+)%">(\d+) s', text)[-1] == ("93.33", "14")
-    assert f'style="bottom:{100 * ticks["800 Hz"]:.2f}%">800 Hz<' in text
-    assert ">200 Hz<" in text
-    assert ">400 Hz<" not in text, "it would lie on that of 200 Hz"
 
 
 class ToyRenderer:
@@ -161,11 +143,13 @@ def write_toy_page(tmp_path, monkeypatch):
 def test_a_page_that_does_not_fit_on_the_disk_leaves_the_one_before(write_toy_page, tmp_path, monkeypatch):
     before = write_toy_page().read_bytes()
 
-    def until_full(path, text, *_):
-        path.write_bytes(text.encode()[:1000])
+    write = Path.write_bytes
+
+    def until_full(path, data):
+        write(path, data[:1000])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", until_full)
+    monkeypatch.setattr(Path, "write_bytes", until_full)
     with pytest.raises(OutputError, match=r"index.html cannot be written: No space left on device"):
         write_toy_page()
     assert (tmp_path / "index.html").read_bytes() == before
@@ -245,21 +229,19 @@ def test_the_page_has_every_checkpoint_and_needs_nothing_else(audition, smoke_ru
 
 @pytest.mark.slow
 def test_what_the_page_plays_is_the_song_as_long_as_it_was(audition):
-    lengths = {"audio": [], "img": []}
+    lengths = []
     for tag, _, value in Reader(audition).found:
-        data = base64.b64decode(value.partition(",")[2])
+        data = io.BytesIO(base64.b64decode(value.partition(",")[2]))
         if tag == "audio":
-            sound, rate = soundfile.read(io.BytesIO(data))
+            sound, rate = soundfile.read(data)
             assert rate == 24_000
             assert np.isfinite(sound).all()
-            lengths[tag].append(len(sound) // 128)
+            lengths.append(len(sound) / rate)
         else:
-            width, height = Image.open(io.BytesIO(data)).size
-            assert height == 160
-            lengths[tag].append(width)
-    assert lengths["img"] == lengths["audio"]
-    del lengths["img"][1]  # the singer's own recording
-    assert set(lengths["img"]) == {1.5 * 24_000 // 128}
+            assert Image.open(data).size == (1100, 200)
+    assert len(lengths) == 6
+    del lengths[1]  # the singer's own recording
+    assert set(lengths) == {36_000 // 128 * 128 / 24_000}
 
 
 @pytest.mark.slow
@@ -287,7 +269,7 @@ def test_what_is_too_loud_is_clipped_and_not_complained_of():
             return np.linspace(-1.7, 1.3, 1_280, dtype=np.float32)
 
     class Writer(SimpleNamespace):
-        def add_image(self, *_, **__): ...
+        def add_figure(self, *_, **__): ...
 
         def add_audio(self, name, audio, *_, **__):
             heard[name] = audio

@@ -163,12 +163,11 @@ def test_chunk_with_context_equals_whole(config):
 @pytest.mark.parametrize("config", [VocoderConfig(), LIGHT_24K])
 def test_costs(config):
     vocoder = Vocoder(config, SPEC)
-    assert vocoder.flops_per_second <= FLOPS_ALLOWED
     if not config.lookahead_frames:
         assert vocoder.lookahead_ms <= LOOKAHEAD_MS_ALLOWED
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         vocoder(**random_inputs(1, 375))
-    assert vocoder.flops_per_second == pytest.approx(counter.get_total_flops() / 2.0, rel=0.02)  # two seconds
+    assert counter.get_total_flops() / 2.0 <= FLOPS_ALLOWED  # two seconds
 
 
 def test_another_frame_layout_is_refused():
@@ -234,9 +233,9 @@ def test_training_improves_every_part(config):
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.01
 
 
-@pytest.mark.parametrize("config", [SMALL, LIGHT])
-def test_exports_with_free_batch_and_length(config):
-    vocoder = make_vocoder(config)
+def test_exports_with_free_batch_and_length():
+    """The other kind of network is exported with the smoke voice."""
+    vocoder = make_vocoder(LIGHT)
     example = random_inputs(2, 9)
     free = {"mel": {0: "B", 1: "T"}, "f0_hz": {0: "B", 1: "T"}, "source": {0: "B", 1: "L"}, "noise": {0: "B", 1: "L"}}
     program = torch.onnx.export(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_toy import Killed
 from typer.testing import CliRunner
 
 from comosvc import training as training_package
@@ -73,10 +74,6 @@ def test_the_command_trains_every_kind(run, tmp_path, kind):
     assert spec == SPEC
     assert vocoder.config == vocoder_config(kind, TINY[kind], "here")
     assert all(torch.isfinite(weight).all() for weight in vocoder.parameters())
-
-
-class Killed(Exception):
-    """What stands for a signal."""
 
 
 @pytest.mark.parametrize("kind", ["light", "nsf-hifigan"])
