@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .generated import Generated, Input
+from .generated import Drawn, Input
 from .processes import native_code
 from .shapes import check_finite
 
@@ -42,7 +42,7 @@ class Reply:
 class Runnable(Protocol):
     """A graph that runs: `providers.onnx.Graph`, or a stand-in for it.
 
-    One with a true `takes_generated` is given inputs of a formula as `Generated`; others get them as arrays.
+    One with a true `takes_drawn` is given inputs of a formula as `Drawn`; others get them as arrays.
     """
 
     def run(self, inputs: dict[str, Any], /) -> tuple[NDArray, ...]: ...
@@ -100,7 +100,7 @@ def run_batch(calls: Sequence[Call], graphs: Mapping[str, Runnable]) -> list[Rep
     start = time.perf_counter()
     inputs = {name: _stack([call.inputs[name] for call in calls]) for name in calls[0].inputs}
     graph = graphs[calls[0].graph]
-    if not getattr(graph, "takes_generated", False):
+    if not getattr(graph, "takes_drawn", False):
         inputs = {name: np.asarray(value) for name, value in inputs.items()}
     with native_code():
         outputs = graph.run(inputs)
@@ -113,9 +113,9 @@ def _stack(inputs: list[Input]) -> Input:
     """(1, length, ...) inputs as one (B, longest, ...), zeros appended. Scalars do not change."""
     if len(inputs) == 1 or inputs[0].ndim == 0:
         return inputs[0]
-    drawn = [value for value in inputs if isinstance(value, Generated)]
+    drawn = [value for value in inputs if isinstance(value, Drawn)]
     if len(drawn) == len(inputs):
-        return Generated([row for value in drawn for row in value.rows])
+        return Drawn([row for value in drawn for row in value.rows])
     longest = max(value.shape[1] for value in inputs)
     stacked = np.zeros((len(inputs), longest, *inputs[0].shape[2:]), inputs[0].dtype)
     for row, value in zip(stacked, inputs, strict=True):

@@ -49,16 +49,16 @@ class Pulses:
     host: _Host = field(repr=False)
 
 
-GeneratedRow = Normals | Sines | Pulses
+Row = Normals | Sines | Pulses
 """Formula of the input of one clip. `shape`: its length first."""
 
 
-class Generated:
-    """An input (B, length, ...) with a `GeneratedRow` for each clip; zeros follow shorter rows."""
+class Drawn:
+    """An input (B, length, ...) with a `Row` for each clip; zeros follow shorter rows."""
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, rows: Sequence[GeneratedRow]) -> None:
+    def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = tuple(rows)
         longest = max(row.shape[0] for row in self.rows)
         self.shape: Shape = (len(self.rows), longest, *self.rows[0].shape[1:])
@@ -67,8 +67,8 @@ class Generated:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, clips: slice) -> "Generated":
-        return Generated(self.rows[clips])
+    def __getitem__(self, clips: slice) -> "Drawn":
+        return Drawn(self.rows[clips])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if len(self.rows) == 1:
@@ -79,7 +79,7 @@ class Generated:
         return made
 
 
-Input = NDArray[Any] | Generated
+Input = NDArray[Any] | Drawn
 
 
 class SourceTrack:
@@ -107,7 +107,7 @@ class SourceTrack:
         """Discard frames before `frame`."""
         self._frames.forget(frame)
 
-    def read(self, first: int, last: int) -> Generated:
+    def read(self, first: int, last: int) -> Drawn:
         """The source of frames `first` to `last`, (1, L, H), to be made at any time and in any thread."""
         frames, shape = self._frames.read(first, last), ((last - first) * self._spec.hop_length, self._channels)
 
@@ -116,8 +116,8 @@ class SourceTrack:
 
         if self._sine:
             noise = sine_noise(self._seed, first, self._spec)
-            return Generated([Sines(frames, self._seed, noise, self._spec, shape, host)])
-        return Generated([Pulses(frames, self._spec, shape, host)])
+            return Drawn([Sines(frames, self._seed, noise, self._spec, shape, host)])
+        return Drawn([Pulses(frames, self._spec, shape, host)])
 
     def _on_the_host(self, first: int, frames: NDArray[Any]) -> NDArray[np.float32]:
         hop, (start, made) = self._spec.hop_length, self._made

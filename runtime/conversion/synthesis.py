@@ -13,7 +13,7 @@ from ..voice.manifest import Manifest
 from .analysis import make_analysis
 from .calls import Call
 from .content import ContentReader
-from .generated import Generated, Input, Normals, StepNoise, make_source_track, make_step_noise
+from .generated import Drawn, Input, Normals, StepNoise, make_source_track, make_step_noise
 from .request import Request
 from .source import frame_noise, sample_noise
 from .stages import AnalysedClip, Outputs, Stage, Stages, Timings
@@ -75,7 +75,7 @@ class AcousticStage(Stage):
     def _noise(self, first: int, n_frames: int, step: int) -> Input:
         given, n_mels = self.request.noise, self._n_mels
         if step or given is None:
-            return Generated([Normals(frame_noise(self.request.seed, first, n_mels, step), (n_frames, n_mels))])
+            return Drawn([Normals(frame_noise(self.request.seed, first, n_mels, step), (n_frames, n_mels))])
         noise = np.zeros((1, n_frames, n_mels), np.float32)
         inside = given[first : first + n_frames]
         noise[0, : len(inside)] = inside
@@ -112,7 +112,7 @@ class VocoderStage(Stage):
         # Mel may end before F0 and source do: the vocoder depends on less of it.
         mel, f0_hz = self._mel.read_padded(first, last), self._f0_hz.read(first, last)
         source = {} if self.source is None else {"source": self.source.read(first, last)}
-        return {"mel": mel[None], "f0_hz": f0_hz[None], **source, "noise": Generated([noise])}
+        return {"mel": mel[None], "f0_hz": f0_hz[None], **source, "noise": Drawn([noise])}
 
     def read(self, first: int, last: int) -> NDArray[np.float32]:
         """Samples of these mel frames; discards those before."""

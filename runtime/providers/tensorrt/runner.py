@@ -78,7 +78,7 @@ class EngineGraph:
     `maker` makes what a formula gives where the engine reads it; without one the host does, and sends it.
     """
 
-    takes_generated = True
+    takes_drawn = True
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from comosvc.runtime.audio.frames import content_index, stretched_index
 from comosvc.runtime.audio.gate import Gate, gains
 from comosvc.runtime.audio.pitch import GapBridge, f0_at_frames
 from comosvc.runtime.audio.resampling import resample
-from comosvc.runtime.conversion.generated import Generated
+from comosvc.runtime.conversion.generated import Drawn
 from comosvc.runtime.conversion.source import noise_frames, noise_samples, sine_source
 from comosvc.runtime.providers.gpu_source import SourceMaker
 
@@ -170,7 +170,7 @@ def test_sines_of_a_conversion_are_made_on_the_device(voice, song, monkeypatch, 
     maker = SourceMaker(device)
     made = {name: engine_graph(voice._bundle, name, device, maker=maker)[0] for name in ("acoustic", "vocoder")}
     monkeypatch.setattr(voice, "_graphs", {**graphs_of(voice), **made})
-    monkeypatch.setattr(Generated, "__array__", lambda *_, **__: pytest.fail("the host made it"))
+    monkeypatch.setattr(Drawn, "__array__", lambda *_, **__: pytest.fail("the host made it"))
     found = voice.convert(song, 24_000, latency=latency).audio
     assert np.abs(found).max() > 0.05
     np.testing.assert_allclose(found, wanted, atol=1e-4)  # padded: sums in another order
