@@ -39,11 +39,6 @@ class Labels:
     phone: NDArray[np.int32]
     """(P,) indices into PHONES."""
 
-    @property
-    def has_f0(self) -> bool:
-        """Whether F0 is known; False for recorded voices."""
-        return len(self.f0_hz) > 0 and bool(np.isfinite(self.f0_hz[0]))
-
     def f0_at(self, times_s: NDArray[np.floating]) -> NDArray[np.float32]:
         """F0 in Hz at each of `times_s`, any shape: log-linear within voiced runs, 0 unvoiced, NaN unknown."""
         position = np.clip(np.asarray(times_s) * CONTROL_RATE_HZ, 0, len(self.f0_hz) - 1)

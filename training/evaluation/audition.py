@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -26,11 +27,10 @@ from ..data.prepared import EXTRACTORS, FeatureIndex, PreparedClip
 from ..errors import DataError
 from ..loop.checkpoint import missing_commands, read_metadata, require_checkpoint
 from ..run.pictures import hz_ticks, mel_picture, png
-from ..run.rendering import AnalysedSong, LoadedStage, Renderer, Rendering, load_stage
+from ..run.rendering import AnalysedSong, Renderer, Rendering, load_stage
 from ..vocoder.stage import VOCODER
-from .measures import f0_pearson, f0_rmse_cents, mel_l1
 from .pages import Entry, page
-from .scores import f0
+from .scores import f0, f0_pearson, f0_rmse_cents, mel_l1
 
 REFERENCE, TEACHER, STUDENT = "reference", "teacher", "student"
 _MELODY, _PITCH, _VOCODER, _TEACHER, _SOURCE = (
@@ -100,15 +100,19 @@ def audition(
     stages = [load_stage(checkpoint) for checkpoint in checkpoints]
     singer = options.singer or stages[0].singers[0]
     key = _key(options.key, renderer, audio, rate, singer)
-    renderings: list[Rendering] = []
+    entries = _references(renderer, heard, singer, options)
+    spec, top = renderer.spec, float(heard.mel.max())
+    renderings: list[tuple[str, str, str, Rendering]] = []
     for stage, checkpoint in zip(stages, checkpoints, strict=True):
         progress(f"{checkpoint.parent.name}/{checkpoint.name}")
-        steps = options.teacher_steps if stage.student is None else options.student_steps
-        renderings.append(renderer.render(stage, heard, singer, key=key, steps=steps, seed=options.seed))
-    entries = [
-        *_references(renderer, heard, singer, options),
-        *_entries(renderer, heard, stages, checkpoints, renderings, options),
-    ]
+        kind, steps = (TEACHER, options.teacher_steps) if stage.student is None else (STUDENT, options.student_steps)
+        rendering = renderer.render(stage, heard, singer, key=key, steps=steps, seed=options.seed)
+        name = f"{stage.name}, step {stage.step}" + (", best" if checkpoint.stem == "best" else "")
+        renderings.append((kind, name, f"{steps} sampling step{'s' if steps > 1 else ''}", rendering))
+    teacher = next((rendering for kind, *_, rendering in reversed(renderings) if kind == TEACHER), None)
+    for kind, name, note, made in renderings:
+        figures = _figures(made, heard, teacher, spec)
+        entries.append(_entry(name, note, made.audio, made.mel, made.f0_hz, spec, top, figures=figures, kind=kind))
     title = f"{song.name} by {singer}, {key:+.0f} semitones"
     note = f"{run.resolve().name}: {len(stages)} checkpoints, seed {options.seed}"
     text = page(title, note, entries, _FIGURES, verdict=verdict(entries), ticks=hz_ticks(renderer.spec))
@@ -178,7 +182,7 @@ def _references(renderer: Renderer, song: AnalysedSong, singer: str, options: Au
     figures = _figures(Rendering(song.mel, song.f0_hz, audio), song, None, spec)
     note = "the source's own spectrogram and pitch through the vocoder: no checkpoint can sound cleaner"
     mel = mel_spectrogram(audio, spec)
-    return [*entries, _entry("vocoder alone", note, audio, mel, song.f0_hz, spec, top, figures)]
+    return [*entries, _entry("vocoder alone", note, audio, mel, song.f0_hz, spec, top, figures=figures)]
 
 
 def recording_of(features: FeatureIndex, singer: str) -> PreparedClip | None:
@@ -197,49 +201,14 @@ def _entry(
     f0_hz: NDArray[np.float32],
     spec: AudioSpec,
     top: float,
-    figures: dict[str, float] | None = None,
-    kind: str = REFERENCE,
-    other_song: bool = False,
+    **more: Any,
 ) -> Entry:
-    return Entry(
-        name=name,
-        note=note,
-        audio=_audio(audio, spec),
-        picture=_picture(mel, f0_hz, spec, top),
-        figures=figures or {},
-        seconds=len(mel) / spec.frame_rate_hz,
-        kind=kind,
-        other_song=other_song,
-    )
-
-
-def _entries(
-    renderer: Renderer,
-    song: AnalysedSong,
-    stages: Sequence[LoadedStage],
-    checkpoints: Sequence[Path],
-    renderings: Sequence[Rendering],
-    options: AuditionOptions,
-) -> list[Entry]:
-    spec, top = renderer.spec, float(song.mel.max())
-    teachers = [r for r, stage in zip(renderings, stages, strict=True) if stage.student is None]
-    entries = []
-    for stage, checkpoint, rendering in zip(stages, checkpoints, renderings, strict=True):
-        steps = options.teacher_steps if stage.student is None else options.student_steps
-        entries.append(
-            _entry(
-                f"{stage.name}, step {stage.step}" + (", best" if checkpoint.stem == "best" else ""),
-                f"{steps} sampling step{'s' if steps > 1 else ''}",
-                rendering.audio,
-                rendering.mel,
-                rendering.f0_hz,
-                spec,
-                top,
-                _figures(rendering, song, teachers[-1] if teachers else None, spec),
-                TEACHER if stage.student is None else STUDENT,
-            )
-        )
-    return entries
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(audio, -1.0, 1.0), spec.sample_rate, "PCM_16", format="FLAC")
+    more = {"kind": REFERENCE, "figures": {}, **more}
+    picture = _data_uri("image/png", png(mel_picture(mel, f0_hz, spec, top)))
+    sound = _data_uri("audio/flac", buffer.getvalue())
+    return Entry(name=name, note=note, audio=sound, picture=picture, seconds=len(mel) / spec.frame_rate_hz, **more)
 
 
 def _figures(rendering: Rendering, song: AnalysedSong, teacher: Rendering | None, spec: AudioSpec) -> dict[str, float]:
@@ -258,16 +227,6 @@ def _figures(rendering: Rendering, song: AnalysedSong, teacher: Rendering | None
 def f0_at(f0_hz: NDArray[np.float32], n_frames: int) -> NDArray[np.float32]:
     """An F0 curve (T,) at `n_frames` frames of the same duration: the nearest value each."""
     return f0_hz[((np.arange(n_frames) + 0.5) * len(f0_hz) / n_frames).astype(int)]
-
-
-def _audio(audio: NDArray[np.float32], spec: AudioSpec) -> str:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.clip(audio, -1.0, 1.0), spec.sample_rate, "PCM_16", format="FLAC")
-    return _data_uri("audio/flac", buffer.getvalue())
-
-
-def _picture(mel: NDArray[np.float32], f0_hz: NDArray[np.float32], spec: AudioSpec, top: float) -> str:
-    return _data_uri("image/png", png(mel_picture(mel, f0_hz, spec, top)))
 
 
 def _data_uri(kind: str, data: bytes) -> str:

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import tempfile
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -26,7 +27,6 @@ from ..errors import DataError
 from ..loop.checkpoint import latest_checkpoint, load_module, read_metadata
 from ..loop.loop import fit
 from .converters import EvaluationClip
-from .measures import readable
 from .singer_id import SINGER_ID, SingerClassifier, SingerCrops, SingerIdConfig, SingerIdObjective
 
 MEASURE_RATE = 16_000
@@ -79,6 +79,12 @@ def find_character_errors() -> Callable[[str, str], float] | Missing:
     if isinstance(package, Missing):
         return package
     return lambda recognised, sung: float(package.cer(readable(sung), readable(recognised)))
+
+
+def readable(text: str) -> str:
+    """`text` as recognisers are compared: compatibility forms unified, no case, no spaces, no punctuation."""
+    unified = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(c for c in unified if unicodedata.category(c)[0] not in "ZPCS")
 
 
 def _package(name: str) -> Any | Missing:

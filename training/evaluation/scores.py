@@ -1,4 +1,4 @@
-"""Scores of systems on pairs."""
+"""Measures as formulas, and scores of systems on pairs. Nothing is aligned in time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,18 +6,89 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dct
 
 from ...runtime.audio.features import mel_spectrogram
 from ...runtime.audio.files import write_audio
 from ...runtime.audio.resampling import resample
 from ...runtime.audio.spec import COMOSVC_24K, FrontEnd
 from ..data.prepared import swift_f0
-from . import measures
 from .converters import ConverterUnderTest, EvaluationClip, Pair, Unconverted, file_name
 from .outside import MEASURE_RATE, Compare, Embed, Missing, Recogniser
 
 SPEC = COMOSVC_24K
 """Where mel and F0 of every system are taken, whatever its own front end is."""
+
+
+CEPSTRAL_COEFFICIENTS = 13
+
+
+def f0_pearson(estimate: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """FPC: Pearson correlation of two F0 curves (T,) in Hz over all frames, 0 = unvoiced counted as it stands.
+
+    As Amphion computes it, whose code the paper's figures come from. NaN where one curve is constant.
+    """
+    a, b = _same_length(estimate, truth)
+    return _pearson(a, b)
+
+
+def voiced_pearson(estimate: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """`f0_pearson` over the frames voiced in both: the melody alone, without what voicing contributes."""
+    a, b = _same_length(estimate, truth)
+    both = (a > 0) & (b > 0)
+    return _pearson(a[both], b[both])
+
+
+def _pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    if len(a) < 2 or np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def f0_rmse_cents(estimate: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    """Root mean square error of F0 in cents over the frames voiced in both, octave errors and all. NaN without any."""
+    a, b = _same_length(estimate, truth)
+    both = (a > 0) & (b > 0)
+    if not both.any():
+        return float("nan")
+    return float(np.sqrt(np.mean(np.square(1200.0 * np.log2(a[both] / b[both])))))
+
+
+def mel_l1(estimate: NDArray[np.floating], truth: NDArray[np.floating], log_base: float) -> float:
+    """Mean absolute difference of two log-mels (T, M) of base `log_base`, in nepers."""
+    a, b = _same_length(estimate, truth)
+    return float(np.mean(np.abs(a - b)) * np.log(log_base))
+
+
+def mel_cepstral_distortion(
+    estimate: NDArray[np.floating],
+    truth: NDArray[np.floating],
+    log_base: float,
+    coefficients: int = CEPSTRAL_COEFFICIENTS,
+) -> float:
+    """MCD in dB of two log-mels (T, M): 10 / ln 10 * sqrt(2 sum_{d=1..D} (c_d - c'_d)^2), mean over frames.
+
+    c are the cosine coefficients of the log magnitude in nepers along the mel axis; c_0, the level, is left out.
+    Figures from WORLD or SPTK cepstra are on another warping of frequency and do not compare.
+    """
+    a, b = _same_length(estimate, truth)
+    n_mels = a.shape[1]
+    cepstra = dct((a - b) * np.log(log_base), type=2, norm="ortho", axis=1) * np.sqrt(2.0 / n_mels)
+    distance = np.sqrt(2.0 * np.square(cepstra[:, 1 : coefficients + 1]).sum(axis=1))
+    return float(10.0 / np.log(10.0) * distance.mean())
+
+
+def cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Cosine of the angle between two vectors (D,)."""
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _same_length(
+    estimate: NDArray[np.floating], truth: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both over the frames that both have, in float64: one system may keep a last, partial frame."""
+    n_frames = min(len(estimate), len(truth))
+    return estimate[:n_frames].astype(np.float64), truth[:n_frames].astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -87,16 +158,16 @@ class Scorer:
         wanted = f0(pair.clip.audio, pair.clip.rate) * 2.0 ** (pair.key / 12.0)
         found = f0(audio, rate)
         return {
-            "FPC": measures.f0_pearson(found, wanted),
-            "FPC voiced": measures.voiced_pearson(found, wanted),
-            "F0 RMSE": measures.f0_rmse_cents(found, wanted),
+            "FPC": f0_pearson(found, wanted),
+            "FPC voiced": voiced_pearson(found, wanted),
+            "F0 RMSE": f0_rmse_cents(found, wanted),
         }
 
     def _voice(self, audio: NDArray[np.float32], rate: int, target: str) -> dict[str, float]:
         if isinstance(self.tools.embed, Missing) or target not in self.voices:
             return {}
         voice = self.tools.embed(resample(audio, rate, MEASURE_RATE))
-        likeness = {name: measures.cosine(voice, centre) for name, centre in self.voices.items()}
+        likeness = {name: cosine(voice, centre) for name, centre in self.voices.items()}
         return {"SIM": likeness[target], "ID": float(max(likeness, key=likeness.__getitem__) == target)}
 
     def _against_reference(self, audio: NDArray[np.float32], rate: int, clip: EvaluationClip) -> dict[str, float]:
@@ -105,8 +176,8 @@ class Scorer:
         )
         base = SPEC.mel_log_base
         figures = {
-            "MCD": measures.mel_cepstral_distortion(estimate, truth, base),
-            "mel L1": measures.mel_l1(estimate, truth, base),
+            "MCD": mel_cepstral_distortion(estimate, truth, base),
+            "mel L1": mel_l1(estimate, truth, base),
         }
         ours, theirs = (resample(a, r, MEASURE_RATE) for a, r in ((audio, rate), (clip.audio, clip.rate)))
         n_samples = min(len(ours), len(theirs))

@@ -104,10 +104,9 @@ def initial_model(start: Start, stage: str, features: FeatureIndex, encoders: di
     """
     path = start.checkpoint(stage)
     _, config = read_metadata(path)
-    theirs = config.get("content_encoders") or {CONTENT: config["content_encoder"]}
     for what, stored, ours in (
         ("audio settings", from_mapping(AudioSpec, config["audio"], str(path)), features.audio),
-        ("content encoders", theirs, encoders),
+        ("content encoders", config["content_encoders"], encoders),
     ):
         if stored != ours:
             raise TrainingError(

@@ -121,17 +121,13 @@ def illustrate(run: Path, stage: LoadedStage, teacher: LoadedStage | None = None
 
     @cache
     def made() -> Illustration:
-        return _illustration(run, stage, teacher)
+        renderer = Renderer(run)
+        clip, spec = _typical_clip(renderer.features), renderer.spec
+        audio = renderer.features.load(clip)["audio"].astype(np.float32) / np.float32(32768)
+        song = renderer.listen(audio[: round(_SECONDS * spec.sample_rate)], spec.sample_rate)
+        return Illustration(renderer, song, clip.singer, stage, teacher)
 
     return lambda model, step, writer: made()(model, step, writer)
-
-
-def _illustration(run: Path, stage: LoadedStage, teacher: LoadedStage | None) -> Illustration:
-    renderer = Renderer(run)
-    clip, spec = _typical_clip(renderer.features), renderer.spec
-    audio = renderer.features.load(clip)["audio"].astype(np.float32) / np.float32(32768)
-    song = renderer.listen(audio[: round(_SECONDS * spec.sample_rate)], spec.sample_rate)
-    return Illustration(renderer, song, clip.singer, stage, teacher)
 
 
 def _typical_clip(features: FeatureIndex) -> PreparedClip:

@@ -112,18 +112,6 @@ class Vocoder(nn.Module):
         """From a sample to the centre of the last mel frame it depends on, at most."""
         return (self.mel_context_frames[1] + 0.5) * self.spec.hop_length / self.spec.sample_rate * 1e3
 
-    @property
-    def flops_per_second(self) -> float:
-        """Floating point operations in matrix products per second of audio, a multiplication and an addition counted
-        apart.
-        """
-        hop, F2, M = self.spec.hop_length, self.spec.n_fft + 2, self.spec.n_mels
-        C, K = self.config.channels, self.config.refinements
-        transforms = ((2 + K) * HOPS_PER_WINDOW + 1 + (1 + K) * HOPS_PER_WINDOW // 2) * hop * F2
-        to_and_from_mel = 2 * (3 + K) * M * F2 // 2
-        network = self.stem.in_features * C + len(self.blocks) * 4 * C * C + C * self.head.out_features
-        return 2.0 * self.spec.frame_rate_hz * (transforms + to_and_from_mel + network)
-
     def forward(self, mel: Tensor, f0_hz: Tensor, source: Tensor, noise: Tensor) -> Tensor:
         with full_precision(mel.device):  # bf16 is a noise floor of -50 dB in a Fourier transform
             target = _with_edges(mel * math.log(self.spec.mel_log_base))  # nepers, frames -1 .. T

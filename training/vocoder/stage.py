@@ -147,7 +147,11 @@ def train_vocoder(
     model = build_vocoder(config.sizes, features.audio)
     resolved = {
         "audio": to_mapping(features.audio),
-        **training_facts(config),
+        "kind": config.kind,
+        "network": config.sizes,
+        "crop_frames": config.crop_frames,
+        "draws": config.draws,
+        "adversary": config.adversary,
         "loop": to_mapping(config.loop),
         "seed": seed,
         "singers": features.trained_singers,
@@ -164,15 +168,3 @@ def train_vocoder(
         device=device,
         console=console,
     )
-
-
-def training_facts(config: VocoderTraining) -> dict[str, Any]:
-    """What a checkpoint must tell of its network and objective. The first vocoders had one kind and no adversary, and
-    their checkpoints do not say so.
-    """
-    facts = {"network": config.sizes, "crop_frames": config.crop_frames}
-    if config.kind != MATCHING:
-        facts["kind"] = config.kind
-    if config.adversary is not None:
-        facts["adversary"] = config.adversary
-    return facts if config.draws == 2 else {**facts, "draws": config.draws}

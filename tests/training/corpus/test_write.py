@@ -64,7 +64,7 @@ def test_clips_have_audio_and_labels_of_their_length(written):
         assert audio.dtype == np.float32
         assert len(audio) / 24_000 == pytest.approx(clip.seconds, abs=1e-3)
         assert len(labels.f0_hz) == round(clip.seconds * 200)
-        assert labels.has_f0
+        assert np.isfinite(labels.f0_hz).all()
         assert labels.phone_start_s[0] == 0.0
         assert (np.diff(labels.phone_start_s) > 0).all()
 

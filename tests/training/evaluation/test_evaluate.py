@@ -14,6 +14,7 @@ import pytest
 import soundfile
 from dataset_trees import RATE, m4singer, opensinger, tone, write
 from rich.console import Console
+from run_folders import short_loop
 from tiny_bundle import tiny_files, write_zip
 from typer.testing import CliRunner
 
@@ -39,7 +40,6 @@ from comosvc.training.evaluation.pages import RECONSTRUCTION, Results, as_tables
 from comosvc.training.evaluation.run import Data, EvaluationOptions, as_trained, evaluate
 from comosvc.training.evaluation.scores import ClipScore
 from comosvc.training.evaluation.singer_id import SingerIdConfig, train_singer_id
-from comosvc.training.loop.loop import LoopConfig
 
 SONGS = tuple(f"歌{i}" for i in range(6))
 
@@ -377,9 +377,7 @@ def test_likeness_by_a_singer_classifier_of_ones_own(singers, bundle, tmp_path):
     """Trained on the targets' recordings, it knows whose copies are whose."""
     material = folder_material(singers)
     prepare(material, COMOSVC_24K, tmp_path / "run" / "features", 1, Console(quiet=True))
-    loop = LoopConfig(
-        steps=40, batch_size=4, learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=5, precision="fp32"
-    )
+    loop = short_loop(40, batch_size=4, learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=5)
     train_singer_id(
         SingerIdConfig(loop=loop, channels=16, crop_frames=64), tmp_path / "run", seed=0, resume=False, device="cpu"
     )

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from comosvc.training.errors import DataError
-from comosvc.training.evaluation import measures, outside
+from comosvc.training.evaluation import outside
+from comosvc.training.evaluation import scores as measures
 
 RATE = outside.MEASURE_RATE
 T = np.arange(500)
@@ -63,7 +64,7 @@ def test_mel_l1_is_in_nepers_and_over_common_frames():
 
 
 def test_readable_text_has_no_case_space_or_punctuation():
-    assert measures.readable("Ｈe llo，世界!\n") == "hello世界"
+    assert outside.readable("Ｈe llo，世界!\n") == "hello世界"
 
 
 def test_character_errors():

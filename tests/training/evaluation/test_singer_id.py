@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from run_folders import short_loop
 
 from comosvc.runtime.audio.spec import COMOSVC_24K, AudioSpec
 from comosvc.training.data.prepared import FeatureIndex, PreparedClip, PreparedSinger, save_arrays
@@ -21,28 +22,11 @@ from comosvc.training.evaluation.singer_id import (
     write_singer_id,
 )
 from comosvc.training.loop.checkpoint import load_module
-from comosvc.training.loop.loop import LoopConfig
 
 SPEC = replace(COMOSVC_24K, content_hop_length=160)
-LOOP = LoopConfig(
-    steps=40,
-    batch_size=8,
-    learning_rate=3e-3,
-    final_learning_rate=1e-4,
-    warmup_steps=5,
-    checkpoint_every=40,
-    ema_decay=0.8,
-    precision="fp32",
-)
+LOOP = short_loop(40, batch_size=8, learning_rate=3e-3, final_learning_rate=1e-4, warmup_steps=5, ema_decay=0.8)
 CONFIG = SingerIdConfig(loop=LOOP, channels=24, crop_frames=60)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def voice(peak: int, seed: int, n_frames: int = 150) -> np.ndarray:

@@ -6,39 +6,28 @@ from importlib import resources
 import onnx
 import pytest
 import torch
-from run_folders import noise_features
+from run_folders import HOW, noise_features, save_stage, short_loop
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
 from comosvc.training.acoustic.model import AcousticConfig, DenoiserConfig
-from comosvc.training.acoustic.student import StudentConfig
-from comosvc.training.acoustic.teacher import TeacherConfig
+from comosvc.training.acoustic.teaching import StudentConfig, TeacherConfig
 from comosvc.training.cli import app
-from comosvc.training.config import RECIPES, load_config, to_mapping
+from comosvc.training.config import RECIPES, load_config
 from comosvc.training.content.adopt import adopt_content, load_weights
 from comosvc.training.content.encoder import ContentConfig, ContentEncoder
 from comosvc.training.data.prepared import FeatureIndex
 from comosvc.training.errors import TrainingError
-from comosvc.training.loop.checkpoint import latest_checkpoint, read_metadata, save_checkpoint
-from comosvc.training.loop.loop import LoopConfig
+from comosvc.training.loop.checkpoint import latest_checkpoint, read_metadata
 from comosvc.training.recipe import Recipe
 from comosvc.training.run.acoustic_stages import load_content_encoders, train_student, train_teacher
 from comosvc.training.run.fine_tune import Start
 from comosvc.training.vocoder.light import Vocoder, VocoderConfig
 
-LOOP = LoopConfig(
-    steps=4,
-    batch_size=2,
-    learning_rate=1e-2,
-    final_learning_rate=1e-3,
-    warmup_steps=1,
-    checkpoint_every=4,
-    precision="fp32",
-)
+LOOP = short_loop(4)
 ACOUSTIC = AcousticConfig(denoiser=DenoiserConfig(channels=16, hidden=8, layers=2))
 TEACHER, STUDENT = TeacherConfig(loop=LOOP, crop_frames=32), StudentConfig(loop=LOOP, crop_frames=32)
-HOW = {"seed": 0, "resume": False, "device": "cpu"}
 ENCODER = ContentConfig(channels=16, n_mels=20, dilations=(1, 2), mean_frames=10)
 
 
@@ -54,10 +43,7 @@ def trained(tmp_path_factory):
     small = VocoderConfig(channels=16, dilations=(1,))
     networks = {"content": (new_encoder(), ENCODER), "vocoder": (Vocoder(small, SPEC), small)}
     for stage, (module, network) in networks.items():
-        config = {"audio": to_mapping(SPEC), "network": to_mapping(network)}
-        (run / stage).mkdir()
-        unused = torch.optim.AdamW(module.parameters())
-        save_checkpoint(run / stage, 7, {"model": module, "ema": module}, unused, config)
+        save_stage(run, stage, module, network, step=7)
     train_teacher(ACOUSTIC, TEACHER, run, **HOW)
     train_student(STUDENT, run, **HOW)
     return run
@@ -90,9 +76,7 @@ def test_embedding_only_changes_nothing_else(trained, tmp_path):
 
 def test_new_singers_begin_at_the_mean_and_known_ones_where_they_were(trained, tmp_path):
     run = noise_features(tmp_path / "new", "zoe", "ben")
-    still = TeacherConfig(
-        loop=LoopConfig(**{**to_mapping(LOOP), "learning_rate": 0.0, "final_learning_rate": 0.0}), crop_frames=32
-    )
+    still = TeacherConfig(loop=short_loop(4, learning_rate=0.0, final_learning_rate=0.0), crop_frames=32)
     train_teacher(ACOUSTIC, still, run, **HOW, start=Start(source=trained))
     table, before = (tensors(r, "teacher", "ema")["singer_embed.weight"] for r in (run, trained))
     torch.testing.assert_close(table, torch.stack([before.mean(dim=0), before[1]]))
@@ -120,10 +104,8 @@ def test_content_encoder_and_vocoder_come_along(trained, tmp_path):
 
 
 def test_another_content_encoder_is_refused(trained, tmp_path):
-    run, other = noise_features(tmp_path / "new", "zoe"), new_encoder(1)
-    (run / "content").mkdir()
-    config = {"audio": to_mapping(SPEC), "network": to_mapping(ENCODER)}
-    save_checkpoint(run / "content", 1, {"model": other, "ema": other}, torch.optim.AdamW(other.parameters()), config)
+    run = noise_features(tmp_path / "new", "zoe")
+    save_stage(run, "content", new_encoder(1), ENCODER)
     with pytest.raises(TrainingError, match="other content encoders"):
         train_teacher(ACOUSTIC, TEACHER, run, **HOW, start=Start(source=trained))
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from run_folders import noise_features
+from run_folders import HOW, noise_features, short_loop
 from safetensors.torch import load_file
 from tiny_bundle import edited, tiny_files, write_zip
 from typer.testing import CliRunner
@@ -16,24 +16,18 @@ from typer.testing import CliRunner
 from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.training.acoustic.model import AcousticConfig
-from comosvc.training.acoustic.student import StudentConfig
-from comosvc.training.acoustic.teacher import TeacherConfig
+from comosvc.training.acoustic.teaching import StudentConfig, TeacherConfig
 from comosvc.training.cli import app
 from comosvc.training.errors import TrainingError
 from comosvc.training.loop.checkpoint import latest_checkpoint, read_metadata
-from comosvc.training.loop.loop import LoopConfig
 from comosvc.training.run import voice_run
 from comosvc.training.run.acoustic_stages import load_content_encoders, train_student, train_teacher
 from comosvc.training.run.fine_tune import Start
 from comosvc.training.run.rendering import load_stage
 
 SPEC = replace(COMOSVC_24K, content_hop_length=160)
-LOOP = LoopConfig(
-    steps=2, batch_size=2, learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=1, checkpoint_every=2,
-    precision="fp32",
-)  # fmt: skip
+LOOP = short_loop()
 TEACHER, STUDENT = TeacherConfig(loop=LOOP, crop_frames=32), StudentConfig(loop=LOOP, crop_frames=32)
-HOW = {"seed": 0, "resume": False, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")

@@ -25,14 +25,7 @@ FLOPS_ALLOWED = 5e9  # per second of audio
 LOOKAHEAD_MS_ALLOWED = 13.4
 VOICED_NEPERS, UNVOICED_NEPERS = 0.12, 0.3  # noise in bands of one DFT bin each is not the target's noise
 PARITY = 1e-5  # relative to the peak; 1e-6 was seen
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_vocoder(config: VocoderConfig = SMALL) -> Vocoder:
@@ -163,12 +156,11 @@ def test_chunk_with_context_equals_whole(config):
 @pytest.mark.parametrize("config", [VocoderConfig(), LIGHT_24K])
 def test_costs(config):
     vocoder = Vocoder(config, SPEC)
-    assert vocoder.flops_per_second <= FLOPS_ALLOWED
     if not config.lookahead_frames:
         assert vocoder.lookahead_ms <= LOOKAHEAD_MS_ALLOWED
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         vocoder(**random_inputs(1, 375))
-    assert vocoder.flops_per_second == pytest.approx(counter.get_total_flops() / 2.0, rel=0.02)  # two seconds
+    assert counter.get_total_flops() / 2.0 <= FLOPS_ALLOWED  # two seconds
 
 
 def test_another_frame_layout_is_refused():
@@ -234,9 +226,9 @@ def test_training_improves_every_part(config):
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.01
 
 
-@pytest.mark.parametrize("config", [SMALL, LIGHT])
-def test_exports_with_free_batch_and_length(config):
-    vocoder = make_vocoder(config)
+def test_the_light_kind_exports_with_free_batch_and_length():
+    """tests/export exports the other kind."""
+    vocoder = make_vocoder(LIGHT)
     example = random_inputs(2, 9)
     free = {"mel": {0: "B", 1: "T"}, "f0_hz": {0: "B", 1: "T"}, "source": {0: "B", 1: "L"}, "noise": {0: "B", 1: "L"}}
     program = torch.onnx.export(

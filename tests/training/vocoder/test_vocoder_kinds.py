@@ -17,11 +17,11 @@ from comosvc.training.config import from_mapping, load_config
 from comosvc.training.data.prepare import analyse
 from comosvc.training.data.prepared import FeatureIndex, PreparedClip, PreparedSinger, feature_path, save_arrays
 from comosvc.training.errors import ConfigError, TrainingError
-from comosvc.training.loop.checkpoint import latest_checkpoint, read_metadata, save_checkpoint
+from comosvc.training.loop.checkpoint import latest_checkpoint, read_metadata
 from comosvc.training.recipe import Recipe
 from comosvc.training.run.rendering import load_vocoder
 from comosvc.training.vocoder.hifigan import NsfHifiGan
-from comosvc.training.vocoder.light import KINDS, LIGHT_24K, Vocoder, build_vocoder, vocoder_config
+from comosvc.training.vocoder.light import KINDS, LIGHT_24K, build_vocoder, vocoder_config
 from comosvc.training.vocoder.losses import AdversaryConfig
 from comosvc.training.vocoder.stage import VocoderData, VocoderTraining, train_vocoder
 
@@ -112,24 +112,6 @@ def test_another_kind_or_adversary_does_not_go_on(run):
         train_vocoder(training("light", adversary=False), run, resume=True, **how)
     with pytest.raises(TrainingError, match="differs in: kind, network"):
         train_vocoder(training("nsf-hifigan"), run, resume=True, **how)
-
-
-def test_checkpoints_of_the_first_vocoders_are_taken_up_and_loaded(run):
-    """They name no kind, no adversary, and none of the sizes that came with the light one."""
-    config = training("matching", adversary=False)
-    path = train_vocoder(config, run, resume=False, seed=3, device="cpu")
-    step, facts = read_metadata(path)
-    assert not {"kind", "adversary", "draws"} & facts.keys()
-    for name in ("lookahead_frames", "per_bin"):
-        del facts["network"][name]
-    vocoder = build_vocoder(config.sizes, SPEC)
-    save_checkpoint(
-        run / "vocoder", step, {"model": vocoder, "ema": vocoder}, torch.optim.AdamW([*vocoder.parameters()]), facts
-    )
-    assert train_vocoder(config, run, resume=True, seed=3, device="cpu") == path
-    loaded, _ = load_vocoder(run)
-    assert isinstance(loaded, Vocoder)
-    assert loaded.config == config.sizes
 
 
 def test_an_unknown_kind_or_size_is_named():
