@@ -22,13 +22,14 @@ GPU := .venv-gpu
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu lint demo-voice bench bench-quality
+.PHONY: help demo test test-gpu lint docs demo-voice bench bench-quality
 
 help:
 	@echo "make demo        convert the shipped clips with the shipped voice; needs no torch   -> demo-out/"
 	@echo "make test        every test"
 	@echo "make test-gpu    parity and speed on an NVIDIA GPU, in an environment of its own           -> $(GPU_TABLE)"
 	@echo "make lint        ruff and pyright"
+	@echo "make docs        the documentation; warnings are errors                               -> site/"
 	@echo "make demo-voice  train the demo voice again from nothing, up to a bundle            -> $(BUNDLE)"
 	@echo "make bench-quality  ours beside a flow and a DiffSVC shape, trained alike from nothing    -> $(SYSTEMS_TABLE)"
 	@echo "make bench       the quality table of the shipped voice, with $(RUN) if it is there"
@@ -54,6 +55,13 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+
+# The reference is read from the source, under the names that the packages have when installed.
+docs: $(VENV)/.installed
+	@mkdir -p build/docs/source/comosvc
+	@ln -sfn $(CURDIR)/runtime build/docs/source/comosvc/runtime
+	$(VENV)/bin/python .ci/docs.py messages
+	$(VENV)/bin/zensical build --strict --clean
 
 demo-voice: $(VENV)/.installed
 	$(VENV)/bin/comosvc-train corpus -c $(RECIPE) -o $(RUN) $(CORPUS_FLAGS)

@@ -26,11 +26,15 @@ _COMMANDS = {
     "bench": _Command("comosvc.benchmarks.cli", "app", "bench", "Measure speed, latency and quality."),
     "doctor": _Command("comosvc.runtime.cli.doctor", "_app", "cpu", "Check what works on this machine."),
 }
-_FOR_FILES = {"inputs", "output", "file_format", "plot", "as_json", "force", "latency", "info", "version"}
+_COMPLETION = {"install_completion", "show_completion"}
+"""Options of `comosvc` itself."""
+_FOR_FILES = {
+    *("inputs", "output", "file_format", "channel", "plot", "as_json", "force", "skip_existing", "latency"),
+    *("info", "verbose", "version"),
+}
 _LIVE_HELP = """Convert the input of a microphone, until Ctrl-C.
 
-\b
-Examples:
+\bExamples:
   comosvc live -s alto -k 5
   comosvc live --list-devices
 """
@@ -38,18 +42,6 @@ Examples:
 
 class _Group(TyperGroup):
     """Lists the commands without importing them. Imports a command that runs or is completed."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        installs = "--install-completion" in args
-        try:
-            return super().parse_args(ctx, args)
-        except (OSError, RuntimeError) as error:  # RuntimeError: of `Path.home`, for a user without one
-            if not installs:
-                raise
-            raise SystemExit(
-                f"error: completion cannot be installed into your home folder: {error}\n"
-                "hint: set HOME to a folder that can be written to, or print it with --show-completion bash (or zsh)"
-            ) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, unloaded, rest = super().resolve_command(ctx, args)
@@ -101,8 +93,9 @@ def _load(name: str) -> Any:
     loaded: Any = typer.main.get_command(getattr(module, command.app))
     if name in ("convert", "live"):
         module.end_on_signals()
+    left_out = _COMPLETION | _FOR_FILES if name == "live" else _COMPLETION
+    loaded.params = [parameter for parameter in loaded.params if parameter.name not in left_out]
     if name == "live":
-        loaded.params = [parameter for parameter in loaded.params if parameter.name not in _FOR_FILES]
         [switch] = [parameter for parameter in loaded.params if parameter.name == "live"]
         switch.default, switch.hidden, loaded.help = True, True, _LIVE_HELP
     return loaded
@@ -115,7 +108,10 @@ def _without_package(error: ModuleNotFoundError, name: str) -> BaseException:
 
 def main() -> None:
     """Entry point of `comosvc`."""
-    app(prog_name="comosvc")
+    try:
+        app(prog_name="comosvc")
+    except (OSError, RuntimeError) as error:
+        raise importlib.import_module("comosvc.runtime.errors").without_home(error) from None
 
 
 if __name__ == "__main__":

@@ -17,14 +17,15 @@ from .audio.frames import clip_frames
 from .audio.resampling import Channel, blocks, check_channel, check_rate, mixed
 from .audio.sources import Openable
 from .audio.spec import AudioSpec
-from .conversion.calls import Batches, Call, Runnable, Runner, Work, run, run_together, timed
+from .conversion.calls import Batches, Runnable, Runner
 from .conversion.clips import BLOCK_S, Meter, Outcome, Progress, convert_blocks, track_f0
-from .conversion.cores import Cores, check_threads
-from .conversion.file_jobs import FileJob, file_work, jobs_into, make_folder
+from .conversion.cores import check_threads
+from .conversion.file_jobs import FileJob, convert_job, jobs_into, make_folder
 from .conversion.request import Conversion, FileConversion, Key, Latency, Options, Request, make_request, with_tracks
+from .conversion.stages import Clip, run, run_clips
 from .conversion.stream import SingerChoice, Stream, stream_key
 from .errors import ComosvcError, OptionError, ProviderError, abridged, check_progress, milliseconds, whole_number
-from .providers import AT_ONCE, ON_GPU, OpenedVoice, Precision, Provider, choose_provider, open_twins, open_voice
+from .providers import AT_ONCE, ON_GPU, OpenedVoice, Precision, Provider, choose_provider, open_core_pool, open_voice
 from .providers.device_arrays import ArrayOnGpu, DeviceArray, fetch, is_on_device
 from .providers.gpu import Device
 from .providers.self_test import SelfTest, probe_errors, run_self_test
@@ -35,6 +36,7 @@ from .voice.bundle import open_bundle, shipped_voices
 from .voice.manifest import Manifest
 from .voice.singers import Singer, singers_of
 
+FileClip = Clip[tuple[Outcome | None, int, Path]]
 Ending = Literal[".wav", ".flac"]
 MOST_FILES = 256
 """Limit of the files that `convert_many` has open at a time; systems allow a process about a thousand."""
@@ -83,14 +85,14 @@ class Converter:
         self._provider, self._precision = opened.provider, opened.precision
         self._singers = MappingProxyType(singers_of(self._bundle))
         self._use(opened)
-        self._at_once = AT_ONCE[self.provider] if self._twins is None else self._twins.cores
+        self._at_once = AT_ONCE[self.provider] if self._core_pool is None else self._core_pool.cores
         self._device: Device | None = None
         self._audio_crossed = Transfers()
 
     def _use(self, opened: OpenedVoice) -> None:
         """Compute with these graphs, in this process."""
         self._graphs: Mapping[str, Runnable] | None = opened.graphs
-        self._twins = open_twins(opened.provider, self._bundle, opened.precision, self._threads)
+        self._core_pool = open_core_pool(opened, self._bundle, self._threads)
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -217,8 +219,8 @@ class Converter:
 
         request = replace(request, at_once=self._pieces_at_once(len(samples) / rate))
         read = partial(blocks, samples, round(BLOCK_S * request.at_once * rate))
-        work = convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True)
-        outcome, total_ms = run(timed(work), self._runner(), meter.computed)
+        clip = Clip(convert_blocks(self.manifest, request, read, rate, channels, sink, keep=True), meter.computed)
+        outcome = run(clip, self._runner())
         meter.finish()
         assert outcome.mel is not None
         assert outcome.f0_hz is not None
@@ -228,7 +230,7 @@ class Converter:
             sample_rate=rate,
             f0_hz=outcome.f0_hz,
             mel=outcome.mel,
-            timings_ms=_timings_ms(outcome, total_ms),
+            timings_ms=_timings_ms(outcome, clip.busy_ms),
             options=self._options(request, outcome),
             warnings=(*notes, *outcome.warnings),
         )
@@ -264,8 +266,9 @@ class Converter:
         )
         if isinstance(job.output, Path):
             remove_stale(job.output.parent)
-        meter = self._meter(request, progress)
-        return run(self._file_work(request, job, overwrite, meter), self._runner(), meter.computed)
+        clip = self._file_clip(request, job, overwrite, progress)
+        run(clip, self._runner())
+        return self._file_result(clip, request, job)
 
     def convert_many(
         self,
@@ -320,26 +323,24 @@ class Converter:
         batch: int,
         progress: Callable[[Path, float], Any] | None,
     ) -> Iterator[FileConversion]:
-        started: dict[Work[FileConversion], tuple[Path, Meter]] = {}
+        started: dict[Clip[Any], FileJob] = {}
 
-        def works() -> Iterator[Work[FileConversion]]:
+        def clips() -> Iterator[FileClip]:
             for job in jobs:
-                meter = self._meter(request, None if progress is None else partial(progress, job.source_path))
-                work = self._file_work(request, job, overwrite, meter)
-                started[work] = job.source_path, meter
-                yield work
+                report = None if progress is None else partial(progress, job.source_path)
+                clip = self._file_clip(request, job, overwrite, report)
+                started[clip] = job
+                yield clip
 
-        def answered(work: Work[FileConversion], call: Call) -> None:
-            started[work][1].computed(call)
-
-        def failed(work: Work[FileConversion], error: Exception) -> FileConversion:
+        for clip in run_clips(clips(), self._runner(batch), batch):
+            job = started.pop(clip)
+            error = clip.error
             if isinstance(error, OSError | UnicodeError | MemoryError):
-                error = ComosvcError(f"{started[work][0]}: {reason(error)}")
-            if not isinstance(error, ComosvcError):
-                raise error
-            return FileConversion(started[work][0], None, error=error)
-
-        yield from run_together(works(), self._runner(batch), batch, failed, answered)
+                error = ComosvcError(f"{job.source_path}: {reason(error)}")
+            if isinstance(error, ComosvcError):
+                yield FileConversion(job.source_path, None, error=error)
+            else:
+                yield self._file_result(clip, request, job)
 
     def stream(
         self,
@@ -372,8 +373,8 @@ class Converter:
         """F0 of a clip in Hz by the voice's pitch graph, (T,) at mel frames, 0 where unvoiced or silent."""
         request, rate = self._request(None, 0.0, 0, 1, "default"), check_rate(sample_rate)
         samples, *_ = mixed(audio, check_channel(channel))
-        work = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
-        return run(work, self._runner())
+        stages = track_f0(self.manifest, request, blocks(samples, round(BLOCK_S * rate)), rate)
+        return run(Clip(stages), self._runner())
 
     def self_test(self) -> SelfTest:
         """Compare all hashes, each graph with what torch gave at export, and convert a built-in vowel of known pitch.
@@ -386,7 +387,7 @@ class Converter:
 
     def close(self) -> None:
         """Free the graphs. Conversions that are running end normally; new ones raise `ComosvcError`."""
-        self._graphs = self._twins = None
+        self._graphs = self._core_pool = None
 
     def __enter__(self) -> "Converter":
         return self
@@ -451,20 +452,24 @@ class Converter:
 
     def _runner(self, batch: int | None = None) -> Runner:
         """The runner for calls of up to `batch` conversions at a time."""
-        graphs, twins = self._ready(), self._twins
-        return Batches(graphs, batch or self._at_once) if twins is None else Cores(graphs, twins)
+        graphs = self._ready()
+        return self._core_pool or Batches(graphs, batch or self._at_once)
 
     def _pieces_at_once(self, seconds: float) -> int:
         """Number of pieces of one clip of this length that are computed at the same time."""
-        return 1 if self._twins is not None and seconds < _LONG_S else self._at_once
+        return 1 if self._core_pool is not None and seconds < _LONG_S else self._at_once
 
     def _request(self, singer: SingerChoice, key: float | str, seed: int, steps: int | None, latency: str) -> Request:
         self._ready()
         return make_request(self._bundle, singer, key, seed, steps, latency)
 
-    def _file_work(self, request: Request, job: FileJob, overwrite: bool, meter: Meter) -> Work[FileConversion]:
-        work = file_work(self.manifest, request, job, overwrite, self._pieces_at_once, meter)
-        (outcome, rate, output), total_ms = yield from timed(work)
+    def _file_clip(self, request: Request, job: FileJob, overwrite: bool, progress: Progress | None) -> FileClip:
+        meter = self._meter(request, progress)
+        stages = convert_job(self.manifest, request, job, overwrite, self._pieces_at_once, meter)
+        return Clip(stages, meter.computed)
+
+    def _file_result(self, clip: FileClip, request: Request, job: FileJob) -> FileConversion:
+        outcome, rate, output = clip.result
         if outcome is None:
             return FileConversion(job.source_path, output, skipped=True)
         return FileConversion(
@@ -472,7 +477,7 @@ class Converter:
             output=output,
             seconds=outcome.n_samples / rate,
             sample_rate=rate,
-            timings_ms=_timings_ms(outcome, total_ms),
+            timings_ms=_timings_ms(outcome, clip.busy_ms),
             options=self._options(request, outcome),
             warnings=tuple(outcome.warnings),
         )

@@ -13,6 +13,7 @@ import shlex
 import sys
 import unicodedata
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,9 +21,7 @@ import numpy as np
 
 
 class ComosvcError(Exception):
-    """Base of all errors raised on purpose by this package. `str` of one is safe on a terminal, whatever it names,
-    and no line of it has more than some thousand characters.
-    """
+    """Base of all errors of this package. Their text is safe on a terminal, and its lines are shortened."""
 
     def __str__(self) -> str:
         return printable("\n".join(map(shortened, super().__str__().split("\n"))))
@@ -38,7 +37,7 @@ class AudioError(ComosvcError):
 
 
 class BundleError(ComosvcError):
-    """The voice bundle cannot be used: not a bundle, damaged, of another version, or not what its manifest says."""
+    """The voice bundle cannot be used: not a bundle, damaged, of another version, or unlike its manifest."""
 
 
 class ProviderError(ComosvcError):
@@ -58,17 +57,16 @@ class CancelledError(ComosvcError):
 
 
 class EngineError(ProviderError):
-    """A TensorRT engine cannot be built, or one that is there cannot be used; says which and why."""
+    """A TensorRT engine cannot be built, or an existing one cannot be used."""
 
 
 class NoEnginesError(EngineError):
-    """There are no TensorRT engines of this voice that fit; says what there are, and the command that builds them."""
+    """No TensorRT engines of this voice fit; the message lists the others and the command that builds engines."""
 
 
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Control, format and surrogate characters and line separators (categories of Unicode)."""
-_KEPT = "\n\t\u200c\u200d"
-"""Lines, columns, and the two joiners that Arabic, Indic scripts and emoji are written with."""
+_KEPT = "\n\t\u200c\u200d"  # also the two joiners of Arabic, Indic scripts and emoji
 _LONGEST, _LONGEST_LINE = 60, 4_000
 _LONG_WORD = re.compile(r"(\S{100})\S{300,}(\S{100})")
 
@@ -81,9 +79,8 @@ def printable(text: str) -> str:
 
 
 def _escape(character: str) -> str:
-    return (
-        character.encode("ascii", "backslashreplace").decode() if ord(character) > 127 else f"\\x{ord(character):02x}"
-    )
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 128 else character.encode("ascii", "backslashreplace").decode()
 
 
 def abridged(value: object) -> str:
@@ -96,7 +93,7 @@ def abridged(value: object) -> str:
 
 
 def shortened(line: str) -> str:
-    """A line of a message without the middle of long words, or of the line: names and lists may have any length."""
+    """A line of a message without the middle of long words, or of itself where it is still too long."""
     line = _LONG_WORD.sub(r"\1...\2", line)
     half = _LONGEST_LINE // 2
     return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
@@ -152,23 +149,38 @@ def run_command(module: str, command: str, extra: str) -> None:
         importlib.import_module(module).main()
     except ModuleNotFoundError as error:
         raise without_package(error, command, extra) from None
+    except (OSError, RuntimeError) as error:
+        raise without_home(error) from None
+
+
+def without_home(error: Exception) -> BaseException:
+    """An exit with a message if `error` is that of --install-completion; else `error` itself.
+
+    It is an OSError, or, of `Path.home` for a user without one, a RuntimeError.
+    """
+    if "--install-completion" not in sys.argv:
+        return error
+    return SystemExit(
+        f"error: completion cannot be installed into your home folder: {error}\n"
+        "hint: set HOME to a folder that can be written to, or print it with --show-completion"
+    )
 
 
 def without_package(error: ModuleNotFoundError, command: str, extra: str) -> BaseException:
     """An exit whose message gives the command that installs the missing package; `error` for a module of our own."""
     if (error.name or "comosvc").startswith("comosvc"):
         return error
-    missing = f"error: {command} needs the package {error.name}, which is not installed"
-    return SystemExit(f"{missing}\nhint: {install(extra)}")
+    return SystemExit(
+        f"error: {command} needs the package {error.name}, which is not installed\nhint: {install(extra)}"
+    )
 
 
 def whole_number(name: str, value: Any, least: int, most: int) -> int:
     """`value`, a whole number of any integer type but bool, within `least` to `most`."""
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    if not least <= number <= most:
+    number = None
+    with suppress(TypeError):
+        number = operator.index(value)
+    if number is None or isinstance(value, bool) or not least <= number <= most:
         upper = f"2^{most.bit_length()} - 1" if most >= 2**32 else most
         raise OptionError(f"{name} is {abridged(value)}; it must be a whole number from {least} to {upper}")
     return number
@@ -176,13 +188,10 @@ def whole_number(name: str, value: Any, least: int, most: int) -> int:
 
 def finite(value: Any) -> float:
     """A real number as a float; NaN for anything else, bools and infinities among it."""
-    if isinstance(value, bool):
-        return math.nan
-    try:
+    number = math.nan
+    with suppress(TypeError, OverflowError):
         number = float(value if isinstance(value, float | np.floating) else operator.index(value))
-    except (TypeError, OverflowError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if math.isfinite(number) and not isinstance(value, bool) else math.nan
 
 
 def milliseconds(name: str, value: object) -> float:

@@ -166,29 +166,32 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _decode(kind: Any, data: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return data
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, data, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _union(arguments, data, where)
     if origin is typing.Literal:
         _require(data in arguments, where, f"one of {', '.join(map(repr, arguments))}", data)
         return data
     if origin is tuple:
-        return _tuple(arguments, data, where)
+        _require(isinstance(data, list | tuple), where, "a list", data)
+        kinds = arguments[:1] * len(data) if arguments[-1] is Ellipsis else arguments
+        _require(len(data) == len(kinds), where, f"a list of {len(kinds)}", data)
+        return tuple(
+            _decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, data, strict=True))
+        )
     if origin is dict:
         _require(isinstance(data, dict), where, "an object", data)
         return {key: _decode(arguments[1], value, f"{where}.{key}") for key, value in data.items()}
-    if kind is float:
-        _require(isinstance(data, int | float) and not isinstance(data, bool), where, "a number", data)
-        try:
-            return float(data)
-        except OverflowError:
-            raise MismatchError(f"{where} is {abridged(data)}, which no float holds") from None
-    _require(isinstance(data, kind) and not (kind is int and isinstance(data, bool)), where, kind.__name__, data)
-    return data
+    allowed, name = ((int, float), "a number") if kind is float else (kind, kind.__name__)
+    _require(isinstance(data, allowed) and (kind is bool or not isinstance(data, bool)), where, name, data)
+    try:
+        return float(data) if kind is float else data
+    except OverflowError:
+        raise MismatchError(f"{where} is {abridged(data)}, which no float holds") from None
 
 
 def _dataclass(kind: Any, data: Any, where: str) -> Any:
@@ -196,15 +199,12 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     if unknown := sorted(set(data) - set(fields)):
         raise MismatchError(f"{where} has unknown keys: {', '.join(unknown)} (known: {', '.join(fields)})")
-    required = {name for name, field in fields.items() if _required(field)}
-    if missing := sorted(required - set(data)):
-        raise MismatchError(f"{where} lacks {', '.join(missing)}")
+    missing = dataclasses.MISSING
+    required = {name for name, f in fields.items() if f.default is missing and f.default_factory is missing}
+    if lacking := sorted(required - data.keys()):
+        raise MismatchError(f"{where} lacks {', '.join(lacking)}")
     hints = typing.get_type_hints(kind)
     return kind(**{name: _decode(hints[name], value, f"{where}.{name}") for name, value in data.items()})
-
-
-def _required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
@@ -220,14 +220,6 @@ def _union(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
                 raise
     names = " or ".join("null" if kind is types.NoneType else getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise MismatchError(f"{where} must be {names}, got {abridged(data)}")
-
-
-def _tuple(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
-    _require(isinstance(data, list | tuple), where, "a list", data)
-    if kinds[-1] is Ellipsis:
-        return tuple(_decode(kinds[0], item, f"{where}[{i}]") for i, item in enumerate(data))
-    _require(len(data) == len(kinds), where, f"a list of {len(kinds)}", data)
-    return tuple(_decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, data, strict=True)))
 
 
 def _require(holds: bool, where: str, wanted: str, data: Any) -> None:

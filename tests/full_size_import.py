@@ -99,7 +99,7 @@ def sample(run: dict, manifest, condition: dict, noises: np.ndarray) -> np.ndarr
     mel = run["acoustic"]({**condition, "noise": noises[:1]})
     further = make_step_noise(manifest.model, schedule, noises[0], lambda step: noises[step])
     for step, index in enumerate(schedule, start=1):
-        again = {"mel": mel, "noise": further.next(step, mel[0])[None], "step_index": np.array(index, np.int32)}
+        again = {"mel": mel, "noise": further(step, mel[0])[None], "step_index": np.array(index, np.int32)}
         mel = run["acoustic_n"]({**condition, **again})
     return mel
 

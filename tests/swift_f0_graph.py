@@ -5,7 +5,7 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from comosvc.export.graphs.trace import stamp
-from comosvc.runtime.voice.graphs import PITCH
+from comosvc.runtime.voice.graphs import GRAPHS
 
 F0_MIN_HZ = 50.0
 F0_MAX_HZ = 1400.0
@@ -19,7 +19,7 @@ SOURCE = "model.onnx of swift-f0 0.3.0, MIT licence, Copyright (c) 2025-2026 Lar
 
 
 def adapt_swift_f0(original: ModelProto, f0_min_hz: float = F0_MIN_HZ, f0_max_hz: float = F0_MAX_HZ) -> ModelProto:
-    """swift-f0's graph with the inputs and outputs of `PITCH`: `audio (B, N)` -> `f0_hz, confidence (B, P)`.
+    """swift-f0's graph with the inputs and outputs of the pitch contract: `audio (B, N)` -> `f0_hz, confidence (B, P)`.
 
     Four changes, none to a weight: the search band becomes a constant, the batch becomes free (the original lays frames
     along the batch dimension of its STFT), the last operations run in float32 (TensorRT has no double), and the silence
@@ -36,12 +36,13 @@ def adapt_swift_f0(original: ModelProto, f0_min_hz: float = F0_MIN_HZ, f0_max_hz
     _gate_silence(graph)
     _drop_unused_constants(graph)
     next(node for node in graph.node if "pitch" in node.output).output[0] = "f0_hz"
-    for values, specs in ((graph.input, PITCH.inputs), (graph.output, PITCH.outputs)):
+    contract = GRAPHS["pitch"]
+    for values, specs in ((graph.input, contract.inputs), (graph.output, contract.outputs)):
         del values[:]
         values.extend(helper.make_tensor_value_info(item.name, TensorProto.FLOAT, list(item.dims)) for item in specs)
     weights = {entry.key: entry.value for entry in original.metadata_props}.get("checkpoint_sha256", "")
     band = {"f0_min_hz": str(f0_min_hz), "f0_max_hz": str(f0_max_hz)}
-    stamp(model, PITCH, {"source": SOURCE, "source_checkpoint_sha256": weights, **band})
+    stamp(model, contract, {"source": SOURCE, "source_checkpoint_sha256": weights, **band})
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -1,74 +1,102 @@
-"""What the README shows works: its Python runs, its commands run, its table is that of the results."""
+"""README and docs: their Python runs, their commands run, their figures are those of the results, links lead on."""
 
 import ctypes
+import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 from dataset_trees import tone, write
 from foreign_files import TINY, write_comosvc, write_contentvec, write_m4singer_vocoder
 from gpu_double import HostDevice
+from test_structure import ROOMS
 from typer.testing import CliRunner
 
+from comosvc import runtime
 from comosvc.benchmarks.cli import app as bench_app
 from comosvc.benchmarks.demo_clips import read_clips, shipped_folder
 from comosvc.benchmarks.report import as_markdown, load_json
 from comosvc.export.cli import app as export_app
-from comosvc.runtime import Converter, converter
+from comosvc.runtime import AudioSpec, ComosvcError, Converter, converter
+from comosvc.runtime.audio.spec import OPENVPI_44K
 from comosvc.training.cli import app as train_app
-from comosvc.training.config import load_config, to_mapping
-from comosvc.training.content.encoder import ContentEncoder
-from comosvc.training.loop.checkpoint import save_checkpoint
-from comosvc.training.recipe import Recipe
+from comosvc.training.config import from_mapping
+from comosvc.training.foreign.locations import ForeignSource
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
-
+DOCUMENTS = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README = DOCUMENTS["README.md"]
+GENERATED = runpy.run_path(str(ROOT / ".ci" / "docs.py"))
 
 TORCH_APPS = {"comosvc-train": train_app, "comosvc-export": export_app}
 """Run here where a block has many of them: a process each would load torch each time."""
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    assert found, f"no {language} block in the README"
-    return found
+    """Code blocks of all documents, without those whose lines are in another one too."""
+    pattern = rf"^```{language}\n(.*?)^```$"
+    found = [block for text in DOCUMENTS.values() for block in re.findall(pattern, text, re.DOTALL | re.MULTILINE)]
+    found = list(dict.fromkeys(found))
+    lines = {block: set(block.splitlines()) for block in found}
+    return [block for block in found if not any(lines[block] < lines[other] for other in found)]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """The README's song.wav, recordings as long as the published crop, a recipe of two steps, tiny checkpoints."""
+    """song.wav, recordings as long as the published crop, a small recipe, tiny checkpoints."""
     shutil.copy(shipped_folder() / read_clips(shipped_folder()).source.file, tmp_path / "song.wav")
     for song in range(5):
         write(tmp_path / "recordings" / "me" / f"song {song}.wav", tone(200.0 + 20.0 * song, 2.2))
         write(tmp_path / "recordings" / "you" / f"song {song}.wav", tone(150.0 + 20.0 * song, 2.2))
-    smoke = resources.files("comosvc.training").joinpath("recipes/smoke.toml").read_text("utf-8")
-    recipe = re.sub(r"^(warmup_)?steps = \d+", r"\1steps = 2", smoke, flags=re.MULTILINE)
-    (tmp_path / "my.toml").write_text(recipe, "utf-8")
-    write_content_encoder(tmp_path / "runs" / "mine" / "content", load_config(Recipe, str(tmp_path / "my.toml")))
+    (tmp_path / "small.toml").write_text(small_recipe(), "utf-8")
     write_comosvc(tmp_path / "logs" / "como", TINY)
     write_m4singer_vocoder(tmp_path / "m4singer_hifigan", TINY)
     write_contentvec(tmp_path / "checkpoint_best_legacy_500.pt", TINY)
     return tmp_path
 
 
-def write_content_encoder(folder: Path, recipe: Recipe) -> None:
-    """An encoder of the smoke recipe's size as if it were trained: the shipped voice's takes a minute to export."""
-    encoder = ContentEncoder(recipe.content.network, recipe.audio)
-    config = {"audio": to_mapping(recipe.audio), "network": to_mapping(recipe.content.network)}
-    folder.mkdir(parents=True)
-    save_checkpoint(folder, 1, {"model": encoder, "ema": encoder}, torch.optim.AdamW(encoder.parameters()), config)
+SMALL = """
+[vocoder.network]
+channels = 16
+
+[acoustic.denoiser]
+channels = 16
+hidden = 16
+layers = 2
+"""
+
+
+def small_recipe() -> str:
+    """The recipe `authors` with small networks and two steps of each stage."""
+    recipe = resources.files("comosvc.training").joinpath("recipes/authors.toml").read_text("utf-8")
+    recipe = re.sub(r"^steps = \d+", "steps = 2", recipe, flags=re.MULTILINE)
+    recipe = re.sub(r"^batch_size = \d+", "batch_size = 2", recipe, flags=re.MULTILINE)
+    recipe = re.sub(r"^\[vocoder.adversary\].*?\n\n", "", recipe, flags=re.MULTILINE | re.DOTALL)
+    return (
+        f"{recipe}\n[vocoder.network]\nchannels = 16\n\n[acoustic.denoiser]\nchannels = 16\nhidden = 16\nlayers = 2\n"
+    )
+
+
+def small(command: str) -> str:
+    """A documented command with the small recipe, and the file of `folder` in place of an address of the Hub."""
+    command = re.sub(r"hf://\S+", "checkpoint_best_legacy_500.pt", command)
+    return command.replace("-c authors", "-c small.toml")
 
 
 def run(command: list[str], folder: Path) -> None:
@@ -151,7 +179,7 @@ def test_commands(block, folder, monkeypatch):
     assert all(line.startswith("$ ") for line in lines)
     training = sum(line.startswith("$ comosvc-train") for line in lines) > 1
     for line in lines:
-        command = line.removeprefix("$ ")
+        command = small(line.removeprefix("$ "))
         if training and command.startswith(tuple(TORCH_APPS)):
             monkeypatch.chdir(folder)
             name, *arguments = shlex.split(command)
@@ -165,8 +193,43 @@ def test_commands(block, folder, monkeypatch):
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text("utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)", README):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for text in DOCUMENTS.values():
+        for target in re.findall(r"`make ([a-z-]+)", text):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 160
+    assert len(README.split()) <= 1300
+
+
+def test_the_figures_are_the_measured_ones():
+    assert GENERATED["figures"]() in README
+
+
+def result(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def test_the_delays_are_the_measured_ones():
+    text = DOCUMENTS["docs/live.md"]
+    blocks_ms = {block["block_ms"]: block for block in result("latency")["blocks"]}
+    lag_ms, times_ms = blocks_ms[20.0]["latency_ms"], blocks_ms[20.0]["blocks_ms"]
+    median_ms, slow_ms = np.percentile(times_ms, (50, 99))
+    assert (
+        f"{median_ms:.1f} ms | {slow_ms:.1f} ms | {lag_ms:.0f} ms behind the input, {lag_ms + slow_ms:.1f} ms" in text
+    )
+    start_up = result("latency")["start_up"]
+    assert f"{sum(start_up[f'{part}_ms'] for part in ('import', 'load', 'first_second')) / 1e3:.2f} s after" in text
+    (light,) = (block for block in result("latency-full-size-light")["blocks"] if block["block_ms"] == 160.0)
+    assert f"{np.median(light['blocks_ms']):.0f} ms | | {light['latency_ms']:.0f} ms behind the input" in text
+
+
+def test_time_and_memory_of_long_files_are_the_measured_ones():
+    short, long = result("latency-long-files")["long_files"]
+    text = " ".join(DOCUMENTS["docs/convert.md"].split())
+    assert f"on two cores and {long['peak_mb']:.0f} MB; half a minute takes {short['peak_mb']:.0f} MB" in text
+    assert f"takes {long['seconds'] / long['minutes']:.2f} s" in DOCUMENTS["docs/benchmarks.md"]
 
 
 def test_the_table_of_quality_is_the_measured_one():
@@ -180,7 +243,7 @@ BY_PRECISION = [f"quality-demo-{kind}" for kind in ("fp32", "bf16", "int8", "ope
 @pytest.mark.parametrize(
     ("document", "names"),
     [
-        ("README.md", ["rtf-engines", *BY_PRECISION]),
+        ("docs/benchmarks.md", ["rtf-engines", *BY_PRECISION]),
         ("benchmarks/results/README.md", ["rtf-engines", "rtf-masked", "rtf-cpu", "quality-systems", *BY_PRECISION]),
     ],
 )
@@ -192,8 +255,66 @@ def test_the_tables_are_the_measured_ones(tmp_path, document, names):
     assert Path(copy).read_text("utf-8") == (ROOT / document).read_text("utf-8")
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
-    for path in re.findall(r"`((?:runtime|benchmarks)/[^`]+)`", README):
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_paths_lead_somewhere(document):
+    text, here = DOCUMENTS[document], (ROOT / document).parent
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (here / target).exists(), target
+    for path in re.findall(r"`((?:runtime|training|export|benchmarks|tests)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
+    for result in re.findall(r"`([\w-]+\.json)`", text):
+        if result not in INSIDE_OTHER_FILES:
+            assert (ROOT / "benchmarks" / "results" / result).exists(), result
+
+
+INSIDE_OTHER_FILES = {"bundle.json", "parity.json"}
+
+
+def test_addresses_name_a_commit():
+    addresses = re.findall(r"hf://(?!owner/)[^\s`)]+", "\n".join(DOCUMENTS.values()))
+    assert len(set(addresses)) == 2
+    for address in addresses:
+        assert ForeignSource.parse(address).name
+
+
+def test_settings_for_openvpis_vocoder():
+    (table,) = re.findall(r"^```toml\n(.*?)^```$", DOCUMENTS["docs/train.md"], re.DOTALL | re.MULTILINE)
+    assert from_mapping(AudioSpec, tomllib.loads(table)["audio"], "audio") == OPENVPI_44K
+
+
+@pytest.mark.parametrize("package", ["runtime", "training", "export"])
+def test_the_rooms_are_in_order(package):
+    (row,) = re.findall(rf"^\| `{package}/` \| (.* · .*) \|$", DOCUMENTS["docs/architecture.md"], re.MULTILINE)
+    assert re.findall(r"`(\w+)/?`", row) == [room for room in ROOMS[package] if room != "entry"]
+
+
+def test_the_reference_has_every_public_name():
+    found = re.findall(r"^::: comosvc\.runtime\.(\w+)$", DOCUMENTS["docs/api.md"], re.MULTILINE)
+    assert sorted(found) == sorted(set(runtime.__all__) - {"__version__"})
+
+
+MESSAGES = [
+    re.compile(".*".join(map(re.escape, row.text.split("…"))))
+    for row in GENERATED["messages"]()
+    if len(row.text.replace("…", "")) > 12
+]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Converter("no-such-voice"),
+        lambda: Converter(provider="gpuu"),
+        lambda: Converter("demo", threads=0),
+        lambda: Converter("demo").convert(np.zeros(100), 24_000, singer="nobody"),
+        lambda: Converter("demo").convert(np.zeros(100), 24_000, key="atuo"),
+        lambda: Converter("demo").convert(np.full(100, np.nan), 24_000),
+        lambda: Converter("demo").convert_file("no-such-file.wav", "out.wav"),
+    ],
+)
+def test_a_message_is_found_in_the_table(wrong):
+    """A row matches: its constant text in order, with any values between."""
+    with pytest.raises(ComosvcError) as caught:
+        wrong()
+    message = str(caught.value).partition("\nhint: ")[0]
+    assert any(pattern.fullmatch(" ".join(message.split())) for pattern in MESSAGES), message

@@ -198,6 +198,20 @@ def test_no_second_copy_of_a_package():
             assert not {name.split(".")[0] for name in names} & set(MAY_IMPORT), f"{source}:{node.lineno}"
 
 
+def test_no_module_gives_one_name_to_two_things():
+    """The second would silently replace the first, as in modules that were merged."""
+    for source in (file for sources in SOURCES.values() for file in sources):
+        given: list[str] = []
+        for node in ast.parse(source.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                given.append(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                given += [name.id for one in targets for name in ast.walk(one) if isinstance(name, ast.Name)]
+        twice = {name for name in given if given.count(name) > 1} - {"_"}
+        assert not twice, f"{source} defines {sorted(twice)} twice"
+
+
 def test_the_runtime_names_no_training_library():
     for source in SOURCES["runtime"]:
         found = {name.split(".")[0] for name in imported_modules(source, "runtime")} & NOT_IN_THE_RUNTIME

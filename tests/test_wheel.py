@@ -37,19 +37,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tree)
     out = tmp_path_factory.mktemp("wheel")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        out,
-        tree,
-    ]
-    subprocess.run(pip, check=True, cwd=tree)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", out, tree], check=True, cwd=tree)
     return zipfile.ZipFile(next(out.glob("*.whl")))
 
 
@@ -135,18 +124,10 @@ for provider in ("cpu", "openvino"):
     except ComosvcError as error:
         print(error)
 """
-NOT_FOR_THE_APP = [
-    "openvino",
-    "tensorrt_rtx",
-    "cuda",
-    "torch",
-    "scipy",
-    "matplotlib",
-    "sounddevice",
-    "av",
-    "pyworld",
-    "IPython",
-]
+NOT_FOR_THE_APP = (
+    *("openvino", "tensorrt_rtx", "cuda", "torch", "scipy"),
+    *("matplotlib", "sounddevice", "av", "pyworld", "IPython"),
+)
 
 
 def test_the_pyinstaller_hook_has_all_that_is_imported_by_name():

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 from rich.console import Console
 
-from ..runtime.cli.exit import errors_in_words, log_to
+from ..runtime.cli.exit import errors_in_words, log_to, run
 from ..runtime.conversion.cores import check_threads, usable_cores
-from ..runtime.errors import printable, without_package
+from ..runtime.errors import printable
 from .config import RECIPES, load_config, shipped_recipe
 from .errors import DEFAULT_RECIPE, STUDENT_PUBLISHED, ConfigError
 from .evaluation.cli import register
@@ -409,7 +409,4 @@ register(app, console, _clear_errors)
 
 def main() -> None:
     """Entry point of `comosvc-train`."""
-    try:
-        app()
-    except ModuleNotFoundError as error:
-        raise without_package(error, "comosvc-train", "train") from None
+    run(app, "comosvc-train", "train")

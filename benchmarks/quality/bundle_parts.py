@@ -21,7 +21,7 @@ from ...runtime.audio.pitch import (
     held_pitch_frames,
 )
 from ...runtime.audio.spec import AudioSpec
-from ...runtime.conversion.source import make_excitation, noise_samples
+from ...runtime.conversion.source import clip_source, noise_samples
 from ...runtime.providers import cpu
 from ...runtime.providers.sessions import OnnxGraph
 from ...runtime.voice.bundle import PARITY_FILE, Bundle
@@ -114,10 +114,9 @@ def copy_of(
 def copy_inputs(clip: HeldOutClip, spec: AudioSpec, meter: PitchMeter, source_kind: str) -> dict[str, NDArray]:
     """mel (T, M), f0_hz (T,), source (L, H) and noise (L,)."""
     mel, f0_hz = mel_spectrogram(clip.audio, spec), meter(clip.audio, spec.sample_rate, spec)
-    excitation = make_excitation(source_kind, spec, clip.seed)
-    assert excitation is not None
+    source = clip_source(source_kind, f0_hz, spec, clip.seed)
     noise = noise_samples(clip.seed, 0, spec.samples(len(mel)))
-    return {"mel": mel, "f0_hz": f0_hz, "source": excitation.extend(f0_hz), "noise": noise}
+    return {"mel": mel, "f0_hz": f0_hz, "source": source, "noise": noise}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...runtime.audio.features import mel_spectrogram
 from ...runtime.audio.frames import content_index
 from ...runtime.audio.spec import AudioSpec
-from ...runtime.conversion.source import make_excitation, pulse_source
+from ...runtime.conversion.source import clip_source, pulse_source
 from ...runtime.voice.graphs import GraphSpec, TensorSpec
 
 Arrays = dict[str, NDArray]
@@ -78,8 +78,7 @@ class InputMaker:
         return {"f0_hz": f0_hz, "loudness": loudness, "mel": mel, "source": self._excitation(f0_hz)}
 
     def _excitation(self, f0_hz: NDArray[np.float32]) -> NDArray[np.float32]:
-        made = [make_excitation(self.source_kind, self.audio, seed) for seed in range(len(f0_hz))]
-        return np.stack([source.extend(row) for source, row in zip(made, f0_hz, strict=True) if source is not None])
+        return np.stack([clip_source(self.source_kind, row, self.audio, seed) for seed, row in enumerate(f0_hz)])
 
     def _voiced(self, source: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         tilted = np.stack([np.convolve(row, _SPECTRAL_TILT)[: len(row)] for row in source[..., 0]])

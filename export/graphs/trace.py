@@ -150,7 +150,7 @@ class AcousticNextStep(nn.Module):
     """A further step: re-noise the mel so far to `sigmas[step_index]` and denoise it again.
 
     A student adds fresh noise. A teacher follows its ODE: the noise that it is given is what the steps so far say is
-    left (`runtime.sampler.OdeNoise`), and all of it is put back.
+    left (`runtime.conversion.generated.OdeNoise`), and all of it is put back.
     """
 
     sigmas: Tensor

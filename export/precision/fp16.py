@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ...runtime.audio.features import mel_spectrogram
 from ...runtime.audio.spec import AudioSpec
-from ...runtime.conversion.source import make_excitation
+from ...runtime.conversion.source import clip_source
 from ...runtime.voice.graphs import GRAPHS, GraphSpec
 from ..graphs.inputs import Arrays, InputMaker
 from ..graphs.parity import Runner, onnx_runner
@@ -113,8 +113,7 @@ def _extreme_content(usual: NDArray, phones: bool, rng: np.random.Generator) -> 
 
 
 def _extreme_source(maker: InputMaker, f0_hz: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    made = make_excitation(maker.source_kind, maker.audio, 4)
-    return None if made is None else made.extend(f0_hz)[None]
+    return None if maker.source_kind == "none" else clip_source(maker.source_kind, f0_hz, maker.audio, 4)[None]
 
 
 def _signs(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -59,9 +59,9 @@ class HighPass:
 def _responses(rate: int, stop_hz: float, order: int, stop_db: float) -> tuple[NDArray[np.float64], ...]:
     """Matrices (to be multiplied from the left by rows) for blocks of 128 samples; a state has n = order + 1 numbers.
 
-    What a block's samples add to its output and to the state behind it, (128, 128 + n); what the state before it adds
-    to its output, (n, 128); and what a first state and 16 blocks add to the states before, between and behind the
-    blocks, (n + 16 n, 17 n).
+    From the samples of a block to its output and the state behind it, (128, 128 + n); from the state before it to its
+    output, (n, 128); and from a first state and 16 blocks to the states before, between and behind the blocks,
+    (n + 16 n, 17 n).
     """
     b, a = _sections(rate, stop_hz, order, stop_db)
     n_states = order + 1

@@ -18,20 +18,15 @@ from ..errors import AudioError, ComosvcError, OutputError, one_of
 from ..storage import Aside, reason
 from .headers import Contents, FilePart, examine
 from .resampling import OPPOSITE_PHASE, PhaseMeter, check_rate, take_channel
-from .sources import ROUNDING_S, Media, Openable, Source, media_format, name_of, readable_endings
+from .sources import ROUNDING_S, UNKNOWN_FRAMES, Media, Openable, Source, media_format, name_of, readable_endings
 
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
-_SUBTYPE = "PCM_24"  # beyond what 16 bits need a dither for, and every player takes it
-_BYTES = 3
-_UNKNOWN_FRAMES = 2**60
-"""libsndfile gives a larger count for headers without one."""
+_SUBTYPE, _BYTES = "PCM_24", 3  # beyond what 16 bits need a dither for, and every player takes it
 _MPEG_SLACK = 2_500
 """Samples that a whole MP3 may lack of its header's count: two frames, the delays of encoder and decoder."""
 _SCAN = 1 << 16
 MOST_WAV_BYTES = 2**32 - 2**12
 """Limit of the sound in a WAV file, whose sizes have 32 bits."""
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_FULL = "\nhint: free some space on that disk, or give another place"
 _TAIL = 512
 """Samples at the end of a result that are read back and compared."""
 
@@ -61,13 +56,12 @@ class AudioReader:
             self._contents = self._examine()
             sound = self._open(0)
             self.channels, self.sample_rate = sound.channels, check_rate(sound.samplerate)
-            frames = sound.frames if len(self._parts) == 1 else _UNKNOWN_FRAMES
         except BaseException as error:
             self.close()
             if isinstance(error, AudioError) or not isinstance(error, ComosvcError):
                 raise
             raise AudioError(f"{self.name}: {error}") from error
-        self.claimed_samples = frames if frames < _UNKNOWN_FRAMES else 0
+        self.claimed_samples = sound.frames if len(self._parts) == 1 and sound.frames < UNKNOWN_FRAMES else 0
         """Number of samples according to the header; 0 without one."""
 
     def blocks(self, length: int) -> Iterator[tuple[NDArray[np.float32], bool]]:
@@ -116,7 +110,7 @@ class AudioReader:
             if (sound.channels, sound.samplerate) != (self.channels, self.sample_rate):
                 failure = f"from there on it has {sound.channels} channels at {sound.samplerate} Hz"
                 break
-            claimed += sound.frames if sound.frames < _UNKNOWN_FRAMES else 0
+            claimed += sound.frames if sound.frames < UNKNOWN_FRAMES else 0
             while failure is None:
                 block, failure = self._read(sound, length)
                 if not len(block):
@@ -133,34 +127,30 @@ class AudioReader:
         """Add a warning for missing samples."""
         if self._contents.claimed_share is not None:
             claimed = math.ceil(done * self._contents.claimed_share)
-        slack = 0 if failure else self._slack()
-        read = f"{done / self.sample_rate:.2f}"
-        because = "" if failure is None else f" ({failure})"
+        slack = 0
+        if failure is None and isinstance(self._sound, Media):
+            slack = round(ROUNDING_S * self.sample_rate)
+        elif failure is None and isinstance(self._sound, soundfile.SoundFile) and self._sound.format == "MP3":
+            slack = _MPEG_SLACK
+        read, because = f"{done / self.sample_rate:.2f}", "" if failure is None else f" ({failure})"
         if claimed > done + slack:
-            missing = f"{read} of {claimed / self.sample_rate:.2f} s could be read{because}"
-            self.warnings.append(f"the file was cut short or is damaged: {missing}")
-        elif failure is not None:
+            read += f" of {claimed / self.sample_rate:.2f}"
+        if failure is not None or claimed > done + slack:
             self.warnings.append(f"the file was cut short or is damaged: {read} s could be read{because}")
         elif self._contents.note is not None:
             self.warnings.append(f"{self._contents.note}: {read} s were read")
 
-    def _slack(self) -> int:
-        """Samples that may be missing in an undamaged file."""
-        if isinstance(self._sound, Media):
-            return round(ROUNDING_S * self.sample_rate)
-        return _MPEG_SLACK if self._sound is not None and self._sound.format == "MP3" else 0
-
     def _examine(self) -> Contents:
+        file = self._source.file
         try:
-            contents = examine(self._source.file)
+            contents = examine(file)
         except (OSError, ValueError) as error:
             raise AudioError(f"{self.name} cannot be read: {reason(error)}") from error
-        by_name = self._source.path
-        file, size = self._source.file, self._source.size
-        self._parts: tuple[Path | FilePart, ...] = contents.parts or (by_name or FilePart(b"", file, 0, size),)
+        whole = self._source.path or FilePart(b"", file, 0, self._source.size)
+        self._parts: tuple[Path | FilePart, ...] = contents.parts or (whole,)
         return contents
 
-    def _open(self, number: int) -> "soundfile.SoundFile | Media":
+    def _open(self, number: int) -> soundfile.SoundFile | Media:
         if self._sound is not None:
             self._sound.close()
         part = self._parts[number]
@@ -170,7 +160,7 @@ class AudioReader:
             # By name if possible, because signals are handled late in functions that C calls.
             self._sound = _Sequential(cast(BinaryIO, part) if isinstance(part, FilePart) else _system_name(part))
         except (soundfile.LibsndfileError, OSError) as error:
-            _raise_kept(part)
+            self._raise_kept()
             self._sound = self._open_media(error)
         return self._sound
 
@@ -187,7 +177,7 @@ class AudioReader:
             f"hint: these can be read: {', '.join(readable_endings())}"
         ) from error
 
-    def _read(self, sound: "soundfile.SoundFile | Media", length: int) -> tuple[NDArray[np.float32], str | None]:
+    def _read(self, sound: soundfile.SoundFile | Media, length: int) -> tuple[NDArray[np.float32], str | None]:
         """The next block, and the failure that makes it the last one, or None."""
         out, failure = np.full((length, self.channels), np.nan, np.float32), None
         try:
@@ -197,9 +187,17 @@ class AudioReader:
             block, failure = out[: len(out) - np.argmin(np.isnan(out[::-1, 0]))], reason(error)
             if np.isnan(block[:, 0]).all():
                 block = out[:0]
-        for part in self._parts:
-            _raise_kept(part, self.name)
+        self._raise_kept()
         return block, failure or (sound.error if isinstance(sound, Media) else None)
+
+    def _raise_kept(self) -> None:
+        """Raise the error of a function that C called."""
+        for part in self._parts:
+            error = part.error if isinstance(part, FilePart) else None
+            if isinstance(error, OSError | ValueError):
+                raise AudioError(f"{self.name} cannot be read: {reason(error)}") from error
+            if error is not None:
+                raise error
 
     def close(self) -> None:
         if self._sound is not None:
@@ -216,16 +214,6 @@ class AudioReader:
 def _system_name(path: Path) -> str:
     """The path for soundfile, as bytes where names may not be UTF-8. The types of soundfile omit bytes."""
     return os.fspath(path) if os.name == "nt" else cast(str, os.fsencode(path))
-
-
-def _raise_kept(part: Path | FilePart, name: str = "") -> None:
-    """Raise the error of a function that C called."""
-    error = getattr(part, "error", None)
-    if error is None:
-        return
-    if isinstance(error, OSError | ValueError):
-        raise AudioError(f"{name} cannot be read: {reason(error)}") from error
-    raise error
 
 
 class AudioWriter:
@@ -329,7 +317,8 @@ class AudioWriter:
             self._aside.file.write(bytes(1 << 20))
             os.fsync(self._aside.file.fileno())
         except (OSError, ValueError) as refused:
-            return f"{reason(refused)}{_FULL if getattr(refused, 'errno', 0) in _NO_SPACE else ''}"
+            is_full = getattr(refused, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+            return reason(refused) + "\nhint: free some space on that disk, or give another place" * is_full
         return "the file is not whole" if error is None else reason(error)
 
 
@@ -337,13 +326,9 @@ def _as_plain_wav(file: BinaryIO) -> None:
     """Turn the header of an RF64 file below 4 GiB into a WAV header, which all players read."""
     file.seek(0)
     head = bytearray(file.read(4096))
-    riff, sound = (int.from_bytes(head[at : at + 8], "little") for at in (20, 28))
     at = head.index(b"data", 48) + 4
-    head[:8], head[12:16], head[at : at + 4] = (
-        b"RIFF" + riff.to_bytes(4, "little"),
-        b"JUNK",
-        sound.to_bytes(4, "little"),
-    )
+    head[at : at + 4] = head[28:32]
+    head[:8], head[12:16] = b"RIFF" + head[20:24], b"JUNK"
     head[20:48] = bytes(28)
     file.seek(0)
     file.write(head[: at + 4])

@@ -3,6 +3,7 @@
 Integer arithmetic: exact at any position.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,16 +56,22 @@ def frames_within_content(n_content: int, spec: AudioSpec) -> int:
 def stretched_index(n_content: int, n_frames: int) -> NDArray[np.int64]:
     """For each of a piece's `n_frames` mel frames its content frame of `n_content`, floor(i S / T), (T,).
 
-    The authors' alignment (`F.interpolate(mode="nearest")`): the content is stretched to the mel's length, whatever the
-    instants of its frames.
+    The authors' alignment (`F.interpolate(mode="nearest")`): the content is stretched to the mel's length.
     """
     return np.arange(n_frames, dtype=np.int64) * n_content // n_frames
 
 
-def next_piece(done: int, size: int, goal: int | None) -> tuple[int, int]:
-    """The piece that follows position `done`. Pieces lie on a fixed grid, whatever blocks the clip comes in."""
-    end = (done // size + 1) * size
-    return done, end if goal is None else min(end, goal)
+def pieces(done: int, size: int, goal: int | None, is_ready: Callable[[int, int], bool]) -> Iterator[tuple[int, int]]:
+    """The pieces from position `done` to `goal`; while the goal is unknown, the whole pieces that are ready.
+
+    Their grid does not depend on the blocks of input.
+    """
+    while goal is None or done < goal:
+        end = (done // size + 1) * size
+        if goal is None and not is_ready(done, end):
+            return
+        first, done = done, end if goal is None else min(end, goal)
+        yield first, done
 
 
 def mel_range(first_sample: int, last_sample: int, sample_rate: int, spec: AudioSpec) -> tuple[int, int]:
@@ -86,7 +93,7 @@ class ArrivedClip(Protocol):
     @property
     def goal(self) -> int | None: ...
 
-    def knows(self, frame: int) -> bool: ...
+    def has_frame(self, frame: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Windows:
         """The next window; None while its audio is incomplete."""
         start, end = self.start, self.start + self._length
         is_last = clip.n_frames is not None and clip.n_frames <= end
-        if clip.n_frames is None and not clip.knows(end):
+        if clip.n_frames is None and not clip.has_frame(end):
             return None
         self.start += self._length - self._overlap
         if is_last:
@@ -148,17 +155,17 @@ class Track:
         return self._held[first - self.start : last - self.start]
 
     def read_padded(self, first: int, last: int) -> NDArray:
-        """As `read`, with zeros for what lies beyond the end."""
+        """As `read`, with zeros beyond the end."""
         inside = self.read(min(first, self.end), min(last, self.end))
         missing = last - first - len(inside)
         return np.concatenate((inside, np.zeros((missing, *inside.shape[1:]), inside.dtype))) if missing else inside
 
     def restart(self, at: int) -> None:
-        """Drop everything; what is appended next begins at position `at`."""
+        """Drop everything; the next appended values begin at position `at`."""
         self._held, self.start = self._held[:0], at
 
     def forget(self, before: int) -> None:
-        """Drop what lies before position `before`; it will not be read again."""
+        """Drop the values before position `before`."""
         cut = min(max(before - self.start, 0), len(self._held))
         if cut:
             self._held = self._held[cut:].copy()

@@ -1,4 +1,4 @@
-"""Exact silence where nobody sings: a gate with hysteresis on the source's loudness."""
+"""Exact silence in rests: a gate with hysteresis on the source's loudness."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +10,9 @@ OPEN_LOUDNESS = 1e-3
 """-60 dB: above the noise floor of a quiet room's recording, below the softest consonant of a sung line."""
 CLOSE_LOUDNESS = 5e-4
 """-66 dB."""
-OPEN_BEFORE_S = 0.03
-"""The gate opens this much ahead, so that no onset is cut."""
-HOLD_S = 0.1
-"""... and stays open this much longer, so that it does not flutter."""
+OPEN_BEFORE_S, HOLD_S = 0.03, 0.1
+"""The gate opens this much ahead, so that no onset is cut, and stays open this much longer, so that it does not
+flutter."""
 
 
 class Gate:
@@ -42,7 +41,7 @@ class Gate:
         return counts[reach + 1 :] - counts[: -(reach + 1)] > 0
 
     def _hysteresis(self, loudness: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """1 from `OPEN_LOUDNESS` up, 0 below `CLOSE_LOUDNESS`, between them what the frame before had."""
+        """True from `OPEN_LOUDNESS` up, False below `CLOSE_LOUDNESS`, between them as in the frame before."""
         if not len(loudness):
             return np.zeros(0, bool)
         decided = (loudness >= OPEN_LOUDNESS) | (loudness < CLOSE_LOUDNESS)

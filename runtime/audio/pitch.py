@@ -16,10 +16,10 @@ MAX_GAP_S = 20.0
 VOICED_CONFIDENCE = 0.5
 """swift-f0 calibrates its confidence so that a frame is voiced from here on."""
 BOUNDED_WINDOW_HOPS = 12
-"""What a pitch frame of a live conversion is made from: 192 ms, of which 176 lie before the frame's centre."""
+"""Window of a pitch frame of a live conversion: 192 ms, of which 176 lie before the frame's centre."""
 BOUNDED_SILENCE_HOPS = 6
-"""Zeros put behind that window: the confidence of a frame at the very end of an array is near 0 whatever is sung, as
-the network pads there with something that is no audio. Followed by silence it is nearly that of the whole clip."""
+"""Zeros behind that window: at the very end of an array, where the network pads its features, the confidence is near 0.
+Followed by silence it is nearly that of the whole clip."""
 
 
 class PitchSession(Protocol):
@@ -92,7 +92,7 @@ def _log_f0_held(log_f0: NDArray, voiced: NDArray[np.bool_], times: NDArray[np.f
 
 
 def told_f0(f0_hz: NDArray[np.float32], spec: AudioSpec, front_end: FrontEnd) -> NDArray[np.float32]:
-    """A whole clip's F0 (T,), 0 where unvoiced, as a model with this front end is told it."""
+    """F0 (T,) of a whole clip as input of a model with this front end; 0 where unvoiced."""
     return GapBridge(spec).push(f0_hz, last=True) if front_end.unvoiced_f0 == "interpolated" else f0_hz
 
 
@@ -101,7 +101,7 @@ class GapBridge:
     value before the first voiced frame and after the last. All 0 stays 0.
 
     A gap of more than `MAX_GAP_S` holds the value before it (0 if there is none), so that memory stays flat. Source:
-    the authors' interpolate_f0, which knows no such limit and sees 20 s at most.
+    the authors' interpolate_f0, without that limit, of pieces of 20 s.
     """
 
     def __init__(self, spec: AudioSpec) -> None:
@@ -134,7 +134,7 @@ class GapBridge:
         return line
 
 
-_LOWEST_HZ = 20.0
+_HISTOGRAM_FROM_HZ = 20.0
 _BINS_PER_OCTAVE = 120  # 10 cents
 _OCTAVES = 8
 
@@ -147,7 +147,7 @@ class PitchStatistics:
 
     def add(self, f0_hz: NDArray[np.float32]) -> None:
         """Count the voiced frames (F0 above 0) of (T,)."""
-        octaves = np.log2(np.maximum(f0_hz[f0_hz > 0.0], _LOWEST_HZ).astype(np.float64) / _LOWEST_HZ)
+        octaves = np.log2(np.maximum(f0_hz[f0_hz > 0.0], _HISTOGRAM_FROM_HZ).astype(np.float64) / _HISTOGRAM_FROM_HZ)
         bins = np.minimum((octaves * _BINS_PER_OCTAVE).astype(int), len(self._counts) - 1)
         self._counts += np.bincount(bins, minlength=len(self._counts))
 
@@ -159,7 +159,7 @@ class PitchStatistics:
         """F0 below which `share` (0 to 1) of the voiced frames lie, to 5 cents. There must be voiced frames."""
         cumulative = np.cumsum(self._counts)
         index = int(np.searchsorted(cumulative, share * cumulative[-1]))
-        return float(_LOWEST_HZ * 2.0 ** ((index + 0.5) / _BINS_PER_OCTAVE))
+        return float(_HISTOGRAM_FROM_HZ * 2.0 ** ((index + 0.5) / _BINS_PER_OCTAVE))
 
 
 WINDOW = 1024
@@ -168,7 +168,7 @@ _DECIMATION = 8
 _RATE_HZ = PITCH_SAMPLE_RATE / _DECIMATION
 _LOWEST_HZ, _HIGHEST_HZ = 36.0, 400.0
 _SUSPECT_HZ = 500.0
-"""Lowest formant that was seen as F0."""
+"""Lowest formant that the graph gave as F0."""
 _LEAST_RATIO = 3.5
 """Least ratio of the graph's F0 to the envelope's frequency; errors of an octave or a twelfth are not corrected."""
 _LEAST_PERIODIC = 0.5
@@ -263,19 +263,9 @@ MIX_UNSURE, MIX_TONAL = 0.2, 0.12
 """Shares of sounding frames from which on a clip is called a mix, both together: those with a confidence of 0.1 to 0.9,
 and those without pitch that have tones, not noise, at 100 to 1000 Hz, within 15 dB of the voiced frames' median there.
 
-Measured on eleven isolated clips (sung, rendered, one spoken) and the same with chords, or chords and clicks, under
-them at a level relative to the voice's:
-
-    alone               unsure 0.04 to 0.20   tonal 0.00 to 0.05
-    6 and 0 dB          0.43 to 0.95          0.19 to 0.59
-    -6 dB               0.26 to 0.70          0.16 to 0.34
-    -9 dB               0.21 to 0.59          0.14 to 0.33
-    -12 dB              0.18 to 0.51          0.11 to 0.26
-    -20 dB              0.10 to 0.35          0.01 to 0.11
-
-All were found down to -9 dB, most at -12 dB. White or pink noise stays below 0.06, and so does reverberation of
-most clips. Clicks alone are not found, and do not move F0. The pitch of `latency="low"`, from bounded windows, is
-voiced more often; there fewer mixes are found.
+Eleven isolated clips have 0.04 to 0.20 and 0.00 to 0.05; with chords, or chords and clicks, at -9 dB under them 0.21 to
+0.59 and 0.14 to 0.33. Noise stays below 0.06, and so does most reverberation. Clicks alone are not found, and do not
+move F0. The pitch of `latency="low"`, from bounded windows, is voiced more often; there fewer mixes are found.
 """
 _DOUBTFUL_S, _DOUBTFUL_SHARE = 0.15, 0.02
 

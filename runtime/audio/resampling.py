@@ -27,12 +27,19 @@ CANCELLED_LIVE = (
 )
 _DTYPES = ("float32", "float64", "int16", "int32")
 _FULL_SCALE = {"int16": 2.0**15, "int32": 2.0**31}
-_MAX_CHANNELS = 64  # more than that is an array with its axes swapped
+_MAX_CHANNELS = 64  # arrays with more have their axes swapped
 _CANCELLED = 0.2
 """Limit for n times the power of the mean of n channels, as a share of their mean power: 1 for independent channels,
 n for equal ones, 0 for opposite ones. Below it (-10 dB for two) mixing to mono destroys the sound."""
 _PHASE_S = 10.0
 """Seconds of sound after which channels are known not to cancel each other."""
+_CROSSINGS = 24
+"""Zero crossings of the sinc on either side, counted at the lower rate: 1 ms at 24 kHz, 1.5 ms at 16 kHz."""
+_CUTOFF = 0.91
+"""Half amplitude, as a share of the lower rate's Nyquist frequency. The band is flat to 0.82 of it and 70 dB down
+above it."""
+_KAISER_BETA = 7.0
+_AT_ONCE = 1024  # samples out; their rows of samples and weights fit a cache
 
 
 def check_rate(sample_rate: Any) -> int:
@@ -176,15 +183,6 @@ def blocks(audio: NDArray[np.float32], length: int) -> Iterator[tuple[NDArray[np
     """`audio` in pieces of `length` samples, each with whether it is the last."""
     for start in range(0, len(audio), length):
         yield audio[start : start + length], start + length >= len(audio)
-
-
-_CROSSINGS = 24
-"""Zero crossings of the sinc on either side, counted at the lower rate: 1 ms at 24 kHz, 1.5 ms at 16 kHz."""
-_CUTOFF = 0.91
-"""Half amplitude, as a share of the lower rate's Nyquist frequency. With this window the band is flat to 0.82 of it,
-and what lies above it is down by 70 dB."""
-_KAISER_BETA = 7.0
-_AT_ONCE = 1024  # samples out, each with a row of samples and one of weights: what fits a cache
 
 
 def half_length(from_rate: int, to_rate: int) -> int:

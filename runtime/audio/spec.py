@@ -77,7 +77,7 @@ OPENVPI_44K = AudioSpec(
     mel_log_base=math.e,
     mel_floor=1e-5,
 )
-"""Values of the openvpi NSF-HiFi-GAN and of what was trained for it (so-vits-svc, DiffSinger)."""
+"""Values of the openvpi NSF-HiFi-GAN and of models for it (so-vits-svc, DiffSinger)."""
 
 
 F0Name = Literal["swift-f0", "dio", "harvest"]

@@ -1,4 +1,4 @@
-"""The commands `comosvc-convert` and `comosvc-doctor`, and what all commands share.
+"""The commands `comosvc-convert` and `comosvc-doctor`, and helpers of all commands.
 
 Imports every room of the runtime.
 """

@@ -67,7 +67,9 @@ def find_sources(inputs: list[str]) -> Sources:
             inside = [file for file in files if is_readable(file)]
             skipped |= {file: why for file in files if file not in inside and (why := unread_reason(file))}
             if not inside:
-                raise AudioError(_nothing_in(path, skipped))
+                unread = [f"skipped: {file}: {why}" for file, why in skipped.items() if file.parent == path]
+                looked_for = f"{path}: no audio files in this folder (looked for {', '.join(readable_endings())})"
+                raise AudioError("\n".join([looked_for, *unread]))
         elif os.path.lexists(path) or not glob.has_magic(text):
             inside = [path]
         else:
@@ -97,8 +99,3 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # too long a name, or a folder above that may not be searched
         return False
-
-
-def _nothing_in(folder: Path, skipped: dict[Path, str]) -> str:
-    text = f"{folder}: no audio files in this folder (looked for {', '.join(readable_endings())})"
-    return "\n".join([text, *(f"skipped: {file}: {why}" for file, why in skipped.items() if file.parent == folder)])

@@ -5,14 +5,16 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typer.core import TyperCommand, TyperOption
 
 from .. import __version__
 from ..audio.files import FORMATS, read_audio
@@ -25,7 +27,7 @@ from ..errors import AudioError, ComosvcError, OptionError, OutputError, printab
 from ..providers import PRECISIONS, PROVIDERS
 from ..voice.bundle import open_bundle
 from .arguments import Sources, find_sources, is_folder, parse_device, parse_key, parse_singer
-from .exit import errors_in_words
+from .exit import errors_in_words, new_app, run
 from .info import print_info
 from .live import LiveOptions, run_live, sound_devices
 from .live import list_devices as sound_device_list
@@ -35,37 +37,46 @@ _PLOTTED_S = 60.0
 
 _HELP = """Convert singing into another voice.
 
-The sources must be isolated vocals: of a song with instruments, separate the vocals first
-(a source separator such as Demucs does), convert them, and mix the result with the rest.
+The sources must be isolated vocals: separate the vocals of a song first (with Demucs, for instance), convert them, \
+and mix the result with the rest. Give files, folders (without their sub-folders) or patterns. A result is as long as \
+its source, to the sample, and is written as 24-bit mono.
 
-Give files, folders (without their sub-folders) or patterns. A result is as long as its
-source, to the sample, and is written as 24-bit mono.
-
-\b
-Examples:
-  comosvc-convert --info                                which singers there are
-  comosvc-convert song.wav                              demo voice -> ./song_SINGER_0key.wav
-  comosvc-convert song.wav -o out.wav -s alto -k -3     three semitones down
-  comosvc-convert album/ more/*.flac -o out/ -k auto    many files, the key that suits the singer
-  comosvc-convert vocals.wav -k octave                  the octave that suits the singer and the band
-  comosvc-convert "album/**/*.flac" -o out/            sub-folders too
-  ffmpeg -i song.mkv -f wav - | comosvc-convert - -o - > out.wav
+\bExamples:
+  comosvc-convert --info                             list the singers
+  comosvc-convert song.wav                           -> ./song_SINGER_0key.wav
+  comosvc-convert song.wav -o out.wav -s alto -k -3  three semitones down
+  comosvc-convert album/ more/*.flac -o out/ -k auto  a key for the singer
+  comosvc-convert vocals.wav -k octave               in tune with the band
+  comosvc-convert "album/**/*.flac" -o out/          sub-folders too
   comosvc-convert song.mp3 -s alto=0.7,bass=0.3 -o out.flac --plot out.png
-  comosvc-convert --live -s alto -k 5                   microphone to headphones; --list-devices
+  ffmpeg -i song.mkv -f wav - | comosvc-convert - -o - > out.wav
+  comosvc-convert --live -s alto -k 5                microphone to headphones
 """
 
-_app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+
+class _Command(TyperCommand):
+    """Shows the options that typer adds in the last panel, which would stand in a panel before all others."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if isinstance(parameter, TyperOption):
+                parameter.rich_help_panel = parameter.rich_help_panel or "Information"
+        return parameters
+
+
+_files = partial(typer.Option, rich_help_panel="Input and output")
+_voice = partial(typer.Option, rich_help_panel="Voice and pitch")
+_engine = partial(typer.Option, rich_help_panel="Engine")
+_live = partial(typer.Option, rich_help_panel="Live")
+_information = partial(typer.Option, rich_help_panel="Information")
+_app = new_app()
 
 
 def main() -> None:
     """Entry point of `comosvc-convert`."""
     end_on_signals()
-    _app()
+    run(_app, "comosvc-convert", "cpu")
 
 
 def end_on_signals() -> None:
@@ -86,6 +97,7 @@ class _Job:
     ending: str
     plot: Path | None
     skip_existing: bool
+    as_json: bool
 
     @property
     def to_stdout(self) -> bool:
@@ -96,89 +108,64 @@ class _Job:
         return self.to_stdout or (self.output.suffix.lower() in FORMATS and not is_folder(self.output))
 
 
-@_app.command(help=_HELP)
+@_app.command(help=_HELP, cls=_Command)
 def _convert(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IN...", help="Files, folders or patterns; - is standard input."),
+        typer.Argument(metavar="IN", help="Files, folders or patterns; - is standard input.", show_default=False),
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="A .wav or .flac file for one input; else a folder, made if need be; - is standard output.",
-        ),
+        _files("--output", "-o", help="A .wav or .flac file, a folder, or - for standard output.", show_default=False),
     ] = Path(),
-    model: Annotated[str, typer.Option("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
+    file_format: Annotated[str, _files("--format", help="wav or flac, in a folder or on standard output.")] = "wav",
+    channel: Annotated[str, _files("--channel", help="mid (the mean of all channels), left or right.")] = "mid",
+    force: Annotated[bool, _files("--force", "-f", help="Replace files that exist.")] = False,
+    skip_existing: Annotated[
+        bool, _files("--skip-existing", help="Leave out files whose result is in the folder already.")
+    ] = False,
+    plot: Annotated[Path | None, _files("--plot", help="Draw one conversion: mels, F0 (.png, .pdf, .svg).")] = None,
+    as_json: Annotated[bool, _files("--json", help="Print a summary as JSON on standard output.")] = False,
+    model: Annotated[str, _voice("--model", "-m", help="A .comosvc file, its folder, a shipped voice.")] = "demo",
     singer: Annotated[
-        str | None,
-        typer.Option(
-            "--singer",
-            "-s",
-            help="A singer of the voice, or a blend: alto=0.7,bass=0.9. Weights are divided by their sum.",
-        ),
+        str | None, _voice("--singer", "-s", help="A singer, or a blend with relative weights: alto=0.7,bass=0.9.")
     ] = None,
     key: Annotated[
         str,
-        typer.Option(
-            "--key",
-            "-k",
-            help="Semitones up; auto: what suits the singer; octave: the same in steps of 12, for a backing track.",
-        ),
+        _voice("--key", "-k", help="Semitones up; auto: found for the singer; octave: the same in octaves."),
     ] = "0",
-    seed: Annotated[int, typer.Option("--seed", help="Same seed, same result.")] = 0,
+    seed: Annotated[int, _voice("--seed", help="Same seed, same result.")] = 0,
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Sampling steps. Default: the voice's own number; --info names it.")
+        int | None, _voice("--steps", help="Sampling steps. Default: the voice's own number; --info names it.")
     ] = None,
-    provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads to compute with.", min=1)] = None,
-    channel: Annotated[
-        str, typer.Option("--channel", help="Of a source with several: mid (their mean), left or right.")
-    ] = "mid",
-    file_format: Annotated[
-        str, typer.Option("--format", help="wav or flac, for results in a folder or on standard output.")
-    ] = "wav",
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw one conversion: mels, F0 (.png, .pdf, .svg).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A summary as JSON on standard output.")] = False,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace files that exist.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out files whose result is in the folder already.")
-    ] = False,
-    latency: Annotated[
-        str, typer.Option("--latency", help="default, or low: as --live would convert the files.")
-    ] = "default",
-    live: Annotated[bool, typer.Option("--live", help="Convert what is sung into a microphone, until Ctrl-C.")] = False,
-    list_devices: Annotated[bool, typer.Option("--list-devices", help="Audio devices for --live, and stop.")] = False,
-    input_device: Annotated[
-        str | None, typer.Option("--input-device", help="Number or part of its name, with --live.")
-    ] = None,
-    output_device: Annotated[str | None, typer.Option("--output-device", help="The same.")] = None,
-    rate: Annotated[int | None, typer.Option("--rate", help="Hz, with --live; else the device's own.")] = None,
-    block_ms: Annotated[float, typer.Option("--block-ms", help="Of audio at a time, with --live.")] = 20.0,
-    late: Annotated[
-        str, typer.Option("--late", help="What fills in when the voice is late, with --live: hold, dry or silence.")
-    ] = "hold",
+    live: Annotated[bool, _live("--live", help="Convert the input of a microphone, until Ctrl-C.")] = False,
+    list_devices: Annotated[bool, _live("--list-devices", help="List the audio devices and stop.")] = False,
+    input_device: Annotated[str | None, _live("--input-device", help="Number or part of its name.")] = None,
+    output_device: Annotated[str | None, _live("--output-device", help="Number or part of its name.")] = None,
+    rate: Annotated[int | None, _live("--rate", help="Hz. Default: the device's own.")] = None,
+    block_ms: Annotated[float, _live("--block-ms", help="Length of a block of audio.")] = 20.0,
+    late: Annotated[str, _live("--late", help="Output of late blocks: hold, dry or silence.")] = "hold",
     gate_db: Annotated[
-        float | None, typer.Option("--gate-db", help="Input softer than this is silence, with --live: -50.")
+        float | None, _live("--gate-db", help="Softer input is silence, for instance below -50.")
     ] = None,
-    monitor: Annotated[float, typer.Option("--monitor", help="Share of the dry input to hear, with --live.")] = 0.0,
-    info: Annotated[bool, typer.Option("--info", help="Describe the voice and stop.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="With --info: tensors, hashes, what made it.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    monitor: Annotated[float, _live("--monitor", help="Share of the dry input in the output.")] = 0.0,
+    provider: Annotated[str, _engine("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
+    precision: Annotated[str, _engine("--precision", help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
+    threads: Annotated[int | None, _engine("--threads", help="Threads to compute with.", min=1)] = None,
+    latency: Annotated[str, _engine("--latency", help="default, or low: as --live converts.")] = "default",
+    info: Annotated[bool, _information("--info", help="Describe the voice and stop.")] = False,
+    verbose: Annotated[bool, _information("--verbose", help="With --info: tensors, hashes, origin.")] = False,
+    version: Annotated[bool, _information("--version", help="Print the version and stop.")] = False,
 ) -> None:
     console = Console(stderr=True)
     if version:
         typer.echo(__version__)
         return
-    engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
     with errors_in_words(console, unnamed="standard output cannot be written"):
         if list_devices:
             typer.echo(sound_device_list())
             return
+        engine: dict[str, Any] = {"provider": provider, "precision": precision, "threads": threads}
         conversion = {"singer": parse_singer(singer), "key": parse_key(key), "seed": seed, "steps": steps}
         if live:
             if inputs:
@@ -197,53 +184,33 @@ def _convert(
             with Converter(model, **engine) as converter:
                 _sing_live(converter, options, console)
             return
-        if info and inputs:
-            raise OptionError(
-                f"--info describes a voice, and {inputs[0]} is given to be converted\n"
-                f"hint: comosvc-convert --info -m {shlex.quote(os.fspath(inputs[0]))}"
-            )
-        for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
-        job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing)
-        sources = Sources() if info else find_sources(inputs or [])
-        for path, why in sources.skipped.items():
-            _say(console, f"skipped: {path}: {why}", style="yellow")
-        _check(job, sources.paths, force, as_json)
-        with Converter(model, **engine) as converter:
-            if info:
+        if info:
+            if inputs:
+                raise OptionError(
+                    f"--info describes a voice, and {inputs[0]} is given to be converted\n"
+                    f"hint: comosvc-convert --info -m {shlex.quote(os.fspath(inputs[0]))}"
+                )
+            with Converter(model, **engine) as converter:
                 runs_on = f"{converter.provider} in {converter.precision}"
                 print_info(open_bundle(model), Console(), verbose=verbose, runs_on=runs_on)
-                return
-            results = _convert_files(converter, job, sources, console, as_json)
+            return
+        for_files = {**conversion, "latency": latency, "overwrite": force, "channel": check_channel(channel)}
+        job = _Job(output, for_files, f".{file_format.lower().lstrip('.')}", plot, skip_existing, as_json)
+        sources = find_sources(inputs or [])
+        for path, why in sources.skipped.items():
+            _say(console, f"skipped: {path}: {why}", style="yellow")
+        _check(job, sources.paths)
+        with Converter(model, **engine) as converter:
+            results = _convert_files(converter, job, sources, console)
     if any(result.error for result in results):
         raise typer.Exit(1)
-
-
-def _convert_files(
-    converter: Converter, job: _Job, sources: Sources, console: Console, as_json: bool
-) -> list[FileConversion]:
-    for failure in sources.failed:
-        _announce(console, failure)
-    results = [*_run(converter, job, sources.paths, console), *sources.failed]
-    if as_json:
-        typer.echo(_summary(results, sources.skipped))
-    if job.plot is not None and results[0].error is None and not results[0].skipped:
-        _plot(converter, results[0], job.plot)
-    return results
-
-
-def _summary(results: list[FileConversion], skipped: Mapping[Path, str]) -> str:
-    """The JSON of `--json`."""
-    unread = [{"source": str(path), "reason": why} for path, why in skipped.items()]
-    summary = {"version": __version__, "results": [result.as_dict() for result in results], "skipped": unread}
-    return json.dumps(summary, indent=1)
 
 
 def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> None:
     chosen = options.singer or next(iter(converter.singers))
     who = chosen if isinstance(chosen, str) else _blend(chosen)
-
+    last = ""
     with console.status("…") as status:
-        last = ""
 
         def say(text: str) -> None:
             nonlocal last
@@ -256,7 +223,7 @@ def _sing_live(converter: Converter, options: LiveOptions, console: Console) -> 
     _say(console, last)
 
 
-def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
+def _check(job: _Job, sources: list[Path]) -> None:
     """Raise `ComosvcError` for options that can be refused before the voice is loaded."""
     if job.ending not in FORMATS:
         raise OptionError(f"--format {job.ending[1:]!r}; known: {', '.join(ending[1:] for ending in FORMATS)}")
@@ -264,20 +231,16 @@ def _check(job: _Job, sources: list[Path], force: bool, as_json: bool) -> None:
     if STDIN in map(str, sources) and (sys.stdin is None or sys.stdin.isatty()):
         what = "closed" if sys.stdin is None else "a terminal"
         raise AudioError(f"standard input is {what}, not audio\nhint: ffmpeg -i song.m4a -f wav - | comosvc-convert -")
-    if sys.stdout is None and (job.to_stdout or as_json):
+    if sys.stdout is None and (job.to_stdout or job.as_json):
         raise OutputError("standard output is closed")
     if job.into_file and len(sources) > 1:
         raise OutputError(f"{len(sources)} files cannot all become {job.output}\nhint: -o FOLDER")
-    if job.to_stdout and as_json:
+    if job.to_stdout and job.as_json:
         raise OptionError("--json writes to standard output, as -o - does\nhint: leave out one of the two")
     if not job.into_file and job.output.suffix and not is_folder(job.output):
         raise OutputError(f"-o {job.output}: results are written as {' or '.join(FORMATS)}, or into a folder")
-    if job.plot is not None:
-        _check_plot(job, sources, force)
-
-
-def _check_plot(job: _Job, sources: list[Path], force: bool) -> None:
-    assert job.plot is not None
+    if job.plot is None:
+        return
     if job.plot.suffix.lower() not in PICTURES:
         raise OptionError(f"--plot {job.plot}: pictures are written as {', '.join(PICTURES)}")
     require_matplotlib()
@@ -285,29 +248,41 @@ def _check_plot(job: _Job, sources: list[Path], force: bool) -> None:
         raise OptionError(f"--plot draws one conversion, there are {len(sources)} files")
     if job.to_stdout or STDIN in map(str, sources):
         raise OptionError("--plot reads source and result again, which standard input and output do not allow")
-    if os.path.lexists(job.plot) and not force:
+    if os.path.lexists(job.plot) and not job.conversion["overwrite"]:
         raise OutputError(f"{job.plot} exists\nhint: --force replaces it")
 
 
-def _run(converter: Converter, job: _Job, sources: list[Path], console: Console) -> list[FileConversion]:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+def _convert_files(converter: Converter, job: _Job, sources: Sources, console: Console) -> list[FileConversion]:
+    """Convert, announce each result, and write the summary and the picture."""
     results = []
+    for failure in sources.failed:
+        _announce(console, failure)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=float(len(sources)))
+        task = bar.add_task("", total=float(len(sources.paths)))
         shares: dict[Path, float] = {}
 
         def report(source: Path, share: float) -> None:
             shares[source] = share
             bar.update(task, completed=sum(shares.values()), description=printable(source.name))
 
-        for result in _results(converter, job, sources, report):
+        for result in _results(converter, job, sources.paths, report):
             report(result.source, 1.0)
             _announce(console, result)
             results.append(result)
+    results += sources.failed
+    if job.as_json:
+        unread = [{"source": str(path), "reason": why} for path, why in sources.skipped.items()]
+        summary = {"version": __version__, "results": [result.as_dict() for result in results], "skipped": unread}
+        typer.echo(json.dumps(summary, indent=1))
+    if job.plot is not None and results[0].error is None and not results[0].skipped:
+        _plot(converter, results[0], job.plot)
     return results
 
 
-def _results(converter: Converter, job: _Job, sources: list[Path], report: Any) -> Iterator[FileConversion]:
+def _results(
+    converter: Converter, job: _Job, sources: list[Path], report: Callable[[Path, float], None]
+) -> Iterator[FileConversion]:
     opened = [sys.stdin.buffer if str(source) == STDIN else source for source in sources]
     if not job.into_file:
         options = {"ending": job.ending, "skip_existing": job.skip_existing, **job.conversion}
@@ -329,17 +304,15 @@ def _announce(console: Console, result: FileConversion) -> None:
     if result.error is not None:
         text, source = str(result.error), str(result.source)
         _say(console, f"error: {text if source in text else f'{source}: {text}'}", style="red")
-        return
-    if result.skipped:
+    elif result.skipped:
         _say(console, f"skipped: {result.source}: {result.output} exists")
-        return
-    assert result.options is not None
-    facts = (
-        f"as {_blend(result.options.singer)}, {result.seconds:.1f} s, key {result.options.key:+g}, RTF {result.rtf:.3f}"
-    )
-    _say(console, f"{result.source} -> {result.output}  ({facts})")
-    for warning in result.warnings:
-        _say(console, f"  note: {warning}", style="yellow")
+    else:
+        options = result.options
+        assert options is not None
+        facts = f"as {_blend(options.singer)}, {result.seconds:.1f} s, key {options.key:+g}, RTF {result.rtf:.3f}"
+        _say(console, f"{result.source} -> {result.output}  ({facts})")
+        for warning in result.warnings:
+            _say(console, f"  note: {warning}", style="yellow")
 
 
 def _blend(singer: Mapping[str, float]) -> str:

@@ -1,8 +1,7 @@
-"""comosvc-doctor: what works on this machine, what does not, and why."""
+"""comosvc-doctor: providers and libraries that work on this machine, and reasons for the others."""
 
 import contextlib
 import ctypes
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -11,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, Any, cast
 
+import soundfile
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -27,19 +27,14 @@ from ..providers.gpu import Gpu, compile_cuda, driver_version, find_gpu
 from ..providers.gpu_source import SOURCE
 from ..providers.sessions import installed_wheels, onnx_runtime
 from ..voice.bundle import comosvc_home, open_bundle, shipped_voices
+from .exit import errors_in_words, new_app, run
 from .info import folding, shown
 
-_app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_app = new_app()
 
-_HELP = """Say what works here, what does not and why.
+_HELP = """Check the providers and libraries of this machine.
 
-\b
-Examples:
+\bExamples:
   comosvc-doctor                    everything
   comosvc-doctor --provider cuda    exit code 1 if that provider would not run
   comosvc-doctor -m my.comosvc      test this voice instead of the shipped one
@@ -59,22 +54,20 @@ def _cudnn_version(library: Any) -> str:
     return f"{version // 10000}.{version % 10000 // 100}.{version % 100}"
 
 
-_WINDOWS = sys.platform == "win32"
+_CUDART = ("cudart64_13.dll", "cudart64_12.dll"), ("libcudart.so.13", "libcudart.so.12")
+_CUDNN = ("cudnn64_9.dll",), ("libcudnn.so.9",)
 _CUDA = {
-    "CUDA": (
-        ("cudart64_13.dll", "cudart64_12.dll") if _WINDOWS else ("libcudart.so.13", "libcudart.so.12"),
-        _cuda_version,
-    ),
-    "cuDNN": (("cudnn64_9.dll",) if _WINDOWS else ("libcudnn.so.9",), _cudnn_version),
+    "CUDA": (_CUDART[sys.platform != "win32"], _cuda_version),
+    "cuDNN": (_CUDNN[sys.platform != "win32"], _cudnn_version),
 }
-"""This system's shared libraries, the preferred name first, and what asks one for its version."""
+"""This system's shared libraries, the preferred name first, and a function that asks one for its version."""
 _PACKAGES = (
     ("TensorRT", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "tensorrt", ("tensorrt",)),
     ("TensorRT RTX", ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12"), "tensorrt_rtx", ("tensorrt-rtx",)),
     ("cuda-bindings", ("cuda-bindings",), "cuda.bindings.driver", ("cuda", "tensorrt")),
     ("OpenVINO", ("openvino",), "openvino", ("openvino",)),
 )
-"""What it is called, its distributions, the first that is there told, its module, the extras that bring it."""
+"""Name, distributions (the first that is installed is shown), module, and the extras that bring it."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ class Finding:
 
 def main() -> None:
     """Entry point of `comosvc-doctor`."""
-    _app()
+    run(_app, "comosvc-doctor", "cpu")
 
 
 @_app.command(help=_HELP)
@@ -103,36 +96,29 @@ def _doctor(
     provider: Annotated[str, typer.Option("--provider", help=f"One of {', '.join(PROVIDERS)}.")] = "auto",
     model: Annotated[str, typer.Option("--model", "-m", help="The voice to test with.")] = "demo",
 ) -> None:
-    try:
+    with errors_in_words(Console(stderr=True)):
         require_known(provider)
         if model != "demo" or model in shipped_voices():
             open_bundle(model)
-    except ComosvcError as error:
-        _fail(str(error))
-    asked = check_provider(provider, model)
-    without_gpu = None if provider in ON_GPU else no_gpu()
-    missing = () if _version("openvino") else ("openvino",)  # the package's row says so
-    skipped = {"auto", provider, asked.runs_on, *missing, *(ON_GPU if without_gpu else ())}
-    others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
-    hardware = accelerators() if without_gpu is None else without_gpu
-    table = Table("", "what", "detail", show_header=False)
-    marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
-    for finding in said_once([*environment(), *hardware, *extras(), asked, *others]):
-        table.add_row(marks[finding.works], finding.what, shown(finding.beside_what))
-    works = f"works here: {asked.detail}" if asked.works else f"does not work here with {asked.what}"
-    Console().print(f"comosvc {works.splitlines()[0]}", style="bold", markup=False, highlight=False)
-    Console().print(folding(table))
-    if not asked.works:
-        _fail(asked.detail.partition("\nhint:")[0])  # which stands in the table
-
-
-def _fail(why: str) -> NoReturn:
-    Console(stderr=True).print(f"error: {why}", style="red", markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+        asked = check_provider(provider, model)
+        without_gpu = None if provider in ON_GPU else no_gpu()
+        missing = () if _version("openvino") else ("openvino",)  # the package's row says so
+        skipped = {"auto", provider, asked.runs_on, *missing, *(ON_GPU if without_gpu else ())}
+        others = [check_provider(name, model) for name in PROVIDERS if name not in skipped]
+        hardware = accelerators() if without_gpu is None else without_gpu
+        table = Table("", "what", "detail", show_header=False)
+        marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: ""}
+        for finding in said_once([*environment(), *hardware, *extras(), asked, *others]):
+            table.add_row(marks[finding.works], finding.what, shown(finding.beside_what))
+        works = f"works here: {asked.detail}" if asked.works else f"does not work here with {asked.what}"
+        Console().print(f"comosvc {works.splitlines()[0]}", style="bold", markup=False, highlight=False)
+        Console().print(folding(table))
+        if not asked.works:
+            raise ComosvcError(asked.detail.partition("\nhint:")[0])  # which stands in the table
 
 
 def said_once(findings: list[Finding]) -> Iterator[Finding]:
-    """The findings, with what is wrong with the GPU only in the row that is about it."""
+    """The findings, with the fault of the GPU in its own row only."""
     fault = next((found.detail for found in findings if found.what == "GPU" and not found.works), None)
     for found in findings:
         if fault is None or found.what == "GPU":
@@ -142,7 +128,7 @@ def said_once(findings: list[Finding]) -> Iterator[Finding]:
 
 
 def check_provider(provider: str, model: str) -> Finding:
-    """Whether `provider` runs here: a voice is loaded on it and converts a second of song."""
+    """Whether `provider` runs here: loads a voice on it and converts a second of song."""
     what = f"provider {provider}"
     try:
         choose_provider(provider)
@@ -152,9 +138,10 @@ def check_provider(provider: str, model: str) -> Finding:
             test = converter.self_test()
     except NoEnginesError as error:
         return Finding(what, True, f"works, but not with this voice yet: {error}")
-    except Exception as error:  # a library's own too: whatever keeps a provider from running is a finding
-        known = isinstance(error, ComosvcError)
-        return Finding(what, False, str(error) if known else f"{type(error).__name__}: {error}")
+    except ComosvcError as error:
+        return Finding(what, False, str(error))
+    except Exception as error:  # of a library
+        return Finding(what, False, f"{type(error).__name__}: {error}")
     seen = f"{test.seconds:.1f} s of song at RTF {test.rtf:.3f}, pitch {test.f0_error_cents:.1f} cents off"
     if test.probe_errors:
         seen += f", graphs within {max(test.probe_errors.values()):.1e} of torch"
@@ -162,72 +149,20 @@ def check_provider(provider: str, model: str) -> Finding:
 
 
 def environment() -> list[Finding]:
-    """Versions of what conversion rests on."""
-    findings = [
-        Finding("comosvc", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
-        Finding("processor", None, f"{_cores()}, {platform.machine()}"),
-        _cache(),
-    ]
-    return [*findings, _onnx_runtime()]
-
-
-def _cores() -> str:
+    """Versions of the package, the system and ONNX Runtime, and the cache."""
     count, usable = os.cpu_count(), usable_cores()
-    return f"{count} logical cores" + (f", {usable} of them for this process" if usable != count else "")
-
-
-def _cache() -> Finding:
+    cores = f"{count} logical cores" + (f", {usable} of them for this process" if usable != count else "")
     try:
         folder = comosvc_home()
+        cache = f"{folder} ({'there' if folder.is_dir() else 'not made yet'})"
     except ComosvcError as error:
-        return Finding("cache", None, str(error))
-    return Finding("cache", None, f"{folder} ({'there' if folder.is_dir() else 'not made yet'})")
-
-
-def accelerators() -> list[Finding]:
-    """The GPU with its driver and libraries, and other engines. Missing ones are no fault: not everybody needs them."""
-    findings = []
-    try:
-        gpu = find_gpu()
-        findings.append(Finding("GPU", True, str(gpu)))
-    except ComosvcError as error:
-        gpu = None
-        findings.append(Finding("GPU", None, str(error)))
-    findings.append(_driver(gpu))
-    findings += [_cuda_library(name, needed=gpu is not None) for name in _CUDA]
-    findings += [_package(*package) for package in _PACKAGES]
-    return [*findings, _source_compiler(gpu)]
-
-
-def no_gpu() -> list[Finding] | None:
-    """Findings in place of `accelerators` on a machine without NVIDIA driver; None where a driver is installed."""
-    try:
-        find_gpu()
-    except ComosvcError as error:
-        if isinstance(error.__cause__, OSError):
-            libraries = [*_CUDA, *(what for what, *_ in _PACKAGES if what != "OpenVINO"), "NVRTC"]
-            more = f"so provider cuda and provider tensorrt do not run; --provider cuda shows {', '.join(libraries)}"
-            openvino = [_package(*package) for package in _PACKAGES if package[0] == "OpenVINO"]
-            return [Finding("GPU", None, f"{error}\n{more}"), *openvino]
-    return None
-
-
-def _driver(gpu: Gpu | None) -> Finding:
-    try:
-        return Finding("driver", True, driver_version())
-    except ComosvcError as error:
-        missing = gpu is None and isinstance(error.__cause__, OSError)
-        return Finding("driver", None, f"version unknown: {'none is installed' if missing else error}")
-
-
-def _source_compiler(gpu: Gpu | None) -> Finding:
-    """Whether the GPU can make source and noise where they are needed: its kernels are really compiled."""
-    try:
-        compile_cuda(SOURCE.read_bytes(), SOURCE.name, gpu.compute_capability if gpu else "8.0")
-    except ComosvcError as error:
-        host = "on GPU providers, source and noise are made on the host and sent"
-        return Finding("NVRTC", False if gpu else None, f"{host}: {error}")
-    return Finding("NVRTC", True, "compiles the kernels that make source and noise on a GPU")
+        cache = str(error)
+    return [
+        Finding("comosvc", None, f"{__version__}, Python {platform.python_version()}, {platform.platform()}"),
+        Finding("processor", None, f"{cores}, {platform.machine()}"),
+        Finding("cache", None, cache),
+        _onnx_runtime(),
+    ]
 
 
 def _onnx_runtime() -> Finding:
@@ -243,28 +178,65 @@ def _onnx_runtime() -> Finding:
     return Finding("onnxruntime", True, f"{' '.join(wheels) or ort.__version__}, compiled for {compiled}")
 
 
+def accelerators() -> list[Finding]:
+    """The GPU with its driver and libraries, and other engines. Missing ones are optional, and so no fault."""
+    try:
+        gpu = find_gpu()
+        found = Finding("GPU", True, str(gpu))
+    except ComosvcError as error:
+        gpu, found = None, Finding("GPU", None, str(error))
+    libraries = [_cuda_library(name, needed=gpu is not None) for name in _CUDA]
+    return [found, _driver(gpu), *libraries, *(_package(*package) for package in _PACKAGES), _source_compiler(gpu)]
+
+
+def no_gpu() -> list[Finding] | None:
+    """Findings in place of `accelerators` on a machine without NVIDIA driver; None where a driver is installed."""
+    try:
+        find_gpu()
+    except ComosvcError as error:
+        if isinstance(error.__cause__, OSError):
+            *others, openvino = _PACKAGES
+            libraries = ", ".join([*_CUDA, *(what for what, *_ in others), "NVRTC"])
+            more = f"so provider cuda and provider tensorrt do not run; --provider cuda shows {libraries}"
+            return [Finding("GPU", None, f"{error}\n{more}"), _package(*openvino)]
+    return None
+
+
+def _driver(gpu: Gpu | None) -> Finding:
+    try:
+        return Finding("driver", True, driver_version())
+    except ComosvcError as error:
+        missing = gpu is None and isinstance(error.__cause__, OSError)
+        return Finding("driver", None, f"version unknown: {'none is installed' if missing else error}")
+
+
+def _source_compiler(gpu: Gpu | None) -> Finding:
+    """Whether the kernels that make source and noise on the GPU compile."""
+    try:
+        compile_cuda(SOURCE.read_bytes(), SOURCE.name, gpu.compute_capability if gpu else "8.0")
+    except ComosvcError as error:
+        host = "on GPU providers, source and noise are made on the host and sent"
+        return Finding("NVRTC", False if gpu else None, f"{host}: {error}")
+    return Finding("NVRTC", True, "compiles the kernels that make source and noise on a GPU")
+
+
 def _cuda_library(what: str, needed: bool) -> Finding:
-    """The first of its libraries that the system loads, or pip's, with its version."""
+    """The first of its libraries that the system loads, or of pip's nvidia packages, with its version."""
     names, version = _CUDA[what]
-    packaged = [path for root in map(Path, sys.path) for name in names for path in _packaged(root, name)]
+    packaged = [str(path) for root in map(Path, sys.path) for name in names for path in root.glob(f"nvidia/*/*/{name}")]
     broken = []
-    for library in [*names, *map(str, packaged)]:
+    for library in [*names, *packaged]:
         try:
             return Finding(what, True, f"{version(ctypes.CDLL(library))}, {library}")
         except OSError as error:
-            broken += [f"; {error}"] if Path(library).is_absolute() else []
+            broken += [f"; {error}"] if library in packaged else []
         except AttributeError as error:
             broken.append(f"; {library} is another library: {error}")
     return Finding(what, False if needed else None, f"not found: {', '.join(names)}{''.join(broken)}")
 
 
-def _packaged(root: Path, name: str) -> list[Path]:
-    """Where pip's nvidia packages put a library; ONNX Runtime finds it there."""
-    return [*root.glob(f"nvidia/*/lib/{name}"), *root.glob(f"nvidia/*/bin/{name}")]
-
-
 def _package(what: str, distributions: tuple[str, ...], module: str, extras: tuple[str, ...]) -> Finding:
-    """A Python package that is optional: its version if it is there, and whether it can be imported at all."""
+    """An optional Python package: its version, and whether it can be imported."""
     version = next(filter(None, map(_version, distributions)), None)
     if version is None:
         return Finding(what, None, f"not installed: {' or '.join(map(install, extras))}")
@@ -288,13 +260,10 @@ def _version(distribution: str) -> str | None:
 
 def extras() -> list[Finding]:
     """Optional parts and file formats."""
-    soundfile = importlib.import_module("soundfile")
     formats = {f".{name.lower()}" for name in soundfile.available_formats()}
     known = [ending for ending in READABLE if ending in formats or ending in (".aif", ".opus")]
-    findings = [Finding("audio files", True, f"libsndfile {soundfile.__libsndfile_version__}: {' '.join(known)}")]
-    try:
-        version = importlib.metadata.version("matplotlib")
-        findings.append(Finding("--plot", True, f"matplotlib {version}"))
-    except importlib.metadata.PackageNotFoundError:
-        findings.append(Finding("--plot", None, f"matplotlib is not installed: {install('plot')}"))
-    return findings
+    version = _version("matplotlib")
+    return [
+        Finding("audio files", True, f"libsndfile {soundfile.__libsndfile_version__}: {' '.join(known)}"),
+        Finding("--plot", True if version else None, version or f"matplotlib is not installed: {install('plot')}"),
+    ]

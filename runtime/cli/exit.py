@@ -1,4 +1,4 @@
-"""Messages of commands: errors without traceback, and the log."""
+"""Applications of commands, and their messages: errors without traceback, and the log."""
 
 import errno
 import logging
@@ -8,8 +8,27 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from ..errors import ComosvcError, printable
+from ..errors import ComosvcError, printable, without_home, without_package
 from ..storage import reason
+
+
+def new_app() -> typer.Typer:
+    """An application for a command of the runtime, with shell completion."""
+    return typer.Typer(
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run(app: typer.Typer, command: str, extra: str) -> None:
+    """Run the application of `command`; where a package that it needs is missing, name the extra that brings it."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        raise without_package(error, command, extra) from None
+    except (OSError, RuntimeError) as error:
+        raise without_home(error) from None
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from rich.text import Text
 from ..conversion.low_latency import latency_samples
 from ..errors import printable
 from ..voice.bundle import Bundle, kept_fp32
-from ..voice.manifest import GraphEntry, Manifest
+from ..voice.manifest import Manifest
 from ..voice.singers import singers_of
 
-_LOOKAHEADS = {"content_low": "content_low_latency"}
 _NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
@@ -29,6 +28,7 @@ def print_info(bundle: Bundle, console: Console, *, verbose: bool = False, runs_
 
 def _parts(bundle: Bundle, verbose: bool, runs_on: str | None) -> Iterator[RenderableType]:
     manifest = bundle.manifest
+    files = [item for entries in (manifest.graphs, *manifest.variants.values()) for item in entries.items()]
     yield Text(printable(manifest.name), style="bold")
     yield from (shown(f"{what}: {text}") for what, text in _facts(manifest, runs_on))
     if manifest.digest is None:
@@ -36,9 +36,18 @@ def _parts(bundle: Bundle, verbose: bool, runs_on: str | None) -> Iterator[Rende
     if verbose:
         yield from (shown(f"{what}: {text}") for what, text in _origin(manifest))
     yield _singers(bundle)
-    yield _graphs(bundle)
+    rows = []
+    for name, entry in files:
+        size = bundle.entry_size(entry)
+        megabytes = "not in the cache" if size is None else f"{size / 1e6:.2f}"
+        rows.append((name, entry.precision, megabytes, _look_ahead(manifest, name)))
+    yield _table("Graphs", ("graph", "precision", "MB", "look-ahead"), rows)
     if verbose:
-        yield from _contracts(manifest)
+        for name, entry in files:
+            inputs, outputs = (", ".join(tensor[0] for tensor in side) for side in (entry.inputs, entry.outputs))
+            context = getattr(manifest.context, name.removesuffix("_n"))
+            frames = f"{context.past} frames before, {context.future} after"
+            yield shown(f"- {name} {entry.precision}: {inputs} -> {outputs}; {frames}; SHA-256 {entry.sha256}")
     if rows := kept_fp32(bundle):
         yield _table("Kept in fp32", ("precision", "graph", "reason"), rows)
     yield Text("Licences and credits", style="italic")
@@ -81,37 +90,12 @@ def _singers(bundle: Bundle) -> Table:
     return _table("Singers", ("singer", "F0 median", "F0 range (5-95 %)"), rows)
 
 
-def _files(manifest: Manifest) -> list[tuple[str, GraphEntry]]:
-    return [item for entries in (manifest.graphs, *manifest.variants.values()) for item in entries.items()]
-
-
-def _graphs(bundle: Bundle) -> Table:
-    rows = []
-    for name, entry in _files(bundle.manifest):
-        rows.append((name, entry.precision, _megabytes(bundle, entry), _look_ahead(bundle.manifest, name)))
-    return _table("Graphs", ("graph", "precision", "MB", "look-ahead"), rows)
-
-
-def _contracts(manifest: Manifest) -> Iterator[Text]:
-    """Tensors, context and hash of each graph."""
-    for name, entry in _files(manifest):
-        inputs, outputs = (", ".join(tensor[0] for tensor in side) for side in (entry.inputs, entry.outputs))
-        context = getattr(manifest.context, name.removesuffix("_n"))
-        frames = f"{context.past} frames before, {context.future} after"
-        yield shown(f"- {name} {entry.precision}: {inputs} -> {outputs}; {frames}; SHA-256 {entry.sha256}")
-
-
-def _megabytes(bundle: Bundle, entry: GraphEntry) -> str:
-    size = bundle.entry_size(entry)
-    return "not in the cache" if size is None else f"{size / 1e6:.2f}"
-
-
 def _look_ahead(manifest: Manifest, name: str) -> str:
     window_s = manifest.front_end.content_window_s
     if name == "content" and window_s:
         return f"windows of {window_s:g} s"
-    part = name.removesuffix("_n")
-    return f"{getattr(manifest.lookahead_ms, _LOOKAHEADS.get(part, part)):.1f} ms"
+    part = "content_low_latency" if name == "content_low" else name.removesuffix("_n")
+    return f"{getattr(manifest.lookahead_ms, part):.1f} ms"
 
 
 def _rights(manifest: Manifest) -> Iterator[Text]:

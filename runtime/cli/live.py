@@ -31,7 +31,7 @@ _PORTAUDIO = "PortAudio (Debian and Ubuntu: apt install libportaudio2)"
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """What the command line asks for. `rate` None: that of the output device. Devices by number or part of a name."""
+    """Options of a live conversion. `rate` None: that of the output device. Devices by number or part of a name."""
 
     singer: SingerChoice = None
     key: Key = 0.0
@@ -111,7 +111,7 @@ def run_live(
                 live.stop()
     except (sound.PortAudioError, ValueError) as error:
         raise ComosvcError(
-            f"the audio device refuses: {error}\nhint: --list-devices shows what there is; --rate takes another rate"
+            f"the audio device refuses: {error}\nhint: --list-devices lists the devices; --rate takes another rate"
         ) from error
 
 
@@ -137,21 +137,16 @@ def _play_on(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say:
         if now - stopped_at >= _REOPEN_S:
             raise ComosvcError(
                 f"the audio device stopped{reason}; it did not come back within {_REOPEN_S:g} s\n"
-                "hint: is it still plugged in? --list-devices shows what there is"
+                "hint: is it still plugged in? --list-devices lists the devices"
             )
         say("the audio device stopped; opening it again")
         try:
             time.sleep(_READ_OUT_S)
-            _look_for_devices(sound)
+            for name in ("_terminate", "_initialize"):  # PortAudio looks for devices only then
+                with suppress(AttributeError, sound.PortAudioError):
+                    getattr(sound, name)()
         except KeyboardInterrupt:
             return
-
-
-def _look_for_devices(sound: Any) -> None:
-    """Initialise PortAudio again, because it lists the devices only then."""
-    for name in ("_terminate", "_initialize"):
-        with suppress(AttributeError, sound.PortAudioError):
-            getattr(sound, name)()
 
 
 def _play(sound: Any, live: LiveStream, rate: int, options: LiveOptions, say: Callable[[str], None]) -> None:

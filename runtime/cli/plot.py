@@ -67,8 +67,7 @@ def draw(path: str | os.PathLike[str], panels: Sequence[Panel], spec: AudioSpec)
     for row, row_axes in enumerate(grid):
         start, end = (seconds * part / n_rows for part in (row, row + 1))
         for axes, panel, mel in zip(row_axes, panels, mels, strict=True):
-            _draw_mel(axes, mel, top, spec)
-            _draw_f0(axes, panel.f0_hz, spec)
+            _draw_panel(axes, mel, top, panel.f0_hz, spec)
             axes.set_xlim(start, end)
             title = panel.title if row == 0 else f"{panel.title}, from {start:.1f} s"
             axes.set_title(title, loc="left", parse_math=False, fontfamily=fonts)
@@ -89,16 +88,13 @@ def _title_fonts() -> list[str]:
     return ["DejaVu Sans", *(font for font in _OTHER_SCRIPTS if font in installed)]
 
 
-def _draw_mel(axes: Any, mel: NDArray[np.float32], top: float, spec: AudioSpec) -> None:
+def _draw_panel(axes: Any, mel: NDArray[np.float32], top: float, f0_hz: NDArray[np.float32], spec: AudioSpec) -> None:
     decades = 4.0 * np.log(10.0) / np.log(spec.mel_log_base)  # 80 dB below the loudest
     low, high = (float(hz_to_mel(hz)) for hz in (spec.f_min_hz, spec.f_max_hz))
     extent = (0.0, len(mel) / spec.frame_rate_hz, low, high)
     axes.imshow(mel.T, origin="lower", aspect="auto", extent=extent, vmin=top - decades, vmax=top, cmap="magma")
     labelled = [hz for hz in LABELLED_HZ if spec.f_min_hz <= hz <= spec.f_max_hz]
     axes.set_yticks([float(hz_to_mel(hz)) for hz in labelled], [str(hz) for hz in labelled])
-
-
-def _draw_f0(axes: Any, f0_hz: NDArray[np.float32], spec: AudioSpec) -> None:
     seconds = (np.arange(len(f0_hz)) + 0.5) / spec.frame_rate_hz
     height = np.where(f0_hz > 0.0, hz_to_mel(np.maximum(f0_hz, 1.0)), np.nan)
     axes.plot(seconds, height, color="cyan", linewidth=1.5, label="F0")

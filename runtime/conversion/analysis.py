@@ -1,14 +1,13 @@
 """First half of a conversion: content, F0 and loudness of the source, fed in blocks, computed in pieces."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.features import RUMBLE_HZ, HighPass, condition_loudness, frame_rms, without_hum
-from ..audio.frames import Track, ceil_div, clip_frames, frames_to_cover, mel_range, next_piece, samples_before
+from ..audio.frames import Track, ceil_div, clip_frames, frames_to_cover, mel_range, pieces, samples_before
 from ..audio.gate import Gate
 from ..audio.pitch import (
     PITCH_HOP_LENGTH,
@@ -22,9 +21,11 @@ from ..audio.pitch import (
 )
 from ..audio.resampling import Resampler, ShortResampler
 from ..audio.world_f0 import make_world_f0
-from ..voice.manifest import Manifest
-from .calls import Call, Work, ask, gather
+from ..voice.manifest import Context, Manifest
+from .calls import Call
 from .content import make_content_track
+from .request import Request
+from .stages import AudioStage, Outputs, Stage, Stages, Timings
 
 
 class Levels:
@@ -52,7 +53,7 @@ class Levels:
     def measure(self, first: int, last: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mel frames `first` to `last`: loudness as the model's condition, and as the gate's. (T,) each.
 
-        Beyond the samples so far there is silence.
+        Samples that have not come yet count as silence.
         """
         from_frame, hop = max(0, first - self._margin), self._spec.hop_length
         samples, piece = (from_frame * hop, (last + self._margin) * hop), slice(first - from_frame, last - from_frame)
@@ -74,9 +75,9 @@ _LOUDNESS_FRAMES = 128  # a fixed grid here too: a sum in another order would ch
 
 
 def reach_frames(manifest: Manifest, steps: int) -> int:
-    """Mel frames over which an output frame can depend on what was sung before or after it, all graphs together.
+    """Mel frames before and after an output frame on which it can depend, all graphs together.
 
-    A content encoder that is given windows is left out: it has its own account of what it needs.
+    Content encoders that run in windows are left out: `WindowedContent.first_sample` keeps their audio.
     """
     spec, context = manifest.audio, manifest.context
     framed = not manifest.front_end.content_window_s
@@ -88,85 +89,52 @@ def reach_frames(manifest: Manifest, steps: int) -> int:
     return upstream + steps * (acoustic.past + acoustic.future) + vocoder.past + vocoder.future
 
 
-class Analysis:
-    """Tracks of one clip at `sample_rate`, by absolute position, kept until they are forgotten.
+def make_analysis(
+    manifest: Manifest, request: Request, sample_rate: int, timings_ms: Timings, *, pitch_only: bool = False
+) -> "Analysis":
+    """The analysis of a new clip."""
+    context, steps = manifest.context, request.steps
+    horizon = context.vocoder.future + steps * context.acoustic.future
+    clip = SourceClip(manifest, sample_rate, horizon, reach_frames(manifest, steps))
+    return Analysis(manifest, clip, request, timings_ms, pitch_only)
 
-    `horizon`: mel frames beyond the clip's end that are computed too. `reach`: see `reach_frames`. A given `f0_hz`
-    (T,) stands in for the pitch graph. With `pitch_only` the content is left out.
+
+class SourceClip:
+    """The audio of one clip at `sample_rate` so far, its loudness and gate, by absolute position until forgotten.
+
+    `horizon`: mel frames that are computed beyond the clip's end. `reach`: see `reach_frames`.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        sample_rate: int,
-        timings_ms: defaultdict[str, float],
-        *,
-        horizon: int,
-        reach: int,
-        piece_s: float,
-        at_once: int,
-        f0_hz: NDArray[np.float32] | None = None,
-        pitch_only: bool = False,
-    ) -> None:
+    def __init__(self, manifest: Manifest, sample_rate: int, horizon: int, reach: int) -> None:
         spec = self.spec = manifest.audio
-        self.sample_rate, self.timings_ms, self.reach = sample_rate, timings_ms, reach
-        self._horizon, self._given_f0_hz, self._pitch_only = horizon, f0_hz, pitch_only
-        self._at_once = at_once
-        self._front_end = manifest.front_end
-        self._pitch_context = manifest.context.pitch
-        self._pitch_piece = max(1, round(piece_s * PITCH_SAMPLE_RATE / PITCH_HOP_LENGTH))
+        self.sample_rate, self.reach, self.front_end = sample_rate, reach, manifest.front_end
+        self._horizon = horizon
         self._to_16k = Resampler(sample_rate, PITCH_SAMPLE_RATE)
         self._levels = Levels(manifest, sample_rate, Resampler)
         self._gate = Gate(spec)
         self.n_samples = 0
         self.n_frames: int | None = None
-        """Number of mel frames of the clip (`framing.clip_frames`); None before its end."""
+        """Number of mel frames of the clip (`frames.clip_frames`); None before its end."""
         self.n_covering: int | None = None
         """Number of mel frames that cover the clip, for which audio is made; None before its end."""
-        self.at_16k, self._pitch_hz, self._confidence = Track(), Track(), Track()
-        self._world_f0 = None if f0_hz is not None else make_world_f0(manifest.model.f0_extractor, spec)
-        self.loudness, self.is_open, self.f0_hz = Track(), Track(dtype=np.bool_), Track()
-        self._bridge = GapBridge(spec) if self._front_end.unvoiced_f0 == "interpolated" else None
-        self.sung_f0_hz = self.f0_hz if self._bridge is None else Track()
-        """F0 as the model is told it: `f0_hz`, with its gaps bridged where the front end says so."""
-        self.content = make_content_track(manifest, piece_s, at_once)
-        self.pitch_statistics, self.pitch_survey = PitchStatistics(), PitchSurvey()
+        self.at_16k, self.at_model = Track(), self._levels.audio
+        self.loudness, self.is_open = Track(), Track(dtype=np.bool_)
 
     def push(self, audio: NDArray[np.float32], last: bool) -> None:
         """The clip's next samples, mono at `sample_rate`; `last` with the final ones."""
-        start = time.perf_counter()
         self.n_samples += len(audio)
         self._levels.push(audio, last)
         self.at_16k.append(self._to_16k.push(audio, last))
         if last:
             self.n_covering = frames_to_cover(self.n_samples, self.sample_rate, self.spec)
-            self.n_frames = clip_frames(self.n_samples, self.sample_rate, self.spec, self._front_end)
-        self.timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
-
-    @property
-    def position(self) -> int:
-        """Mel frame up to which everything is computed."""
-        return self.f0_hz.end if self._pitch_only else min(self.sung_f0_hz.end, self.content.position)
+            self.n_frames = clip_frames(self.n_samples, self.sample_rate, self.spec, self.front_end)
 
     @property
     def goal(self) -> int | None:
         """Mel frames that will be there in the end, the horizon included; None while the clip goes on."""
         return None if self.n_covering is None else self.n_covering + self._horizon
 
-    def advance(self) -> Work[None]:
-        """Compute all whole pieces that the audio so far allows; after the last block, everything."""
-        self._measure_loudness()
-        if self._world_f0 is None:
-            yield from self._track_pitch()
-        else:
-            start = time.perf_counter()
-            self._world_f0.advance(self, self._levels.audio)
-            self.timings_ms["pitch"] += 1e3 * (time.perf_counter() - start)
-        self._align_f0()
-        if not self._pitch_only:
-            yield from self.content.advance(self)
-
-    def knows(self, frame: int) -> bool:
+    def has_frame(self, frame: int) -> bool:
         """Whether all audio that mel frames up to `frame` can depend on has come."""
         return self.n_frames is not None or self.is_open.end >= frame + self.reach
 
@@ -174,70 +142,129 @@ class Analysis:
         """Whether no open frame can depend on mel frames `first` to `last`, so that they need not be computed."""
         return not self.is_open.read_padded(max(self.is_open.start, first - self.reach), last + self.reach).any()
 
-    def forget(self, before: int) -> None:
-        """Discard data before mel frame `before` minus `reach`."""
-        frame = max(0, before - self.reach)
-        for track in (self.loudness, self.is_open, self.f0_hz, self.sung_f0_hz):
-            track.forget(frame)
-        levels_from = self.loudness.end
-        if self._world_f0 is not None:
-            levels_from = min(levels_from, self._world_f0.first_sample // self.spec.hop_length)
-            self._world_f0.f0_hz.forget(self.f0_hz.end)
-        self._levels.forget(levels_from)
-        audio_16k = samples_before(frame, PITCH_SAMPLE_RATE, self.spec)
-        self.at_16k.forget(audio_16k if self._pitch_only else min(audio_16k, self.content.first_sample))
-        self.content.forget(frame)
-        for track in (self._pitch_hz, self._confidence):
-            track.forget(audio_16k // PITCH_HOP_LENGTH - 1)
-
-    def _measure_loudness(self) -> None:
+    def measure(self) -> None:
+        """Loudness and gate of all frames that the audio so far allows."""
         margin, levels = ceil_div(self.spec.win_length, 2 * self.spec.hop_length), [np.zeros(0, np.float32)]
-        while self.goal is None or self.loudness.end < self.goal:
-            first, last = next_piece(self.loudness.end, _LOUDNESS_FRAMES, self.goal)
-            if self.goal is None and self._levels.audio.end < (last + margin) * self.spec.hop_length:
-                break
+        n_complete = self.at_model.end // self.spec.hop_length - margin
+        for first, last in pieces(self.loudness.end, _LOUDNESS_FRAMES, self.goal, lambda _, last: last <= n_complete):
             condition, voice = self._levels.measure(first, last)
             self.loudness.append(condition)
             levels.append(voice)
         if self.is_open.end != self.goal:
             self.is_open.append(self._gate.push(np.concatenate(levels), last=self.goal is not None))
 
-    def _track_pitch(self) -> Work[None]:
-        goal = (
-            None if self.goal is None else pitch_frames_around(self.goal - 1, 1, self.spec, self._front_end.instant)[1]
-        )
-        pieces, end = [], self._pitch_hz.end
-        while goal is None or end < goal:
-            first, end = next_piece(end, self._pitch_piece, goal)
-            audio_end = (end + self._pitch_context.future) * PITCH_HOP_LENGTH
-            if goal is None and not (self.knows(self._sung_over(first, end)[1]) and self.at_16k.end >= audio_end):
-                break
-            pieces.append(self._pitch_of(first, end))
-        for found in (yield from gather(pieces, self._at_once)):
-            for track, output in zip((self._pitch_hz, self._confidence), found, strict=True):
-                track.append(output)
+    def forget(self, frame: int, frame_at_model: int, sample_at_16k: int) -> None:
+        """Discard data before mel frame `frame`, and the audio of which later frames and samples do not depend on."""
+        self.loudness.forget(frame)
+        self.is_open.forget(frame)
+        self._levels.forget(min(self.loudness.end, frame_at_model))
+        self.at_16k.forget(sample_at_16k)
 
-    def _pitch_of(self, first: int, last: int) -> Work[tuple[NDArray[np.float32], ...]]:
-        """F0 and confidence at these pitch frames; zeros where no output depends on them."""
-        if self._given_f0_hz is not None or self.is_silent(*self._sung_over(first, last)):
-            return (np.zeros(last - first, np.float32),) * 2
-        from_frame = max(0, first - self._pitch_context.past)
-        audio_end = (last + self._pitch_context.future) * PITCH_HOP_LENGTH
-        audio = self.at_16k.read_padded(from_frame * PITCH_HOP_LENGTH, audio_end)
-        reply = yield from ask(Call("pitch", {"audio": audio[None]}))
-        self.timings_ms["pitch"] += reply.ms
-        f0_hz, confidence = (output[0, first - from_frame : last - from_frame] for output in reply.outputs)
-        f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, first - from_frame)
-        self.pitch_survey.add(audio, np.arange(first, last) - from_frame, confidence, doubtful)
-        return f0_hz, confidence
 
-    def _sung_over(self, first: int, last: int) -> tuple[int, int]:
-        """Mel frames that pitch frames `first` to `last` touch."""
-        return mel_range(first * PITCH_HOP_LENGTH, last * PITCH_HOP_LENGTH, PITCH_SAMPLE_RATE, self.spec)
+class PitchStage(AudioStage):
+    """F0 and confidence of a clip at pitch frames; zeros where no output depends on them, or where F0 is `given`."""
+
+    name, hop = "pitch", PITCH_HOP_LENGTH
+
+    def __init__(self, clip: SourceClip, context: Context, timings_ms: Timings, request: Request) -> None:
+        self.f0_hz, self.confidence = Track(), Track()
+        super().__init__(timings_ms, [], context, clip, request.at_once)
+        self._arrived, self.at_16k, self.spec, self._given = clip, clip.at_16k, clip.spec, request.f0_hz is not None
+        self._piece = max(1, round(request.piece_s * PITCH_SAMPLE_RATE / PITCH_HOP_LENGTH))
+        self.survey = PitchSurvey()
+
+    def plan_ready(self) -> Stage:
+        """Plan all whole pieces that the audio so far allows."""
+        goal, instant = self._arrived.goal, self._arrived.front_end.instant
+        end = None if goal is None else pitch_frames_around(goal - 1, 1, self.spec, instant)[1]
+        return self.plan(pieces(self.f0_hz.end, self._piece, end, self.is_ready))
+
+    def call(self, first: int, last: int) -> Call | None:
+        return None if self._given else super().call(first, last)
+
+    def join(self, first: int, last: int, answered: tuple[Call, Outputs] | None) -> None:
+        f0_hz = confidence = np.zeros(last - first, np.float32)
+        if answered is not None:
+            (call, outputs), start = answered, max(0, first - self.past)
+            audio = np.asarray(call.inputs["audio"])[0]
+            f0_hz, confidence = (output[0, first - start : last - start] for output in outputs)
+            f0_hz, confidence, doubtful = second_opinion(audio, f0_hz, confidence, first - start)
+            self.survey.add(audio, np.arange(first, last) - start, confidence, doubtful)
+        self.f0_hz.append(f0_hz)
+        self.confidence.append(confidence)
+
+
+class Analysis:
+    """Content, F0 and loudness of one clip, by absolute position, kept until they are forgotten.
+
+    The request's F0, if any, replaces the pitch graph's. With `pitch_only` the content is left out.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        clip: SourceClip,
+        request: Request,
+        timings_ms: Timings,
+        pitch_only: bool,
+    ) -> None:
+        self.clip, self._timings_ms, self._given_f0_hz = clip, timings_ms, request.f0_hz
+        given = request.f0_hz is not None
+        self._world_f0 = None if given else make_world_f0(manifest.model.f0_extractor, clip.spec)
+        self._pitch = PitchStage(clip, manifest.context_of("pitch"), timings_ms, request)
+        content = make_content_track(manifest, clip, timings_ms, request.piece_s, request.at_once)
+        self.content = None if pitch_only else content
+        self.f0_hz = Track()
+        self._bridge = GapBridge(clip.spec) if clip.front_end.unvoiced_f0 == "interpolated" else None
+        self.model_f0_hz = self.f0_hz if self._bridge is None else Track()
+        """F0 as input of the model: `f0_hz`, with its gaps bridged where the front end says so."""
+        self.pitch_statistics, self.pitch_survey = PitchStatistics(), self._pitch.survey
+
+    def push(self, audio: NDArray[np.float32], last: bool) -> None:
+        """The clip's next samples, mono at its sample rate; `last` with the final ones."""
+        start = time.perf_counter()
+        self.clip.push(audio, last)
+        self._timings_ms["resample"] += 1e3 * (time.perf_counter() - start)
+
+    @property
+    def position(self) -> int:
+        """Mel frame up to which everything is computed."""
+        return self.f0_hz.end if self.content is None else min(self.model_f0_hz.end, self.content.position)
+
+    def stages(self) -> Stages[None]:
+        """Stages that compute all whole pieces the audio so far allows; after the last block, everything."""
+        self.clip.measure()
+        if self._world_f0 is None:
+            yield self._pitch.plan_ready()
+        else:
+            start = time.perf_counter()
+            self._world_f0.advance(self.clip, self.clip.at_model)
+            self._timings_ms["pitch"] += 1e3 * (time.perf_counter() - start)
+        self._align_f0()
+        if self.content is not None:
+            yield self.content.plan_ready()
+
+    def forget(self, before: int) -> None:
+        """Discard data before mel frame `before` minus `reach`."""
+        clip = self.clip
+        frame = max(0, before - clip.reach)
+        sample_at_16k = samples_before(frame, PITCH_SAMPLE_RATE, clip.spec)
+        pitch_frame, frame_at_model = sample_at_16k // PITCH_HOP_LENGTH - 1, clip.loudness.end
+        for track in (self.f0_hz, self.model_f0_hz):
+            track.forget(frame)
+        for track in (self._pitch.f0_hz, self._pitch.confidence):
+            track.forget(pitch_frame)
+        if self._world_f0 is not None:
+            frame_at_model = self._world_f0.first_sample // clip.spec.hop_length
+            self._world_f0.f0_hz.forget(self.f0_hz.end)
+        if self.content is not None:
+            self.content.forget(frame)
+            sample_at_16k = min(sample_at_16k, self.content.first_sample)
+        clip.forget(frame, frame_at_model, sample_at_16k)
 
     def _align_f0(self) -> None:
         """F0 at mel frames; 0 where the gate is closed, so that it does not depend on which pieces were skipped."""
-        first, last = self.f0_hz.end, self._aligned_end()
+        clip, first, last = self.clip, self.f0_hz.end, self._aligned_end()
         if last <= first:
             return
         if self._given_f0_hz is not None:
@@ -246,20 +273,21 @@ class Analysis:
         elif self._world_f0 is not None:
             values = self._world_f0.f0_hz.read(first, last)
         else:
-            instant = self._front_end.instant
-            from_pitch, to_pitch = pitch_frames_around(first, last - first, self.spec, instant)
-            pitch = self._pitch_hz.read(from_pitch, to_pitch), self._confidence.read(from_pitch, to_pitch)
-            values = f0_at_frames(*pitch, last - first, self.spec, first, from_pitch, instant)
-        values = np.where(self.is_open.read(first, last), values, np.float32(0.0))
+            instant = clip.front_end.instant
+            from_pitch, to_pitch = pitch_frames_around(first, last - first, clip.spec, instant)
+            f0_hz, confidence = (t.read(from_pitch, to_pitch) for t in (self._pitch.f0_hz, self._pitch.confidence))
+            values = f0_at_frames(f0_hz, confidence, last - first, clip.spec, first, from_pitch, instant)
+        values = np.where(clip.is_open.read(first, last), values, np.float32(0.0))
         self.f0_hz.append(values)
         self.pitch_statistics.add(values)
         if self._bridge is not None:
-            self.sung_f0_hz.append(self._bridge.push(values, last=self.goal is not None))
+            self.model_f0_hz.append(self._bridge.push(values, last=clip.goal is not None))
 
     def _aligned_end(self) -> int:
-        if self.goal is not None:
-            return self.goal
+        clip = self.clip
+        if clip.goal is not None:
+            return clip.goal
         if self._world_f0 is not None:
-            return min(self._world_f0.f0_hz.end, self.is_open.end)
-        samples = max(0, self._pitch_hz.end - 2) * PITCH_HOP_LENGTH
-        return min(mel_range(samples, samples, PITCH_SAMPLE_RATE, self.spec)[0], self.is_open.end)
+            return min(self._world_f0.f0_hz.end, clip.is_open.end)
+        samples = max(0, self._pitch.f0_hz.end - 2) * PITCH_HOP_LENGTH
+        return min(mel_range(samples, samples, PITCH_SAMPLE_RATE, clip.spec)[0], clip.is_open.end)

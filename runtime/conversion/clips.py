@@ -1,26 +1,26 @@
 """One clip through the whole chain, block by block, with its progress."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.frames import Track
-from ..audio.pitch import PITCH_SAMPLE_RATE, PitchStatistics, PitchSurvey
+from ..audio.pitch import PITCH_SAMPLE_RATE
 from ..audio.spec import AudioSpec
 from ..audio.world_f0 import f0_warnings
 from ..errors import CancelledError, check_progress
 from ..voice.manifest import Manifest
 from ..voice.singers import auto_key
-from .analysis import Analysis, reach_frames
-from .calls import Call, Work
+from .analysis import make_analysis
+from .calls import Call
 from .findings import SourceSurvey, key_warnings, output_warnings, pitch_warnings
 from .low_latency import LowLatency
 from .request import Request, check_f0
-from .synthesis import Synthesis, Target, horizon_frames
+from .stages import Stages, Timings
+from .synthesis import FullContext
 
 Blocks = Iterator[tuple[NDArray[np.float32], bool]]
 """Mono samples, and whether they are the last."""
@@ -48,28 +48,23 @@ def convert_blocks(
     channels: int,
     sink: Callable[[NDArray[np.float32]], object],
     keep: bool,
-) -> Work[Outcome]:
-    """Convert what `blocks()` gives and pass the result to `sink` as it gets ready.
+) -> Stages[Outcome]:
+    """Convert the audio of `blocks()` and pass the result to `sink` piece by piece.
 
     `blocks` is called once, or twice where the key has to be found first. `keep` collects mel and F0, which grow with
     the clip.
     """
     request = yield from with_key(manifest, request, blocks, sample_rate)
-    timings, key = defaultdict[str, float](float, request.found_in_ms or {}), request.key
+    timings, key = Timings(float, request.found_in_ms or {}), request.key
     assert key is not None
-    target = Target(request.voice.embedding, key, request.seed, request.schedule, request.noise)
-    chain: _Chain
-    if request.low_latency:
-        piece_s, f0_hz = request.piece_s, request.f0_hz
-        chain = LowLatency(manifest, sample_rate, target, timings, piece_s=piece_s, f0_hz=f0_hz)
-    else:
-        chain = _Exact(manifest, request, target, sample_rate, timings)
+    chain = (LowLatency if request.low_latency else FullContext)(manifest, request, sample_rate, timings)
     survey = SourceSurvey(sample_rate, channels)
     mel, f0_hz = _Kept((manifest.audio.n_mels,)), _Kept()
     for block, last in blocks():
         survey.add(block)
         chain.listen(block, last)
-        sink((yield from chain.advance()))
+        yield from chain.stages()
+        sink(chain.emit())
         if keep:
             mel.add(chain.mel)
             f0_hz.add(chain.f0_hz)
@@ -84,122 +79,38 @@ def convert_blocks(
     if keep:
         assert chain.n_frames is not None
         outcome.mel = mel.read(chain.n_frames)
-        outcome.f0_hz = f0_hz.read(chain.n_frames) * np.float32(2.0 ** (key / 12.0))
+        outcome.f0_hz = f0_hz.read(chain.n_frames) * request.f0_ratio
     return outcome
 
 
-def with_key(manifest: Manifest, request: Request, blocks: Callable[[], Blocks], sample_rate: int) -> Work[Request]:
+def with_key(manifest: Manifest, request: Request, blocks: Callable[[], Blocks], sample_rate: int) -> Stages[Request]:
     """`request` with its key. A key that is not given is found in an additional pass over the song."""
     if request.key is not None:
         return request
-    timings: defaultdict[str, float] = defaultdict(float)
-    song = yield from _song_pitch(manifest, request, blocks(), sample_rate, timings)
+    timings = Timings(float)
+    analysis = make_analysis(manifest, request, sample_rate, timings, pitch_only=True)
+    for block, last in blocks():
+        analysis.forget(analysis.position)
+        analysis.push(block, last)
+        yield from analysis.stages()
     assert request.voice.f0_median_hz is not None  # check_key
-    key = auto_key(song, request.voice.f0_median_hz, request.key_step)
+    key = auto_key(analysis.pitch_statistics, request.voice.f0_median_hz, request.key_step)
     if request.f0_hz is not None:
         check_f0(request.f0_hz, key, manifest.audio.sample_rate)
     return replace(request, key=key, found_in_ms=timings)
 
 
-class _Chain(Protocol):
-    """What both kinds of conversion have: tracks that hold at least what came since the last `advance`."""
-
-    mel: Track
-    f0_hz: Track
-    pitch_statistics: PitchStatistics
-    pitch_survey: PitchSurvey
-
-    @property
-    def n_samples(self) -> int: ...
-
-    @property
-    def n_frames(self) -> int | None: ...
-
-    @property
-    def clipped_samples(self) -> int: ...
-
-    def listen(self, audio: NDArray[np.float32], last: bool) -> None: ...
-
-    def advance(self) -> Work[NDArray[np.float32]]: ...
-
-
-def _song_pitch(
-    manifest: Manifest, request: Request, blocks: Blocks, sample_rate: int, timings: defaultdict[str, float]
-) -> Work[PitchStatistics]:
-    """The F0 statistics of a whole song: the only thing that needs it whole."""
-    analysis = _analysis(manifest, request, sample_rate, timings, pitch_only=True)
-    for block, last in blocks:
-        analysis.push(block, last)
-        yield from analysis.advance()
-        analysis.forget(analysis.position)
-    return analysis.pitch_statistics
-
-
-def track_f0(manifest: Manifest, request: Request, blocks: Blocks, sample_rate: int) -> Work[NDArray[np.float32]]:
+def track_f0(manifest: Manifest, request: Request, blocks: Blocks, sample_rate: int) -> Stages[NDArray[np.float32]]:
     """F0 of a clip at mel frames, (T,), 0 where unvoiced or silent."""
-    analysis = _analysis(manifest, request, sample_rate, defaultdict(float), pitch_only=True)
-    pieces = []
+    analysis = make_analysis(manifest, request, sample_rate, Timings(float), pitch_only=True)
+    f0_hz = _Kept()
     for block, last in blocks:
-        analysis.push(block, last)
-        start = analysis.f0_hz.end
-        yield from analysis.advance()
-        pieces.append(analysis.f0_hz.read(start, analysis.f0_hz.end))
         analysis.forget(analysis.position)
-    return np.concatenate(pieces)[: analysis.n_frames]
-
-
-def _analysis(
-    manifest: Manifest, request: Request, sample_rate: int, timings: defaultdict[str, float], pitch_only: bool
-) -> Analysis:
-    return Analysis(
-        manifest,
-        sample_rate,
-        timings,
-        horizon=horizon_frames(manifest, request.steps),
-        reach=reach_frames(manifest, request.steps),
-        piece_s=request.piece_s,
-        at_once=request.at_once,
-        f0_hz=request.f0_hz,
-        pitch_only=pitch_only,
-    )
-
-
-class _Exact:
-    """An `Analysis` and the `Synthesis` that follows it: every graph with its full context on either side."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        request: Request,
-        target: Target,
-        sample_rate: int,
-        timings: defaultdict[str, float],
-    ) -> None:
-        self._analysis = _analysis(manifest, request, sample_rate, timings, pitch_only=False)
-        self._synthesis = Synthesis(self._analysis, manifest, target, request.piece_s, request.at_once)
-        self.mel, self.f0_hz = self._synthesis.mel, self._analysis.f0_hz
-        self.pitch_statistics, self.pitch_survey = self._analysis.pitch_statistics, self._analysis.pitch_survey
-
-    @property
-    def n_samples(self) -> int:
-        return self._analysis.n_samples
-
-    @property
-    def n_frames(self) -> int | None:
-        return self._analysis.n_frames
-
-    @property
-    def clipped_samples(self) -> int:
-        return self._synthesis.clipped_samples
-
-    def listen(self, audio: NDArray[np.float32], last: bool) -> None:
-        self._analysis.forget(min(self._analysis.position, self._synthesis.position))
-        self._synthesis.forget()
-        self._analysis.push(audio, last)
-
-    def advance(self) -> Work[NDArray[np.float32]]:
-        yield from self._analysis.advance()
-        return (yield from self._synthesis.advance())
+        analysis.push(block, last)
+        yield from analysis.stages()
+        f0_hz.add(analysis.f0_hz)
+    assert analysis.clip.n_frames is not None
+    return f0_hz.read(analysis.clip.n_frames)
 
 
 class _Kept:

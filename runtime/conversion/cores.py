@@ -19,22 +19,32 @@ from .calls import Batches, Call, Reply, Runnable, run_batch
 from .processes import native_code
 
 MOST = 8
-"""Calls at once: each needs memory of its own."""
+"""Largest number of calls at once, each with its memory."""
 MOST_THREADS = 256
 """Limit of `threads` on machines with fewer cores. Each graph starts its threads, and thousands take minutes."""
 _NO_QUOTA = 1e9
 
 
-class Twins:
-    """The graphs of a voice once more, each on one core and opened when first needed."""
+class CorePool:
+    """Runs calls side by side, each on one core with graphs that are opened when first needed.
 
-    def __init__(self, open_graph: Callable[[str], Runnable], cores: int) -> None:
+    Fewer calls than half of the cores run one after the other in `graphs`, each on all cores.
+    """
+
+    def __init__(self, graphs: Mapping[str, Runnable], open_graph: Callable[[str], Runnable], cores: int) -> None:
         self.cores = cores
+        self._on_all_cores = Batches(graphs)
         self._open, self._graphs, self._lock = open_graph, dict[str, Runnable](), threading.Lock()
         self._free = threading.Semaphore(cores)
 
-    def run(self, calls: Sequence[Call]) -> list[Reply | Exception]:
-        """Every call on a core of its own."""
+    def run_some(self, calls: Sequence[Call], /) -> dict[int, Reply | Exception]:
+        # Calls with whole inputs are few and large: all cores together finish one sooner.
+        chosen = [index for index, call in enumerate(calls) if not call.whole]
+        if len(chosen) < max(2, self.cores / 2):
+            return self._on_all_cores.run_some(calls)
+        return dict(zip(chosen, self._side_by_side([calls[index] for index in chosen]), strict=True))
+
+    def _side_by_side(self, calls: Sequence[Call]) -> list[Reply | Exception]:
         start = time.perf_counter()
         replies: dict[int, Reply | Exception] = {}
         waiting = deque(range(len(calls)))
@@ -100,20 +110,6 @@ def _await_running(begun: int, replies: Mapping[int, object], finished: SimpleQu
                     finished.get(timeout=0.1)
         except (KeyboardInterrupt, SystemExit):  # the first interrupt is being raised already
             continue
-
-
-class Cores:
-    """Runs calls side by side where that uses at least half of the cores, and else each on all of them."""
-
-    def __init__(self, graphs: Mapping[str, Runnable], twins: Twins) -> None:
-        self._alone, self._twins = Batches(graphs), twins
-
-    def run_some(self, calls: Sequence[Call], /) -> dict[int, Reply | Exception]:
-        # Calls with whole inputs are few and large: all cores together finish one sooner.
-        chosen = [index for index, call in enumerate(calls) if not call.whole]
-        if len(chosen) < max(2, self._twins.cores / 2):
-            return self._alone.run_some(calls)
-        return dict(zip(chosen, self._twins.run([calls[index] for index in chosen]), strict=True))
 
 
 def check_threads(threads: Any) -> int | None:

@@ -14,9 +14,9 @@ from ..audio.sources import Openable, name_of
 from ..errors import ComosvcError, OutputError
 from ..storage import reason, remove_stale
 from ..voice.manifest import Manifest
-from .calls import Work
 from .clips import BLOCK_S, Meter, Outcome, convert_blocks, with_key
 from .request import Request
+from .stages import Stages
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def output_name(source: Path, request: Request, ending: str) -> str:
     return f"{source.stem.strip('<>')}_{label}_{key}key{ending}"
 
 
-def file_work(
+def convert_job(
     manifest: Manifest,
     request: Request,
     job: FileJob,
     overwrite: bool,
     at_once: Callable[[float], int],
     meter: Meter,
-) -> Work[tuple[Outcome | None, int, Path]]:
+) -> Stages[tuple[Outcome | None, int, Path]]:
     """Convert one file; outcome, rate in Hz and path of the result. The outcome of a skipped job is None.
 
     The result appears under its name only if the conversion succeeds. A found key becomes part of the name.

@@ -59,7 +59,7 @@ class SourceSurvey:
             found.append("the source is silent: so is the result")
         elif self.quiet:
             level = f"the source is very quiet (peak {_db(self._peak):.0f} dB)"
-            floor = f"what is below {_db(OPEN_LOUDNESS):.0f} dB becomes silence"
+            floor = f"audio below {_db(OPEN_LOUDNESS):.0f} dB becomes silence"
             why = "its pitch may be missed" if has_pitch else floor
             found.append(f"{level}: {why}; amplify it by {_db(_GOOD_PEAK / self._peak):.0f} dB")
         if self._peak > _BEYOND_PEAK:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,16 +49,16 @@ class Pulses:
     host: _Host = field(repr=False)
 
 
-Row = Normals | Sines | Pulses
-"""What fixes the input of one clip. `shape`: its length first."""
+GeneratedRow = Normals | Sines | Pulses
+"""Formula of the input of one clip. `shape`: its length first."""
 
 
-class Drawn:
-    """An input (B, length, ...) of which each clip's part is fixed by a `Row`; zeros follow those that are shorter."""
+class Generated:
+    """An input (B, length, ...) with a `GeneratedRow` for each clip; zeros follow shorter rows."""
 
     dtype = np.dtype(np.float32)
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[GeneratedRow]) -> None:
         self.rows = tuple(rows)
         longest = max(row.shape[0] for row in self.rows)
         self.shape: Shape = (len(self.rows), longest, *self.rows[0].shape[1:])
@@ -67,8 +67,8 @@ class Drawn:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, clips: slice) -> "Drawn":
-        return Drawn(self.rows[clips])
+    def __getitem__(self, clips: slice) -> "Generated":
+        return Generated(self.rows[clips])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if len(self.rows) == 1:
@@ -79,7 +79,7 @@ class Drawn:
         return made
 
 
-Input = NDArray[Any] | Drawn
+Input = NDArray[Any] | Generated
 
 
 class SourceTrack:
@@ -89,7 +89,7 @@ class SourceTrack:
         self._spec, self._seed, self._channels, self._sine = spec, seed, channels, kind == "sine"
         self._frames = Track((2,), np.uint64 if self._sine else np.float64)
         self._made = 0, np.zeros((0, channels), np.float32)
-        """First frame and samples of what the host made last; the next piece may begin with some of them."""
+        """First frame and samples of the last piece made on the host; the next piece may begin with some of them."""
         self._phase: Any = 0 if self._sine else 0.0
 
     @property
@@ -104,10 +104,10 @@ class SourceTrack:
         self._frames.append(frames)
 
     def forget(self, frame: int) -> None:
-        """Drop what lies before `frame`."""
+        """Discard frames before `frame`."""
         self._frames.forget(frame)
 
-    def read(self, first: int, last: int) -> Drawn:
+    def read(self, first: int, last: int) -> Generated:
         """The source of frames `first` to `last`, (1, L, H), to be made at any time and in any thread."""
         frames, shape = self._frames.read(first, last), ((last - first) * self._spec.hop_length, self._channels)
 
@@ -116,8 +116,8 @@ class SourceTrack:
 
         if self._sine:
             noise = sine_noise(self._seed, first, self._spec)
-            return Drawn([Sines(frames, self._seed, noise, self._spec, shape, host)])
-        return Drawn([Pulses(frames, self._spec, shape, host)])
+            return Generated([Sines(frames, self._seed, noise, self._spec, shape, host)])
+        return Generated([Pulses(frames, self._spec, shape, host)])
 
     def _on_the_host(self, first: int, frames: NDArray[Any]) -> NDArray[np.float32]:
         hop, (start, made) = self._spec.hop_length, self._made
@@ -138,26 +138,8 @@ def make_source_track(kind: str, channels: int, spec: AudioSpec, seed: int) -> S
     return None if kind == "none" else SourceTrack(kind, channels, spec, seed)
 
 
-Draw = Callable[[int], Input]
-"""Standard normal noise (1, T, M) of a step."""
-
-
-class StepNoise(Protocol):
-    """Noise of the steps after the first, which are asked for in order."""
-
-    def next(self, step: int, mel: NDArray[np.float32]) -> Input:
-        """What step `step`, 1 or later, adds to `mel` (1, T, M), the one before's result, scaled by its own level."""
-        ...
-
-
-class FreshNoise:
-    """Consistency sampling (Song et al. 2023, algorithm 1): each step draws anew."""
-
-    def __init__(self, draw: Draw) -> None:
-        self._draw = draw
-
-    def next(self, step: int, mel: NDArray[np.float32]) -> Input:
-        return self._draw(step)
+StepNoise = Callable[[int, NDArray[np.float32]], Input]
+"""Noise that step 1, 2, ... adds to mel (1, T, M), the result of the step before, scaled by the step's own level."""
 
 
 class OdeNoise:
@@ -174,7 +156,7 @@ class OdeNoise:
         self._noise = model.initial_noise_scale * np.asarray(first_noise).astype(np.float64)
         self._before: NDArray[np.float64] | None = None
 
-    def next(self, step: int, mel: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, step: int, mel: NDArray[np.float32]) -> NDArray[np.float32]:
         denoised = (mel.astype(np.float64) - self._mean) / self._scale
         origin = 0.0 if self._before is None else self._before
         # x = origin + s * noise, so (x - D) / s = noise + (origin - D) / s.
@@ -183,6 +165,11 @@ class OdeNoise:
         return self._noise.astype(np.float32)
 
 
-def make_step_noise(model: ModelEntry, schedule: tuple[int, ...], first_noise: Input, draw: Draw) -> StepNoise:
-    """The noise of a conversion's further steps. `first_noise` (1, T, M) is that of its first."""
-    return FreshNoise(draw) if model.ode is None else OdeNoise(model, schedule, first_noise)
+def make_step_noise(
+    model: ModelEntry, schedule: tuple[int, ...], first_noise: Input, draw: Callable[[int], Input]
+) -> StepNoise:
+    """The noise of the steps after the first, whose noise (1, T, M) is `first_noise`.
+
+    A student's steps draw anew: consistency sampling (Song et al. 2023, algorithm 1).
+    """
+    return OdeNoise(model, schedule, first_noise) if model.ode else lambda step, _: draw(step)

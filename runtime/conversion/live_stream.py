@@ -1,4 +1,4 @@
-"""A stream behind an audio callback, which must never wait: it copies, and a thread of its own computes."""
+"""A stream behind an audio callback. The callback copies and never waits; a thread computes."""
 
 import atexit
 import logging
@@ -41,8 +41,8 @@ class LiveStream:
     ) -> None:
         """`stream` belongs to this from `start` on; `change` sets its singer and key.
 
-        `block_ms`: more than 0 and at most 1000; what is computed at a time, and `exchange` takes, as `block_samples`
-        at the stream's sample rate. `policy`: "hold", "dry" or "silence". `gate_db`: -120 to 0 dB, or None for no gate.
+        `block_ms`: more than 0 and at most 1000; the length that is computed at a time and that `exchange` takes
+        (`block_samples`). `policy`: "hold", "dry" or "silence". `gate_db`: -120 to 0 dB, or None for no gate.
         Raises `OptionError`.
         """
         self._stream, self._policy = stream, one_of("the deadline policy", policy, DEADLINE_POLICIES)
@@ -56,7 +56,7 @@ class LiveStream:
         self._size = 2 * self._kept + self.latency_samples
         self._heard, self._sung = np.zeros(self._size, np.float32), np.zeros(self._size, np.float32)
         self._heard_end = self._sung_end = 0
-        self._sung_from = 0  # what lies before was never computed
+        self._sung_from = 0  # output before this position was never computed
         self._held = np.zeros(self.block_samples, np.float32)  # for "hold"
         self._held_for = 0
         self._underruns, self._restarts, self._bad_blocks = 0, 0, 0
@@ -124,7 +124,7 @@ class LiveStream:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the computation; what is not out by now is lost. Comes by itself when the interpreter ends."""
+        """End the computation and discard pending output. Called at the interpreter's end too."""
         atexit.unregister(self.stop)
         if self._process != os.getpid():
             return  # the thread belongs to the process before the fork, and may hold the lock for ever
@@ -135,7 +135,7 @@ class LiveStream:
             self._thread.join()
 
     def change(self, singer: SingerChoice = None, key: float | None = None) -> None:
-        """Sing as another, or in another key, from the next block on. Raises `OptionError`."""
+        """Change singer or key from the next block on. Raises `OptionError`."""
         with self._turn:
             if singer is not None:
                 self._stream.singer = singer

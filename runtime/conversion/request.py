@@ -29,7 +29,7 @@ class Options:
     voice: str
     singer: Mapping[str, float]
     key: float
-    """Semitones up; the number found, where "auto" or "octave" was asked for."""
+    """Semitones up; for "auto" and "octave" the number found."""
     seed: int
     steps: int
     latency: str
@@ -122,7 +122,7 @@ Key = float | Literal["auto", "octave"]
 """Semitones up, or the name of a key to find, which brings the song's median F0 to the singer's."""
 LATENCIES: tuple[str, ...] = get_args(Latency)
 PIECE_S = 4.0
-"""Length of what a graph computes at a time: long against the context that is computed twice, short in memory.
+"""Length of a piece in one graph call: long against the context that is computed twice, short in memory.
 
 At the authors' size 3 to 4 s take the least time per second, in ONNX Runtime and OpenVINO alike: pieces of 8 s up to a
 tenth more in the student, of 1 s up to a fifth.
@@ -147,7 +147,7 @@ class Request:
     f0_hz: NDArray[np.float32] | None = None
     """F0 of the source at each mel frame, (T,), in place of the pitch graph's."""
     noise: NDArray[np.float32] | None = None
-    """Noise of the first step, (T, M), in place of what `seed` gives."""
+    """Noise of the first step, (T, M), in place of the seed's."""
     key_step: int = 1
     found_in_ms: Mapping[str, float] | None = None
     """Milliseconds of each stage for finding the key; None for a given key."""
@@ -155,11 +155,17 @@ class Request:
     at_once: int = 1
     """Pieces that may be computed at the same time."""
     low_latency: bool = False
-    """By the rules of a stream: see `low_latency`."""
+    """As a stream: see `low_latency`."""
 
     @property
     def steps(self) -> int:
         return 1 + len(self.schedule)
+
+    @property
+    def f0_ratio(self) -> np.float32:
+        """Factor from the source's F0 to the result's; the key must be known."""
+        assert self.key is not None
+        return np.float32(2.0 ** (self.key / 12.0))
 
 
 def make_request(

@@ -84,21 +84,16 @@ class LengthGrid:
 def grid_of(manifest: Manifest, graph: str) -> LengthGrid:
     """The grid of a graph of this voice."""
     spec = manifest.audio
-    per_frame = spec.hop_length * spec.content_sample_rate / (spec.sample_rate * spec.content_hop_length)
-    context = getattr(manifest.context, graph.removesuffix("_n"))
-    frames = context.past + context.future
-    if graph == "pitch":
-        least = (1 + context.future) * PITCH_HOP_LENGTH
-        return LengthGrid(graph, True, PITCH_HOP_LENGTH, 0.0, frames, False, least)
-    if graph.startswith("content"):
-        hop = spec.content_hop_length
-        if manifest.front_end.content_window_s:
+    if graph == "pitch" or graph.startswith("content"):
+        hop = PITCH_HOP_LENGTH if graph == "pitch" else spec.content_hop_length
+        if graph != "pitch" and manifest.front_end.content_window_s:
             return LengthGrid(graph, True, hop, 0.0, 0, True, _MIN_WHOLE_SAMPLES)
-        overhang = ceil_div(round(context.window_ms * spec.content_sample_rate), 1000 * hop)
-        return LengthGrid(graph, True, hop, 0.0, frames + 2 * overhang, False, (1 + context.future) * hop)
-    if graph.startswith("acoustic"):
-        frames *= max([1, *map(int, manifest.model.schedules)])  # the last step's context is that of all before it
-    return LengthGrid(graph, False, spec.hop_length, per_frame, frames, False)
+        context = manifest.context_of(graph)
+        return LengthGrid(graph, True, hop, 0.0, context.past + context.future, False, (1 + context.future) * hop)
+    steps = max([1, *map(int, manifest.model.schedules)]) if graph.startswith("acoustic") else 1
+    context = manifest.context_of(graph, steps)  # the last step's context is that of all before it
+    per_frame = spec.hop_length * spec.content_sample_rate / (spec.sample_rate * spec.content_hop_length)
+    return LengthGrid(graph, False, spec.hop_length, per_frame, context.past + context.future, False)
 
 
 def length_of(manifest: Manifest, graph: str, use: str) -> LengthRange:
@@ -109,7 +104,7 @@ def length_of(manifest: Manifest, graph: str, use: str) -> LengthRange:
     if grid.sees_all and use != "stream":  # whole windows, and the hop that the last may be rounded up by
         usual = longest = 1 + round(manifest.front_end.content_window_s * rate / grid.hop)
     least = ceil_div(grid.least_samples, grid.hop) if grid.takes_audio else 1
-    # A bucket may not reach beyond what the engine was built for.
+    # A bucket may not exceed the engine's longest length.
     return LengthRange(least, max(least, usual), max(least, bucket(longest)))
 
 
@@ -153,8 +148,8 @@ _BROKEN = "hint: the bundle is broken; comosvc-export verify gives details"
 
 
 def check_outputs(grid: LengthGrid, entry: GraphEntry, inputs: Mapping[str, Shape], outputs: Sequence[NDArray]) -> None:
-    """Raise `BundleError` unless `outputs`, in the order of `entry`, have the element types and shapes that inputs of
-    these shapes ask for.
+    """Raise `BundleError` unless `outputs`, in the order of `entry`, have the element types and shapes that follow
+    from inputs of these shapes.
     """
     lengths = _lengths(grid, inputs)
     letters = {tensor.name: tensor.dims for tensor in GRAPHS[grid.graph].outputs}

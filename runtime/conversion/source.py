@@ -1,12 +1,11 @@
-"""What excites the vocoder and seeds the student: pulses or sines, and noise, all fixed by absolute position.
+"""Excitation of the vocoder (pulses or sines) and noise, fixed by absolute position.
 
 Made outside of the graphs: a phase summed in float32 drifts by a percent between backends, and random numbers inside a
-graph cannot be reproduced. Here on the host; `data/source.cu` computes the same on a GPU, from what `sine_frames`,
-`pulse_frames` and `NormalStream` fix.
+graph cannot be reproduced. `data/source.cu` computes the same on a GPU from `sine_frames`, `pulse_frames` and
+`NormalStream`.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,7 @@ def pulse_source(
 
 
 def pulse_frames(f0_hz: NDArray[np.float32], spec: AudioSpec, start_phase: float) -> tuple[NDArray[np.float64], float]:
-    """What fixes the pulses of each frame, its first phase in cycles and F0 in Hz, (T, 2), and the phase at the end."""
+    """First phase in cycles and F0 in Hz of each frame, (T, 2), and the phase at the end."""
     f0 = f0_hz.astype(np.float64)
     cycles = f0 * spec.hop_length / spec.sample_rate
     starts = start_phase + np.concatenate(([0.0], np.cumsum(cycles)))
@@ -86,8 +85,8 @@ def sine_source(
 
 
 def sine_frames(f0_hz: NDArray[np.float32], spec: AudioSpec, start_phase: int) -> tuple[NDArray[np.uint64], int]:
-    """What fixes the sines of each frame, (T, 2): the phase that its first sample follows, and its step from sample to
-    sample, in 2^-64 cycles; and the phase at the end. The step is 0 where unvoiced.
+    """Phase before each frame's first sample and step from sample to sample, (T, 2), in 2^-64 cycles, and the phase at
+    the end. The step is 0 where unvoiced.
     """
     step = np.round(f0_hz.astype(np.float64) / spec.sample_rate * _TURN).astype(np.uint64)
     ends = np.cumsum(step * np.uint64(spec.hop_length)) + np.uint64(start_phase)
@@ -114,43 +113,10 @@ def sine_phases(seed: int) -> NDArray[np.float64]:
     return np.where(np.arange(SINE_HARMONICS) == 0, 0.0, words.astype(np.float64) * 2.0**-53)
 
 
-class Excitation(Protocol):
-    """The source of one clip, made frame after frame."""
-
-    def extend(self, f0_hz: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """The source (L, H) of the next frames, whose F0 is (T,)."""
-        ...
-
-
-class PulseExcitation:
-    """`pulse_source` with its phase carried on."""
-
-    def __init__(self, spec: AudioSpec) -> None:
-        self._spec, self._phase = spec, 0.0
-
-    def extend(self, f0_hz: NDArray[np.float32], /) -> NDArray[np.float32]:
-        source, self._phase = pulse_source(f0_hz, self._spec, self._phase)
-        return source
-
-
-class SineExcitation:
-    """`sine_source` with its phase carried on."""
-
-    def __init__(self, spec: AudioSpec, seed: int) -> None:
-        self._spec, self._seed = spec, seed
-        self._frame, self._phase = 0, 0
-
-    def extend(self, f0_hz: NDArray[np.float32], /) -> NDArray[np.float32]:
-        source, self._phase = sine_source(f0_hz, self._spec, self._seed, self._frame, self._phase)
-        self._frame += len(f0_hz)
-        return source
-
-
-def make_excitation(kind: str, spec: AudioSpec, seed: int) -> Excitation | None:
-    """The excitation that a manifest's `source.kind` names; None for "none"."""
-    if kind == "none":
-        return None
-    return SineExcitation(spec, seed) if kind == "sine" else PulseExcitation(spec)
+def clip_source(kind: str, f0_hz: NDArray[np.float32], spec: AudioSpec, seed: int) -> NDArray[np.float32]:
+    """The source (L, H) of a whole clip with F0 (T,). `kind`: "pulse" or "sine", as in a manifest."""
+    source, _ = sine_source(f0_hz, spec, seed) if kind == "sine" else pulse_source(f0_hz, spec)
+    return source
 
 
 @dataclass(frozen=True)
@@ -190,7 +156,7 @@ def _from(key: tuple[int, int], first: int) -> NormalStream:
 def noise_frames(seed: int, first_frame: int, n_frames: int, n_mels: int, step: int = 0) -> NDArray[np.float32]:
     """Standard normal noise for mel frames `first_frame` on, (T, M). `step` counts the sampler's draws.
 
-    Frame n is the same numbers whatever else is asked for, so pieces of a clip equal the whole.
+    Each frame's numbers depend on its position only, so pieces of a clip equal the whole.
     """
     return frame_noise(seed, first_frame, n_mels, step).numbers(n_frames * n_mels).reshape(n_frames, n_mels)
 

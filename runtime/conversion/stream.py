@@ -1,9 +1,9 @@
-"""Convert while the audio comes in: blocks of any size, as many samples out as in, a constant time later."""
+"""Live conversion in blocks of any size: as many samples out as in, a constant time later."""
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,10 +15,10 @@ from ..audio.world_f0 import f0_warnings
 from ..errors import AudioError, ComosvcError, OptionError
 from ..voice.bundle import Bundle
 from ..voice.singers import FOUND_KEYS, check_semitones, voice_of
-from .calls import Batches, Runnable, run
+from .calls import Batches, Runnable
 from .low_latency import LowLatency, latency_samples
 from .request import Request, check_f0
-from .synthesis import Target
+from .stages import Clip, Timings, run
 
 SingerChoice = str | Mapping[str, float] | None
 """A name, weights by name for a blend, or None for the voice's first."""
@@ -28,8 +28,8 @@ _AT_ONCE_S = 1.0  # longer blocks are taken apart, so that memory stays flat
 class Stream:
     """A conversion that goes on. Made by `Converter.stream`; for one thread at a time.
 
-    What comes out is what `convert(..., latency="low")` makes of all that went in, `latency_samples` later; but
-    channels that cancel each other stay mixed, and `warnings` says so.
+    The output is that of `convert(..., latency="low")` for the whole input, `latency_samples` later; but channels that
+    cancel each other stay mixed, and `warnings` says so.
     """
 
     def __init__(
@@ -41,8 +41,7 @@ class Stream:
         block_ms: float,
         channel: str,
     ) -> None:
-        self._bundle, self._ready, self._request = bundle, ready, request
-        self._voice, self._key = request.voice, request.key
+        self._bundle, self._ready, self._request = bundle, ready, replace(request, piece_s=_AT_ONCE_S)
         self._sample_rate, self._channel = sample_rate, channel
         self._latency_samples = latency_samples(bundle.manifest, sample_rate, request.steps)
         given = request.f0_hz is not None
@@ -51,7 +50,7 @@ class Stream:
         self._warm_up(max(1, round(1e-3 * block_ms * sample_rate)))
 
     def __repr__(self) -> str:
-        singers, closed = " + ".join(self._voice.weights), ", closed" if self._closed else ""
+        singers, closed = " + ".join(self._request.voice.weights), ", closed" if self._closed else ""
         latency = f"{self.latency_samples} samples of latency"
         return f"<Stream at {self.sample_rate} Hz, {singers}, key {self.key:+g}, {latency}{closed}>"
 
@@ -81,8 +80,8 @@ class Stream:
         """The next samples in, (n,) or (n, channels), of the types that `convert` takes; as many out, float32 (n,).
 
         Raises `AudioError` for samples that are none, such as NaN, and takes nothing of that block. After any other
-        error, of a graph for instance, the block is lost and the stream begins anew with the next: what comes out is
-        again as much as goes in, first `latency_samples` zeros. So play silence for a block that raised.
+        error, of a graph for instance, the block is lost and the stream begins anew with the next, whose output begins
+        with `latency_samples` zeros. So play silence for a block that raised.
         """
         with self._in_use():
             if self._ended:
@@ -112,7 +111,7 @@ class Stream:
             self._ended = True
             if self._chain.n_samples:
                 self._chain.listen(np.zeros(0, np.float32), last=True)
-                self._out.append(run(self._chain.advance(), Batches(self._ready())))
+                self._compute()
             return self._take(self._chain.n_samples, self.latency_samples)
 
     def reset(self) -> None:
@@ -127,19 +126,18 @@ class Stream:
     @property
     def singer(self) -> SingerChoice:
         """The target singer: weights by name. A name, weights or None may be assigned between blocks."""
-        return self._voice.weights
+        return self._request.voice.weights
 
     @singer.setter
     def singer(self, singer: SingerChoice) -> None:
         with self._in_use():
-            self._voice = voice_of(self._bundle, singer)
-            self._chain.retarget(self._target())
+            self._retarget(replace(self._request, voice=voice_of(self._bundle, singer)))
 
     @property
     def key(self) -> float:
         """Semitones up; may be assigned between blocks."""
-        assert self._key is not None
-        return self._key
+        assert self._request.key is not None
+        return self._request.key
 
     @key.setter
     def key(self, key: float) -> None:
@@ -147,8 +145,7 @@ class Stream:
             key = stream_key(key)
             if self._request.f0_hz is not None:
                 check_f0(self._request.f0_hz, key, self._bundle.manifest.audio.sample_rate)
-            self._key = key
-            self._chain.retarget(self._target())
+            self._retarget(replace(self._request, key=key))
 
     def __enter__(self) -> "Stream":
         return self
@@ -156,17 +153,23 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _retarget(self, request: Request) -> None:
+        self._request = request
+        self._chain.retarget(request)
+
     def _begin(self, skipped: int = 0) -> None:
         """Begin a new chain. A given F0 continues `skipped` samples later, to the nearest frame."""
-        manifest, timings = self._bundle.manifest, defaultdict[str, float](float)
-        spec, f0_hz = manifest.audio, self._request.f0_hz
-        if f0_hz is not None:
-            f0_hz = f0_hz[round(skipped / self.sample_rate * spec.frame_rate_hz) :]
-        self._chain = LowLatency(manifest, self.sample_rate, self._target(), timings, piece_s=_AT_ONCE_S, f0_hz=f0_hz)
+        manifest, request = self._bundle.manifest, self._request
+        if request.f0_hz is not None:
+            frame = round(skipped / self.sample_rate * manifest.audio.frame_rate_hz)
+            request = replace(request, f0_hz=request.f0_hz[frame:])
+        self._chain = LowLatency(manifest, request, self.sample_rate, Timings(float))
         self._out, self._ended, self._skipped, self._phase = Track(), False, skipped, PhaseMeter()
 
-    def _target(self) -> Target:
-        return Target(self._voice.embedding, self.key, self._request.seed, self._request.schedule)
+    def _compute(self) -> None:
+        """Append all that the input so far allows to the output."""
+        run(Clip(self._chain.stages()), Batches(self._ready()))
+        self._out.append(self._chain.emit())
 
     def _warm_up(self, block: int) -> None:
         """Let every graph run at the size of a block before the first that counts: first runs take longer."""
@@ -178,9 +181,9 @@ class Stream:
 
     def _push(self, audio: NDArray[np.float32]) -> NDArray[np.float32]:
         self._chain.listen(audio, last=False)
-        # Small blocks may be answered from what an earlier one made ready.
+        # An earlier block may have made enough output for a small one.
         if self._out.end < self._chain.n_samples - self.latency_samples:
-            self._out.append(run(self._chain.advance(), Batches(self._ready())))
+            self._compute()
         return self._take(self._chain.n_samples - len(audio), len(audio))
 
     def _take(self, position: int, count: int) -> NDArray[np.float32]:
@@ -194,15 +197,13 @@ class Stream:
         if self._request.f0_hz is None:
             return
         manifest = self._bundle.manifest
-        given, asked = (
-            len(self._request.f0_hz),
-            clip_frames(n_samples, self.sample_rate, manifest.audio, manifest.front_end),
-        )
-        if asked > given:
+        given = len(self._request.f0_hz)
+        needed = clip_frames(n_samples, self.sample_rate, manifest.audio, manifest.front_end)
+        if needed > given:
             raise AudioError(
-                f"the block goes on to sample {n_samples}, which is mel frame {asked}, and f0_hz ends after {given}; "
+                f"the block goes on to sample {n_samples}, which is mel frame {needed}, and f0_hz ends after {given}; "
                 "nothing of the block was taken\n"
-                "hint: f0_hz is that of all that will come, Converter.frames(samples, sample_rate) numbers"
+                "hint: give F0 of the whole input, Converter.frames(samples, sample_rate) numbers"
             )
 
     @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
 
 from ..conversion.calls import Runnable
-from ..conversion.cores import MOST, Twins, usable_cores
+from ..conversion.cores import MOST, CorePool, usable_cores
 from ..conversion.processes import native_code
 from ..errors import NoEnginesError, OptionError, ProviderError
 from ..voice.bundle import Bundle
@@ -145,13 +145,15 @@ def open_voice(bundle: Bundle, provider: str, precision: str, threads: int | Non
         return open_voice(bundle, other, precision, threads, auto=True)
 
 
-def open_twins(provider: str, bundle: Bundle, precision: str, threads: int | None) -> Twins | None:
-    """What runs a voice's graphs side by side; None where that gains nothing, as in OpenVINO on two cores."""
+def open_core_pool(opened: OpenedVoice, bundle: Bundle, threads: int | None) -> CorePool | None:
+    """A runner of calls side by side; None where that gains nothing, as in OpenVINO on two cores."""
     cores = min(MOST, threads or usable_cores())
-    if provider != "cpu" or cores == 1:
+    if opened.provider != "cpu" or cores == 1:
         return None
-    entries = bundle.manifest.entries(precision)
-    return Twins(lambda name: cpu.open_graph(bundle, name, entries[name], threads=1, at_once=True), cores)
+    entries = bundle.manifest.entries(opened.precision)
+    return CorePool(
+        opened.graphs, lambda name: cpu.open_graph(bundle, name, entries[name], threads=1, at_once=True), cores
+    )
 
 
 def _check_precision(name: str) -> None:

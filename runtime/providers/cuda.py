@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conversion.generated import Drawn, Input
+from ..conversion.generated import Generated, Input
 from ..conversion.processes import keep_in_forks
 from ..conversion.shapes import LengthGrid, Shape, bucket, check_outputs, grid_of, length_of
 from ..errors import BundleError, ProviderError, pip_install
@@ -164,7 +164,7 @@ class CudaGraph:
     without one the host does, and sends it.
     """
 
-    takes_drawn = True
+    takes_generated = True
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ class CudaGraph:
         check_outputs(self._grid, self._entry, shapes, tuple(outputs.values()))
         return tuple(outputs.values())
 
-    def _make(self, drawn: dict[str, Drawn], place: _CudaBucket) -> tuple[dict[str, int], dict[str, int]]:
+    def _make(self, drawn: dict[str, Generated], place: _CudaBucket) -> tuple[dict[str, int], dict[str, int]]:
         """Have these inputs in their places: the bytes sent for it and those made."""
         if self._maker is None or not drawn:
             return {}, {}

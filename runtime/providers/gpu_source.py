@@ -1,4 +1,4 @@
-"""Makes `Drawn` inputs in GPU memory with the kernels of `data/source.cu`, compiled when a voice is opened.
+"""Makes `Generated` inputs in GPU memory with the kernels of `data/source.cu`, compiled when a voice is opened.
 
 Only what fixes them is sent: 16 bytes a frame.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conversion.generated import Drawn, Normals, Row, Shape, Sines
+from ..conversion.generated import Generated, GeneratedRow, Normals, Shape, Sines
 from ..conversion.source import NormalStream, pulse_band_hz, sine_phases
 from ..errors import ProviderError
 from .gpu import Device
@@ -39,7 +39,7 @@ class Wanted:
     """Input `name`, to be made at `address` and padded with zeros to `shape`."""
 
     name: str
-    drawn: Drawn
+    drawn: Generated
     address: int
     shape: Shape
 
@@ -61,7 +61,7 @@ class SourceMaker:
 
         Nothing of an earlier call may be under way any more.
         """
-        launches: list[tuple[Row | None, int, int, int]] = []
+        launches: list[tuple[GeneratedRow | None, int, int, int]] = []
         sent, made = dict[str, int](), dict[str, int]()
         fixing = np.zeros(0, np.uint64)
         for want in wanted:
@@ -88,7 +88,7 @@ class SourceMaker:
             self.device.free(self._address)
         self._address, self._host = self.device.allocate(n_bytes), self.device.pinned(n_bytes)
 
-    def _launch(self, row: Row | None, out: int, total: int, parameters: int) -> None:
+    def _launch(self, row: GeneratedRow | None, out: int, total: int, parameters: int) -> None:
         u64, pointer = ctypes.c_uint64, ctypes.c_void_p
         count = 0 if row is None else int(np.prod(row.shape))
         first: list[Any] = [pointer(out), u64(count), u64(total)]
@@ -106,7 +106,7 @@ class SourceMaker:
             self.device.launch_kernel(self._kernels["pulses"], total, arguments)
 
 
-def _parameters(row: Row) -> NDArray[np.uint64]:
+def _parameters(row: GeneratedRow) -> NDArray[np.uint64]:
     """What a kernel reads from memory, (n,)."""
     if isinstance(row, Normals):
         return np.zeros(0, np.uint64)

@@ -118,10 +118,8 @@ def steps_at_end(manifest: Manifest, graph: str) -> int:
 
     They change where the input is padded: the graph pads each of its layers with zeros, which are not silence.
     """
-    spec, context = manifest.audio, getattr(manifest.context, graph.removesuffix("_n"))
-    overhang = ceil_div(round(context.window_ms * spec.content_sample_rate), 1000 * spec.content_hop_length)
-    frames = 1 + overhang + context.future  # the first: one that the end cuts
-    return frames * (spec.hop_length if graph == "vocoder" else 1)
+    frames = 1 + manifest.context_of(graph).future  # the first: one that the end cuts
+    return frames * (manifest.audio.hop_length if graph == "vocoder" else 1)
 
 
 def _error(bundle: Bundle, graph: Runnable, probe: Probe, precision: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..conversion.generated import Drawn, Input
+from ..conversion.generated import Generated, Input
 
 
 @dataclass
@@ -73,10 +73,10 @@ def joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> tuple[NDArray[Any], ...
     return parts[0] if len(parts) == 1 else tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
 
 
-def split_drawn(inputs: Mapping[str, Input], keep: bool) -> tuple[dict[str, Drawn], dict[str, NDArray[Any]], float]:
+def split_drawn(inputs: Mapping[str, Input], keep: bool) -> tuple[dict[str, Generated], dict[str, NDArray[Any]], float]:
     """Inputs that a formula gives, if `keep`; all others as arrays; and the seconds that making those took."""
     start = time.perf_counter()
-    drawn = {name: value for name, value in inputs.items() if keep and isinstance(value, Drawn)}
+    drawn = {name: value for name, value in inputs.items() if keep and isinstance(value, Generated)}
     arrays = {name: np.asarray(value) for name, value in inputs.items() if name not in drawn}
     return drawn, arrays, time.perf_counter() - start
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,22 +39,6 @@ _END = struct.Struct("<4s4H2IH")  # the end record of a zip
 _LOCATOR_SIZE = 20  # bytes; the record before the end record in the 64-bit form
 
 
-class Store(Protocol):
-    """Files of a bundle by name: a zip or a folder. Raises `BundleError`."""
-
-    def read(self, name: str, most: int) -> bytes:
-        """Contents of the file `name`, of at most `most` bytes."""
-        ...
-
-    def size(self, name: str) -> int:
-        """Bytes of the file `name`."""
-        ...
-
-    def names(self) -> list[str]:
-        """Names of all files, also of those that the manifest does not name."""
-        ...
-
-
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle: its manifest, the singers' embeddings (n, D) float32 and access to its files."""
@@ -63,7 +47,7 @@ class Bundle:
     """Path or shipped name, for messages."""
     manifest: Manifest
     embeddings: NDArray[np.float32]
-    _store: Store
+    _store: "_Store"
     given_home: Path | None = None
     """Used instead of `comosvc_home()`."""
 
@@ -143,7 +127,7 @@ def open_bundle(model: str | os.PathLike[str], home: Path | None = None) -> Bund
     path = _locate(model)
     origin = os.fspath(model)
     try:
-        store: Store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
+        store = _Folder(path, origin) if path.is_dir() else _Zip(path, origin)
         text = store.read(MANIFEST_FILE, _MANIFEST_LIMIT)
     except BundleError as error:
         raise BundleError(not_a_voice(path, origin) or str(error)) from error
@@ -215,7 +199,7 @@ def load_tensors(data: bytes, what: str) -> dict[str, NDArray]:
         return load(data)
 
 
-def _read_embeddings(store: Store, manifest: Manifest, origin: str) -> NDArray[np.float32]:
+def _read_embeddings(store: "_Store", manifest: Manifest, origin: str) -> NDArray[np.float32]:
     name = manifest.singer_embedding_file
     data = store.read(name, _TENSORS_LIMIT)
     _verify(data, manifest.singer_embedding_sha256, f"{origin}: {name}")
@@ -226,8 +210,8 @@ def _read_embeddings(store: Store, manifest: Manifest, origin: str) -> NDArray[n
         raise BundleError(f"{origin}: {name} must hold `embedding` (singers, {width}) float32, found {found}")
     beyond = [key for key, singer in manifest.singers.items() if singer.index >= len(embeddings)]
     if beyond or not np.isfinite(embeddings).all():
-        whom = ", ".join(beyond) or "all"
-        raise BundleError(f"{origin}: {name} has {len(embeddings)} rows and no usable one for {whom}")
+        singers = ", ".join(beyond) or "all"
+        raise BundleError(f"{origin}: {name} has {len(embeddings)} rows and no usable one for {singers}")
     return embeddings
 
 
@@ -248,58 +232,80 @@ def _checked_name(name: str, origin: str) -> str:
     return name
 
 
-class _Folder:
-    def __init__(self, root: Path, origin: str) -> None:
-        self._root, self._origin = root.resolve(), origin
+class _Store:
+    """Files of a bundle by name: a zip or a folder. Raises `BundleError`."""
 
-    def _path(self, name: str) -> Path:
-        path = (self._root / _checked_name(name, self._origin)).resolve()
-        if not path.is_relative_to(self._root):
-            raise BundleError(f"{self._origin}: {name} leads out of the bundle, to {path}")
-        if not path.is_file():
-            raise BundleError(f"{self._origin}: {name} is missing{_not_a_bundle(name)}")
-        return path
+    _hint = ""
+
+    def __init__(self, path: Path, origin: str) -> None:
+        self._path, self._origin = path, origin
+
+    def names(self) -> list[str]:
+        """Names of all files, also of those that the manifest does not name."""
+        raise NotImplementedError
+
+    def size(self, name: str) -> int:
+        """Bytes of the file `name`."""
+        with _reading(f"{self._origin}: {name}"):
+            size = self._size(_checked_name(name, self._origin))
+        if size is None:
+            other = "; this is not a voice bundle" if name == MANIFEST_FILE else ""
+            raise BundleError(f"{self._origin}: {name} is missing{other}")
+        return size
+
+    def read(self, name: str, most: int) -> bytes:
+        """Contents of the file `name`, of at most `most` bytes."""
+        if (size := self.size(name)) > most:
+            raise BundleError(f"{self._origin}: {name} has {size} bytes; at most {most} are read")
+        with _reading(f"{self._origin}: {name}", self._hint):
+            return self._read(name)
+
+    def _size(self, name: str) -> int | None:
+        raise NotImplementedError
+
+    def _read(self, name: str) -> bytes:
+        raise NotImplementedError
+
+
+class _Folder(_Store):
+    def __init__(self, path: Path, origin: str) -> None:
+        super().__init__(path.resolve(), origin)
 
     def names(self) -> list[str]:
         with _reading(self._origin):
-            paths = sorted(self._root.rglob("*"))
+            paths = sorted(self._path.rglob("*"))
             if links := [path for path in paths if path.is_symlink()]:
-                raise BundleError(
-                    f"{links[0]} is a link; a bundle holds plain files\nhint: put there what it points to"
-                )
-            return [path.relative_to(self._root).as_posix() for path in paths if path.is_file()]
+                raise BundleError(f"{links[0]} is a link; a bundle holds plain files\nhint: replace it by its target")
+            return [path.relative_to(self._path).as_posix() for path in paths if path.is_file()]
 
-    def size(self, name: str) -> int:
-        with _reading(f"{self._origin}: {name}"):
-            return self._path(name).stat().st_size
+    def _size(self, name: str) -> int | None:
+        path = (self._path / name).resolve()
+        if not path.is_relative_to(self._path):
+            raise BundleError(f"{self._origin}: {name} leads out of the bundle, to {path}")
+        return path.stat().st_size if path.is_file() else None
 
-    def read(self, name: str, most: int) -> bytes:
-        with _reading(f"{self._origin}: {name}"):
-            path = self._path(name)
-            _check_size(path.stat().st_size, most, f"{self._origin}: {name}")
-            return path.read_bytes()
+    def _read(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
 
 
-class _Zip:
+class _Zip(_Store):
+    _hint = "\nhint: fetch the bundle again"
+
     def __init__(self, path: Path, origin: str) -> None:
-        self._path, self._origin = path, origin
-        self._members = self._open()
-
-    def _open(self) -> dict[str, zipfile.ZipInfo]:
+        super().__init__(path, origin)
+        self._members = dict[str, zipfile.ZipInfo]()
         try:
-            _check_directory(self._path)
-            with zipfile.ZipFile(self._path) as archive:
-                return self._check(archive.infolist())
+            _check_directory(path)
+            with zipfile.ZipFile(path) as archive:
+                self._take(archive.infolist())
         except BundleError:
             raise
         except Exception as error:  # `zipfile` raises errors of many types for damaged archives: EOFError, ...
             raise BundleError(
-                f"{self._origin} is not a voice bundle: {error}\n"
-                f"hint: a bundle is a {SUFFIX} file or its unpacked folder"
+                f"{origin} is not a voice bundle: {error}\nhint: a bundle is a {SUFFIX} file or its unpacked folder"
             ) from error
 
-    def _check(self, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-        members: dict[str, zipfile.ZipInfo] = {}
+    def _take(self, infos: list[zipfile.ZipInfo]) -> None:
         for info in infos:
             name = info.filename
             _checked_name(name.removesuffix("/"), self._origin)
@@ -309,34 +315,21 @@ class _Zip:
                     f"{self._origin}: {name} is compressed; a bundle is an uncompressed zip\n"
                     f"hint: unpack it, then: comosvc-export pack FOLDER -o voice{SUFFIX}"
                 )
-            if info.flag_bits & 1 or name in members or stat.S_ISLNK(info.external_attr >> 16):
+            if info.flag_bits & 1 or name in self._members or stat.S_ISLNK(info.external_attr >> 16):
                 raise BundleError(f"{self._origin}: {name} is encrypted, a link, or there twice")
-            members[name] = info
-        total = sum(info.file_size for info in members.values())
-        if total > self._path.stat().st_size:
+            self._members[name] = info
+        if (total := sum(info.file_size for info in infos)) > self._path.stat().st_size:
             raise BundleError(f"{self._origin}: its files claim {total} bytes, more than the archive has")
-        return members
-
-    def _info(self, name: str) -> zipfile.ZipInfo:
-        _checked_name(name, self._origin)
-        if name not in self._members:
-            raise BundleError(f"{self._origin}: {name} is missing{_not_a_bundle(name)}")
-        return self._members[name]
 
     def names(self) -> list[str]:
         return [name for name in self._members if not name.endswith("/")]
 
-    def size(self, name: str) -> int:
-        return self._info(name).file_size
+    def _size(self, name: str) -> int | None:
+        return self._members[name].file_size if name in self._members else None
 
-    def read(self, name: str, most: int) -> bytes:
-        info = self._info(name)
-        _check_size(info.file_size, most, f"{self._origin}: {name}")
-        with (
-            _reading(f"{self._origin}: {name}", "\nhint: fetch the bundle again"),
-            zipfile.ZipFile(self._path) as archive,
-        ):
-            return archive.read(info)
+    def _read(self, name: str) -> bytes:
+        with zipfile.ZipFile(self._path) as archive:
+            return archive.read(self._members[name])
 
 
 def _check_directory(path: Path) -> None:
@@ -355,15 +348,6 @@ def _check_directory(path: Path) -> None:
         raise zipfile.BadZipFile("it has a comment, or is of the 64-bit form")
     if members > _MOST_MEMBERS or size > _DIRECTORY_LIMIT:
         raise zipfile.BadZipFile(f"it has {members} files; a bundle has {_MOST_MEMBERS} at most")
-
-
-def _check_size(size: int, most: int, what: str) -> None:
-    if size > most:
-        raise BundleError(f"{what} has {size} bytes; at most {most} are read")
-
-
-def _not_a_bundle(name: str) -> str:
-    return "; this is not a voice bundle" if name == MANIFEST_FILE else ""
 
 
 PARITY_FILE = "parity.json"

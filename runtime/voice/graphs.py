@@ -4,7 +4,7 @@ The check reads the bytes of protobuf, without an engine or the onnx package.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 from ..errors import BundleError
@@ -28,53 +28,26 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
 
 
-CONTENT = GraphSpec(
-    name="content",
-    inputs=(TensorSpec("audio", "float32", ("B", "N")),),
-    outputs=(TensorSpec("content", "float32", ("B", "S", "C")),),
-)
+_CONDITION = ("content B S C", "content_index B T", "f0_hz B T", "loudness B T", "singer B D")
+_CONTRACTS = {
+    # Names and dimensions of inputs and of outputs.
+    "content": (["audio B N"], ["content B S C"]),
+    "content_low": (["audio B N"], ["content B S C"]),  # with a shorter look-ahead, for live use
+    "pitch": (["audio B N"], ["f0_hz B P", "confidence B P"]),
+    "acoustic": ([*_CONDITION, "noise B T M"], ["mel B T M"]),  # the first step, from noise
+    # A further step; step_index points into a table of sigmas baked into the graph.
+    "acoustic_n": ([*_CONDITION, "mel B T M", "noise B T M", "step_index"], ["mel_out B T M"]),
+    "vocoder": (["mel B T M", "f0_hz B T", "source B L H", "noise B L"], ["audio B L"]),
+}
+_INTEGERS = ("content_index", "step_index")
 
-CONTENT_LOW = replace(CONTENT, name="content_low")  # the same with a shorter look-ahead, for live use
 
-PITCH = GraphSpec(
-    name="pitch",
-    inputs=(TensorSpec("audio", "float32", ("B", "N")),),
-    outputs=(TensorSpec("f0_hz", "float32", ("B", "P")), TensorSpec("confidence", "float32", ("B", "P"))),
-)
+def _tensors(texts: list[str]) -> tuple[TensorSpec, ...]:
+    named = [(name, tuple(dims)) for name, *dims in map(str.split, texts)]
+    return tuple(TensorSpec(name, "int32" if name in _INTEGERS else "float32", dims) for name, dims in named)
 
-_CONDITION = (
-    TensorSpec("content", "float32", ("B", "S", "C")),
-    TensorSpec("content_index", "int32", ("B", "T")),
-    TensorSpec("f0_hz", "float32", ("B", "T")),
-    TensorSpec("loudness", "float32", ("B", "T")),
-    TensorSpec("singer", "float32", ("B", "D")),
-)
-_MEL = TensorSpec("mel", "float32", ("B", "T", "M"))
 
-ACOUSTIC = GraphSpec(
-    name="acoustic",  # the one-step student: condition + noise -> mel
-    inputs=(*_CONDITION, TensorSpec("noise", "float32", ("B", "T", "M"))),
-    outputs=(_MEL,),
-)
-
-ACOUSTIC_N = GraphSpec(
-    name="acoustic_n",  # one of several steps; step_index points into a table of sigmas baked into the graph
-    inputs=(*_CONDITION, _MEL, TensorSpec("noise", "float32", ("B", "T", "M")), TensorSpec("step_index", "int32", ())),
-    outputs=(TensorSpec("mel_out", "float32", ("B", "T", "M")),),
-)
-
-VOCODER = GraphSpec(
-    name="vocoder",
-    inputs=(
-        _MEL,
-        TensorSpec("f0_hz", "float32", ("B", "T")),
-        TensorSpec("source", "float32", ("B", "L", "H")),
-        TensorSpec("noise", "float32", ("B", "L")),
-    ),
-    outputs=(TensorSpec("audio", "float32", ("B", "L")),),
-)
-
-GRAPHS = {graph.name: graph for graph in (CONTENT, CONTENT_LOW, PITCH, ACOUSTIC, ACOUSTIC_N, VOCODER)}
+GRAPHS = {name: GraphSpec(name, _tensors(ins), _tensors(outs)) for name, (ins, outs) in _CONTRACTS.items()}
 OPTIONAL_INPUTS = {"vocoder": ("f0_hz", "source", "noise")}
 """By graph: inputs of its contract that a design may leave out."""
 
@@ -192,9 +165,9 @@ class _Walk:
         given = self._inputs | self._given
         for node in self._nodes:
             if not given.issuperset(node.inputs):
-                raise _NotPlainError("it has a node that takes what no node before it gives")
+                raise _NotPlainError("it has a node with an input that no node before it gives")
             if not given.isdisjoint(filter(None, node.outputs)):
-                raise _NotPlainError("it has a node that gives what is there already")
+                raise _NotPlainError("it has a node that gives a tensor that is there already")
             given.update(node.outputs)
 
     def _check_work_at_load(self) -> None:

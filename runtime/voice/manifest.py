@@ -119,19 +119,12 @@ class ModelEntry:
 class Context:
     """Frames before and after a frame that its result depends on, in the graph's own frames.
 
-    `window_ms` is the length of the window, centred on the frame, through which it sees the audio; 0: its hop.
+    `window_ms` is the length of the frame's window of audio, centred on it; 0: its hop.
     """
 
     past: int
     future: int
     window_ms: float = 0.0
-
-    def around(self, hop_ms: float) -> tuple[int, int]:
-        """Frames of audio before and after a frame, of `hop_ms` each, that its result depends on: `past` and `future`,
-        and the part of the window that lies beyond the frame.
-        """
-        overhang = max(0, ceil_div(round(1e3 * (self.window_ms / hop_ms - 1.0)), 2000))
-        return self.past + overhang, self.future + overhang
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +198,16 @@ class Manifest:
     def files(self) -> Mapping[str, str]:
         """SHA-256 by name of the files that no other field names."""
         return self.provenance.get("files", {})
+
+    def context_of(self, graph: str, steps: int = 1) -> Context:
+        """Frames of input before and after a frame on which the result of a graph, after `steps` of them, depends.
+
+        Past the frame's own hop, half a window counts on either side, in whole frames.
+        """
+        context: Context = getattr(self.context, graph.removesuffix("_n"))
+        hop_ms = 1e3 * self.audio.content_hop_length / self.audio.content_sample_rate
+        overhang = max(0, ceil_div(round(1e3 * (context.window_ms / hop_ms - 1.0)), 2000))
+        return Context(past=steps * context.past + overhang, future=steps * context.future + overhang)
 
     def has(self, precision: str) -> bool:
         """True if the voice has graphs for `precision`; bf16 is computed from fp32 graphs."""

@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..audio.spec import SINE_HARMONICS, AudioSpec, FrontEnd
+from ..audio.spec import SINE_HARMONICS, AudioSpec
 from ..errors import BundleError, abridged
 from .graphs import GRAPHS, OPTIONAL_INPUTS, TensorSpec
+
+if TYPE_CHECKING:
+    from .manifest import GraphEntry, Manifest
 
 LONGEST_NAME, LONGEST_TEXT = 200, 20_000
 """Characters of a name (of a voice, a singer, a graph, a file), and of other texts such as licences."""
@@ -26,7 +29,7 @@ class Interval(NamedTuple):
 _CHANNELS = Interval(1, 4_096, "ContentVec, the widest encoder known, has 768")
 _PAST = Interval(0, 2_000, "frames that every piece is computed with besides its own; 300 are the most that is known")
 _WINDOW_MS = Interval(0.0, 1_000.0, "a window of analysis; 25 ms is a HuBERT's")
-_LOOKAHEAD_MS = Interval(0.0, 120_000.0, "ms; an encoder that sees 20 s at once looks 20 s ahead")
+_LOOKAHEAD_MS = Interval(0.0, 120_000.0, "ms; an encoder with windows of 20 s looks 20 s ahead")
 _F0 = Interval(10.0, 10_000.0, "Hz; people sing from about 40 to 2000")
 _DIM = Interval(1, 2**31 - 1, "a fixed size of a tensor; the contract of its graph says which")
 _LEVEL = Interval(1e-9, 1e6, "a noise level; the authors' go from 0.002 to 80")
@@ -68,20 +71,34 @@ RANGES: dict[str, Interval] = {
     "context.*.past": _PAST,
     "context.*.future": _PAST,
     "context.*.window_ms": _WINDOW_MS,
-    "front_end.content_window_s": Interval(
-        0.0, 120.0, "seconds; the authors cut at 20, and memory grows with the square"
-    ),
+    "front_end.content_window_s": Interval(0.0, 120.0, "seconds; the authors cut at 20; memory grows with the square"),
     "front_end.content_overlap_s": Interval(0.0, 60.0, "seconds; half of the longest window"),
     "lookahead_ms.*": _LOOKAHEAD_MS,
 }
 """Ranges by place in `bundle.json`; `*` is any free key, any index, or any graph of a context."""
-SLOWEST_FRAMES_HZ, FASTEST_FRAMES_HZ = 10.0, 1_000.0
-"""Mel frames per second; 86 and 187.5 are usual."""
-SHORTEST_WINDOW_S = 0.5
-"""Shortest content window; each window is a call of the encoder."""
 FREE_KEYS = ("context", "lookahead_ms")
 _FILES = ("graphs.*.file", "graphs.*.weights", "variants.*.*.file", "variants.*.*.weights")
 _NAMES = ("name", "singer_embedding_file", *_FILES)
+_SLOWEST_FRAMES_HZ, _FASTEST_FRAMES_HZ = 10.0, 1_000.0  # 86 and 187.5 mel frames per second are usual
+_SHORTEST_WINDOW_S = 0.5  # of content; each window is a call of the encoder
+_REQUIRED_GRAPHS = ("content", "pitch", "acoustic", "vocoder")
+_VARIANTS = ("fp16", "int8")
+_SOURCE_KINDS = ("pulse", "sine", "none")
+_Rules = Iterator[tuple[bool, str]]
+"""Whether each rule holds, and the message where it does not. A rule may rest on those before it."""
+
+
+def check_manifest(manifest: "Manifest") -> None:
+    """Raise `BundleError` for a value beyond its limit, or parts that contradict each other or the graph contracts."""
+    check_limits(manifest)
+    check_audio(manifest.audio)
+    for rules in (_provenance, _graphs, _singers, _front_end, _source, _steps, _live_encoder):
+        _check(rules(manifest))
+
+
+def check_audio(spec: AudioSpec) -> None:
+    """Raise `BundleError` for settings that contradict each other."""
+    _check(_audio(spec))
 
 
 def check_limits(part: Any, where: str = "") -> None:
@@ -100,224 +117,178 @@ def check_limits(part: Any, where: str = "") -> None:
 
 def check_text(place: str, text: str, longest: int) -> None:
     """Raise `BundleError` for a text that is too long or contains half of a surrogate pair, and for an empty name."""
-    if len(text) > longest:
-        raise BundleError(f"{place} has {len(text)} characters; at most {longest} are allowed")
-    if longest == LONGEST_NAME and not text.strip():
-        raise BundleError(f"{place} is empty")
-    if longest == LONGEST_NAME and "\n" in text:  # the rest of the name would look like lines of a message
-        raise BundleError(f"{place} is {abridged(text)}: a name has no line breaks")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise BundleError(f"{place} is {abridged(text)}: half of a surrogate pair is no character")
-
-
-def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]:
-    """All texts and numbers, each with its place ("singers.alto.index") and its path in `RANGES`. Checks keys too."""
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            key = "*" if path in FREE_KEYS else field.name
-            yield from _leaves(_join(place, field.name), _join(path, key), getattr(value, field.name))
-    elif isinstance(value, Mapping):
-        _check_count(place, value)
-        for key, item in value.items():
-            check_text(f"a key of {place}", key, LONGEST_NAME)
-            yield from _leaves(_join(place, key), _join(path, "*"), item)
-    elif isinstance(value, list | tuple):
-        _check_count(place, value)
-        for index, item in enumerate(value):
-            yield from _leaves(f"{place}[{index}]", _join(path, "*"), item)
-    else:
-        yield place, path, value
-
-
-def _check_count(place: str, value: Any) -> None:
-    if len(value) > MOST_ENTRIES:
-        raise BundleError(f"{place} has {len(value)} entries; at most {MOST_ENTRIES} are allowed")
+    is_name = longest == LONGEST_NAME
+    half = any("\ud800" <= character <= "\udfff" for character in text)
+    _check([
+        (len(text) <= longest, f"{place} has {len(text)} characters; at most {longest} are allowed"),
+        (not is_name or bool(text.strip()), f"{place} is empty"),
+        # The rest of the name would look like lines of a message.
+        (not is_name or "\n" not in text, f"{place} is {abridged(text)}: a name has no line breaks"),
+        (not half, f"{place} is {abridged(text)}: half of a surrogate pair is no character"),
+    ])  # fmt: skip
 
 
 def check_depth(data: Any, where: str) -> None:
-    """Raise `BundleError` for parsed JSON whose lists and objects are nested too deeply."""
+    """Raise `BundleError` for a parsed object of JSON whose lists and objects are nested too deeply."""
     level, depth = [data], 0
-    while level := [item for value in level for item in _items(value)]:
+
+    def inside(value: Any) -> Any:
+        return value.values() if isinstance(value, dict) else value
+
+    while level := [item for value in level for item in inside(value) if isinstance(item, dict | list)]:
         depth += 1
         if depth > DEEPEST:
             raise BundleError(f"{where}: lists and objects stand more than {DEEPEST} deep inside each other")
 
 
-def _items(value: Any) -> list[Any]:
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [item for item in inside if isinstance(item, dict | list)]
+def _leaves(place: str, path: str, value: Any) -> Iterator[tuple[str, str, Any]]:
+    """All texts and numbers, each with its place ("singers.alto.index") and its path in `RANGES`. Checks keys too."""
+    dot = "." if place else ""
+    if isinstance(value, Mapping | list | tuple) and len(value) > MOST_ENTRIES:
+        raise BundleError(f"{place} has {len(value)} entries; at most {MOST_ENTRIES} are allowed")
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            key = "*" if path in FREE_KEYS else field.name
+            yield from _leaves(f"{place}{dot}{field.name}", f"{path}{dot}{key}", getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_text(f"a key of {place}", key, LONGEST_NAME)
+            yield from _leaves(f"{place}.{key}", f"{path}.*", item)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _leaves(f"{place}[{index}]", f"{path}.*", item)
+    else:
+        yield place, path, value
 
 
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+def _check(rules: Iterable[tuple[bool, str]]) -> None:
+    for holds, message in rules:
+        if not holds:
+            raise BundleError(message)
 
 
-if TYPE_CHECKING:
-    from .manifest import GraphEntry, Manifest, ModelEntry
-
-_REQUIRED_GRAPHS = ("content", "pitch", "acoustic", "vocoder")
-_VARIANTS = ("fp16", "int8")
-_SOURCE_KINDS = ("pulse", "sine", "none")
-_FIXED_LETTERS = "MCDH"  # the model's own sizes; every other dimension must stay dynamic
-
-
-def check_manifest(manifest: "Manifest") -> None:
-    """Raise `BundleError` for a value beyond its limit, or parts that contradict each other or the graph contracts."""
-    check_limits(manifest)
-    check_audio(manifest.audio)
-    _check_provenance(manifest.provenance)
-    _check_graphs(manifest)
-    _check_singers(manifest)
-    _check_front_end(manifest.front_end)
-    _check_source(manifest)
-    _check_steps(manifest)
-    has_low = manifest.context.content_low is not None
-    _expect(has_low == ("content_low" in manifest.graphs), "context.content_low contradicts the graphs")
-    _expect(
-        has_low == (manifest.lookahead_ms.content_low_latency is not None),
-        "lookahead_ms.content_low_latency contradicts the graphs",
-    )
+def _audio(spec: AudioSpec) -> _Rules:
+    lengths = [spec.hop_length, spec.win_length, spec.n_fft]
+    rate, low, high = spec.frame_rate_hz, _SLOWEST_FRAMES_HZ, _FASTEST_FRAMES_HZ
+    nested = "audio: hop_length, win_length and n_fft are {}, {} and {}; each must hold the last"
+    bands = f"audio: f_min_hz is {spec.f_min_hz:g}, f_max_hz {spec.f_max_hz:g}; the mel bands lie between them"
+    yield spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}"
+    yield sorted(lengths) == lengths, nested.format(*lengths)
+    yield low <= rate <= high, f"audio: {rate:.1f} mel frames per second; {low:g} to {high:g} are read"
+    yield spec.f_min_hz < spec.f_max_hz, bands
 
 
-def _check_source(manifest: "Manifest") -> None:
-    source = manifest.model.source
-    known = source.kind in _SOURCE_KINDS
-    _expect(known, f"model.source.kind is {source.kind!r}; known: {', '.join(_SOURCE_KINDS)}")
-    nine = source.kind != "sine" or source.channels == SINE_HARMONICS
-    _expect(nine, f"model.source.channels is {source.channels}; a sine source has {SINE_HARMONICS}")
-    has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
-    _expect(has_source == (source.kind != "none"), "model.source contradicts the inputs of the vocoder graph")
-
-
-def _check_steps(manifest: "Manifest") -> None:
-    model = manifest.model
-    for steps, indices in model.schedules.items():
-        number = int(steps) if re.fullmatch("[1-9][0-9]{0,4}", steps) else 0
-        known = 1 < number <= MOST_STEPS
-        _expect(known, f"model.schedules[{steps}]: steps are whole numbers from 2 to {MOST_STEPS}")
-        _expect(len(indices) == number - 1, f"model.schedules[{steps}] needs steps - 1 indices, has {len(indices)}")
-    _expect(not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph")
-    can = model.usual_steps in model.step_counts
-    _expect(can, f"model.default_steps is {model.default_steps}; the voice can do {model.step_counts}")
-    if model.ode is not None:
-        _check_ode(model, manifest.audio)
-
-
-def check_audio(spec: AudioSpec) -> None:
-    """Raise `BundleError` for settings that contradict each other."""
-    _expect(spec.n_mels % 4 == 0, f"audio.n_mels must be a multiple of 4, got {spec.n_mels}")
-    lengths = spec.hop_length, spec.win_length, spec.n_fft
-    nested = sorted(lengths) == list(lengths)
-    _expect(
-        nested, "audio: hop_length, win_length and n_fft are {}, {} and {}; each must hold the last".format(*lengths)
-    )
-    slowest, fastest = SLOWEST_FRAMES_HZ, FASTEST_FRAMES_HZ
-    rate = spec.frame_rate_hz
-    _expect(slowest <= rate <= fastest, f"audio: {rate:.1f} mel frames per second; {slowest:g} to {fastest:g} are read")
-    rising = spec.f_min_hz < spec.f_max_hz
-    _expect(rising, f"audio: f_min_hz is {spec.f_min_hz:g}, f_max_hz {spec.f_max_hz:g}; the mel bands lie between them")
-
-
-def _check_provenance(provenance: Mapping[str, Any]) -> None:
-    """The provenance fields that are read back: hashes of other files, and versions."""
+def _provenance(manifest: "Manifest") -> _Rules:
+    """Rules for the fields that are read back: hashes of other files, and versions."""
     for key in ("files", "versions"):
-        texts = provenance.get(key, {})
+        texts = manifest.provenance.get(key, {})
         fits = isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values())
-        _expect(fits, f"provenance.{key} must be an object of texts, got {abridged(texts)}")
-    for name, digest in provenance.get("files", {}).items():
-        _expect(_is_sha256(digest), f"provenance.files.{name} is not a SHA-256")
+        yield fits, f"provenance.{key} must be an object of texts, got {abridged(texts)}"
+    for name, digest in manifest.files.items():
+        yield _is_sha256(digest), f"provenance.files.{name} is not a SHA-256"
 
 
-def _check_ode(model: "ModelEntry", spec: AudioSpec) -> None:
-    assert model.ode is not None
-    bands, known = len(model.ode.mel_mean), len(model.ode.sigmas)
-    _expect(bands in (1, spec.n_mels), f"model.ode.mel_mean has {bands} numbers for {spec.n_mels} bands")
-    beyond = [steps for steps, indices in model.schedules.items() if not all(0 <= i < known for i in indices)]
-    _expect(not beyond, f"model.schedules{beyond} points beyond the {known} levels of model.ode.sigmas")
-
-
-def _check_front_end(front_end: FrontEnd) -> None:
-    window, overlap = front_end.content_window_s, front_end.content_overlap_s
-    least = SHORTEST_WINDOW_S
-    _expect(
-        window == 0.0 or window >= least, f"front_end.content_window_s is {window}; 0, or {least} and more, are read"
-    )
-    _expect(
-        0.0 <= 2.0 * overlap <= window,
-        f"front_end.content_overlap_s is {overlap}; at most half of content_window_s, {window}, may overlap",
-    )
-    _expect(
-        front_end.content_index == "time" or window > 0.0,
-        "front_end.content_index is stretched, which needs pieces to be stretched over: content_window_s is 0",
-    )
-
-
-def _check_graphs(manifest: "Manifest") -> None:
+def _graphs(manifest: "Manifest") -> _Rules:
     missing = [name for name in _REQUIRED_GRAPHS if name not in manifest.graphs]
-    _expect(not missing, f"no graph for {', '.join(missing)}")
-    _check_entries("graphs", "fp32", manifest.graphs, manifest)
+    yield not missing, f"no graph for {', '.join(missing)}"
+    yield from _entries("graphs", "fp32", manifest.graphs, manifest)
     for precision, entries in manifest.variants.items():
-        _expect(precision in _VARIANTS, f"variants.{precision} is unknown; known: {', '.join(_VARIANTS)}")
         unknown = [name for name in entries if name not in manifest.graphs]
-        _expect(not unknown, f"variants.{precision} of {', '.join(unknown)}, which graphs does not name")
-        _check_entries(f"variants.{precision}", precision, entries, manifest)
+        yield precision in _VARIANTS, f"variants.{precision} is unknown; known: {', '.join(_VARIANTS)}"
+        yield not unknown, f"variants.{precision} of {', '.join(unknown)}, which graphs does not name"
+        yield from _entries(f"variants.{precision}", precision, entries, manifest)
 
 
-def _check_entries(where: str, precision: str, entries: "dict[str, GraphEntry]", manifest: "Manifest") -> None:
-    sizes = {
-        "M": manifest.audio.n_mels,
-        "C": manifest.model.content_channels,
-        "D": manifest.model.singer_channels,
-        "H": manifest.model.source.channels,
-    }
+def _entries(where: str, precision: str, entries: "dict[str, GraphEntry]", manifest: "Manifest") -> _Rules:
+    model = manifest.model
+    sizes = {"C": model.content_channels, "D": model.singer_channels, "H": model.source.channels}
+    sizes["M"] = manifest.audio.n_mels
     for name, entry in entries.items():
+        place = f"{where}.{name}"
         alone = entry.file is not None or entry.weights is None
-        _expect(alone, f"{where}.{name}.weights is {entry.weights}, and there is no file before it")
-        _expect(name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}")
-        _expect(entry.precision == precision, f"{where}.{name} is {entry.precision}; it must be {precision}")
-        _expect(_is_sha256(entry.sha256), f"{where}.{name}.sha256 is not a SHA-256")
-        spec = GRAPHS[name]
-        _check_tensors(f"{where}.{name}.inputs", entry.inputs, spec.inputs, OPTIONAL_INPUTS.get(name, ()), sizes)
-        _check_tensors(f"{where}.{name}.outputs", entry.outputs, spec.outputs, (), sizes)
+        yield alone, f"{place}.weights is {entry.weights}, and there is no file before it"
+        yield name in GRAPHS, f"unknown graph {name!r}; known: {', '.join(GRAPHS)}"
+        yield entry.precision == precision, f"{place} is {entry.precision}; it must be {precision}"
+        yield _is_sha256(entry.sha256), f"{place}.sha256 is not a SHA-256"
+        optional = OPTIONAL_INPUTS.get(name, ())
+        yield from _tensors(f"{place}.inputs", entry.inputs, GRAPHS[name].inputs, optional, sizes)
+        yield from _tensors(f"{place}.outputs", entry.outputs, GRAPHS[name].outputs, (), sizes)
 
 
-def _check_tensors(
+def _tensors(
     where: str,
     found: tuple[tuple[str, str, tuple[int | str, ...]], ...],
     wanted: tuple[TensorSpec, ...],
     optional: tuple[str, ...],
     sizes: dict[str, int],
-) -> None:
+) -> _Rules:
+    """`sizes`: the model's own, by letter; every other dimension must stay dynamic."""
     contract = {tensor.name: tensor for tensor in wanted}
     names = [name for name, _, _ in found]
-    required = [name for name in contract if name not in optional]
-    fits = set(required) <= set(names) and names == [name for name in contract if name in names]
-    _expect(fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}, in this order")
+    fits = [name for name in contract if name in names or name not in optional] == names
+    yield fits, f"{where} are {', '.join(names)}; the contract has {', '.join(contract)}, in this order"
     for name, dtype, dims in found:
         tensor = contract[name]
-        _expect(dtype == tensor.dtype, f"{where}: {name} is {dtype}, the contract has {tensor.dtype}")
+        yield dtype == tensor.dtype, f"{where}: {name} is {dtype}, the contract has {tensor.dtype}"
         same_rank = len(dims) == len(tensor.dims)
-        _expect(same_rank, f"{where}: {name} has dims {list(dims)}, the contract {list(tensor.dims)}")
+        yield same_rank, f"{where}: {name} has dims {list(dims)}, the contract {list(tensor.dims)}"
         for dim, letter in zip(dims, tensor.dims, strict=True):
-            if letter in _FIXED_LETTERS:
-                _expect(dim == sizes[letter], f"{where}: {name} has {letter} = {dim}, should be {sizes[letter]}")
+            if letter in sizes:
+                yield dim == sizes[letter], f"{where}: {name} has {letter} = {dim}, should be {sizes[letter]}"
             else:
-                _expect(isinstance(dim, str), f"{where}: {name} fixes {letter} to {dim}; it must be dynamic")
+                yield isinstance(dim, str), f"{where}: {name} fixes {letter} to {dim}; it must be dynamic"
 
 
-def _check_singers(manifest: "Manifest") -> None:
-    _expect(bool(manifest.singers), "no singers")
+def _singers(manifest: "Manifest") -> _Rules:
+    yield bool(manifest.singers), "no singers"
     for name, singer in manifest.singers.items():
         low, high = singer.f0_range_hz or (singer.f0_median_hz or 1.0,) * 2
         median = low if singer.f0_median_hz is None else singer.f0_median_hz
         ordered = 0.0 < low <= median <= high
-        _expect(ordered, f"singers.{name}: F0 range {low}-{high} Hz does not hold the median {median} Hz")
+        yield ordered, f"singers.{name}: F0 range {low}-{high} Hz does not hold the median {median} Hz"
+
+
+def _front_end(manifest: "Manifest") -> _Rules:
+    front_end, least = manifest.front_end, _SHORTEST_WINDOW_S
+    window, overlap = front_end.content_window_s, front_end.content_overlap_s
+    too_much = f"front_end.content_overlap_s is {overlap}; at most half of content_window_s, {window}, may overlap"
+    no_pieces = "front_end.content_index is stretched, which needs pieces to be stretched over: content_window_s is 0"
+    long_enough = window == 0.0 or window >= least
+    yield long_enough, f"front_end.content_window_s is {window}; 0, or {least} and more, are read"
+    yield 0.0 <= 2.0 * overlap <= window, too_much
+    yield front_end.content_index == "time" or window > 0.0, no_pieces
+
+
+def _source(manifest: "Manifest") -> _Rules:
+    kind, channels = manifest.model.source.kind, manifest.model.source.channels
+    yield kind in _SOURCE_KINDS, f"model.source.kind is {kind!r}; known: {', '.join(_SOURCE_KINDS)}"
+    fits = kind != "sine" or channels == SINE_HARMONICS
+    yield fits, f"model.source.channels is {channels}; a sine source has {SINE_HARMONICS}"
+    has_source = any(name == "source" for name, _, _ in manifest.graphs["vocoder"].inputs)
+    yield has_source == (kind != "none"), "model.source contradicts the inputs of the vocoder graph"
+
+
+def _steps(manifest: "Manifest") -> _Rules:
+    model = manifest.model
+    for steps, indices in model.schedules.items():
+        place, number = f"model.schedules[{steps}]", int(steps) if re.fullmatch("[1-9][0-9]{0,4}", steps) else 0
+        yield 1 < number <= MOST_STEPS, f"{place}: steps are whole numbers from 2 to {MOST_STEPS}"
+        yield len(indices) == number - 1, f"{place} needs steps - 1 indices, has {len(indices)}"
+    yield not model.schedules or "acoustic_n" in manifest.graphs, "model.schedules without an acoustic_n graph"
+    can = model.usual_steps in model.step_counts
+    yield can, f"model.default_steps is {model.default_steps}; the voice can do {model.step_counts}"
+    if model.ode is not None:
+        bands, levels, n_mels = len(model.ode.mel_mean), len(model.ode.sigmas), manifest.audio.n_mels
+        yield bands in (1, n_mels), f"model.ode.mel_mean has {bands} numbers for {n_mels} bands"
+        beyond = [steps for steps, indices in model.schedules.items() if not all(0 <= i < levels for i in indices)]
+        yield not beyond, f"model.schedules{beyond} points beyond the {levels} levels of model.ode.sigmas"
+
+
+def _live_encoder(manifest: "Manifest") -> _Rules:
+    has_low, lookahead = "content_low" in manifest.graphs, manifest.lookahead_ms.content_low_latency
+    yield has_low == (manifest.context.content_low is not None), "context.content_low contradicts the graphs"
+    yield has_low == (lookahead is not None), "lookahead_ms.content_low_latency contradicts the graphs"
 
 
 def _is_sha256(text: str) -> bool:
     return re.fullmatch("[0-9a-f]{64}", text) is not None
-
-
-def _expect(holds: bool, message: str) -> None:
-    if not holds:
-        raise BundleError(message)

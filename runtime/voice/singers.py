@@ -114,7 +114,7 @@ def check_key(key: float | str, voice: SingerMix) -> float | None:
 
 
 def check_semitones(key: float | str, otherwise: str = "") -> float:
-    """`key` as a float within `KEY_RANGE`; `otherwise` is what else the error says it may be. Raises `OptionError`."""
+    """`key` as a float within `KEY_RANGE`; `otherwise` names other choices in the error. Raises `OptionError`."""
     low, high = KEY_RANGE
     number = finite(key)
     if not low <= number <= high:

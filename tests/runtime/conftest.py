@@ -5,6 +5,7 @@ import pytest
 from tiny_bundle import SPEC, tiny_files, write_zip
 
 from comosvc.runtime import Converter
+from comosvc.runtime.audio.frames import Track
 from comosvc.runtime.providers.self_test import vowel
 
 
@@ -31,3 +32,20 @@ def song():
     breath = 0.02 * np.random.default_rng(0).standard_normal(4_000)
     glide = glide[:24_000]
     return np.concatenate((glide, breath, np.zeros(12_000), 0.3 * glide)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def tracks_of():
+    """All tracks that an object holds, in its parts too."""
+
+    def found(part, seen):
+        if id(part) in seen:
+            return
+        seen.add(id(part))
+        if isinstance(part, Track):
+            yield part
+        elif type(part).__module__.startswith("comosvc.runtime."):
+            for value in vars(part).values():
+                yield from found(value, seen)
+
+    return lambda part: list(found(part, set()))

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from opened import graphs_of
 from tiny_bundle import SPEC, edited, write_zip
 
 from comosvc.runtime import AudioError, CancelledError, ComosvcError, Converter, OptionError, ProviderError
-from comosvc.runtime.conversion.analysis import Analysis
+from comosvc.runtime.conversion.analysis import SourceClip
 from comosvc.runtime.errors import install
 from comosvc.runtime.providers.self_test import vowel
 
@@ -57,7 +58,7 @@ def test_the_result_is_not_shifted_in_time(converter):
 @pytest.mark.parametrize("rate", [24_000, 44_100])
 def test_silence_gives_true_zeros_and_runs_nothing(bundle_path, rate):
     converter = Converter(bundle_path, threads=1)
-    for graph in converter._graphs.values():
+    for graph in graphs_of(converter).values():
         graph.run = lambda _: pytest.fail("a graph ran for silence")
     result = converter.convert(np.zeros(30 * rate, np.float32), rate, key="auto")
     assert not result.audio.any()
@@ -109,11 +110,11 @@ def test_a_long_rest_is_skipped_without_a_trace(bundle_path, monkeypatch):
     """The notes after half a minute of rest come out as if all of it had been computed."""
     clip = np.concatenate((GLIDE, np.zeros(25 * 24_000, np.float32), GLIDE))
     converter, frames = Converter(bundle_path, threads=1), []
-    vocoder = converter._graphs["vocoder"].run
-    converter._graphs["vocoder"].run = lambda inputs: frames.append(inputs["mel"].shape[1]) or vocoder(inputs)
+    vocoder = graphs_of(converter)["vocoder"].run
+    graphs_of(converter)["vocoder"].run = lambda inputs: frames.append(inputs["mel"].shape[1]) or vocoder(inputs)
     skipped = converter.convert(clip, 24_000)
     assert sum(frames) < 17 * SPEC.frame_rate_hz  # two pieces of four
-    monkeypatch.setattr(Analysis, "is_silent", lambda *_: False)
+    monkeypatch.setattr(SourceClip, "is_silent", lambda *_: False)
     frames.clear()
     computed = converter.convert(clip, 24_000)
     assert sum(frames) > 28 * SPEC.frame_rate_hz
@@ -304,7 +305,7 @@ def test_bad_audio_is_refused(converter, audio):
 
 def test_given_f0_replaces_the_pitch_graph(bundle_path, converter):
     blind = Converter(bundle_path, threads=1)
-    blind._graphs["pitch"].run = lambda _: pytest.fail("the pitch graph ran")
+    graphs_of(blind)["pitch"].run = lambda _: pytest.fail("the pitch graph ran")
     f0_hz = np.geomspace(100.0, 200.0, blind.frames(len(GLIDE), 24_000))
     result = blind.convert(GLIDE, 24_000, key=12, f0_hz=f0_hz)
     np.testing.assert_allclose(result.f0_hz, 2 * f0_hz, rtol=1e-6)
@@ -360,7 +361,7 @@ def test_a_result_says_how_it_was_made(converter):
         (GLIDE, ()),
         (np.stack((GLIDE, GLIDE, GLIDE), axis=1), ("3 channels were mixed to mono",)),
         (0.02 * GLIDE / np.abs(GLIDE).max(), ("very quiet (peak -34 dB)",)),
-        (5e-4 * GLIDE / np.abs(GLIDE).max(), ("(peak -66 dB): what is below -60 dB becomes silence",)),
+        (5e-4 * GLIDE / np.abs(GLIDE).max(), ("(peak -66 dB): audio below -60 dB becomes silence",)),
         (np.clip(20 * GLIDE, -1, 1), ("the source clips",)),
         (2.0**15 * GLIDE, ("far beyond full scale, which is 1 (peak +",)),
         (GLIDE[:2_400], ("very short (100 ms)",)),
@@ -423,24 +424,24 @@ def test_self_test_passes_here_and_notices_a_changed_file(files, tmp_path):
 
 def test_self_test_notices_a_mute_voice(bundle_path):
     converter = Converter(bundle_path, threads=1)
-    vocoder = converter._graphs["vocoder"].run
-    converter._graphs["vocoder"].run = lambda inputs: (0.0 * vocoder(inputs)[0],)
+    vocoder = graphs_of(converter)["vocoder"].run
+    graphs_of(converter)["vocoder"].run = lambda inputs: (0.0 * vocoder(inputs)[0],)
     with pytest.raises(ComosvcError, match="the result is silent"):
         converter.self_test()
 
 
 def test_a_voice_that_gives_nan_is_an_error(bundle_path):
     converter = Converter(bundle_path, threads=1)
-    vocoder = converter._graphs["vocoder"].run
-    converter._graphs["vocoder"].run = lambda inputs: (np.nan * vocoder(inputs)[0],)
+    vocoder = graphs_of(converter)["vocoder"].run
+    graphs_of(converter)["vocoder"].run = lambda inputs: (np.nan * vocoder(inputs)[0],)
     with pytest.raises(ComosvcError, match="NaN"):
         converter.convert(GLIDE, 24_000)
 
 
 def test_beyond_full_scale_is_cut_and_said(bundle_path):
     converter = Converter(bundle_path, threads=1)
-    vocoder = converter._graphs["vocoder"].run
-    converter._graphs["vocoder"].run = lambda inputs: (30.0 * vocoder(inputs)[0],)
+    vocoder = graphs_of(converter)["vocoder"].run
+    graphs_of(converter)["vocoder"].run = lambda inputs: (30.0 * vocoder(inputs)[0],)
     result = converter.convert(GLIDE, 24_000)
     assert np.abs(result.audio).max() == 1.0
     assert "beyond full scale" in result.warnings[-1]

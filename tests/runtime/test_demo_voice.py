@@ -1,18 +1,12 @@
 """The voice that is shipped."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from opened import assert_same, converted
 
 from comosvc.runtime import Converter
-from comosvc.runtime.audio.resampling import blocks, resample
-from comosvc.runtime.conversion.calls import Batches, run
-from comosvc.runtime.conversion.clips import convert_blocks
+from comosvc.runtime.audio.resampling import resample
 from comosvc.runtime.providers.self_test import vowel
-
-TOLERANCE = 1e-5
-"""Relative to the largest sample: float32 sums in another order, through four networks; 7e-7 seen."""
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +32,10 @@ def test_it_passes_its_self_test(demo):
 def test_pieces_are_the_whole(demo, song, steps):
     """That is, the contexts that its manifest states are all that its graphs see."""
 
-    def convert(piece_s):
-        request = replace(demo._request(None, 0.0, 0, steps, "default"), piece_s=piece_s)
-        out = []
-        work = convert_blocks(demo.manifest, request, lambda: blocks(song, 24_000), 24_000, 1, out.append, keep=True)
-        outcome = run(work, Batches(demo._graphs))
-        return np.concatenate(out), outcome.mel
-
-    for piece, whole in zip(convert(0.7), convert(100.0), strict=True):
-        assert np.abs(piece - whole).max() <= TOLERANCE * np.abs(whole).max()
+    found, whole = (
+        converted(demo, song, 24_000, piece_s, 24_000, steps, singer=None, key=0.0) for piece_s in (0.7, 100)
+    )
+    assert_same(found, whole)
 
 
 def test_the_result_is_sung_at_the_asked_pitch(demo):

@@ -3,8 +3,7 @@
 import signal
 import subprocess
 import sys
-
-import pytest
+from contextlib import suppress
 
 from comosvc.runtime.storage import Aside, remove_stale, replacing
 
@@ -43,14 +42,9 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
 def test_an_error_leaves_what_was_there(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-
-    def fail():
-        with replacing(path) as partial:
-            partial.write_text("new")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
+    with suppress(ZeroDivisionError), replacing(path) as partial:
+        partial.write_text("new")
+        raise ZeroDivisionError
     assert (path.read_text(), names(tmp_path)) == ("old", ["a.txt"])
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 
 from ...runtime.audio.frames import Track
 from ...runtime.audio.spec import AudioSpec, FrontEnd
-from ...runtime.conversion.calls import Batches, run
+from ...runtime.conversion.calls import Batches
 from ...runtime.conversion.content import WindowedContent
+from ...runtime.conversion.stages import Clip, Stages, Timings, run
 from ...runtime.errors import install
 from ..config import from_mapping
 from ..errors import ConfigError
@@ -146,16 +146,15 @@ def require_windows(encoder: nn.Module, front_end: FrontEnd) -> None:
 
 
 class _WholeClip:
-    """A clip that is there from its beginning to its end (`runtime.content_track.Heard`)."""
+    """A clip that is there from its beginning to its end (`runtime.conversion.content.AnalysedClip`)."""
 
     def __init__(self, at_16k: NDArray[np.float32], n_frames: int) -> None:
         self.at_16k = Track()
         self.at_16k.append(at_16k)
         self.n_frames: int | None = n_frames
         self.goal = n_frames
-        self.timings_ms: defaultdict[str, float] = defaultdict(float)
 
-    def knows(self, frame: int) -> bool:
+    def has_frame(self, frame: int) -> bool:
         return True
 
     def is_silent(self, first: int, last: int) -> bool:
@@ -176,6 +175,10 @@ def windowed_content(
     encode: Encode, n_content: int, at_16k: NDArray[np.float32], n_frames: int, spec: AudioSpec, front_end: FrontEnd
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Content (S, C) of audio (N,) at 16 kHz, and for each of its `n_frames` mel frames its row (T,)."""
-    track = WindowedContent(spec, front_end, n_content)
-    run(track.advance(_WholeClip(at_16k, n_frames)), Batches({"content": _Encoder(encode)}))
+    track = WindowedContent(spec, front_end, n_content, _WholeClip(at_16k, n_frames), Timings(float))
+
+    def stages() -> Stages[None]:
+        yield track.plan_ready()
+
+    run(Clip(stages()), Batches({"content": _Encoder(encode)}))
     return track.read(0, n_frames)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...runtime.audio.pitch import told_f0
 from ...runtime.audio.resampling import resample
 from ...runtime.audio.spec import AudioSpec, FrontEnd
-from ...runtime.conversion.source import make_excitation, noise_frames, noise_samples
+from ...runtime.conversion.source import clip_source, noise_frames, noise_samples
 from ..acoustic.dataset import index_into_content
 from ..acoustic.diffusion import consistency_sample, teacher_sample
 from ..acoustic.model import AcousticModel, Condition
@@ -212,9 +212,8 @@ class Renderer:
     @torch.inference_mode()
     def sing(self, mel: NDArray[np.float32], f0_hz: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
         """The vocoder's audio (L,) of a mel (T, M) and its F0 (T,)."""
-        excitation = make_excitation(self.vocoder.source_kind, self.spec, seed)
-        assert excitation is not None
+        source = clip_source(self.vocoder.source_kind, f0_hz, self.spec, seed)
         noise = noise_samples(seed, 0, self.spec.samples(len(mel)))
-        parts = {"mel": mel, "f0_hz": f0_hz, "source": excitation.extend(f0_hz), "noise": noise}
+        parts = {"mel": mel, "f0_hz": f0_hz, "source": source, "noise": noise}
         taken = signature(self.vocoder.forward).parameters
         return self.vocoder(**{name: torch.from_numpy(parts[name])[None] for name in taken})[0].numpy()

@@ -78,7 +78,7 @@ class EngineGraph:
     `maker` makes what a formula gives where the engine reads it; without one the host does, and sends it.
     """
 
-    takes_drawn = True
+    takes_generated = True
 
     def __init__(
         self,

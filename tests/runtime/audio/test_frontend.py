@@ -213,3 +213,10 @@ def test_percentiles_of_pitch():
     for share in (0.05, 0.5, 0.95):
         cents = 1_200 * np.log2(statistics.percentile_hz(share) / np.quantile(f0_hz, share))
         assert abs(cents) < 12
+
+
+@pytest.mark.parametrize("f_hz", [21.0, 30.0, 5_000.0])
+def test_percentiles_of_very_low_and_very_high_pitch(f_hz):
+    statistics = PitchStatistics()
+    statistics.add(np.full(10, f_hz, np.float32))
+    assert statistics.percentile_hz(0.5) == pytest.approx(f_hz, rel=0.006)

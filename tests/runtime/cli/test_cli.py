@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -56,21 +57,21 @@ def names(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_help_has_examples_and_every_option():
-    result = CliRunner().invoke(_app, ["--help"], terminal_width=100)
-    assert result.exit_code == 0
-    for word in (
-        "comosvc-convert song.wav -o out.wav -s alto -k -3",
-        "--info",
-        "--plot",
-        "--json",
-        "--force",
-        "--seed",
-        "--latency",
-        "--live",
-        "--list-devices",
-    ):
-        assert word in result.stdout
+PANELS = ["Arguments", "Input and output", "Voice and pitch", "Live", "Engine", "Information"]
+
+
+def test_help_groups_the_options_in_panels_with_examples_that_fit_80_columns(monkeypatch):
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    lines = CliRunner().invoke(_app, ["--help"]).stdout.splitlines()
+    heads = [number for number, line in enumerate(lines) if line.startswith("╭")]
+    assert [lines[number].strip("╭─╮ ") for number in heads] == PANELS
+    assert all(end - start < 24 for start, end in pairwise([*heads, len(lines)]))
+    in_panel = {line.split()[1] for line in lines[heads[-1] :] if " --" in line}
+    assert in_panel == {"--info", "--verbose", "--version", "--install-completion", "--show-completion", "--help"}
+    examples = [line.rstrip() for line in lines[lines.index(" Examples:".ljust(80)) + 1 : heads[0]]]
+    assert all(line.startswith("   ") for line in examples if line), "a line of them was broken"
+    assert "   comosvc-convert song.wav -o out.wav -s alto -k -3  three semitones down" in examples
+    assert {"--live", "--json", "--latency"} <= {word for line in lines for word in line.split()}
 
 
 def test_version():
@@ -125,7 +126,6 @@ def test_standard_input_and_output(convert, folder, bundle_path):
     streamed = wav[: wav.index(b"data") + 4] + b"\xff\xff\xff\xff" + wav[wav.index(b"data") + 8 :]
     subprocess.run([*command, "-", "-o", "out"], input=streamed, capture_output=True, check=True)
     assert names(folder / "out") == ["stdin_alto_0key.wav"]
-    assert "writes to standard output" in convert("lieder/b.flac", "-o", "-", "--json")[2]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,6 @@ def test_channel_and_its_warning(convert, folder):
     soundfile.write("o.wav", np.stack([GLIDE[:9_000], -GLIDE[:9_000]], axis=1), 24_000)
     assert "opposite phase" in convert("o.wav", "-o", "out")[2]
     assert "opposite phase" not in convert("o.wav", "-o", "out2", "--channel", "right")[2]
-    assert "channel is 'both'" in convert("o.wav", "-o", "out3", "--channel", "both")[2]
 
 
 def test_names_that_the_system_refuses_stop_only_themselves(convert, folder):
@@ -194,12 +193,6 @@ def test_a_folder_that_cannot_be_read_stops_only_itself(convert, folder, monkeyp
 def test_without_output_the_result_comes_here(convert, folder):
     assert convert("lieder/b.flac", "--format", "flac")[0] == 0
     assert "b_alto_0key.flac" in names(folder)
-
-
-def test_a_blend(convert, folder):
-    code, out, _ = convert("lieder/b.flac", "-s", "alto=3,bass=1", "--json", "-o", "out")
-    assert code == 0
-    assert json.loads(out)["results"][0]["options"]["singer"] == {"alto": 0.75, "bass": 0.25}
 
 
 def test_json_is_all_of_standard_output(convert, folder):
@@ -240,14 +233,10 @@ def test_info_prints_singers_licences_and_graphs(convert):
     for word in ("Ténor 1", "110 Hz (A2)", "swift-f0", "steps: 1, 2, 4", "acoustic_n", "runs on: ", "no recordings"):
         assert word in out
     assert "confidence" not in out
-    for word in ("audio -> f0_hz, confidence", "5 frames before, 2 after"):
-        assert word in convert("--info", "--verbose")[1]
-
-
-def test_info_names_a_credit_once_for_all_who_share_it(convert):
-    out = convert("--info")[1]
     assert out.count("CC0") == 1
     assert "singers alto, bass, Ténor 1: CC0; nobody" in out
+    for word in ("audio -> f0_hz, confidence", "5 frames before, 2 after"):
+        assert word in convert("--info", "--verbose")[1]
 
 
 def test_info_says_the_lag_that_a_stream_has(convert, bundle_path):
@@ -271,16 +260,15 @@ def test_the_singer_that_was_taken_is_named(convert):
     assert code == 0
     assert "(as alto, " in err
     assert json.loads(out)["results"][0]["options"]["singer"] == {"alto": 1.0}
-    assert "(as alto 75 %, bass 25 %, " in convert("lieder/b.flac", "-o", "out", "-s", "alto=3,bass=1")[2]
+    code, out, err = convert("lieder/b.flac", "-o", "out", "-s", "alto=3,bass=1", "--json")
+    assert "(as alto 75 %, bass 25 %, " in err
+    assert json.loads(out)["results"][0]["options"]["singer"] == {"alto": 0.75, "bass": 0.25}
 
 
 def test_files_can_be_converted_as_a_stream_would(convert):
     code, out, _ = convert("lieder/b.flac", "-o", "b.wav", "--latency", "low", "--json")
     assert code == 0
     assert json.loads(out)["results"][0]["options"]["latency"] == "low"
-    code, _, err = convert("lieder/b.flac", "-o", "c.wav", "--latency", "none")
-    assert code == 1
-    assert "known: default, low" in err
 
 
 def test_plot_draws_one_conversion(convert, folder):
@@ -289,12 +277,6 @@ def test_plot_draws_one_conversion(convert, folder):
     code, _, err = convert("lieder/b.flac", "-o", "c.wav", "--plot", "bild ü.png")
     assert (code, "bild ü.png exists" in err) == (1, True)
     assert not (folder / "c.wav").exists()
-    assert "draws one conversion" in convert("lieder", "-o", "out", "--plot", "x.png")[2]
-    code, _, err = convert("lieder/b.flac", "-o", "d.wav", "--plot", "x.txt")
-    assert code == 1
-    assert "x.txt" in err
-    assert ".png" in err
-    assert not (folder / "d.wav").exists()
 
 
 def picture_of(folder, seconds, title="song"):
@@ -308,11 +290,8 @@ def picture_of(folder, seconds, title="song"):
 
 
 def test_a_long_clip_is_drawn_in_several_rows(folder):
-    width, height = picture_of(folder, 2.0)
-    assert (width, height) == (800, 640)
-    assert picture_of(folder, 12.0) == (2400, 640)
-    assert picture_of(folder, 13.0) == (1300, 2 * 640)
-    assert picture_of(folder, 47.0) == (2350, 4 * 640)
+    for seconds, size in ((2.0, (800, 640)), (12.0, (2400, 640)), (13.0, (1300, 2 * 640))):
+        assert picture_of(folder, seconds) == size
 
 
 @pytest.mark.parametrize(
@@ -365,6 +344,12 @@ def test_plot_without_matplotlib_says_what_to_install(convert, folder, monkeypat
         (("lieder", "-o", "one.wav"), "cannot all become one.wav"),
         (("*.ogg",), "*.ogg: no file matches"),
         ((".",), "no audio files in this folder"),
+        (("--info", "my voice.comosvc"), "hint: comosvc-convert --info -m 'my voice.comosvc'"),
+        (("lieder/b.flac", "--latency", "none"), "known: default, low"),
+        (("lieder/b.flac", "--channel", "both"), "channel is 'both'"),
+        (("lieder/b.flac", "-o", "-", "--json"), "writes to standard output"),
+        (("lieder", "-o", "out", "--plot", "x.png"), "draws one conversion"),
+        (("lieder/b.flac", "-o", "d.wav", "--plot", "x.txt"), "x.txt: pictures are written as .png"),
     ],
 )
 def test_a_wrong_command_line_is_one_clear_error(convert, folder, arguments, words):
@@ -410,9 +395,3 @@ def test_doctor_really_converts(files, tmp_path):
     result = examine("-m", str(path))
     assert result.exit_code == 1
     assert "damaged or changed" in " ".join(result.stderr.split())
-
-
-def test_info_of_a_voice_given_without_m_does_not_describe_another(convert):
-    code, out, error = convert("--info", "my voice.comosvc")
-    assert (code, out) == (1, "")
-    assert "hint: comosvc-convert --info -m 'my voice.comosvc'" in error

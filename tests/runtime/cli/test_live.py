@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -59,110 +60,104 @@ def played(live, audio, wait=True):
     return np.concatenate(out)
 
 
-def test_in_time_it_is_the_stream_a_block_later(converter, song):
-    with converter.stream(24_000, key=2) as stream:
-        wanted = stream.process(song)
-        stream.reset()
-        live = LiveStream(stream, BLOCK_MS)
+@contextmanager
+def running(converter, policy="hold", gate_db=None, **options):
+    """A live stream that has been started."""
+    with converter.stream(24_000, **options) as stream:
+        live = LiveStream(stream, BLOCK_MS, policy, gate_db)
         live.start()
-        found = played(live, song)
+        yield live
         live.stop()
-        assert live.latency_samples == stream.latency_samples + BLOCK
+
+
+def block_later(converter, song, **options):
+    """The output of a live stream that is never late."""
+    with converter.stream(24_000, **options) as stream:
+        return np.concatenate((np.zeros(BLOCK), stream.process(song)))
+
+
+def test_in_time_it_is_the_stream_a_block_later(converter, song):
+    wanted = block_later(converter, song, key=2)
+    with running(converter, key=2) as live:
+        found = played(live, song)
+        assert live.latency_samples == live._stream.latency_samples + BLOCK
     assert live.underruns == 0
     np.testing.assert_array_equal(found[:BLOCK], 0.0)
-    np.testing.assert_allclose(found[BLOCK:], wanted[: len(found) - BLOCK], atol=1e-5)
+    np.testing.assert_allclose(found, wanted[: len(found)], atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["hold", "dry", "silence"])
 def test_what_is_late_is_filled_in_counted_and_left_out(own, late, song, policy):
     """Four blocks are late; before and after them all is as if nothing had been."""
-    with own.stream(24_000) as stream:
-        wanted = np.concatenate((np.zeros(BLOCK), stream.process(song)))
-        stream.reset()
-        live = LiveStream(stream, BLOCK_MS, policy)
-        live.start()
+    wanted = block_later(own, song)
+    with running(own, policy) as live:
         before = played(live, song[: 30 * BLOCK])
         late.clear()
         during = played(live, song[30 * BLOCK : 35 * BLOCK], wait=False)
         late.set()
         caught_up(live)
         after = played(live, song[35 * BLOCK : 50 * BLOCK])
-        live.stop()
-    assert live.underruns == 4
-    assert live.restarts == 0
+    assert (live.underruns, live.restarts) == (4, 0)
     np.testing.assert_allclose(before, wanted[: 30 * BLOCK], atol=1e-5)
     np.testing.assert_allclose(during[:BLOCK], wanted[30 * BLOCK : 31 * BLOCK], atol=1e-5)  # it was there already
     np.testing.assert_allclose(after, wanted[35 * BLOCK : 50 * BLOCK], atol=1e-5)
-    filled = during[BLOCK:]
-    if policy == "hold":
-        np.testing.assert_array_equal(filled, np.tile(during[:BLOCK], 4))
-    elif policy == "dry":
-        start = 31 * BLOCK - live.latency_samples
-        np.testing.assert_array_equal(filled, song[start : start + 4 * BLOCK])
-    else:
-        np.testing.assert_array_equal(filled, 0.0)
+    start = 31 * BLOCK - live.latency_samples
+    filled = {"hold": np.tile(during[:BLOCK], 4), "dry": song[start : start + 4 * BLOCK], "silence": 0.0}[policy]
+    np.testing.assert_array_equal(during[BLOCK:], filled)
 
 
 def test_far_behind_it_starts_anew_at_the_present(own, late, song):
     """Three seconds without a result: memory does not grow, and the voice comes back with the latency it had."""
-    loud = np.tile(song[:24_000], 6)
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS, "silence")
-        live.start()
+    loud, at = np.tile(song[:24_000], 6), 180 * BLOCK
+    with running(own, "silence") as live:
         played(live, loud[: 20 * BLOCK])
         late.clear()
-        played(live, loud[20 * BLOCK : 180 * BLOCK], wait=False)
+        played(live, loud[20 * BLOCK : at], wait=False)
         late.set()
         end = time.monotonic() + PATIENCE_S
         while not live.restarts and time.monotonic() < end:
             time.sleep(0.001)
-        at = 180 * BLOCK
         out = played(live, loud[at : at + 60 * BLOCK])
-        live.stop()
-        stream.reset()
-        wanted = stream.process(loud[live._sung_from :])
+    wanted = block_later(own, loud[live._sung_from :])
     assert live.restarts == 1
     assert 155 <= live.underruns <= 165
     assert np.abs(out[10 * BLOCK :]).max() > 0.01
-    first = at + 10 * BLOCK - BLOCK - live._sung_from
+    first = at + 10 * BLOCK - live._sung_from
     np.testing.assert_allclose(out[10 * BLOCK :], wanted[first : first + 50 * BLOCK], atol=1e-5)
 
 
 def test_the_callback_never_waits_for_a_graph(own, late, song):
     """All of it returns while no graph is allowed to end."""
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS)
+    with running(own) as live:
         late.clear()
-        live.start()
         assert len(played(live, song[: 40 * BLOCK], wait=False)) == 40 * BLOCK
         late.set()
-        live.stop()
 
 
 def test_input_below_the_gate_is_silence(own, song):
     soft = 0.3 * song[:24_000]
     level_db = 10.0 * np.log10(np.square(soft).mean())
     for gate_db, heard in ((None, True), (level_db - 6.0, True), (level_db + 6.0, False)):
-        with own.stream(24_000) as stream:
-            live = LiveStream(stream, BLOCK_MS, gate_db=gate_db)
-            live.start()
+        with running(own, gate_db=gate_db) as live:
             assert played(live, soft).any() == heard
             assert played(live, song[:24_000]).any()
-            live.stop()
+
+
+def test_an_offset_does_not_open_the_input_gate(own, song):
+    with running(own, "silence", gate_db=-50.0) as live:
+        out = played(live, song[: 20 * BLOCK] * np.float32(1e-3) + np.float32(0.2))
+    np.testing.assert_array_equal(out, 0.0)
 
 
 def test_singer_and_key_change_while_it_runs(own, song):
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS)
-        live.start()
+    with running(own) as live:
         played(live, song[:12_000])
         live.change(singer="bass", key=-3)
-        assert (dict(stream.singer), stream.key) == ({"bass": 1.0}, -3.0)
+        assert (dict(live._stream.singer), live._stream.key) == ({"bass": 1.0}, -3.0)
         with pytest.raises(OptionError, match="no singer"):
             live.change(singer="nobody")
         played(live, song[12_000:24_000])
-        live.stop()
-        assert live.error is None
+    assert live.error is None
 
 
 def test_wrong_use_is_one_clear_error(own, song):
@@ -194,13 +189,10 @@ def test_wrong_use_is_one_clear_error(own, song):
 
 
 def test_an_error_of_the_voice_is_kept_and_the_callback_goes_on(own, song, caplog):
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS, "silence")
-        live.start()
+    with running(own, "silence") as live:
         played(live, song[:12_000])
         own._graphs["vocoder"].run = lambda inputs: (np.full((1, inputs["mel"].shape[1] * 128), np.nan, np.float32),)
         out = played(live, song[12_000:24_000])
-        live.stop()
     assert "NaN" in str(live.error)
     assert live.underruns > 10
     assert not out[-BLOCK:].any()
@@ -213,13 +205,9 @@ def test_a_bad_block_is_silence_and_the_next_ones_are_right(own, song, bad):
     silenced, broken = song[: 40 * BLOCK].copy(), song[: 40 * BLOCK].copy()
     silenced[20 * BLOCK : 21 * BLOCK] = 0.0
     broken[20 * BLOCK + 7] = bad
-    with own.stream(24_000) as stream:
-        wanted = np.concatenate((np.zeros(BLOCK), stream.process(silenced)))
-        stream.reset()
-        live = LiveStream(stream, BLOCK_MS)
-        live.start()
+    wanted = block_later(own, silenced)
+    with running(own) as live:
         found = played(live, broken)
-        live.stop()
     np.testing.assert_allclose(found, wanted[: len(found)], atol=1e-5)
     assert (live.bad_blocks, live.underruns, live.error) == (1, 0, None)
     assert f"the first at sample {20 * BLOCK + 7}" in str(live.bad_block)
@@ -233,39 +221,23 @@ def test_after_one_error_of_a_graph_live_goes_on(own, song, caplog):
         graph.run = run
         raise RuntimeError("the GPU hiccuped")
 
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS, "silence")
-        live.start()
+    with running(own, "silence") as live:
         played(live, loud[:24_000])
         graph.run = fail_once
         out = played(live, loud[24_000:])
-        live.stop()
     assert (live.error, live.restarts) == (None, 1)
     assert "starts anew: the GPU hiccuped" in caplog.text
     assert np.abs(out[-12_000:]).max() > 0.05
 
 
 def test_a_held_block_does_not_drone(own, late, song):
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS, "hold")
-        live.start()
+    with running(own) as live:
         played(live, song[: 30 * BLOCK])
         late.clear()
         out = played(live, song[30 * BLOCK : 70 * BLOCK], wait=False)
         late.set()
-        live.stop()
     assert np.abs(out[20 * BLOCK : 24 * BLOCK]).max() > 0.01
     np.testing.assert_array_equal(out[30 * BLOCK :], 0.0)
-
-
-def test_an_offset_does_not_open_the_input_gate(own, song):
-    with own.stream(24_000) as stream:
-        live = LiveStream(stream, BLOCK_MS, "silence", gate_db=-50.0)
-        live.start()
-        blocks = song[: 20 * BLOCK] * np.float32(1e-3) + np.float32(0.2)
-        out = played(live, blocks)
-        live.stop()
-    np.testing.assert_array_equal(out, 0.0)
 
 
 LEFT_RUNNING = """
@@ -307,6 +279,17 @@ def invoke_convert(*arguments):
 
 
 @pytest.fixture
+def sing(bundle_path):
+    """Runs the command with --live and the tiny voice: exit code and standard error."""
+
+    def run(*arguments):
+        code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1", *arguments)
+        return code, err
+
+    return run
+
+
+@pytest.fixture
 def device(monkeypatch, song):
     fake = FileDevice(song, 24_000, lambda: time.sleep(0.03), lambda times: os.kill(os.getpid(), signal.SIGINT))
     monkeypatch.setitem(sys.modules, "sounddevice", fake)
@@ -314,10 +297,10 @@ def device(monkeypatch, song):
     return fake
 
 
-def test_the_command_plays_what_the_device_hears(device, bundle_path, song):
-    code, _, err = invoke_convert(
-        *("--live", "-m", bundle_path, "-s", "bass", "-k", "3", "--threads", "1"),
-        *("--input-device", "0", "--output-device", "loud", "--monitor", "0.5", "--late", "silence"),
+def test_the_command_plays_what_the_device_hears(device, sing, song):
+    code, err = sing(
+        *("-s", "bass", "-k", "3", "--input-device", "0", "--output-device", "loud"),
+        *("--monitor", "0.5", "--late", "silence"),
     )
     assert code == 0, err
     assert device.asked["device"] == (0, "loud")
@@ -331,10 +314,10 @@ def test_the_command_plays_what_the_device_hears(device, bundle_path, song):
     assert "device 10" in err
 
 
-def test_a_device_that_stops_is_opened_again_and_then_an_error(device, bundle_path, song, monkeypatch):
+def test_a_device_that_stops_is_opened_again_and_then_an_error(device, sing, song, monkeypatch):
     monkeypatch.setattr(live_module, "_REOPEN_S", 0.3)
     device.audio, device.at_end = song[: 20 * BLOCK], lambda times: None
-    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    code, err = sing()
     assert code == 1
     assert "the audio device stopped; it did not come back within 0.3 s" in err
     assert device.times > 1
@@ -346,33 +329,33 @@ def test_a_device_that_stops_is_opened_again_and_then_an_error(device, bundle_pa
         raise PortAudioError("Device unavailable")
 
     device.at_end = refuse
-    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    code, err = sing()
     assert code == 1
     assert "the audio device stopped: Device unavailable" in err
 
 
-def test_a_device_that_comes_back_goes_on(device, bundle_path, song):
+def test_a_device_that_comes_back_goes_on(device, sing, song):
     device.audio = song[: 20 * BLOCK]
     device.at_end = lambda times: times == 2 and os.kill(os.getpid(), signal.SIGINT)
-    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    code, err = sing()
     assert code == 0, err
     assert device.times == 2
     assert len(device.played) == 40
 
 
-def test_a_device_that_asks_for_nothing_has_stopped(device, bundle_path, monkeypatch):
+def test_a_device_that_asks_for_nothing_has_stopped(device, sing, monkeypatch):
     monkeypatch.setattr(live_module, "_STALLED_S", 0.1)
     monkeypatch.setattr(live_module, "_REOPEN_S", 0.1)
     device.audio, device.at_end = np.zeros(2 * BLOCK, np.float32), lambda times: time.sleep(0.3)
-    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1")
+    code, err = sing()
     assert code == 1
     assert "the audio device stopped" in err
 
 
-def test_bad_blocks_of_the_device_are_said(device, bundle_path, song):
+def test_bad_blocks_of_the_device_are_said(device, sing, song):
     device.audio = song[: 20 * BLOCK].copy()
     device.audio[3 * BLOCK + 5] = np.nan
-    code, _, err = invoke_convert("--live", "-m", bundle_path, "--threads", "1", "--monitor", "0.5")
+    code, err = sing("--monitor", "0.5")
     assert code == 0, err
     assert "1 bad blocks from the device (the block has 1 samples that are NaN or infinite, the first at" in err
     assert f"the first at sample {3 * BLOCK + 5})" in err
@@ -424,8 +407,8 @@ def test_devices_are_listed(device):
         (("--rate", "0"), "0 Hz"),
     ],
 )
-def test_wrong_arguments(device, bundle_path, arguments, words):
-    code, _, err = invoke_convert("--live", "-m", bundle_path, *arguments)
+def test_wrong_arguments(device, sing, arguments, words):
+    code, err = sing(*arguments)
     assert code == 1
     assert words in err
 
@@ -437,7 +420,7 @@ def test_wrong_arguments(device, bundle_path, arguments, words):
         (OSError("PortAudio library not found"), "install PortAudio"),
     ],
 )
-def test_without_sounddevice_or_portaudio(monkeypatch, bundle_path, error, words):
+def test_without_sounddevice_or_portaudio(monkeypatch, sing, error, words):
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
 
     class Finder:
@@ -446,7 +429,7 @@ def test_without_sounddevice_or_portaudio(monkeypatch, bundle_path, error, words
                 raise error
 
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    code, _, err = invoke_convert("--live", "-m", bundle_path)
+    code, err = sing()
     assert code == 1
     assert words in err
     assert "Ctrl-C" not in err

@@ -15,8 +15,9 @@ import soundfile
 
 from comosvc.runtime import Converter, OptionError
 from comosvc.runtime.conversion import cores as cores_module
-from comosvc.runtime.conversion.calls import Call, ask, gather, run, run_together
-from comosvc.runtime.conversion.cores import Cores, Twins, check_threads, cpu_quota, threads_within_quota, usable_cores
+from comosvc.runtime.conversion.calls import Call
+from comosvc.runtime.conversion.cores import CorePool, check_threads, cpu_quota, threads_within_quota, usable_cores
+from comosvc.runtime.conversion.stages import Clip, run, run_clips
 
 
 class Meeting:
@@ -41,29 +42,50 @@ def call(value, whole=False):
     return Call("graph", {"x": np.full((1, 2), value, np.float32)}, whole)
 
 
-def value_of(*args):
-    reply = yield from ask(call(*args))
-    return float(reply.outputs[0][0, 0])
+class Values:
+    """A stage of calls that do not need each other."""
+
+    def __init__(self, *values, whole=()):
+        self.calls = [call(value, value in whole) for value in values]
+        self.open, self.found = list(self.calls), {}
+
+    def pending(self):
+        return list(self.open)
+
+    def take(self, call, reply):
+        self.open.remove(call)
+        self.found[call] = float(reply.outputs[0][0, 0])
+
+
+def values_of(*values, **options):
+    stage = Values(*values, **options)
+    yield stage
+    return [stage.found[call] for call in stage.calls]
+
+
+def found(runner, *values, **options):
+    return run(Clip(values_of(*values, **options)), runner)
 
 
 @pytest.fixture
 def cores():
-    return Cores({"graph": Alone()}, Twins(lambda _: Meeting(), cores=2))
+    return CorePool({"graph": Alone()}, lambda _: Meeting(), cores=2)
 
 
 def test_two_calls_run_at_once(cores):
-    assert run(gather([value_of(1), value_of(2)], 8), cores) == [2.0, 4.0]
-    assert list(run_together([value_of(3), value_of(4)], cores, 2, str)) == [6.0, 8.0]
+    assert found(cores, 1, 2) == [2.0, 4.0]
+    clips = run_clips([Clip(values_of(3)), Clip(values_of(4))], cores, 2)
+    assert [clip.result for clip in clips] == [[6.0], [8.0]]
 
 
 def test_one_call_has_all_cores_and_so_has_what_is_heard_as_a_whole(cores):
-    assert run(value_of(1), cores) == 3.0
-    assert run(gather([value_of(1, True), value_of(2, True), value_of(3)], 8), cores) == [3.0, 6.0, 9.0]
+    assert found(cores, 1) == [3.0]
+    assert found(cores, 1, 2, 3, whole=(1, 2)) == [3.0, 6.0, 9.0]
 
 
 def test_less_than_half_of_the_cores_are_not_worth_it():
-    cores = Cores({"graph": Alone()}, Twins(lambda _: pytest.fail("opened"), cores=8))
-    assert run(gather([value_of(1), value_of(2), value_of(3)], 8), cores) == [3.0, 6.0, 9.0]
+    cores = CorePool({"graph": Alone()}, lambda _: pytest.fail("opened"), cores=8)
+    assert found(cores, 1, 2, 3) == [3.0, 6.0, 9.0]
 
 
 def test_an_error_reaches_its_own_conversion_only():
@@ -73,22 +95,21 @@ def test_an_error_reaches_its_own_conversion_only():
                 raise ArithmeticError("negative")
             return super().run(inputs)
 
-    cores = Cores({}, Twins(lambda _: Picky(), cores=2))
-    assert sorted(run_together([value_of(1), value_of(-1)], cores, 2, lambda _, error: str(error)), key=str) == [
-        3.0,
-        "negative",
-    ]
-    with pytest.raises(ArithmeticError):
-        run(gather([value_of(1), value_of(-1)], 8), cores)
+    cores = CorePool({}, lambda _: Picky(), cores=2)
+    good, bad = run_clips([Clip(values_of(1)), Clip(values_of(-1))], cores, 2)
+    assert good.result == [3.0]
+    for fails in (lambda: bad.result, lambda: found(cores, 1, -1)):
+        with pytest.raises(ArithmeticError):
+            fails()
 
 
 def test_a_graph_is_opened_once_and_when_it_is_needed():
     opened = []
-    cores = Cores({"graph": Alone()}, Twins(lambda name: opened.append(name) or Alone(), cores=2))
-    run(value_of(1), cores)
+    cores = CorePool({"graph": Alone()}, lambda name: opened.append(name) or Alone(), cores=2)
+    found(cores, 1)
     assert not opened
     for _ in range(2):
-        run(gather([value_of(1), value_of(2)], 8), cores)
+        found(cores, 1, 2)
     assert opened == ["graph"]
 
 
@@ -109,7 +130,7 @@ def test_an_interrupt_waits_for_the_calls_that_run_and_begins_no_other(times):
             return (inputs["x"],)
 
     with pytest.raises(KeyboardInterrupt):
-        run(gather([value_of(number) for number in range(8)], 8), Cores({}, Twins(lambda _: Slow(), cores=2)))
+        found(CorePool({}, lambda _: Slow(), cores=2), *range(8))
     assert 1 <= len(begun) == len(ended) <= 2
 
 
@@ -137,15 +158,15 @@ def test_a_thread_that_outlives_the_main_one_converts_to_the_end(bundle_path):
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_pieces_run_side_by_side_in_a_forked_process_too():
-    cores = Cores({}, Twins(lambda _: Meeting(), cores=2))
-    assert run(gather([value_of(1), value_of(2)], 8), cores) == [2.0, 4.0]
+    cores = CorePool({}, lambda _: Meeting(), cores=2)
+    assert found(cores, 1, 2) == [2.0, 4.0]
     context = multiprocessing.get_context("fork")
-    found = context.SimpleQueue()
-    child = context.Process(target=lambda: found.put(run(gather([value_of(1), value_of(2)], 8), cores)), daemon=True)
+    queue = context.SimpleQueue()
+    child = context.Process(target=lambda: queue.put(found(cores, 1, 2)), daemon=True)
     child.start()
     child.join(timeout=20)
     assert child.exitcode == 0
-    assert found.get() == [2.0, 4.0]
+    assert queue.get() == [2.0, 4.0]
 
 
 def test_a_voice_that_has_changed_since_is_an_error_of_each_file(bundle_path, song, tmp_path):
@@ -165,9 +186,11 @@ def test_a_voice_that_has_changed_since_is_an_error_of_each_file(bundle_path, so
 def opened(monkeypatch):
     """The names of graphs that were opened for single cores."""
     names = []
-    real = Twins.__init__
+    real = CorePool.__init__
     monkeypatch.setattr(
-        Twins, "__init__", lambda self, open_graph, cores: real(self, lambda n: names.append(n) or open_graph(n), cores)
+        CorePool,
+        "__init__",
+        lambda self, graphs, open_graph, cores: real(self, graphs, lambda n: names.append(n) or open_graph(n), cores),
     )
     return names
 
@@ -243,6 +266,14 @@ def test_no_more_cores_are_used_than_the_quota_grants(monkeypatch):
     monkeypatch.setattr(cores_module, "cpu_quota", lambda: 1e9)
     assert threads_within_quota(None) is None
     assert 1 <= usable_cores() <= os.cpu_count()
+
+
+@pytest.mark.parametrize(("quota", "wanted"), [(1e9, 3), (2.5, 3), (1.5, 2), (8.0, 3)])
+def test_no_more_cores_are_used_than_the_affinity_allows(monkeypatch, quota, wanted):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 9}, raising=False)
+    monkeypatch.setattr(cores_module, "cpu_quota", lambda: quota)
+    assert usable_cores() == wanted
 
 
 @pytest.mark.parametrize("threads", [5_000, 10**9, 0, -1, True, 1.5, "2", np.int64(5_000)])

@@ -1,12 +1,12 @@
 """Pieces, blocks, batches and files give what the whole clip gives."""
 
-from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 import soundfile
+from opened import assert_same, converted, recorded
 from tiny_bundle import CONTEXT, SPEC, tiny_files, write_zip
 
 from comosvc.runtime import Converter
@@ -14,32 +14,13 @@ from comosvc.runtime.audio.features import loudness
 from comosvc.runtime.audio.frames import content_index
 from comosvc.runtime.audio.gate import Gate, gains
 from comosvc.runtime.audio.pitch import f0_at_frames
-from comosvc.runtime.audio.resampling import blocks, resample
+from comosvc.runtime.audio.resampling import resample
 from comosvc.runtime.audio.spec import COMOSVC_24K
-from comosvc.runtime.conversion.calls import Batches, run
-from comosvc.runtime.conversion.clips import convert_blocks
 from comosvc.runtime.conversion.generated import make_source_track
 from comosvc.runtime.conversion.source import noise_frames, noise_samples, pulse_source
 
 TOLERANCE = 1e-5
 """Relative to the largest sample: float32 sums in another order; 4e-7 seen."""
-
-
-def converted(converter, audio, rate, piece_s, block, steps=1, **options):
-    """Audio, mel and F0 with pieces of `piece_s` and the audio coming in blocks of `block` samples."""
-    request = converter._request("alto", options.get("key", 3.0), 5, steps, "default")
-    request = replace(request, piece_s=piece_s)
-    out = []
-    read = lambda: blocks(audio, block)  # noqa: E731
-    work = convert_blocks(converter.manifest, request, read, rate, 1, out.append, keep=True)
-    outcome = run(work, Batches(converter._graphs))
-    return np.concatenate(out), outcome.mel, outcome.f0_hz
-
-
-def assert_same(found, wanted):
-    for name, a, b in zip(("audio", "mel", "f0_hz"), found, wanted, strict=True):
-        assert a.shape == b.shape, name
-        assert np.abs(a - b).max() <= TOLERANCE * np.abs(b).max(), name
 
 
 @pytest.mark.parametrize(("rate", "steps"), [(24_000, 1), (24_000, 4), (44_100, 1), (16_000, 2)])
@@ -134,19 +115,12 @@ def test_a_file_is_its_array_and_a_batch_is_its_files(converter, song, tmp_path)
 
 def test_batches_are_really_batches(bundle_path, song, tmp_path):
     converter = Converter(bundle_path, threads=1)
-    shapes = defaultdict(list)
-    for name, graph in converter._graphs.items():
-
-        def spy(inputs, name=name, inner=graph.run):
-            shapes[name].append(next(iter(inputs.values())).shape[0])
-            return inner(inputs)
-
-        graph.run = spy
+    calls = recorded(converter)
     for number in range(3):
         soundfile.write(tmp_path / f"{number}.wav", song, 24_000)
     list(converter.convert_many(sorted(tmp_path.glob("*.wav")), tmp_path / "out", batch=8))
-    assert shapes.keys() == {"pitch", "content", "acoustic", "vocoder"}
-    assert {size for sizes in shapes.values() for size in sizes} == {3}
+    assert {name for name, _ in calls} == {"pitch", "content", "acoustic", "vocoder"}
+    assert {next(iter(shapes.values()))[0] for _, shapes in calls} == {3}
 
 
 @pytest.mark.parametrize(("kind", "channels"), [("sine", 9), ("pulse", 1)])

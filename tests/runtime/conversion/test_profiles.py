@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from gpu_cases import NAMES, cases, future_of, inputs_of
+from opened import graphs_of, recorded
 
 from comosvc.export.precision.variants import input_maker
 from comosvc.runtime import Converter, OptionError
@@ -15,28 +16,20 @@ from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.runtime.voice.graphs import GRAPHS
 
 
-class Recorder:
-    """A graph that notes the shapes that it is called with."""
-
-    def __init__(self, graph, shapes):
-        self._graph, self.shapes = graph, shapes
-
-    def run(self, inputs):
-        self.shapes.append({name: inputs[name].shape for name in self._graph.inputs})
-        return self._graph.run(inputs)
-
-
-def test_every_call_of_long_and_short_clips_fits_the_clip_profile():
+@pytest.mark.parametrize(("voice", "steps"), [("demo", 8), ("tiny", 4)])
+def test_every_call_of_long_and_short_clips_fits_the_clip_profile(bundle_path, voice, steps):
     rng = np.random.default_rng(0)
-    with Converter("demo", provider="cpu", threads=1) as converter:
-        calls = {name: [] for name in converter.manifest.graphs}
-        converter._graphs = {name: Recorder(graph, calls[name]) for name, graph in converter._graphs.items()}
+    with Converter("demo" if voice == "demo" else bundle_path, provider="cpu", threads=1) as converter:
+        every = recorded(converter)
         for seconds in (0.01, 17.0):  # a second piece has context on both sides
-            converter.convert(0.1 * rng.standard_normal(round(24_000 * seconds)), 24_000, steps=8)
-        for name, shapes in calls.items():
+            converter.convert(0.1 * rng.standard_normal(round(24_000 * seconds)), 24_000, steps=steps)
+        for name in converter.manifest.graphs:
+            shapes = [shapes for graph, shapes in every if graph == name]
             assert shapes or name == "content_low"
             entry, ranges = converter.manifest.graphs[name], profile(converter.manifest, name, "clip")
             allowed, grid = input_shapes(entry, ranges), grid_of(converter.manifest, name)
+            if shapes:  # a piece with context on both sides is as long as the grid says, to the frame
+                assert max(map(grid.frames_for, shapes)) == length_of(converter.manifest, name, "clip").usual, name
             for call in shapes:
                 sizes = grid.sizes(1, bucket(grid.frames_for(call)))
                 padded = {n: tuple(sizes[d] if isinstance(d, str) else d for d in dims) for n, _, dims in entry.inputs}
@@ -92,7 +85,7 @@ def test_what_is_run_on_a_gpu_is_no_matter_of_chance():
                 else value
                 for name, value in inputs.items()
             }
-            for wanted, got in zip(*(converter._graphs[graph].run(each) for each in (inputs, moved)), strict=True):
+            for wanted, got in zip(*(graphs_of(converter)[graph].run(each) for each in (inputs, moved)), strict=True):
                 heard = wanted.shape[1] * (frames - 1 - future_of(bundle.manifest, graph)) // frames
                 error = np.linalg.norm((got - wanted)[:, :heard]) / np.linalg.norm(wanted[:, :heard])
                 assert error < 1e-5, (graph, frames, batch)

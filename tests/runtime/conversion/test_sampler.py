@@ -6,15 +6,13 @@ from io import StringIO
 import numpy as np
 import pytest
 import soundfile
+from opened import converted
 from rich.console import Console
 from tiny_bundle import edited, tiny_files, write_zip
 
 from comosvc.runtime import Converter
-from comosvc.runtime.audio.resampling import blocks
 from comosvc.runtime.cli.info import print_info
-from comosvc.runtime.conversion.calls import Batches, run
-from comosvc.runtime.conversion.clips import convert_blocks
-from comosvc.runtime.conversion.generated import FreshNoise, OdeNoise, make_step_noise
+from comosvc.runtime.conversion.generated import make_step_noise
 from comosvc.runtime.errors import BundleError, OptionError
 from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.runtime.voice.manifest import ModelEntry, OdeEntry, SourceEntry
@@ -54,24 +52,20 @@ def test_the_steps_are_eulers(per_band):
         np.testing.assert_allclose((mel - mean) / 3.75, wanted, atol=2e-5)
         x = x + (after - sigma) * (x - wanted) / sigma
         if number < len(schedule):
-            put_back = steps.next(number + 1, mel.astype(np.float32))
+            put_back = steps(number + 1, mel.astype(np.float32))
             ours = (mel - mean) / 3.75 + after * put_back
 
 
 def test_a_student_draws_anew():
     steps = make_step_noise(MODEL, (0,), np.zeros((2, 4), np.float32), lambda step: np.full((2, 4), step, np.float32))
-    assert isinstance(steps, FreshNoise)
-    assert (steps.next(3, np.zeros((2, 4), np.float32)) == 3).all()
-    assert isinstance(make_step_noise(replace(MODEL, ode=ODE), (0,), np.zeros((2, 4), np.float32), None), OdeNoise)
+    assert (steps(3, np.zeros((2, 4), np.float32)) == 3).all()
 
 
 def sung(path, piece_s: float) -> np.ndarray:
     """The mel of a hum in four steps."""
     hum = (0.3 * np.sin(2 * np.pi * 220 * np.arange(48_000) / 24_000)).astype(np.float32)
     with Converter(path) as converter:
-        request = replace(converter._request("alto", 0.0, 3, 4, "default"), piece_s=piece_s)
-        work = convert_blocks(converter.manifest, request, lambda: blocks(hum, 5_000), 24_000, 1, len, keep=True)
-        return run(work, Batches(converter._graphs)).mel
+        return converted(converter, hum, 24_000, piece_s, 5_000, steps=4)[1]
 
 
 TEACHER = {"sigmas": [2.0, 0.5, 0.2], "mel_mean": [0.1], "mel_scale": 1.5}

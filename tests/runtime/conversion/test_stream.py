@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from opened import graphs_of, recorded, wrap
 from tiny_bundle import SPEC, tiny_files, write_zip
 
 from comosvc.benchmarks.speed.timing import resident_mb
 from comosvc.runtime import AudioError, ComosvcError, Converter, OptionError
-from comosvc.runtime.audio.frames import Track
 from comosvc.runtime.audio.resampling import resample
 from comosvc.runtime.audio.spec import AUTHORS_FRONT_END
 from comosvc.runtime.conversion.low_latency import latency_samples
@@ -134,7 +134,7 @@ def test_a_stream_with_given_f0_is_the_conversion_with_it(bundle_path, song, mel
     f0_hz = melody[: converter.frames(len(audio), rate)]
     wanted = converter.convert(audio, rate, **options, latency="low", f0_hz=f0_hz)
     other = converter.convert(audio, rate, **options, latency="low", f0_hz=1.01 * f0_hz)
-    calls = counting(converter)
+    calls = recorded(converter)
     # It may be longer than the audio in the end is; that changes nothing.
     with converter.stream(rate, **options, f0_hz=melody) as stream:
         for _ in range(2):
@@ -197,22 +197,10 @@ def test_files_take_low_latency_one_by_one_and_in_batches(converter, song, tmp_p
         assert snr_db(soundfile.read(result.output, dtype="float32")[0], alone) > LEAST_SNR_DB
 
 
-def counting(converter):
-    calls = []
-    for name, graph in converter._graphs.items():
-
-        def spy(inputs, name=name, inner=graph.run):
-            calls.append((name, {key: value.shape for key, value in inputs.items()}))
-            return inner(inputs)
-
-        graph.run = spy
-    return calls
-
-
 def test_every_graph_has_run_before_the_first_block(bundle_path):
     """First runs take longer. None of it is heard."""
     converter = Converter(bundle_path, threads=1)
-    calls = counting(converter)
+    calls = recorded(converter)
     with converter.stream(24_000, block_ms=20) as stream:
         assert {name for name, _ in calls} == {"content", "pitch", "acoustic", "vocoder"}
         assert not stream.process(np.zeros(24_000, np.float32)).any()
@@ -222,7 +210,7 @@ def test_silence_costs_no_graph_and_an_onset_after_it_is_exact(bundle_path, song
     converter = Converter(bundle_path, threads=1)
     quiet = np.concatenate((song[:12_000], np.zeros(72_000, np.float32), song[:12_000]))
     wanted = converter.convert(quiet, 24_000, latency="low").audio
-    calls = counting(converter)
+    calls = recorded(converter)
     with converter.stream(24_000, block_ms=20) as stream:
         out = []
         for at in range(0, len(quiet), 480):
@@ -235,11 +223,11 @@ def test_silence_costs_no_graph_and_an_onset_after_it_is_exact(bundle_path, song
     assert snr_db(found[84_000:], wanted[84_000:]) > LEAST_SNR_DB
 
 
-def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song):
+def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song, tracks_of):
     """Work by the shapes of the graphs' inputs, memory by what the tracks hold and by what the process has."""
     converter = Converter(bundle_path, threads=1)
     loud = np.tile(song[:24_000], 2)
-    calls = counting(converter)
+    calls = recorded(converter)
     with converter.stream(24_000, block_ms=50) as stream:
         work, held, resident = [], [], []
         for _ in range(30):
@@ -247,8 +235,7 @@ def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song):
             for at in range(0, len(loud), 1_200):
                 stream.process(loud[at : at + 1_200])
             work.append(max(np.prod(shape) for _, shapes in calls for shape in shapes.values() if shape))
-            chain = stream._chain
-            tracks = [track for track in (*vars(chain).values(), stream._out) if isinstance(track, Track)]
+            tracks = tracks_of(stream)
             held.append(sum(track.end - track.start for track in tracks))
             resident.append(resident_mb() or 0.0)
     assert len(tracks) > 10
@@ -382,7 +369,7 @@ def test_a_bad_block_is_refused_and_the_next_ones_are_right(converter, song, bad
 @pytest.mark.parametrize("error", [RuntimeError("the GPU is gone"), MemoryError(), KeyboardInterrupt()])
 def test_after_an_error_of_a_graph_the_stream_begins_anew(bundle_path, song, error):
     converter = Converter(bundle_path, threads=1)
-    graph, run = converter._graphs["vocoder"], converter._graphs["vocoder"].run
+    graph, run = graphs_of(converter)["vocoder"], graphs_of(converter)["vocoder"].run
 
     def fail(inputs):
         graph.run = run
@@ -400,7 +387,7 @@ def test_after_an_error_of_a_graph_the_stream_begins_anew(bundle_path, song, err
 
 def test_given_f0_goes_on_after_an_error(bundle_path, song):
     converter = Converter(bundle_path, threads=1)
-    graph, run = converter._graphs["vocoder"], converter._graphs["vocoder"].run
+    graph, run = graphs_of(converter)["vocoder"], graphs_of(converter)["vocoder"].run
     melody = np.linspace(200.0, 400.0, converter.frames(25_600, 24_000)).astype(np.float32)
 
     def fail(inputs):
@@ -428,14 +415,13 @@ def test_two_threads_on_one_stream_are_refused(bundle_path, song):
     converter = Converter(bundle_path, threads=1)
     stream = converter.stream(24_000)
     entered, go_on = threading.Event(), threading.Event()
-    inner = converter._graphs["vocoder"].run
 
-    def slow(inputs):
+    def slow(inputs, run):
         entered.set()
         go_on.wait(10)
-        return inner(inputs)
+        return run(inputs)
 
-    converter._graphs["vocoder"].run = slow
+    wrap(converter, "vocoder", slow)
     worker = threading.Thread(target=stream.process, args=(song,))
     worker.start()
     assert entered.wait(10)

@@ -12,7 +12,7 @@ from gpu_double import HostDevice
 
 from comosvc.runtime import BundleError, ComosvcError, Converter, ProviderError
 from comosvc.runtime.cli import doctor
-from comosvc.runtime.conversion.generated import Drawn
+from comosvc.runtime.conversion.generated import Generated
 from comosvc.runtime.providers import cuda
 from comosvc.runtime.providers.gpu import GPU_LOCK, Gpu
 from comosvc.runtime.voice.bundle import open_bundle
@@ -115,7 +115,7 @@ def test_source_and_noise_are_made_where_they_are_bound(on_the_cpu, bundle_path,
         wanted = [converter.convert(clip, 24_000, steps=2).audio for clip in clips]
     with Converter(bundle_path, provider="cuda", threads=1) as converter:
         with monkeypatch.context() as patch:
-            patch.setattr(Drawn, "__array__", lambda *_, **__: pytest.fail("the host made it"))
+            patch.setattr(Generated, "__array__", lambda *_, **__: pytest.fail("the host made it"))
             for clip, audio in zip(clips, wanted, strict=True):
                 np.testing.assert_allclose(converter.convert(clip, 24_000, steps=2).audio, audio, atol=1e-4)
         crossed, vocoder = converter.transfers, converter._graphs["vocoder"]

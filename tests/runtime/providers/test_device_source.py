@@ -10,7 +10,7 @@ from gpu_double import HostDevice, engine_graph
 from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.runtime.cli import doctor
-from comosvc.runtime.conversion.generated import Drawn, Normals, make_source_track
+from comosvc.runtime.conversion.generated import Generated, Normals, make_source_track
 from comosvc.runtime.conversion.source import (
     frame_noise,
     noise_frames,
@@ -65,8 +65,8 @@ def same(found, wanted):
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("first", [0, 1, 2, 3, 33 * 128, LONG * 128 + 2])
 def test_noise_is_that_of_the_host(device, seed, first):
-    same(made(device, Drawn([Normals(sample_noise(seed, first), (1_001,))]))[0], noise_samples(seed, first, 1_001))
-    frames = Drawn([Normals(frame_noise(seed, first, 8, step=3), (50, 8))])
+    same(made(device, Generated([Normals(sample_noise(seed, first), (1_001,))]))[0], noise_samples(seed, first, 1_001))
+    frames = Generated([Normals(frame_noise(seed, first, 8, step=3), (50, 8))])
     same(made(device, frames)[0], noise_frames(seed, first, 50, 8, step=3))
 
 
@@ -111,7 +111,7 @@ def test_rows_and_padding(device, kind, channels):
         track = make_source_track(kind, channels, SPEC, seed)
         track.extend(song(frames, seed))
         rows += track.read(0, frames).rows
-    drawn = Drawn(rows)
+    drawn = Generated(rows)
     found = made(device, drawn, (4, 11 * 128, channels))
     for place, row in enumerate(rows):
         same(found[place, : len(row.host())], row.host())
@@ -128,7 +128,7 @@ def test_a_conversion_makes_them_on_the_device_only(bundle_path, device, song, m
         maker = SourceMaker(device)
         graphs = {name: engine_graph(bundle, name, device, maker=maker)[0] for name in bundle.manifest.graphs}
         converter._graphs = graphs
-        monkeypatch.setattr(Drawn, "__array__", lambda *_, **__: pytest.fail("the host made it"))
+        monkeypatch.setattr(Generated, "__array__", lambda *_, **__: pytest.fail("the host made it"))
         found = converter.convert(song, 24_000, steps=2)
         np.testing.assert_allclose(found.mel, wanted.mel, atol=1e-4)  # padded: sums in another order
         np.testing.assert_allclose(found.audio, wanted.audio, atol=1e-4)

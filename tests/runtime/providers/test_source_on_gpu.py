@@ -5,7 +5,7 @@ import pytest
 
 from comosvc.runtime import Converter, ProviderError
 from comosvc.runtime.audio.spec import COMOSVC_24K
-from comosvc.runtime.conversion.generated import Drawn, Normals, make_source_track
+from comosvc.runtime.conversion.generated import Generated, Normals, make_source_track
 from comosvc.runtime.conversion.source import frame_noise, sample_noise
 from comosvc.runtime.providers.gpu import Device, find_gpu
 from comosvc.runtime.providers.gpu_source import SourceMaker, Wanted
@@ -29,9 +29,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif((reason := why_not()) is not N
 
 def drawn(kind, seed):
     if kind == "samples":
-        return Drawn([Normals(sample_noise(seed, FAR * 128 + 3), (1_000_001,))])
+        return Generated([Normals(sample_noise(seed, FAR * 128 + 3), (1_000_001,))])
     if kind == "frames":
-        return Drawn([Normals(frame_noise(seed, FAR, 80, step=1), (2_001, 80))])
+        return Generated([Normals(frame_noise(seed, FAR, 80, step=1), (2_001, 80))])
     f0_hz = 200.0 * 2.0 ** np.cumsum(0.01 * np.random.default_rng(seed).normal(size=2_000))
     f0_hz[300:500] = 0.0
     track = make_source_track(kind, 9 if kind == "sine" else 1, COMOSVC_24K, seed)

@@ -338,13 +338,13 @@ def recipe(tmp_path_factory):
     return path
 
 
-README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
-EXPERIMENTS = re.findall(r"^comosvc-train (cross .*)$", README, re.MULTILINE)
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "train.md").read_text("utf-8")
+EXPERIMENTS = re.findall(r"^comosvc-train (cross .*)$", DOCUMENT, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", EXPERIMENTS)
 def test_cross_dataset_experiment(command, recipe, m4, tmp_path, monkeypatch):
-    """The README's commands, where OpenSinger and M4Singer are six tones of two singers each."""
+    """The documented commands, where OpenSinger and M4Singer are six tones of two singers each."""
     monkeypatch.chdir(tmp_path)
     opensinger(tmp_path / "OpenSinger", {"Man_0": 120.0, "Woman_0": 240.0}, SONGS, 1)
     (tmp_path / "m4singer").symlink_to(m4)
