@@ -1,9 +1,36 @@
 """Run folders that are filled without recordings."""
 
 import numpy as np
+import torch
 
 from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
+from comosvc.training.config import to_mapping
 from comosvc.training.data.prepared import FeatureIndex, PreparedClip, PreparedSinger, save_arrays
+from comosvc.training.loop.checkpoint import save_checkpoint
+from comosvc.training.loop.loop import LoopConfig
+
+HOW = {"seed": 0, "resume": False, "device": "cpu"}
+"""Arguments of the functions that train a stage."""
+
+
+def short_loop(steps=2, **changes):
+    """A loop of few steps with a checkpoint at its end."""
+    usual = {
+        "batch_size": 2,
+        "learning_rate": 1e-2,
+        "final_learning_rate": 1e-3,
+        "warmup_steps": 1,
+        "precision": "fp32",
+    }
+    return LoopConfig(**{"steps": steps, "checkpoint_every": steps, **usual, **changes})
+
+
+def save_stage(run, stage, module, network, spec=SPEC, step=1):
+    """Save `module`, of the configuration `network`, as the trained network of a stage."""
+    (run / stage).mkdir(parents=True, exist_ok=True)
+    config = {"audio": to_mapping(spec), "network": to_mapping(network)}
+    modules, unused = {"model": module, "ema": module}, torch.optim.AdamW(module.parameters())
+    save_checkpoint(run / stage, step, modules, unused, config)
 
 
 def noise_features(run, *singers, songs=2, spec=SPEC):

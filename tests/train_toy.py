@@ -10,8 +10,7 @@ from pathlib import Path
 
 from toy_voice import toy_batch, toy_model
 
-from comosvc.training.acoustic.student import StudentConfig, StudentObjective
-from comosvc.training.acoustic.teacher import TeacherConfig, TeacherObjective
+from comosvc.training.acoustic.teaching import StudentConfig, StudentObjective, TeacherConfig, TeacherObjective
 from comosvc.training.config import from_mapping, to_mapping
 from comosvc.training.loop.loop import LoopConfig, fit
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 
 from ..runtime.audio.spec import AudioSpec
 from .acoustic.model import AcousticConfig
-from .acoustic.student import StudentConfig
-from .acoustic.teacher import TeacherConfig
+from .acoustic.teaching import StudentConfig, TeacherConfig
 from .content.stage import ContentTraining
 from .corpus import CorpusConfig
 from .data.prepare import PrepareConfig

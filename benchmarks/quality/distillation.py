@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...runtime.audio.frames import content_index
 from ...training.acoustic.diffusion import consistency_sample, euler_sample, karras_sigmas, teacher_sample
 from ...training.acoustic.model import AcousticModel, Condition
-from ...training.acoustic.student import StudentConfig, denoise_with
+from ...training.acoustic.teaching import StudentConfig, denoise_with
 from ...training.config import from_mapping
 from ...training.content.stage import CONTENT
 from ...training.data.prepare import analyse

@@ -27,7 +27,7 @@ from ...runtime.audio.resampling import resample
 from ...training.acoustic.dataset import batch_condition
 from ...training.acoustic.diffusion import consistency_sample
 from ...training.acoustic.model import AcousticModel
-from ...training.acoustic.student import denoise_with
+from ...training.acoustic.teaching import denoise_with
 from ...training.config import load_config
 from ...training.content.stage import CONTENT
 from ...training.corpus import CorpusConfig, ParallelSong, held_out_set

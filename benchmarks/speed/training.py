@@ -15,8 +15,7 @@ from ...runtime.audio.spec import COMOSVC_24K
 from ...runtime.errors import OptionError
 from ...training.acoustic.dataset import AcousticData, ClipFeatures
 from ...training.acoustic.model import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
-from ...training.acoustic.student import StudentConfig, StudentObjective
-from ...training.acoustic.teacher import TeacherConfig, TeacherObjective
+from ...training.acoustic.teaching import StudentConfig, StudentObjective, TeacherConfig, TeacherObjective
 from ...training.loop.batches import Loader
 from ...training.loop.checkpoint import Snapshot
 from ...training.loop.devices import MixedPrecision, Placement, Precision, open_fabric, why_emulated

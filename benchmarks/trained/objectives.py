@@ -12,8 +12,7 @@ from torch import nn
 
 from ...training.acoustic.dataset import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
 from ...training.acoustic.model import AcousticConfig, AcousticModel
-from ...training.acoustic.student import StudentConfig, StudentObjective
-from ...training.acoustic.teacher import TeacherObjective
+from ...training.acoustic.teaching import StudentConfig, StudentObjective, TeacherObjective
 from ...training.config import to_mapping
 from ...training.content.adopt import adopt_content
 from ...training.content.encoders import load_content_encoders

@@ -12,7 +12,7 @@ from ...runtime.conversion.source import noise_frames
 from ...training.acoustic.dataset import batch_condition
 from ...training.acoustic.diffusion import Denoise, consistency_sample, teacher_sample
 from ...training.acoustic.model import AcousticModel
-from ...training.acoustic.student import StudentConfig, denoise_with
+from ...training.acoustic.teaching import StudentConfig, denoise_with
 from ...training.config import from_mapping
 from ...training.data.prepared import FeatureIndex
 from ...training.loop.batches import Batch

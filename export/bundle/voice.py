@@ -14,8 +14,7 @@ from ...runtime.audio.spec import AudioSpec, F0Name, FrontEnd
 from ...runtime.voice.file_kinds import not_a_run
 from ...runtime.voice.manifest import LicenceEntry, SingerEntry, SourceEntry
 from ...training.acoustic.model import AUTHORS_ACOUSTIC, AcousticConfig, AcousticModel
-from ...training.acoustic.student import StudentConfig
-from ...training.acoustic.teacher import TeacherConfig
+from ...training.acoustic.teaching import StudentConfig, TeacherConfig
 from ...training.config import from_mapping
 from ...training.content.encoder import ContentEncoder
 from ...training.content.encoders import ContentVec

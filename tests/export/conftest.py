@@ -14,8 +14,7 @@ from comosvc.export.bundle.voice import TrainedVoice, load_voice
 from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.runtime.conversion.source import pulse_source
 from comosvc.training.acoustic.model import AcousticConfig, AcousticModel, DenoiserConfig
-from comosvc.training.acoustic.student import StudentConfig
-from comosvc.training.acoustic.teacher import TeacherConfig
+from comosvc.training.acoustic.teaching import StudentConfig, TeacherConfig
 from comosvc.training.config import to_mapping
 from comosvc.training.content.encoder import ContentConfig, ContentEncoder
 from comosvc.training.corpus import PHONES

@@ -22,7 +22,7 @@ from comosvc.training.acoustic.diffusion import (
     teacher_sample,
 )
 from comosvc.training.acoustic.model import AUTHORS_ACOUSTIC, AcousticModel, Condition, DenoiserConfig
-from comosvc.training.acoustic.student import denoise_with
+from comosvc.training.acoustic.teaching import denoise_with
 from comosvc.training.content.encoders import ContentVec, ContentVecConfig
 from comosvc.training.errors import ConfigError
 from comosvc.training.vocoder.hifigan import M4SINGER_24K, OPENVPI_NSF_44K, HifiGanConfig, NsfHifiGan

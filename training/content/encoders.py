@@ -1,6 +1,7 @@
 """Content encoders of a run folder: ContentVec (Qian et al. 2022) or a trained one, applied in windows."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,10 +50,7 @@ class ContentVecConfig:
     @property
     def hop_length(self) -> int:
         """Samples from one frame to the next: 320."""
-        hop = 1
-        for stride in self.conv_stride:
-            hop *= stride
-        return hop
+        return math.prod(self.conv_stride)
 
     @property
     def min_samples(self) -> int:
@@ -104,24 +102,9 @@ def _hubert(config: ContentVecConfig) -> "HubertModel":
         raise ConfigError(
             f"ContentVec needs the transformers package ({error})\nhint: {install('contentvec')}"
         ) from error
-    return HubertModel(
-        HubertConfig(
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            conv_dim=list(config.conv_dim),
-            conv_kernel=list(config.conv_kernel),
-            conv_stride=list(config.conv_stride),
-            num_conv_pos_embeddings=config.num_conv_pos_embeddings,
-            num_conv_pos_embedding_groups=config.num_conv_pos_embedding_groups,
-            layer_norm_eps=config.layer_norm_eps,
-            feat_extract_norm="group",
-            do_stable_layer_norm=False,
-            apply_spec_augment=False,
-            layerdrop=0.0,
-        )
-    ).eval()
+    sizes = {name: list(size) if isinstance(size, tuple) else size for name, size in vars(config).items()}
+    fixed = {"feat_extract_norm": "group", "do_stable_layer_norm": False, "apply_spec_augment": False}
+    return HubertModel(HubertConfig(**sizes, **fixed, layerdrop=0.0)).eval()
 
 
 CONTENTVEC = "contentvec"
@@ -178,11 +161,11 @@ class _WholeClip:
         return False
 
 
+@dataclass(frozen=True)
 class _Encoder:
-    """An encoder as the graph `content` (`runtime.calls.Runnable`)."""
+    """An encoder as the graph `content`."""
 
-    def __init__(self, encode: Encode) -> None:
-        self.encode = encode
+    encode: Encode
 
     def run(self, inputs: dict[str, NDArray], /) -> tuple[NDArray, ...]:
         return (self.encode(inputs["audio"][0])[None],)

@@ -102,8 +102,11 @@ class CropSampler:
         self.sample_rate = 2.0 * float(bins_hz[-1])
         self.n_frames = n_frames
         self.augmentation = augmentation
-        groups = [[clip for clip in clips if clip.recorded is recorded] for recorded in (False, True)]
-        self.groups = [_by_singer(group) for group in groups if group]
+        self.groups: list[list[list[LabelledClip]]] = []
+        for recorded in (False, True):
+            singers = sorted({clip.singer for clip in clips if clip.recorded is recorded})
+            own = [[c for c in clips if c.singer == name and c.recorded is recorded] for name in singers]
+            self.groups += [own] if own else []
 
     def __call__(self, draws: Draws) -> dict[str, Tensor]:
         crops = [self._crop(self.groups[number % len(self.groups)], rng) for number, rng in draws]
@@ -132,10 +135,6 @@ class CropSampler:
             tract = _log_uniform(rng, self.augmentation.tract)
         filters = random_filters(self.config, self.bins_hz, self.augmentation, speed, tract, rng)
         return disturbed(audio, self.sample_rate, self.augmentation, rng), target, filters
-
-
-def _by_singer(clips: Sequence[LabelledClip]) -> list[list[LabelledClip]]:
-    return [[clip for clip in clips if clip.singer == singer] for singer in sorted({clip.singer for clip in clips})]
 
 
 def _log_uniform(rng: np.random.Generator, factor: float) -> float:

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import soxr
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
@@ -18,7 +16,8 @@ from ..config import to_mapping
 from ..corpus import PHONES, Corpus, CorpusClip
 from ..data.record import DataRecord, require_same_data
 from ..errors import DataError
-from ..loop.loop import Batch, LoopConfig, Objective, fit
+from ..loop.batches import Batch
+from ..loop.loop import LoopConfig, Objective, fit
 from .encoder import ContentConfig, ContentEncoder, content_loss, log_mel
 from .labelled_audio import Augmentation, CropSampler, LabelledClip
 
@@ -51,47 +50,6 @@ def score_frames(encode: Encode, clips: Sequence[LabelledClip], hop: int, sample
     hits, sounding = np.concatenate(right), np.concatenate(truth) != PHONES.index("sil")
     nats = -np.log(np.maximum(np.concatenate(probability), 1e-9))
     return FrameScore(float(hits.mean()), float(hits[sounding].mean()), float(nats.mean()), len(hits))
-
-
-@dataclass(frozen=True)
-class ProbeScore:
-    """How often a linear classifier names the singer of a single frame, against always naming the commonest."""
-
-    accuracy: float
-    chance: float
-
-
-def probe_singer(
-    encode: Encode, fitted: Sequence[LabelledClip], held_out: Sequence[LabelledClip], *, seed: int, steps: int = 300
-) -> ProbeScore:
-    """Fit a logistic regression from posteriorgram frames of `fitted` to their singers and score it on `held_out`.
-
-    The two must hold the same singers and different songs, or the probe learns songs. Chance is counted on `held_out`.
-    """
-    singers = sorted({clip.singer for clip in fitted})
-    frames, labels = _frames_by_singer(encode, fitted, singers)
-    test_frames, test_labels = _frames_by_singer(encode, held_out, singers)
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.zeros(frames.shape[1], len(singers), requires_grad=True)
-    bias = torch.zeros(len(singers), requires_grad=True)
-    optimizer = torch.optim.Adam([weight, bias], lr=0.05)
-    for _ in range(steps):
-        picked = torch.randint(len(frames), (4096,), generator=generator)
-        loss = F.cross_entropy(frames[picked] @ weight + bias, labels[picked])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    named = (test_frames @ weight + bias).argmax(dim=1)
-    counts = torch.bincount(test_labels, minlength=len(singers))
-    return ProbeScore((named == test_labels).float().mean().item(), (counts.max() / counts.sum()).item())
-
-
-def _frames_by_singer(
-    encode: Encode, clips: Sequence[LabelledClip], singers: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    posteriors = [encode(clip.waveform) for clip in clips]
-    labels = np.repeat([singers.index(clip.singer) for clip in clips], [len(p) for p in posteriors])
-    return torch.from_numpy(np.concatenate(posteriors)), torch.from_numpy(labels)
 
 
 CONTENT, CONTENT_LOW = "content", "content-low"
@@ -226,6 +184,11 @@ def train_encoder(
         "corpus": {"recipe": corpus.recipe, "singers": sorted({clip.singer for clip in clips})},
         "data": record.write(folder),
     }
+
+    def validate(model: ContentEncoder) -> dict[str, float]:
+        score = score_frames(encode_with(model.eval()), valid, model.hop, model.sample_rate)
+        return {name: float(value) for name, value in asdict(score).items()}
+
     return fit(
         ContentObjective(encoder),
         sampler,
@@ -235,11 +198,6 @@ def train_encoder(
         resolved_config=resolved,
         resume=resume,
         device=device,
-        validate=(lambda model: _validate(cast(ContentEncoder, model), valid)) if valid else None,
+        validate=validate if valid else None,
         console=console,
     )
-
-
-def _validate(encoder: ContentEncoder, clips: Sequence[LabelledClip]) -> dict[str, float]:
-    score = score_frames(encode_with(encoder.eval()), clips, encoder.hop, encoder.sample_rate)
-    return {name: float(value) for name, value in asdict(score).items()}

@@ -3,7 +3,7 @@
 from .phones import PHONES
 from .plan import CorpusConfig
 from .reader import Corpus, CorpusClip, Labels, SingerInfo
-from .render import ParallelSong, held_out_set, render_parallel
+from .render import ParallelSong, held_out_set
 from .write import write_corpus
 
 __all__ = [
@@ -15,6 +15,5 @@ __all__ = [
     "ParallelSong",
     "SingerInfo",
     "held_out_set",
-    "render_parallel",
     "write_corpus",
 ]

@@ -168,13 +168,6 @@ class ParallelSong:
     """Demo voices."""
 
 
-def render_parallel(
-    performance: Performance, singers: tuple[SyntheticSinger, ...], seed: int = 0
-) -> dict[str, NDArray]:
-    """`performance` by each of `singers`: name to audio (L,) float32 at 24 kHz. Noise differs between singers."""
-    return {singer.name: render(performance, singer, seed + index) for index, singer in enumerate(singers)}
-
-
 def held_out_set(config: CorpusConfig | None = None) -> Iterator[ParallelSong]:
     """The held-out songs by all held-out singers and demo voices, equal to the clips of a corpus of this configuration.
 

@@ -54,8 +54,10 @@ def write_corpus(
     if not synthetic_only:
         plans += spoken_clips(config)
     _claim(out, config, synthetic_only)
-    missing = [plan for plan in plans if not _finished(out, plan.id)]
-    _check_disk(out, config, len(missing))
+    missing = [plan for plan in plans if not all(path.is_file() for path in _paths(out, plan.id))]
+    needed = int(len(missing) * max(config.clip_seconds[1], config.held_out_seconds) * _BYTES_PER_SECOND)
+    if (free := shutil.disk_usage(out).free) < needed:
+        raise DataError(f"{out} has {free / 1e6:.0f} MB free, the corpus needs about {needed / 1e6:.0f} MB more")
     done = len(plans) - len(missing)
     for clip_id in _write_clips(config, out, missing, jobs):
         done += 1
@@ -99,19 +101,8 @@ def _recipe(synthetic_only: bool) -> str:
     return "synthetic-only" if synthetic_only else "synthetic+recorded"
 
 
-def _check_disk(out: Path, config: CorpusConfig, clips: int) -> None:
-    needed = int(clips * max(config.clip_seconds[1], config.held_out_seconds) * _BYTES_PER_SECOND)
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise DataError(f"{out} has {free / 1e6:.0f} MB free, the corpus needs about {needed / 1e6:.0f} MB more")
-
-
 def _paths(out: Path, clip_id: str) -> tuple[Path, Path]:
     return out / "audio" / f"{clip_id}.flac", out / "labels" / f"{clip_id}.safetensors"
-
-
-def _finished(out: Path, clip_id: str) -> bool:
-    return all(path.is_file() for path in _paths(out, clip_id))
 
 
 def _write_clips(config: CorpusConfig, out: Path, plans: list[ClipPlan | SpokenPlan], jobs: int) -> Iterator[str]:

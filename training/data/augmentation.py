@@ -4,7 +4,6 @@ The pitch is moved by taking the spectrum through a window that is longer by 2^(
 not: everything moves, formants too. Where the content of a clip is what is sung and not how high, it stays the same.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def draw_variation(key: str, peak: float, config: AugmentationConfig) -> Variati
 
     Key shift uniform, gain log-uniform, with no peak above 1.
     """
-    seed = int.from_bytes(hashlib.sha256(f"variation of {key}".encode()).digest()[:8])
+    seed = int(sha256(f"variation of {key}".encode())[:16], 16)
     rng = np.random.default_rng(seed)
     headroom = min(config.loudest, float(np.log10(1.0 / (peak + 1e-5))))
     exponent = rng.uniform(min(config.quietest, headroom), headroom)
@@ -100,12 +99,8 @@ def key_shifted_mel(audio: NDArray[np.float32], semitones: float, spec: AudioSpe
     return (np.log(np.maximum(mel, spec.mel_floor)) / np.log(spec.mel_log_base)).astype(np.float32)
 
 
-def variation_name(config: AugmentationConfig) -> str:
-    """What names the varied copies that `config` makes; its probability does not matter to them."""
-    decisive = {name: value for name, value in asdict(config).items() if name != "probability"}
-    return "varied-" + sha256(json.dumps(decisive, sort_keys=True).encode())[:8]
-
-
 def variation_path(folder: Path, key: str, config: AugmentationConfig) -> Path:
-    """Where the varied copy of the clip `key` is kept."""
-    return folder / f"{key}.{variation_name(config)}.safetensors"
+    """Where the varied copy of the clip `key` is kept. Its name does not depend on the probability."""
+    decisive = {name: value for name, value in asdict(config).items() if name != "probability"}
+    digest = sha256(json.dumps(decisive, sort_keys=True).encode())[:8]
+    return folder / f"{key}.varied-{digest}.safetensors"

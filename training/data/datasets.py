@@ -4,7 +4,6 @@ Songs are held out for validation whole, never a part of a song that is trained 
 as far as that leaves each enough to train on.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from ...runtime.audio.sources import is_readable, readable_endings, unread_reason
 from ...runtime.errors import printable
-from ...runtime.storage import reason
+from ...runtime.storage import reason, sha256
 from ..corpus.reader import Corpus
 from ..errors import DataError
 
@@ -277,21 +276,18 @@ def split_by_song(recordings: Iterable[Recording]) -> list[Recording]:
 
 def held_out_songs(songs: Mapping[str, set[str]]) -> dict[str, set[str]]:
     """The titles of `songs`, by singer, that `split_by_song` holds out."""
-    own = {singer: set(sorted(titles, key=_rank)[: _n_valid(len(titles))]) for singer, titles in songs.items()}
+
+    def own_titles(titles: set[str]) -> set[str]:
+        count = round(len(titles) * VALIDATION_SHARE) or int(len(titles) >= MIN_SONGS_TO_VALIDATE)
+        return set(sorted(titles, key=lambda title: sha256(title.encode()))[:count])
+
+    own = {singer: own_titles(titles) for singer, titles in songs.items()}
     anyone = set().union(*own.values())
     held_out = {}
     for singer, titles in songs.items():
         shared = titles & anyone
         held_out[singer] = shared if len(shared) <= len(titles) / 5 else own[singer]
     return held_out
-
-
-def _n_valid(n_songs: int) -> int:
-    return round(n_songs * VALIDATION_SHARE) or int(n_songs >= MIN_SONGS_TO_VALIDATE)
-
-
-def _rank(title: str) -> bytes:
-    return hashlib.sha256(title.encode()).digest()
 
 
 def _require_folder(folder: Path) -> Path:

@@ -54,12 +54,8 @@ def f0_histogram(f0_hz: NDArray[np.float32], frame_rate_hz: float) -> dict[str, 
     notes = np.rint(69.0 + 12.0 * np.log2(f0_hz / 440.0)).astype(int)
     lowest, highest = int(notes.min()), int(notes.max())
     counts = np.bincount(notes - lowest, minlength=highest - lowest + 1) / frame_rate_hz
-    return {note_name(lowest + i): round(float(seconds), 2) for i, seconds in enumerate(counts)}
-
-
-def note_name(midi: int) -> str:
-    """Name of a note by its MIDI number: 69 is "A4"."""
-    return f"{_NOTES[midi % 12]}{midi // 12 - 1}"
+    names = [f"{_NOTES[midi % 12]}{midi // 12 - 1}" for midi in range(lowest, highest + 1)]
+    return {name: round(float(seconds), 2) for name, seconds in zip(names, counts, strict=True)}
 
 
 def describe(

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from ...runtime.audio.spec import AudioSpec, F0Name, FrontEnd
 from ...runtime.audio.world_f0 import CONTOURS, squeezed
 from ...runtime.errors import ComosvcError, install
 from ...runtime.providers.sessions import open_session
-from ...runtime.storage import reason, replacing, sha256, write_whole
+from ...runtime.storage import decode, encode, reason, replacing, sha256, write_whole
 from ..errors import ConfigError, DataError, train_command
 from .augmentation import AugmentationConfig, variation_path
 
@@ -130,45 +129,15 @@ class FeatureIndex:
                 f"{folder} holds no features\nhint: run it first: {train_command(folder.with_name('features'))}"
             )
         try:
-            return cls._decode(folder, json.loads(path.read_text("utf-8")))
+            return decode(cls, {**json.loads(path.read_text("utf-8")), "folder": folder}, "the index")
         except OSError as error:
             raise DataError(f"{path} cannot be read: {reason(error)}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, ComosvcError) as error:
+        except (ValueError, TypeError, ComosvcError) as error:
             raise DataError(f"{path} is damaged: {type(error).__name__}: {error}\nhint: {_AGAIN}") from None
 
-    @classmethod
-    def _decode(cls, folder: Path, data: dict[str, Any]) -> "FeatureIndex":
-        singers = {
-            n: PreparedSinger(**{**s, "f0_range_hz": tuple(s["f0_range_hz"])}) for n, s in data["singers"].items()
-        }
-        clips = tuple(PreparedClip(**clip) for clip in data["clips"])
-        source = None
-        if data.get("source"):
-            files = {name: (size, time) for name, (size, time) in data["source"]["files"].items()}
-            source = RecordingSource(data["source"]["dataset"], data["source"]["folder"], files)
-        return cls(
-            folder,
-            AudioSpec(**data["audio"]),
-            singers,
-            clips,
-            AugmentationConfig(**data.get("augmentation", {})),
-            FrontEnd(**data.get("front_end", {})),
-            data.get("f0", "swift-f0"),
-            source,
-            data.get("recipe", ""),
-        )
-
     def save(self) -> None:
-        data = {
-            "audio": asdict(self.audio),
-            "singers": {name: asdict(singer) for name, singer in self.singers.items()},
-            "clips": [asdict(clip) for clip in self.clips],
-            "augmentation": asdict(self.augmentation),
-            "front_end": asdict(self.front_end),
-            "f0": self.f0,
-            "source": None if self.source is None else asdict(self.source),
-            "recipe": self.recipe,
-        }
+        """Write `index.json`."""
+        data = {name: encode(value) for name, value in vars(self).items() if name != "folder"}
         write_whole(self.folder / INDEX, json.dumps(data, indent=1).encode())
 
     @property

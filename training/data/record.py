@@ -34,7 +34,9 @@ def changed_recordings(features: FeatureIndex) -> list[str]:
     if source is None or not Path(source.folder).is_dir():
         return []
     try:
-        now = _files(_material(source.dataset, Path(source.folder)).recordings)
+        folder = Path(source.folder)
+        found = corpus_material(folder) if source.dataset == CORPUS else open_dataset(source.dataset, folder)
+        now = _files(found.recordings)
     except DataError:  # an emptied folder
         now = {}
     groups = {
@@ -57,10 +59,6 @@ def warn_of_changed_recordings(features: FeatureIndex) -> None:
             train_command(features.folder),
             data,
         )
-
-
-def _material(dataset: str, folder: Path) -> Material:
-    return corpus_material(folder) if dataset == CORPUS else open_dataset(dataset, folder)
 
 
 def _files(recordings: Iterable[Recording]) -> dict[str, tuple[int, int]]:
@@ -123,7 +121,8 @@ class DataRecord:
 
     def changes_since(self, then: "DataRecord") -> list[str]:
         """Sentences on the differences from the earlier record; empty for the same data."""
-        return [*self.changed_settings(then.settings), *self._changed_singers(then), *self._changed_clips(then)]
+        singers = changed_singers(then.singers, self.singers, self._renamed(then))
+        return [*self.changed_settings(then.settings), *singers, *self._changed_clips(then)]
 
     def changed_settings(self, then: Mapping[str, Any]) -> list[str]:
         """Sentences on settings that both have with different values."""
@@ -133,10 +132,6 @@ class DataRecord:
             for name in both
             if then[name] != self.settings[name]
         ]
-
-    def _changed_singers(self, then: "DataRecord") -> list[str]:
-        renamed = self._renamed(then)
-        return changed_singers(then.singers, self.singers, renamed)
 
     def _renamed(self, then: "DataRecord") -> dict[str, str]:
         """Old name to new name of each singer whose clips' audio is the same."""

@@ -151,7 +151,12 @@ def _read_stream(path: Path) -> Any:
         read_pickle(stream, {})  # byte order and sizes of types
         start = stream.tell()
         sizes: dict[str, int] = {}
-        read_pickle(stream, {}, lambda value: _note_size(value, sizes))
+
+        def note_size(value: Any) -> None:
+            if value[0] == "storage":
+                sizes[str(value[2])] = _DTYPES[value[1].name].itemsize
+
+        read_pickle(stream, {}, note_size)
         keys = read_pickle(stream, {})
         storages = {}
         for key in keys:
@@ -159,11 +164,6 @@ def _read_stream(path: Path) -> Any:
             storages[str(key)] = _copied(stream.read(count * sizes[str(key)]), count * sizes[str(key)])
         stream.seek(start)
         return read_pickle(stream, _BUILDERS, _storage_of_id(storages.__getitem__))
-
-
-def _note_size(value: Any, sizes: dict[str, int]) -> None:
-    if value[0] == "storage":
-        sizes[str(value[2])] = _DTYPES[value[1].name].itemsize
 
 
 def _storage_of_id(storage: Callable[[str], UntypedStorage]) -> Callable[[Any], Any]:
@@ -218,18 +218,10 @@ def _tensor(
     return torch.empty(0, dtype=dtype).set_(data, offset, size, stride)
 
 
-def _ordered(pairs: Any = ()) -> dict[Any, Any]:
-    return {key: value for key, value in pairs if isinstance(key, str | int)}
-
-
-def _latin_1(text: str, _: str = "latin1") -> bytes:
-    return text.encode("latin-1")
-
-
 _BUILDERS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered,
+    "collections.OrderedDict": lambda pairs=(): {key: value for key, value in pairs if isinstance(key, str | int)},
     "collections.defaultdict": lambda *_: {},
-    "_codecs.encode": _latin_1,
+    "_codecs.encode": lambda text, _="latin1": text.encode("latin-1"),
     "torch.Size": lambda sizes=(): tuple(sizes),
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,

@@ -137,7 +137,9 @@ def _hf_settings(path: Path) -> Settings:
 def _config(weights: ForeignWeights, is_fairseq: bool, settings: Settings, described: Any) -> ContentVecConfig:
     """Sizes as far as shapes tell them; heads, groups and strides from the settings, else HuBERT's own."""
     conv = r"feature_extractor\.conv_layers\.\d+\." + ("0" if is_fairseq else "conv") + r"\.weight"
-    shapes = [weights.shape(key, 3) for key in sorted(weights.matching(conv), key=_number)]
+    shapes = [
+        weights.shape(key, 3) for key in sorted(weights.matching(conv), key=lambda key: int(re.findall(r"\d+", key)[0]))
+    ]
     hidden = weights.shape("encoder.layer_norm.weight", 1)[0]
     dense = "fc1" if is_fairseq else "feed_forward.intermediate_dense"
     position = "encoder.pos_conv.0" if is_fairseq else "encoder.pos_conv_embed.conv"
@@ -166,12 +168,6 @@ def _config(weights: ForeignWeights, is_fairseq: bool, settings: Settings, descr
     if not 0.0 < eps < 1.0:
         raise ForeignFileError(f"{settings.where}: layer_norm_eps is {eps:g}; ContentVec's is 1e-5")
     return config
-
-
-def _number(key: str) -> int:
-    found = re.search(r"\d+", key)
-    assert found is not None
-    return int(found[0])
 
 
 def _heads(hidden: int, settings: Settings, described: Any) -> int:

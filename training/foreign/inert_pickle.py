@@ -10,12 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_IGNORED = frozenset({"PROTO", "FRAME"})
-_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list, "EMPTY_TUPLE": tuple}
-_FIXED_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_MEMO_WRITES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_MEMO_READS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
 
 
@@ -83,81 +77,95 @@ class _Machine:
         self._below_marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self._builders, self._persistent = builders, persistent
-        self._steps: dict[str, Callable[[Any], None]] = {
-            "MARK": self._mark,
-            "POP": lambda _: self._pop(),
-            "POP_MARK": lambda _: self._discard_marked(),
-            "DUP": lambda _: self.stack.append(self.stack[-1]),
-            "MEMOIZE": lambda _: self._memo.update({len(self._memo): self.stack[-1]}),
-            "TUPLE": lambda _: self._push(tuple(self._marked())),
-            "LIST": lambda _: self._push(self._marked()),
-            "FROZENSET": lambda _: self._push(self._marked()),
-            "DICT": lambda _: self._dict(),
-            "APPEND": lambda _: self._append([self.stack.pop()]),
-            "APPENDS": lambda _: self._append(self._marked()),
-            "ADDITEMS": lambda _: self._append(self._marked()),
-            "SETITEM": lambda _: self._set_items([self.stack.pop(-2), self.stack.pop()]),
-            "SETITEMS": lambda _: self._set_items(self._marked()),
-            "GLOBAL": lambda name: self._push(Global(name.replace(" ", "."))),
-            "STACK_GLOBAL": lambda _: self._global(self.stack.pop(-2), self.stack.pop()),
-            "REDUCE": lambda _: self._call(self.stack.pop(-2), self.stack.pop()),
-            "NEWOBJ": lambda _: self._call(self.stack.pop(-2), self.stack.pop()),
-            "NEWOBJ_EX": lambda _: self._new_with_keywords(),
-            "INST": lambda name: self._call(Global(name.replace(" ", ".")), tuple(self._marked())),
-            "OBJ": lambda _: self._object(),
-            "BUILD": lambda _: self._build(self.stack.pop()),
-            "PERSID": self._persistent_id,
-            "BINPERSID": lambda _: self._persistent_id(self.stack.pop()),
-        }
 
     def step(self, name: str, argument: Any) -> None:
-        if name in _IGNORED:
-            return
-        if name in _CONSTANTS:
-            self._push(_CONSTANTS[name])
-        elif name in _EMPTY:
-            self._push(_EMPTY[name]())
-        elif name in _FIXED_TUPLES:
-            count = _FIXED_TUPLES[name]
-            if len(self.stack) < count:
-                raise PickleError("a tuple of more than there is")
-            self.stack[-count:] = [tuple(self.stack[-count:])]
-        elif name in _MEMO_WRITES:
-            self._memo[argument] = self.stack[-1]
-        elif name in _MEMO_READS:
-            self._push(self._memo[argument])
-        elif name in self._steps:
-            self._steps[name](argument)
-        elif name.startswith("EXT") or name in ("NEXT_BUFFER", "READONLY_BUFFER"):
-            raise PickleError(f"opcode {name} refers to something outside of the file")
-        else:  # numbers, strings and bytes: pickletools has decoded them
-            self._push(argument)
-
-    def _push(self, value: Any) -> None:
-        self.stack.append(value)
-
-    def _pop(self) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.stack = self._below_marks.pop()
-
-    def _mark(self, _: Any) -> None:
-        self._below_marks.append(self.stack)
-        self.stack = []
+        """Apply the opcode `name`."""
+        stack = self.stack
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                self._below_marks.append(stack)
+                self.stack = []
+            case "POP" if stack:
+                stack.pop()
+            case "POP":
+                self.stack = self._below_marks.pop()
+            case "POP_MARK":
+                self._marked()
+            case "DUP":
+                stack.append(stack[-1])
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "EMPTY_LIST" | "EMPTY_SET":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                if len(stack) < (count := int(name[-1])):
+                    raise PickleError("a tuple of more than there is")
+                stack[-count:] = [tuple(stack[-count:])]
+            case "TUPLE" | "LIST" | "FROZENSET":
+                values = self._marked()
+                self.stack.append(tuple(values) if name == "TUPLE" else values)
+            case "DICT":
+                values = self._marked()
+                self.stack.append({})
+                self._set_items(values)
+            case "APPEND":
+                self._append([stack.pop()])
+            case "APPENDS" | "ADDITEMS":
+                self._append(self._marked())
+            case "SETITEM":
+                self._set_items([stack.pop(-2), stack.pop()])
+            case "SETITEMS":
+                self._set_items(self._marked())
+            case "GLOBAL":
+                stack.append(Global(argument.replace(" ", ".")))
+            case "STACK_GLOBAL":
+                module, name = stack.pop(-2), stack.pop()
+                if not (isinstance(module, str) and isinstance(name, str)):
+                    raise PickleError("a global whose name is no text")
+                stack.append(Global(f"{module}.{name}"))
+            case "REDUCE" | "NEWOBJ":
+                self._call(stack.pop(-2), stack.pop())
+            case "NEWOBJ_EX":
+                keywords, arguments, kind = stack.pop(), stack.pop(), stack.pop()
+                self._call(kind, arguments)
+                if isinstance(stack[-1], Record):
+                    stack[-1].state = keywords
+            case "INST":
+                self._call(Global(argument.replace(" ", ".")), tuple(self._marked()))
+            case "OBJ":
+                kind, *arguments = self._marked()
+                self._call(kind, tuple(arguments))
+            case "BUILD":
+                state = stack.pop()
+                if isinstance(
+                    stack[-1], Record
+                ):  # attributes of a dictionary, a state dict's `_metadata`, are not kept
+                    stack[-1].state = state
+            case "PERSID" | "BINPERSID":
+                if self._persistent is None:
+                    raise PickleError("a persistent id where there is none to resolve it")
+                stack.append(self._persistent(argument if name == "PERSID" else stack.pop()))
+            case "EXT1" | "EXT2" | "EXT4" | "NEXT_BUFFER" | "READONLY_BUFFER":
+                raise PickleError(f"opcode {name} refers to something outside of the file")
+            case _:  # numbers, strings and bytes: pickletools has decoded them
+                stack.append(argument)
 
     def _marked(self) -> list[Any]:
         values = self.stack
         self.stack = self._below_marks.pop()
         return values
-
-    def _discard_marked(self) -> None:
-        self._marked()
-
-    def _dict(self) -> None:
-        values = self._marked()
-        self._push({})
-        self._set_items(values)
 
     def _append(self, values: list[Any]) -> None:
         target = self.stack[-1]
@@ -176,37 +184,12 @@ class _Machine:
                 # A tuple of tuples of ... takes exponential time to hash.
                 target[key if isinstance(key, _PLAIN_KEYS) else Record("key", (key,))] = value
 
-    def _global(self, module: Any, name: Any) -> None:
-        if not (isinstance(module, str) and isinstance(name, str)):
-            raise PickleError("a global whose name is no text")
-        self._push(Global(f"{module}.{name}"))
-
-    def _call(self, function: Any, args: Any) -> None:
-        if not isinstance(args, tuple):
+    def _call(self, function: Any, arguments: Any) -> None:
+        if not isinstance(arguments, tuple):
             raise PickleError("a call whose arguments are no tuple")
         if not isinstance(function, Global):
-            self._push(Record("call", (function, args)))
+            self.stack.append(Record("call", (function, arguments)))
         elif function.name in self._builders:
-            self._push(self._builders[function.name](*args))
+            self.stack.append(self._builders[function.name](*arguments))
         else:
-            self._push(Record(function.name, args))
-
-    def _new_with_keywords(self) -> None:
-        keywords, args, kind = self.stack.pop(), self.stack.pop(), self.stack.pop()
-        self._call(kind, args)
-        if isinstance(self.stack[-1], Record):
-            self.stack[-1].state = keywords
-
-    def _object(self) -> None:
-        kind, *args = self._marked()
-        self._call(kind, tuple(args))
-
-    def _build(self, state: Any) -> None:
-        """State of a `Record` is kept; attributes of a dictionary (a state dict's `_metadata`) are not."""
-        if isinstance(self.stack[-1], Record):
-            self.stack[-1].state = state
-
-    def _persistent_id(self, value: Any) -> None:
-        if self._persistent is None:
-            raise PickleError("a persistent id where there is none to resolve it")
-        self._push(self._persistent(value))
+            self.stack.append(Record(function.name, arguments))

@@ -13,7 +13,6 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", "")
 _SCHEME = "hf://"
 _FORM = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^/@]+))?(/(?P<file>.+))?")
 _COMMIT = re.compile("[0-9a-f]{40}")
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,14 @@ def _no_file(path: Path) -> str:
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file of any size."""
-    return _hashed(path, hashlib.sha256())
-
-
-def _hashed(path: Path, digest: "hashlib._Hash") -> str:
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        header = b"blob %d\0" % path.stat().st_size
+        return hashlib.file_digest(file, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
 
 
 def _fetched(source: ForeignSource) -> Path:
@@ -156,17 +155,12 @@ def _exists(source: ForeignSource) -> bool:
 def _verify(path: Path, source: ForeignSource) -> None:
     """The cache calls a file by its hash: SHA-256 of a large one, git's of another. Raises `ForeignFileError`."""
     wanted = path.readlink().name if path.is_symlink() else _hash_at_the_hub(source)
-    git = len(wanted) == 40
-    found = _hashed(path, _git_header(path)) if git else sha256_of(path)
+    found = _git_hash(path) if len(wanted) == 40 else sha256_of(path)
     if found != wanted:
         raise ForeignFileError(
             f"{source.text}: {path} has the hash {found}, the Hub says {wanted}: it was damaged or changed\n"
             f"hint: delete {path.resolve()} and run the command again"
         )
-
-
-def _git_header(path: Path) -> "hashlib._Hash":
-    return hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
 
 
 def _hash_at_the_hub(source: ForeignSource) -> str:

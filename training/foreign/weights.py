@@ -140,7 +140,8 @@ class Settings:
         if value is not None:
             return value
         if default is None:
-            raise ForeignFileError(f"{self.where} has no {key}\nhint: {_HINT}{_belongs_to(self.values)}")
+            owner = next((f"; this one is of {owner}" for owner, its in _OWNERS.items() if its in self.values), "")
+            raise ForeignFileError(f"{self.where} has no {key}\nhint: {_HINT}{owner}")
         return default
 
     def _wrong(self, key: str, wanted: str, value: Any) -> ForeignFileError:
@@ -170,7 +171,8 @@ def read_settings(path: Path) -> Settings:
             "hint: a configuration holds plain values; take the tag (!!python/...) out"
         ) from error
     except yaml.YAMLError as error:
-        raise ForeignFileError(f"{path} is not valid YAML, line {_line(error)}: {_problem(error)}") from error
+        problem = str(getattr(error, "problem", None) or getattr(error, "reason", error))[:200]
+        raise ForeignFileError(f"{path} is not valid YAML, line {_line(error)}: {problem}") from error
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise ForeignFileError(f"{path} cannot be read: {str(error)[:200]}") from error
     if not isinstance(values, dict):
@@ -192,18 +194,9 @@ class _PlainLoader(yaml.SafeLoader):
                 seen.add(key.value)
 
 
-def _belongs_to(values: Mapping[Any, Any]) -> str:
-    owner = next((owner for owner, key in _OWNERS.items() if key in values), None)
-    return "" if owner is None else f"; this one is of {owner}"
-
-
 def _line(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     return "?" if mark is None else str(mark.line + 1)
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or getattr(error, "reason", error))[:200]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,9 @@ def keep_best(path: Path, figure: str, direction: str) -> Path:
     def badness(found: float) -> float:
         return sign * found if math.isfinite(found) else math.inf
 
-    if best.is_file() and _badness_kept(best, figure, badness) <= badness(figures[figure]):
-        return best
+    with suppress(TrainingError):  # a damaged one gives way to any
+        if best.is_file() and badness(read_figures(best).get(figure, math.nan)) <= badness(figures[figure]):
+            return best
     try:
         with replacing(best) as partial:
             partial.unlink()
@@ -133,14 +134,6 @@ def keep_best(path: Path, figure: str, direction: str) -> Path:
             "hint: free some space, then run the same command with --resume"
         ) from None
     return best
-
-
-def _badness_kept(best: Path, figure: str, badness: Callable[[float], float]) -> float:
-    """Of the checkpoint that is kept as the best; a damaged one gives way to any."""
-    try:
-        return badness(read_figures(best).get(figure, math.nan))
-    except TrainingError:
-        return math.nan
 
 
 @contextmanager
@@ -222,8 +215,6 @@ logger = logging.getLogger(__name__)
 
 _PLACEMENT = ("batch_size", "accumulate", "devices", "nodes", "strategy")
 _HOUSEKEEPING = ("keep", "best_by", "best_is", "checkpoint_every", "log_every")
-_SINCE = {"accumulate": 1, "devices": 1, "nodes": 1}
-"""Settings of the loop that the first checkpoints did not name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +274,6 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[s
 
 def _decisive(loop: Mapping[str, Any]) -> dict[str, Any]:
     """Without what may change under way: how often to save, and how the samples of a step are dealt out."""
-    loop = {**_SINCE, **loop}
     samples = loop["batch_size"] * loop["accumulate"] * loop["devices"] * loop["nodes"]
     kept = {key: value for key, value in loop.items() if key not in (*_PLACEMENT, *_HOUSEKEEPING)}
     return {**kept, "samples a step": samples}

@@ -31,7 +31,6 @@ _LEAST = {
     "steps": 0, "batch_size": 1, "accumulate": 1, "checkpoint_every": 1, "log_every": 1, "keep": 1, "nodes": 1,
     "devices": 0, "warmup_steps": 0, "learning_rate": 0, "final_learning_rate": 0, "weight_decay": 0,
 }  # fmt: skip
-__all__ = ["Batch", "Draws", "LoopConfig", "Objective", "fit", "learning_rate", "update_average"]
 
 
 @dataclass(frozen=True, kw_only=True)

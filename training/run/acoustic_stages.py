@@ -12,8 +12,15 @@ from ...runtime.audio.spec import FrontEnd
 from ...runtime.voice.file_kinds import FileKind, file_kind
 from ..acoustic.dataset import AcousticData, ClipFeatures, build_acoustic, encode_content, load_clip
 from ..acoustic.model import AcousticConfig
-from ..acoustic.student import StudentConfig, StudentObjective, distances_to_teacher
-from ..acoustic.teacher import PROBED_SIGMAS, TeacherConfig, TeacherObjective, denoising_errors
+from ..acoustic.teaching import (
+    PROBED_SIGMAS,
+    StudentConfig,
+    StudentObjective,
+    TeacherConfig,
+    TeacherObjective,
+    denoising_errors,
+    distances_to_teacher,
+)
 from ..config import to_mapping
 from ..content.adopt import adopt_content
 from ..content.encoders import load_content_encoders, require_windows

@@ -19,7 +19,7 @@ from ...runtime.conversion.source import clip_source, noise_frames, noise_sample
 from ..acoustic.dataset import index_into_content
 from ..acoustic.diffusion import consistency_sample, teacher_sample
 from ..acoustic.model import AcousticModel, Condition
-from ..acoustic.student import StudentConfig, denoise_with
+from ..acoustic.teaching import StudentConfig, denoise_with
 from ..config import from_mapping
 from ..content.encoders import load_content_encoders, windowed_content
 from ..content.stage import CONTENT, CONTENT_LOW, encode_with

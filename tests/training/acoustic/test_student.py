@@ -6,8 +6,14 @@ from toy_voice import toy_batch, toy_model
 
 from comosvc.training.acoustic.dataset import batch_condition
 from comosvc.training.acoustic.diffusion import consistency_sample, euler_sample, karras_sigmas
-from comosvc.training.acoustic.student import StudentConfig, StudentObjective, denoise_with
-from comosvc.training.acoustic.teacher import TeacherConfig, TeacherObjective, denoising_errors
+from comosvc.training.acoustic.teaching import (
+    StudentConfig,
+    StudentObjective,
+    TeacherConfig,
+    TeacherObjective,
+    denoise_with,
+    denoising_errors,
+)
 from comosvc.training.loop.batches import Draws
 from comosvc.training.loop.loop import LoopConfig
 

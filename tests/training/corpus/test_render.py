@@ -7,7 +7,7 @@ import soxr
 from comosvc.runtime.audio.features import loudness, mel_spectrogram
 from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.training.corpus.performance import CONTROL_RATE_HZ, perform_song
-from comosvc.training.corpus.render import PEAK_LIMIT, SAMPLE_RATE, _limited, render, render_parallel
+from comosvc.training.corpus.render import PEAK_LIMIT, SAMPLE_RATE, _limited, render
 from comosvc.training.corpus.singer import (
     DEMO_SINGERS,
     N_FORMANTS,
@@ -31,7 +31,7 @@ def performance():
 
 @pytest.fixture(scope="module")
 def parallel(performance):
-    return render_parallel(performance, SINGERS, seed=4)
+    return {singer.name: render(performance, singer, 4 + index) for index, singer in enumerate(SINGERS)}
 
 
 def ln_mel(audio):

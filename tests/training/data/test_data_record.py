@@ -1,5 +1,6 @@
 """Data that changes under a run folder: found when a stage begins, named, and nothing lost."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,11 @@ import pytest
 import torch
 from dataset_trees import tone, write
 from rich.console import Console
-from run_folders import noise_features
+from run_folders import HOW, noise_features, save_stage, short_loop
 
 from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
 from comosvc.training.acoustic.model import AcousticConfig, DenoiserConfig
-from comosvc.training.acoustic.student import StudentConfig
-from comosvc.training.acoustic.teacher import TeacherConfig
-from comosvc.training.config import to_mapping
+from comosvc.training.acoustic.teaching import StudentConfig, TeacherConfig
 from comosvc.training.content.encoder import ContentConfig, ContentEncoder
 from comosvc.training.content.stage import ContentTraining, train_content
 from comosvc.training.corpus import CorpusConfig, write_corpus
@@ -22,38 +21,37 @@ from comosvc.training.data.prepare import prepare
 from comosvc.training.data.prepared import FeatureIndex
 from comosvc.training.data.record import DataRecord, changed_recordings
 from comosvc.training.errors import DataError, TrainingError
-from comosvc.training.loop.checkpoint import latest_checkpoint, save_checkpoint
-from comosvc.training.loop.loop import LoopConfig
+from comosvc.training.loop.checkpoint import latest_checkpoint
 from comosvc.training.run.acoustic_stages import train_student, train_teacher
 from comosvc.training.run.rendering import Renderer
 from comosvc.training.vocoder.light import Vocoder, VocoderConfig
 from comosvc.training.vocoder.stage import VocoderTraining, train_vocoder
 
-LOOP = LoopConfig(
-    steps=1, batch_size=1, learning_rate=1e-3, final_learning_rate=1e-3, checkpoint_every=1, precision="fp32"
-)
+LOOP = short_loop(1, batch_size=1)
 ACOUSTIC = AcousticConfig(denoiser=DenoiserConfig(channels=16, hidden=8, layers=2))
 TEACHER, STUDENT = TeacherConfig(loop=LOOP, crop_frames=32), StudentConfig(loop=LOOP, crop_frames=32)
 VOCODER = VocoderTraining(loop=LOOP, crop_frames=32, network={"channels": 16, "dilations": [1]})
 ENCODER = ContentConfig(channels=16, n_mels=20, dilations=(1, 2), mean_frames=10)
-HOW = {"seed": 0, "resume": False, "device": "cpu"}
 
 
-def write_encoder(run, spec=SPEC):
+def new_encoder(spec=SPEC):
     torch.manual_seed(0)
-    encoder = ContentEncoder(ENCODER, spec)
-    (run / "content").mkdir(parents=True)
-    config = {"audio": to_mapping(spec), "network": to_mapping(ENCODER)}
-    save_checkpoint(run / "content", 1, {"ema": encoder}, torch.optim.AdamW(encoder.parameters()), config)
+    return ContentEncoder(ENCODER, spec)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of ana and ben that has a teacher."""
+    folder = noise_features(tmp_path_factory.mktemp("trained") / "run", "ana", "ben")
+    save_stage(folder, "content", new_encoder(), ENCODER)
+    train_teacher(ACOUSTIC, TEACHER, folder, **HOW)
+    return folder
 
 
 @pytest.fixture
-def run(tmp_path):
-    """A run of ana and ben that has a teacher."""
-    folder = noise_features(tmp_path / "run", "ana", "ben")
-    write_encoder(folder)
-    train_teacher(ACOUSTIC, TEACHER, folder, **HOW)
-    return folder
+def run(trained, tmp_path):
+    """A copy of `trained`."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def files(folder):
@@ -104,7 +102,7 @@ def test_a_stage_of_an_earlier_version_is_compared_by_its_singers(run):
 def test_a_checkpoint_of_another_run_is_found(run, tmp_path):
     """Its singers have the same names; its clips are others."""
     other = noise_features(tmp_path / "other", "ana", "ben")
-    write_encoder(other)
+    save_stage(other, "content", new_encoder(), ENCODER)
     train_teacher(ACOUSTIC, TEACHER, other, **HOW)
     latest_checkpoint(other / "teacher").replace(latest_checkpoint(run / "teacher"))
     with pytest.raises(TrainingError, match="trained on other clips"):
@@ -122,12 +120,11 @@ def test_a_vocoder_compares_its_data_too(tmp_path):
 @pytest.mark.parametrize(("stage", "field"), [("content", "content_hop_length"), ("vocoder", "n_mels")])
 def test_networks_for_other_audio_settings_are_refused(tmp_path, stage, field):
     run, other = noise_features(tmp_path / "run", "ana"), replace(SPEC, **{field: getattr(SPEC, field) // 2})
-    write_encoder(run, other if stage == "content" else SPEC)
+    of_encoder = other if stage == "content" else SPEC
+    save_stage(run, "content", new_encoder(of_encoder), ENCODER, of_encoder)
     if stage == "vocoder":
         small = VocoderConfig(channels=16, dilations=(1,))
-        (run / stage).mkdir()
-        module, config = Vocoder(small, other), {"audio": to_mapping(other), "network": to_mapping(small)}
-        save_checkpoint(run / stage, 1, {"ema": module}, torch.optim.AdamW(module.parameters()), config)
+        save_stage(run, stage, Vocoder(small, other), small, other)
     with pytest.raises(
         DataError, match=rf"run/{stage} is for other audio settings .*{field} is now .*\nhint: .*-train {stage}"
     ):
@@ -154,9 +151,7 @@ def test_a_stage_is_auditioned_with_its_own_encoder_only(run):
     encoder = run / "content" / "step_00000001.safetensors"
     checkpoint = latest_checkpoint(run / "teacher")
     Renderer(run).require_own(checkpoint)
-    other = ContentEncoder(ENCODER, SPEC)
-    config = {"audio": to_mapping(SPEC), "network": to_mapping(ENCODER)}
-    save_checkpoint(run / "content", 2, {"ema": other}, torch.optim.AdamW(other.parameters()), config)
+    save_stage(run, "content", ContentEncoder(ENCODER, SPEC), ENCODER, step=2)
     assert encoder.is_file()
     with pytest.raises(DataError, match=r"content encoders are now .*\nhint: .*-train teacher"):
         Renderer(run).require_own(checkpoint)

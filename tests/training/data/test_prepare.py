@@ -263,7 +263,7 @@ def test_prepare_warns_of_the_weak_content_encoder(tmp_path):
 
 def test_a_damaged_index_is_named(m4, tmp_path):
     prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
-    for text in ("[]", "{}", '{"singers": {"a": {}}, "clips": []}'):
+    for text in ("[]", "{}", '{"audio": {', '{"singers": {"a": {}}, "clips": []}'):
         (tmp_path / "index.json").write_text(text)
         with pytest.raises(DataError, match=r"index.json is damaged: .*\nhint: "):
             FeatureIndex.open(tmp_path)
@@ -303,9 +303,6 @@ def test_damaged_features_are_made_anew_or_named(m4, tmp_path):
         features.load(clip)
     prepare(m4, SPEC, tmp_path, 1, Console(quiet=True))
     assert path.read_bytes() == whole
-    (tmp_path / "index.json").write_text('{"audio": {')
-    with pytest.raises(DataError, match=r"index.json is damaged: .*\nhint: "):
-        FeatureIndex.open(tmp_path)
 
 
 def test_a_disk_that_fills_up_under_a_clip(m4, tmp_path, monkeypatch):

@@ -218,17 +218,6 @@ def test_settings_that_do_not_change_the_result_may_change(tmp_path):
         run(tmp_path / "stage", replace(CONFIG, batch_size=2), resume=True)
 
 
-def test_checkpoint_of_before_these_settings_is_resumed(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "stage", make_batch=killed_after(8))
-    path = latest_checkpoint(tmp_path / "stage")
-    step, config = read_metadata(path)
-    new = ("accumulate", "devices", "nodes", "strategy", "keep", "best_by", "best_is")
-    config["loop"] = {name: value for name, value in config["loop"].items() if name not in new}
-    save_file(load_file(path), path, metadata={"step": str(step), "config": json.dumps(config)})
-    assert len(run(tmp_path / "stage", resume=True).losses) == 7
-
-
 def test_best_checkpoint_by_a_figure_of_the_validation(tmp_path):
     figures = iter([3.0, 1.0, 2.0, 9.0, 5.0, 6.0])
     config = replace(CONFIG, checkpoint_every=2, best_by="error", keep=1)

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
 from comosvc.training.acoustic.model import AcousticConfig, DenoiserConfig
-from comosvc.training.acoustic.student import StudentConfig
-from comosvc.training.acoustic.teacher import TeacherConfig
+from comosvc.training.acoustic.teaching import StudentConfig, TeacherConfig
 from comosvc.training.cli import app
 from comosvc.training.config import RECIPES, load_config, to_mapping
 from comosvc.training.content.adopt import adopt_content, load_weights

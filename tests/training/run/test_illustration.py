@@ -23,7 +23,7 @@ from comosvc.runtime.audio.features import mel_centres_hz, mel_spectrogram
 from comosvc.runtime.audio.spec import COMOSVC_24K as SPEC
 from comosvc.runtime.audio.spec import FrontEnd
 from comosvc.runtime.errors import OutputError
-from comosvc.training.acoustic.student import StudentConfig
+from comosvc.training.acoustic.teaching import StudentConfig
 from comosvc.training.cli import app
 from comosvc.training.data.prepared import PreparedClip
 from comosvc.training.evaluation import audition as audition_module

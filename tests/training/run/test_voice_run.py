@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.runtime.voice.bundle import open_bundle
 from comosvc.training.acoustic.model import AcousticConfig
-from comosvc.training.acoustic.student import StudentConfig
-from comosvc.training.acoustic.teacher import TeacherConfig
+from comosvc.training.acoustic.teaching import StudentConfig, TeacherConfig
 from comosvc.training.cli import app
 from comosvc.training.errors import TrainingError
 from comosvc.training.loop.checkpoint import latest_checkpoint, read_metadata
