@@ -17,7 +17,7 @@ from ..runtime.audio.spec import AudioSpec
 from ..runtime.storage import replacing, sha256
 from ..training.corpus import CorpusConfig, Labels, ParallelSong, held_out_set
 from ..training.corpus.plan import RENDER_VERSION
-from .metrics import F0Errors, Mel, MelScore, PitchMeter, f0_errors, score_mel
+from .metrics import Mel, MelScore, PitchMeter, Pooled, f0_errors, score_mel
 
 _LABELS = ("f0_hz", "phone_start_s", "phone")
 
@@ -164,23 +164,6 @@ def score_output(
 
 def _mel(audio: NDArray[np.float32], spec: AudioSpec) -> Mel:
     return mel_spectrogram(soxr.resample(audio, SAMPLE_RATE, spec.sample_rate), spec)
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """Averages over conversions."""
-
-    n: int
-    relative_l1: float
-    """Of the student's mel, over that of the unconverted source."""
-    relative_l1_audio: float
-    relative_smoothed_l1: float
-    texture: float
-    texture_audio: float
-    unconverted_l1: float
-    identified: float
-    """Share of clips whose target singer the classifier names."""
-    f0: F0Errors
 
 
 def pool(scores: Iterable[Score], spec: AudioSpec) -> Pooled:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime.cli.exit import errors_in_words, log_to
-from ..runtime.errors import printable
+from ..runtime.errors import printable, without_package
 from ..runtime.voice.bundle import SUFFIX
 
 if TYPE_CHECKING:
@@ -104,7 +104,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Turn a trained run folder, or checkpoints of others, into a voice: one .comosvc file, used without torch.",
 )
@@ -423,5 +422,8 @@ register_engines(app, console, output, _clear_errors)
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    app()
+    """Entry point of `comosvc-export`."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        raise without_package(error, "comosvc-export", "export") from None

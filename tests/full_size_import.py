@@ -26,7 +26,7 @@ from foreign_files import (
 )
 from reference import authors
 
-from comosvc.benchmarks.report import this_machine
+from comosvc.benchmarks.report import machine_facts
 from comosvc.export.bundle.describe import commit
 from comosvc.runtime.voice.bundle import open_bundle
 
@@ -129,7 +129,7 @@ def main(result: Path, folder: Path) -> None:
     report = {
         "what": "comosvc-export import of files of the authors' sizes with random weights; the machine did other work",
         "command": f"python tests/full_size_import.py benchmarks/results/{result.name}",
-        "hardware": this_machine(),
+        "hardware": machine_facts(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "commit": commit(),
         "input_bytes": {

@@ -37,7 +37,7 @@ ROOMS = {
         "cli",
         "entry",
     ],
-    "export": ["errors", "archive", "graphs", "precision", "bundle", "importing", "cli", "entry"],
+    "export": ["errors", "archive", "graphs", "precision", "bundle", "importing", "cli"],
     "benchmarks": [
         "report",
         "metrics",
@@ -50,7 +50,6 @@ ROOMS = {
         "trained",
         "speed",
         "cli",
-        "entry",
     ],
 }
 """Rooms of each package, lowest first. A room imports only the rooms before it."""

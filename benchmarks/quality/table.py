@@ -7,14 +7,13 @@ from typing import Any
 
 from ...runtime import Converter
 from ...runtime.errors import ComosvcError
-from ...runtime.providers import Precision, Provider
 from ...runtime.storage import sha256
 from ...runtime.voice.bundle import Bundle, comosvc_home, open_bundle
 from ...training.corpus import CorpusConfig
 from ..held_out import SAMPLE_RATE, HeldOutPair, HeldOutSong, Score, load_held_out, pairs, pool, score_conversion
-from ..install import MAX_IMPORT_S, MAX_SIZE_MB, measure_install
+from ..install import measure_install
 from ..metrics import PitchMeter, SingerMeter
-from ..report import Report, Row
+from ..report import Figures, Provenance, Row
 from .bundle_parts import (
     bounded_pitch_errors,
     content_accuracy,
@@ -25,49 +24,12 @@ from .bundle_parts import (
     worst_parity,
 )
 from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation, rotated_pairs
-
-GOALS: dict[str, Row] = {
-    "student": Row(
-        what="student as shipped, one step: L1 to the true target over the unconverted source's", at_most=0.55
-    ),
-    "audio": Row(what="… of the audio that comes out, vocoder and all", at_most=0.55),
-    "smoothed": Row(what="… of the student's mel, smoothed over 9 frames"),
-    "two_steps": Row(what="… of the student's mel, two steps"),
-    "four_steps": Row(what="… of the student's mel, four steps"),
-    "published": Row(what="student by the published recipe, one step: the same ratio", at_most=0.65),
-    "teacher": Row(what="teacher at its best step count: the same ratio", at_most=0.62),
-    "texture": Row(what="texture of the shipped student's mel, over the truth's", at_least=0.9, at_most=1.1),
-    "texture_audio": Row(what="texture of the audio that comes out, over the truth's"),
-    "ode": Row(
-        what="student(z) to the teacher's ODE end from z, over the undistilled network's distance", at_most=0.35
-    ),
-    "ode_fine": Row(what="… to the end on the published ladder, 24 Euler steps"),
-    "ode_published": Row(what="… of the student by the published recipe"),
-    "other_z": Row(what="student(z) to the ODE end from z, over the distance to that from another z", at_most=1.0),
-    "f0_gross": Row(what="F0 of the output: gross errors (> 50 cents)", unit="%", at_most=1.0),
-    "f0_rmse": Row(what="F0 of the output: RMSE of the rest", unit="cents", at_most=15.0),
-    "f0_voicing": Row(what="F0 of the output: voicing errors", unit="%", at_most=3.0),
-    "identified": Row(what="target singer identified from the output", unit="%", at_least=95.0),
-    "copy": Row(what="vocoder copy-synthesis: L1", unit="nepers", at_most=0.12),
-    "content_synthetic": Row(what="content encoder, frame accuracy: held-out synthetic singers", at_least=0.92),
-    "content_recorded": Row(what="content encoder, frame accuracy: a held-out recorded voice", at_least=0.70),
-    "content_low_synthetic": Row(what="… of the encoder for live use: held-out synthetic singers"),
-    "content_low_recorded": Row(what="… of the encoder for live use: a held-out recorded voice"),
-    "parity": Row(what="ONNX against torch, worst graph, relative error", at_most=1e-5),
-    "size": Row(what="slim install: size of the environment", unit="MB", at_most=MAX_SIZE_MB),
-    "import": Row(what="slim install: import time", unit="s", at_most=MAX_IMPORT_S),
-    "rtf": Row(what="whole chain on one core: RTF", at_most=0.04),
-    "lookahead": Row(what="look-ahead of all parts, live", unit="ms", at_most=60.0),
-    "bounded_gross": Row(what="F0 with 16 ms of look-ahead, held: gross errors", unit="%"),
-    "bounded_rmse": Row(what="F0 with 16 ms of look-ahead, held: RMSE of the rest", unit="cents"),
-    "bounded_voicing": Row(what="F0 with 16 ms of look-ahead, held: voicing errors", unit="%"),
-}
-"""The rows in the order of the table. L1 is that of log-mels."""
+from .goals import GOALS
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a row turned out to be; `value` None where it could not be measured, and `note` says why and how to."""
+    """A figure; `value` None where it could not be measured, and `note` says why and how to."""
 
     value: float | None
     note: str
@@ -87,8 +49,8 @@ class QualityOptions:
     """What to measure."""
 
     model: str = "demo"
-    provider: Provider = "cpu"
-    precision: Precision = "auto"
+    provider: str = "cpu"
+    precision: str = "auto"
     """The two of the conversions and the RTF; the parts are measured as ONNX graphs in fp32 on the CPU."""
     run: Path | None = None
     """A run folder, for the rows that need torch: teacher, published student, distances to the ODE."""
@@ -112,19 +74,20 @@ class _QualityBench:
     details: dict[str, Any]
 
 
-def measure_quality(options: QualityOptions, command: str, say: Say) -> Report:
+def measure_quality(options: QualityOptions, command: str, say: Say) -> Figures:
     """Measure every row that `options` allow; the others stay empty and say how. `say` hears of progress."""
     say("held-out songs")
     songs = load_held_out(options.corpus, options.cache, lambda song: say(f"rendered {song}"))
     details: dict[str, Any] = {}
-    with Converter(options.model, provider=options.provider, precision=options.precision, threads=1) as converter:
+    chosen: dict[str, Any] = {"provider": options.provider, "precision": options.precision}
+    with Converter(options.model, **chosen, threads=1) as converter:
         bench = _QualityBench(options, converter, open_bundle(options.model), songs, PitchMeter(), say, details)
         _require_targets(bench)
         rows = {**_conversions(bench), **_parts(bench), **_distillation(bench), **_install(bench)}
         voice = _voice(bench)
     assert rows.keys() == GOALS.keys()
     table = tuple(filled(key, rows[key]) for key in GOALS)
-    return Report(command=command, rows=table, voice=voice, details=details)
+    return Figures(provenance=Provenance.here(command), rows=table, voice=voice, details=details)
 
 
 def _require_targets(bench: _QualityBench) -> None:

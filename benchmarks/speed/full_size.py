@@ -41,9 +41,9 @@ from ...training.acoustic.model import AUTHORS_ACOUSTIC, AcousticConfig, Acousti
 from ...training.content.encoders import ContentVec, ContentVecConfig
 from ...training.vocoder.hifigan import M4SINGER_24K, HifiGanConfig
 from ...training.vocoder.light import LIGHT_24K, VocoderConfig, build_vocoder
-from .chain import Loaded
 from .engines import of_voice
 from .exported import cache_folder, content_key, mark_used, remove_unused
+from .results import Loaded
 from .voices import STAGE_OF, ReadyVoice
 
 N_SINGERS = 20

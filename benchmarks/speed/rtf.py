@@ -12,11 +12,22 @@ from typing import Any
 import psutil
 
 from ...runtime.errors import ComosvcError
-from .ceilings import Ceilings, measure_ceilings
-from .chain import Loaded, Skipped, Variant, VariantKey
+from ..report import Provenance
+from .ceilings import measure_ceilings, the_better
+from .chain import Skipped, Variant
 from .options import RtfOptions
-from .results import TOTAL, CellNoise, FullCheck, NotMeasured, SpeedReport, SystemFacts, Timing
-from .timing import Turn, Watch, in_turns, machine_facts
+from .results import (
+    TOTAL,
+    Ceilings,
+    CellNoise,
+    FullCheck,
+    NotMeasured,
+    SpeedReport,
+    SystemFacts,
+    Timing,
+    VariantKey,
+)
+from .timing import Turn, Watch, in_turns
 from .worker import Opener, ProcessSession, Session, in_process
 
 Say = Callable[[str], None]
@@ -75,7 +86,7 @@ def measure_rtf(
 
     `keep` is given what there is after each size, all that is missing among what was not measured.
     """
-    begun = SpeedReport(command=command, options=asdict(options), machine=machine_facts(options.device))
+    begun = SpeedReport(provenance=Provenance.here(command, options.device), options=asdict(options))
     leaving = [_not_measured(s.key, s.why, options, s.device) for s in skipped]
     keys: list[VariantKey] = []
 
@@ -129,7 +140,8 @@ def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], thread
                 _check_extrapolation(bench, sessions, threads)
         bench.sitting += 1
     try:
-        bench.ceilings[-1] = bench.ceilings[-1].or_better(in_process(measure_ceilings, threads, options.device))
+        again = in_process(measure_ceilings, threads, options.device)
+        bench.ceilings[-1] = the_better(bench.ceilings[-1], again)
     except ComosvcError as error:  # those from before stand; the rows shall not be lost
         bench.failed.append(NotMeasured(what=f"ceilings, once more, {threads} thread(s)", why=str(error)))
 
@@ -168,16 +180,10 @@ def _seat(
             bench.ended[key, threads] = ""
             continue
         sessions[key] = session
-        bench.systems.append(_facts(variant, threads, session.loaded))
+        facts = {**asdict(key), **vars(session.loaded)}
+        bench.systems.append(SystemFacts(**facts, provider=variant.provider, threads=threads))
         left_mb -= work_mb + (session.loaded.loaded_mb or 0.0)
     return sessions
-
-
-def _facts(variant: Variant, threads: int, loaded: Loaded) -> SystemFacts:
-    own: dict[str, Any] = {
-        name: dict(found) if isinstance(found, Mapping) else found for name, found in vars(loaded).items()
-    }
-    return SystemFacts(**asdict(variant.key), provider=variant.provider, threads=threads, **own)
 
 
 def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], cell: Cell) -> None:

@@ -15,11 +15,12 @@ from ...runtime.voice.manifest import FROM_FP32
 from ...training.loop.devices import why_emulated
 from ..baselines import BASELINES
 from ..baselines.steps import SpeedSystem
-from .chain import Skipped, Variant, VariantKey, measure_overhead
+from .chain import Skipped, Variant, measure_overhead
 from .engines import DTYPES, open_onnx, open_torch
 from .exported import export_system
 from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_counted, ready_precision
 from .options import ALL, DEVICES, RtfOptions
+from .results import VariantKey
 from .voices import ReadyVoice, open_voice
 
 Make = Callable[[], SpeedSystem]

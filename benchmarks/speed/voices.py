@@ -18,15 +18,13 @@ from ...runtime.providers.gpu import Device
 from ...runtime.providers.tensorrt.build import BUILD
 from ...runtime.providers.tensorrt.cache import EngineRecord
 from ...runtime.voice.manifest import FROM_FP32, Manifest
-from .chain import Chain, Loaded, Pass, sung_clip
+from .chain import CLIP_RATE, Chain, Pass, sung_clip
+from .results import Loaded
+from .tables import OTHER
 from .timing import Sample, Turn, resident_mb
 
-CLIP_RATE = 44_100
-"""Of the clips that are converted: the voice resamples, and that is counted."""
 STAGE_OF = {"content": "content", "pitch": "f0", "acoustic": "acoustic", "vocoder": "vocoder"}
 """Names in `timings_ms` to stages."""
-OTHER = "other"
-"""All that `convert` does besides: resampling, loudness, the sine source, cutting and joining; files in a batch."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ...runtime.errors import ComosvcError
-from .chain import Chain, Loaded, Pass
+from .chain import Chain, Pass
+from .results import Loaded
 from .timing import Turn, high_water_mb, reset_high_water, resident_mb
 
 T = TypeVar("T")

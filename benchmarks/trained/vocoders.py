@@ -35,7 +35,7 @@ from ...training.vocoder.stage import VocoderClip, VocoderData, VocoderObjective
 from ..held_out import load_held_out
 from ..metrics import F0Errors, MelScore, PitchMeter, f0_errors, mean_of
 from ..quality.bundle_parts import RTF_REPEATS, HeldOutClip, copy_inputs, copy_of, held_out_clips
-from ..report import Report, Row
+from ..report import Figures, Provenance, Row
 from .equal_compute import Plan, fit_stage, kept_plan, spent_cpu_s, step_cost
 from .objectives import TrainedPart
 
@@ -103,7 +103,7 @@ def default_options(run: Path, cpu_minutes: float) -> VocodersOptions:
     )
 
 
-def measure_vocoders(options: VocodersOptions, command: str, say: Callable[[str], None], console: Console) -> Report:
+def measure_vocoders(options: VocodersOptions, command: str, say: Callable[[str], None], console: Console) -> Figures:
     """Train what is not trained yet, then measure it and the shipped voice's vocoder. Raises `DataError` without
     features, `ConfigError` where the training was begun with another budget.
     """
@@ -218,7 +218,7 @@ def _median_cpu_s(work: Callable[[], Any]) -> float:
 
 def _report(
     found: Mapping[str, VocoderFigures], plan: Plan, clips: list[HeldOutClip], features: FeatureIndex, command: str
-) -> Report:
+) -> Figures:
     rows: list[Row] = []
     for name, one in found.items():
         limit = GFLOP_ALLOWED if name == LIGHT else None
@@ -246,7 +246,12 @@ def _report(
         "torch_threads": torch.get_num_threads(),
         "vocoders": {name: asdict(one) for name, one in found.items()},
     }
-    return Report(command=command, rows=tuple(rows), voice={"name": "vocoders, trained alike"}, details=details)
+    return Figures(
+        provenance=Provenance.here(command),
+        rows=tuple(rows),
+        voice={"name": "vocoders, trained alike"},
+        details=details,
+    )
 
 
 def _known(value: float) -> float | None:

@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
-from comosvc.benchmarks.quality.table import GOALS, QualityOptions, measure_quality
-from comosvc.benchmarks.report import as_table, load_json, save_json
+from comosvc.benchmarks.quality.goals import GOALS
+from comosvc.benchmarks.quality.table import QualityOptions, measure_quality
+from comosvc.benchmarks.report import Figures, load, save
 from comosvc.training.config import load_config
 from comosvc.training.recipe import Recipe
 
@@ -55,7 +56,7 @@ def test_the_exported_student_is_the_trained_one(report):
 
 def test_it_prints_and_keeps(report, tmp_path):
     out = io.StringIO()
-    Console(file=out, width=200).print(as_table(report))
+    Console(file=out, width=200).print(report.table().for_terminal())
     assert "miss" in out.getvalue()
-    save_json(report, tmp_path / "quality.json")
-    assert load_json(tmp_path / "quality.json").rows == report.rows
+    save(report, tmp_path / "quality.json")
+    assert load(tmp_path / "quality.json", [Figures]).rows == report.rows

@@ -19,9 +19,10 @@ from toy_systems import TOYS, Denoiser, seeded, toy, toy_breaking, toy_many, toy
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
+from comosvc.benchmarks.report import load, save
 from comosvc.benchmarks.speed import exported as exporting
 from comosvc.benchmarks.speed import full_size, rtf, systems, voices
-from comosvc.benchmarks.speed.chain import Loaded, sung_clip
+from comosvc.benchmarks.speed.chain import sung_clip
 from comosvc.benchmarks.speed.engines import OnnxChain, TorchChain, open_torch
 from comosvc.benchmarks.speed.exported import content_key, export_system
 from comosvc.benchmarks.speed.full_size import (
@@ -33,10 +34,10 @@ from comosvc.benchmarks.speed.full_size import (
     with_singers,
 )
 from comosvc.benchmarks.speed.options import RtfOptions
-from comosvc.benchmarks.speed.results import TOTAL, load_speed, save_speed
+from comosvc.benchmarks.speed.results import TOTAL, Loaded, SpeedReport
 from comosvc.benchmarks.speed.rtf import measure_rtf
 from comosvc.benchmarks.speed.systems import find_subjects, plan
-from comosvc.benchmarks.speed.tables import all_grids, engine_grid, loading_grid
+from comosvc.benchmarks.speed.tables import all_tables, engine_table, loading_table
 from comosvc.benchmarks.speed.timing import Rounds, Sample
 from comosvc.benchmarks.speed.voices import ReadyVoice, VoiceChain, engine_facts, fp32_graphs
 from comosvc.benchmarks.speed.worker import LocalSession, MeasuringError, Peak, ProcessSession, in_process
@@ -66,7 +67,7 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, tiny_path):
     options += ["--engines", "torch,onnx,tensorrt"]
     done = CliRunner().invoke(app, ["rtf", *options, "--json", str(tmp_path / "a.json")], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
-    report = load_speed(tmp_path / "a.json")
+    report = load(tmp_path / "a.json", [SpeedReport])
     assert [(entry.what, entry.command) for entry in report.not_measured] == [
         ("toy-many (tensorrt fp32)", ""),
         (
@@ -92,7 +93,7 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, tiny_path):
 
 
 def _percentiles_and_rates_are_those_of_the_run(report):
-    grids = {grid.title: grid for grid in all_grids(report)}
+    grids = {grid.title: grid for grid in all_tables(report)}
     assert "TensorRT engines" not in grids, "none was built"
     rows = {row[:2]: row[2:] for row in grids["whole chain, ms: cpu, batch 1, 1 thread(s)"].rows}
     for total in report.totals():
@@ -207,13 +208,13 @@ def test_a_system_that_fails_is_noted_and_the_others_are_measured(fake_run):
 
 def test_a_run_that_is_ended_has_kept_what_it_measured(fake_run, tmp_path):
     def keep(report):
-        save_speed(report, tmp_path / "a.json")
+        save(report, tmp_path / "a.json")
         if len(report.totals()) == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fake_run(keep, lengths_s=(1.0, 4.0), threads=(1, 2))
-    report = load_speed(tmp_path / "a.json")
+    report = load(tmp_path / "a.json", [SpeedReport])
     assert [row.cell for row in report.totals()] == [(1, 1, 1.0)] * 2
     assert report.rows[0].ceiling_gflop_s == 100.0
     missing = [(entry.what.partition(" (")[0], entry.why) for entry in report.not_measured]
@@ -245,7 +246,7 @@ def test_ceilings_that_cannot_be_measured_again_cost_no_row(fake_run, monkeypatc
 
 
 def test_on_a_gpu_nobody_has_the_memory_of_another(fake_run, monkeypatch):
-    monkeypatch.setattr(rtf, "machine_facts", lambda device: {})
+    monkeypatch.setattr("comosvc.benchmarks.report.machine_facts", lambda device: {})
     report = fake_run(lengths_s=(1.0,), device="cuda")
     assert {row.system: row.sitting for row in report.rows} == {"toy": 0, "toy-many": 1}
 
@@ -476,7 +477,7 @@ def test_graphs_that_stay_in_fp32_are_said(tmp_path):
     others = tuple(name for name in manifest.graphs if name != "acoustic")
     assert VoiceChain(model, 1, "cpu", "int8").loaded.fp32_graphs == others
     assert VoiceChain(model, 1, "cpu", "fp32").loaded.fp32_graphs == ()
-    rows = loading_grid(report([], systems=(facts("demo", fp32_graphs=("content", "vocoder")), facts("other")))).rows
+    rows = loading_table(report([], systems=(facts("demo", fp32_graphs=("content", "vocoder")), facts("other")))).rows
     assert [row[-1] for row in rows] == ["the demo; in fp32: content, vocoder", "the other"]
 
 
@@ -505,7 +506,7 @@ def test_engines_are_shown_with_what_their_build_took(tiny_path, home):
     built = build_engines(bundle, engine_spec(bundle, target, "fp32", ("stream",)))
     on_disk = sum(path.stat().st_size for path in built.folder.glob("*.plan")) / 1e6
     found = facts("tiny", engine="tensorrt", **engine_facts(built.record))
-    (row,) = engine_grid(report([], systems=(found, facts("tiny")))).rows
+    (row,) = engine_table(report([], systems=(found, facts("tiny")))).rows
     assert row == ("tiny (tensorrt fp32)", "1", f"{built.record.seconds:.3g}", f"{on_disk:.0f}")
     assert engine_facts(None) == {}
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from comosvc.benchmarks.held_out import load_held_out
-from comosvc.benchmarks.report import load_json, save_json
+from comosvc.benchmarks.report import Figures, load, save
 from comosvc.benchmarks.trained import vocoders
 from comosvc.benchmarks.trained.vocoders import RIVALS, VocodersOptions, measure_vocoders
 from comosvc.runtime.audio.spec import COMOSVC_24K
@@ -94,8 +94,8 @@ def test_the_shipped_vocoder_copies_well_and_an_untrained_hifigan_does_not(repor
 
 
 def test_rows_can_be_kept(report, tmp_path):
-    save_json(report, tmp_path / "vocoders.json")
-    assert load_json(tmp_path / "vocoders.json").rows == report.rows
+    save(report, tmp_path / "vocoders.json")
+    assert load(tmp_path / "vocoders.json", [Figures]).rows == report.rows
     work = {row.what: row for row in report.rows if row.what.endswith("work")}
     assert work["light: work"].met
     assert work["nsf-hifigan-128: work"].goal == ""
