@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -20,10 +21,11 @@ app = typer.Typer(
 )
 console, stderr = Console(), Console(stderr=True)
 
-WHAT, SIZES, RESULTS = "What is measured", "Sizes and repetitions", "Results"
-"""Panels of the help."""
+_what, _sizes, _results = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("What is measured", "Sizes and repetitions", "Results")
+)
 _VOICE = "A shipped voice, a .comosvc file or its folder"
-Json = Annotated[Path | None, typer.Option("--json", help="Write the results there.", rich_help_panel=RESULTS)]
+Json = Annotated[Path | None, _results("--json", help="Write the results there.")]
 _README_HELP = "Renew the tables between the markers of this Markdown file."
 RunOption = Annotated[
     Path, typer.Option("-o", "--run", help="A run folder with the demo corpus' features: comosvc-train prepare.")
@@ -51,35 +53,21 @@ def _finish(result: Result, tables: Sequence[Table], json: Path | None) -> None:
 
 @app.command()
 def quality(
-    model: Annotated[str, typer.Option("-m", "--model", help=f"{_VOICE}.", rich_help_panel=WHAT)] = "demo",
-    provider: Annotated[
-        str, typer.Option("--provider", help="Convert with it; auto: the best that works here.", rich_help_panel=WHAT)
-    ] = "cpu",
+    model: Annotated[str, _what("-m", "--model", help=f"{_VOICE}.")] = "demo",
+    provider: Annotated[str, _what("--provider", help="Convert with it; auto: the best that works here.")] = "cpu",
     precision: Annotated[
-        str,
-        typer.Option(
-            "--precision", help="Convert in it; auto: the provider's first that the voice has.", rich_help_panel=WHAT
-        ),
+        str, _what("--precision", help="Convert in it; auto: the provider's first that the voice has.")
     ] = "auto",
     run: Annotated[
-        Path | None,
-        typer.Option(
-            "--run", help="The run folder of the voice: also measure its teacher and students.", rich_help_panel=WHAT
-        ),
+        Path | None, _what("--run", help="The run folder of the voice: also measure its teacher and students.")
     ] = None,
     install: Annotated[
         str | None,
-        typer.Option(
-            "--install",
-            help="Also measure the slim install: what pip shall install, '.[cpu]' or 'x.whl[cpu]'.",
-            rich_help_panel=WHAT,
-        ),
+        _what("--install", help="Also measure the slim install: what pip shall install, '.[cpu]' or 'x.whl[cpu]'."),
     ] = None,
-    constraint: Annotated[
-        Path | None, typer.Option("--constraint", help="A pip constraints file for that.", rich_help_panel=WHAT)
-    ] = None,
+    constraint: Annotated[Path | None, _what("--constraint", help="A pip constraints file for that.")] = None,
     json: Json = None,
-    readme: Annotated[Path | None, typer.Option("--readme", help=_README_HELP, rich_help_panel=RESULTS)] = None,
+    readme: Annotated[Path | None, _results("--readme", help=_README_HELP)] = None,
 ) -> None:
     """The quality table of a demo voice on the held-out set: unseen singers, unseen songs, true targets.
 
@@ -105,25 +93,16 @@ def quality(
 
 @app.command()
 def train(
-    batch: Annotated[int, typer.Option("--batch", help="Samples a step.", min=1, rich_help_panel=SIZES)] = 4,
-    frames: Annotated[
-        int, typer.Option("--frames", help="Mel frames of a sample; published: 375.", min=8, rich_help_panel=SIZES)
-    ] = 375,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, rich_help_panel=SIZES)] = 5,
-    steps: Annotated[
-        int, typer.Option("--steps", help="Of each system in each round.", min=1, rich_help_panel=SIZES)
-    ] = 2,
-    threads: Annotated[int, typer.Option("--threads", min=1, rich_help_panel=WHAT)] = 1,
+    batch: Annotated[int, _sizes("--batch", help="Samples a step.", min=1)] = 4,
+    frames: Annotated[int, _sizes("--frames", help="Mel frames of a sample; published: 375.", min=8)] = 375,
+    rounds: Annotated[int, _sizes("--rounds", min=1)] = 5,
+    steps: Annotated[int, _sizes("--steps", help="Of each system in each round.", min=1)] = 2,
+    threads: Annotated[int, _what("--threads", min=1)] = 1,
     precision: Annotated[
-        str,
-        typer.Option("--precision", help="Of ours: bf16, fp16, fp32, or several with commas.", rich_help_panel=WHAT),
+        str, _what("--precision", help="Of ours: bf16, fp16, fp32, or several with commas.")
     ] = "bf16,fp32",
-    layers: Annotated[
-        int, typer.Option("--layers", help="Of both networks; published: 20.", min=1, rich_help_panel=SIZES)
-    ] = 20,
-    channels: Annotated[
-        int, typer.Option("--channels", help="Of both networks; published: 512.", min=8, rich_help_panel=SIZES)
-    ] = 512,
+    layers: Annotated[int, _sizes("--layers", help="Of both networks; published: 20.", min=1)] = 20,
+    channels: Annotated[int, _sizes("--channels", help="Of both networks; published: 512.", min=8)] = 512,
     json: Json = None,
 ) -> None:
     """Steps of training a second, ours against the authors' arithmetic at equal size, in turns on this CPU.
@@ -172,45 +151,22 @@ def vocoders(
 @app.command()
 def rtf(
     systems: Annotated[
-        str | None,
-        typer.Option(
-            "--systems",
-            help="Ids with commas between them, or all. comosvc:VOICE is a voice.",
-            rich_help_panel=WHAT,
-        ),
+        str | None, _what("--systems", help="Ids with commas between them, or all. comosvc:VOICE is a voice.")
     ] = None,
     model: Annotated[
-        list[str] | None,
-        typer.Option("-m", "--model", help="Also measure this voice: the same as comosvc:VOICE.", rich_help_panel=WHAT),
+        list[str] | None, _what("-m", "--model", help="Also measure this voice: the same as comosvc:VOICE.")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option("--preset", help="cpu or gpu; other options override it.", rich_help_panel=WHAT)
-    ] = None,
-    lengths: Annotated[
-        str | None, typer.Option("--lengths", help="Seconds: 1,5,10,30,180.", rich_help_panel=SIZES)
-    ] = None,
-    batch: Annotated[str | None, typer.Option("--batch", help="Clips at once: 1,4.", rich_help_panel=SIZES)] = None,
-    threads: Annotated[str | None, typer.Option("--threads", help="Of the engines.", rich_help_panel=SIZES)] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.", rich_help_panel=WHAT)] = None,
-    engines: Annotated[
-        str | None, typer.Option("--engines", help="torch,onnx,openvino,tensorrt.", rich_help_panel=WHAT)
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="fp32,bf16,fp16,int8.", rich_help_panel=WHAT)
-    ] = None,
-    singers: Annotated[
-        str | None, typer.Option("--singers", help="Casts to try our voices with: 1,20,200.", rich_help_panel=SIZES)
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option("--rounds", help="Repetitions, in turns.", min=1, rich_help_panel=SIZES)
-    ] = None,
+    preset: Annotated[str | None, _what("--preset", help="cpu or gpu; other options override it.")] = None,
+    lengths: Annotated[str | None, _sizes("--lengths", help="Seconds: 1,5,10,30,180.")] = None,
+    batch: Annotated[str | None, _sizes("--batch", help="Clips at once: 1,4.")] = None,
+    threads: Annotated[str | None, _sizes("--threads", help="Of the engines.")] = None,
+    device: Annotated[str | None, _what("--device", help="cpu or cuda.")] = None,
+    engines: Annotated[str | None, _what("--engines", help="torch,onnx,openvino,tensorrt.")] = None,
+    precision: Annotated[str | None, _what("--precision", help="fp32,bf16,fp16,int8.")] = None,
+    singers: Annotated[str | None, _sizes("--singers", help="Casts to try our voices with: 1,20,200.")] = None,
+    rounds: Annotated[int | None, _sizes("--rounds", help="Repetitions, in turns.", min=1)] = None,
     full: Annotated[
-        bool,
-        typer.Option(
-            "--full",
-            help="All lengths with all systems, and samplers once to their end at 10 s.",
-            rich_help_panel=SIZES,
-        ),
+        bool, _sizes("--full", help="All lengths with all systems, and samplers once to their end at 10 s.")
     ] = False,
     json: Json = None,
 ) -> None:
@@ -253,39 +209,21 @@ def rtf(
 
 @app.command()
 def latency(
-    model: Annotated[
-        str, typer.Option("-m", "--model", help=f"{_VOICE}, full-size or full-size-light.", rich_help_panel=WHAT)
-    ] = "demo",
-    blocks: Annotated[
-        str, typer.Option("--blocks", help="Sizes of a stream's blocks, ms; none: none.", rich_help_panel=SIZES)
-    ] = "10,20,40,80",
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Of audio for each of them.", min=0.1, rich_help_panel=SIZES)
-    ] = 20.0,
-    clips: Annotated[
-        str, typer.Option("--clips", help="Lengths of whole clips, ms; none: none.", rich_help_panel=SIZES)
-    ] = "250,500,1000,2000",
-    calls: Annotated[int, typer.Option("--calls", help="Of each length; at least 20.", rich_help_panel=SIZES)] = 50,
-    start_up: Annotated[
-        bool, typer.Option("--start-up", help="Also: import, load, first second.", rich_help_panel=WHAT)
-    ] = False,
+    model: Annotated[str, _what("-m", "--model", help=f"{_VOICE}, full-size or full-size-light.")] = "demo",
+    blocks: Annotated[str, _sizes("--blocks", help="Sizes of a stream's blocks, ms; none: none.")] = "10,20,40,80",
+    seconds: Annotated[float, _sizes("--seconds", help="Of audio for each of them.", min=0.1)] = 20.0,
+    clips: Annotated[str, _sizes("--clips", help="Lengths of whole clips, ms; none: none.")] = "250,500,1000,2000",
+    calls: Annotated[int, _sizes("--calls", help="Of each length; at least 20.")] = 50,
+    start_up: Annotated[bool, _what("--start-up", help="Also: import, load, first second.")] = False,
     distance: Annotated[
         bool,
-        typer.Option(
-            "--distance",
-            help="Also: low latency against the default, and streams against it, on the held-out set.",
-            rich_help_panel=WHAT,
-        ),
+        _what("--distance", help="Also: low latency against the default, and streams against it, on the held-out set."),
     ] = False,
-    soak: Annotated[
-        float, typer.Option("--soak", help="Also: minutes of audio in one stream.", min=0.0, rich_help_panel=WHAT)
-    ] = 0.0,
-    long_files: Annotated[
-        str, typer.Option("--long-files", help="Also: minutes, such as 0.5,180.", rich_help_panel=WHAT)
-    ] = "none",
-    threads: Annotated[int, typer.Option("--threads", help="Of the engine.", min=1, rich_help_panel=WHAT)] = 1,
-    provider: Annotated[str, typer.Option("--provider", rich_help_panel=WHAT)] = "auto",
-    precision: Annotated[str, typer.Option("--precision", rich_help_panel=WHAT)] = "auto",
+    soak: Annotated[float, _what("--soak", help="Also: minutes of audio in one stream.", min=0.0)] = 0.0,
+    long_files: Annotated[str, _what("--long-files", help="Also: minutes, such as 0.5,180.")] = "none",
+    threads: Annotated[int, _what("--threads", help="Of the engine.", min=1)] = 1,
+    provider: Annotated[str, _what("--provider")] = "auto",
+    precision: Annotated[str, _what("--precision")] = "auto",
     json: Json = None,
 ) -> None:
     """How long a caller waits: for each block of a stream, and for a short clip.

@@ -29,10 +29,11 @@ from ..training.foreign.stages import ForeignFile, content_at, settings_at, voco
 from ..training.foreign.vocoder_file import VOCODER_CONFIG_NAMES, ImportedVocoder
 from ..training.foreign.weights import Part, require_part
 from ..training.loop.log import Report
-from .archive import peak_memory_bytes, share, store_once, write_zip
+from .archive import peak_memory_bytes, share, write_zip
 from .bundle.assemble import build_files
 from .bundle.statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from .bundle.voice import TrainedVoice
+from .graphs.common_weights import store_once
 from .graphs.trace import SAMPLER_STEPS
 from .precision.precision import add_precisions, files_reader
 

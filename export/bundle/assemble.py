@@ -22,7 +22,8 @@ from ...runtime.voice.bundle import PARITY_FILE
 from ...runtime.voice.graphs import GRAPHS
 from ...runtime.voice.manifest import MANIFEST_FILE, Manifest, to_json
 from ...training.loop.log import Report
-from ..archive import store_once, with_common_tail, write_zip
+from ..archive import write_zip
+from ..graphs.common_weights import store_once, with_common_tail
 from ..graphs.inputs import InputMaker
 from ..graphs.parity import (
     ParityRow,

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ...runtime.storage import decode, sha256
 from ...runtime.voice.bundle import PARITY_FILE, Bundle, open_bundle, read_parity, shipped_voices
 from ...runtime.voice.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from ..archive import graph_file, share, store_once, with_common_tail, write_zip
+from ..archive import graph_file, share, write_zip
 from ..errors import ExportError, as_bundle_error
+from ..graphs.common_weights import store_once, with_common_tail
 from ..graphs.inputs import InputMaker
 from ..graphs.parity import Runner, onnx_runner
 from ..graphs.trace import graph_entry, versions
