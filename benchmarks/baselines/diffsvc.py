@@ -1,6 +1,7 @@
 """diff-svc at 24 kHz. Source: prophesier/diff-svc, `training/config.yaml`."""
 
 from dataclasses import replace
+from functools import cache
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,6 +66,7 @@ class UnitsAndPitch(nn.Module):
         return stretched(content, content_index) + self.pitch_embed(coarse_f0(f0_hz))
 
 
+@cache
 def content_stage(config: ContentVecConfig | None = None, units: int = _UNITS) -> TimedStep:
     return TimedStep(
         name="content", graph=CONTENT, build=seeded(lambda: HubertSoft(config, units)), inputs=audio_inputs

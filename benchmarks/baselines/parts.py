@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -83,6 +84,7 @@ def stretched(content: Tensor, content_index: Tensor) -> Tensor:
     return content.gather(1, content_index.long()[..., None].expand(-1, -1, content.shape[2]))
 
 
+@cache
 def content_stage(config: ContentVecConfig | None = None) -> TimedStep:
     """ContentVec, of which CoMoSVC and so-vits-svc take layer 12 of 12."""
     return TimedStep(
@@ -136,6 +138,7 @@ def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> Timed
     )
 
 
+@cache
 def vocoder_stage(config: HifiGanConfig, spec: AudioSpec) -> TimedStep:
     """NSF-HiFi-GAN on a mel. The sines are made outside, where all of the originals make them without a network."""
     return TimedStep(
@@ -203,12 +206,14 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return build
 
 
+@cache
 def count_parameters(stage: TimedStep) -> int:
     """Weights of a stage's network."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in stage.build().parameters())
 
 
+@cache
 def count_gflop_per_s(stage: TimedStep, seconds: float = COST_SECONDS) -> float:
     """GFLOP per second of audio, all evaluations, on a clip of `seconds`. Nothing is computed: sizes are enough."""
     with torch.device("meta"):

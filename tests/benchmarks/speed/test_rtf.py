@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import time
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,7 @@ from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.report import load, save
 from comosvc.benchmarks.speed import exported as exporting
 from comosvc.benchmarks.speed import full_size, rtf, systems, voices
+from comosvc.benchmarks.speed.ceilings import measure_ceilings
 from comosvc.benchmarks.speed.chain import sung_clip
 from comosvc.benchmarks.speed.engines import OnnxChain, TorchChain, open_torch
 from comosvc.benchmarks.speed.exported import content_key, export_system
@@ -51,7 +53,7 @@ from comosvc.runtime.voice.bundle import kept_fp32, open_bundle
 from comosvc.runtime.voice.manifest import MANIFEST_FILE, from_json, to_json
 from comosvc.training.acoustic.model import AUTHORS_ACOUSTIC, DenoiserConfig
 from comosvc.training.content.encoders import ContentVecConfig
-from comosvc.training.vocoder.hifigan import M4SINGER_24K, NsfHifiGan
+from comosvc.training.vocoder.hifigan import M4SINGER_24K
 from comosvc.training.vocoder.light import Vocoder, VocoderConfig
 
 
@@ -62,6 +64,16 @@ def home(tmp_path, monkeypatch):
 
 
 def test_the_command_from_end_to_end(tmp_path, monkeypatch, tiny_path):
+    """Networks that run in torch are measured in this process, our voice in one of its own."""
+
+    def open_session(name, opener, threads):
+        return (ProcessSession if "tiny" in name else OwnSession)(name, opener, threads)
+
+    monkeypatch.setattr(rtf, "measure_rtf", partial(measure_rtf, open_session=open_session))
+    monkeypatch.setattr(rtf, "measure_ceilings", partial(measure_ceilings, gemm_size=256, copy_mb=8))
+    monkeypatch.setattr(
+        rtf, "in_process", lambda function, *arguments: pickle.loads(pickle.dumps(function))(*arguments)
+    )
     monkeypatch.setattr(systems, "baselines", lambda: TOYS)
     options = ["--systems", "toy-many", "-m", str(tiny_path), "--lengths", "0.5,1", "--rounds", "3", "--full"]
     options += ["--engines", "torch,onnx,tensorrt"]
@@ -133,6 +145,11 @@ def test_bytes_of_a_voice_are_those_of_its_files(tiny_path):
     assert facts["fp32"].ends_mb_per_s["acoustic"] == pytest.approx(ends)
     assert 0.49 * weights < facts["bf16"].weights_mb["acoustic"] < 0.6 * weights, "but for integers"
     assert facts["bf16"].ends_mb_per_s == facts["fp32"].ends_mb_per_s
+
+
+class OwnSession(LocalSession):
+    def __init__(self, name, opener, threads):
+        super().__init__(pickle.loads(pickle.dumps(opener)), threads)
 
 
 WAITING = "the run had not come to it when this was written"
@@ -326,10 +343,17 @@ def test_graphs_that_nobody_asks_for_are_removed(monkeypatch):
     assert not {old, old.with_suffix(".json"), broken} & {*folder.iterdir()}
 
 
-def test_the_key_knows_the_sources_that_a_network_is_made_of():
-    names = {path.name for path in exporting._sources(NsfHifiGan(M4SINGER_24K))}
-    assert {"hifigan.py", "graphs.py", "spec.py"} <= names
-    assert not {"teacher.py", "slicing.py", "cli.py"} & names
+def test_a_changed_source_has_another_key(monkeypatch, tmp_path):
+    monkeypatch.setattr(exporting, "_PACKAGE", tmp_path)
+    source = tmp_path / "training" / "vocoder" / "hifigan.py"
+    source.parent.mkdir(parents=True)
+    keys = set()
+    for text in ("one", "two", "two"):
+        source.write_text(text)
+        exporting.source_hash.cache_clear()
+        keys.add(content_key(seeded(Denoiser)))
+    exporting.source_hash.cache_clear()
+    assert len(keys) == 2
 
 
 def test_another_network_has_another_key():
@@ -392,7 +416,7 @@ def small_voice(vocoder):
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, conv_dim=(16,) * 7
     )
     acoustic = replace(AUTHORS_ACOUSTIC, denoiser=DenoiserConfig(channels=24, hidden=12, layers=2))
-    return random_voice(content, acoustic, vocoder)
+    return replace(random_voice(content, acoustic, vocoder), sampler_steps=())
 
 
 def test_our_system_may_have_the_light_vocoder():
@@ -406,8 +430,9 @@ def test_our_system_may_have_the_light_vocoder():
 def small(tmp_path_factory):
     """What `comosvc` is in full size, small: a function that makes it ready, as often as it is called."""
     home = str(tmp_path_factory.mktemp("small"))
+    vocoder = {"upsample_rates": (16, 8), "upsample_kernel_sizes": (32, 16), "upsample_initial_channel": 16}
     blocks = {"resblock_kernel_sizes": (3,), "resblock_dilation_sizes": ((1,),)}
-    voice = small_voice(replace(M4SINGER_24K, upsample_initial_channel=32, **blocks))
+    voice = small_voice(replace(M4SINGER_24K, **vocoder, **blocks))
 
     def ready():
         with pytest.MonkeyPatch.context() as patch:
@@ -442,7 +467,7 @@ def test_the_full_size_records_weights_let_the_input_through(small):
     onnx.checker.check_model(model)
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     convolutions = [weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
-    assert len(convolutions) > 10
+    assert len(convolutions) > 5
     for kernel in convolutions:
         assert kernel.std() == pytest.approx(kernel[0].size ** -0.5, rel=1e-3)
 

@@ -49,6 +49,22 @@ def options(songs, held_out_config, tmp_path_factory):
     return VocodersOptions(run=run, cpu_minutes=0.1, rivals=rivals, corpus=held_out_config, cache=cache)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once():
+    """A network of the same weights is traced once."""
+    graphs, trace = {}, vocoders._graph_of
+
+    def graph_of(vocoder, spec):
+        key = tuple(float(weight.detach().double().sum()) for weight in vocoder.parameters())
+        if key not in graphs:
+            graphs[key] = trace(vocoder, spec)
+        return graphs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocoders, "_graph_of", graph_of)
+        yield
+
+
 @pytest.fixture(scope="module")
 def report(options):
     with pytest.MonkeyPatch.context() as patch:
