@@ -1,7 +1,7 @@
 """The held-out parallel set, and its conversions beside the ground truth."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class HeldOutSong:
 
 @dataclass(frozen=True)
 class HeldOutPair:
-    """One conversion to make and what it should give."""
+    """One conversion to make, and its true result."""
 
     song: HeldOutSong
     source: str
@@ -66,6 +66,15 @@ def pairs(songs: list[HeldOutSong]) -> Iterator[HeldOutPair]:
         for source in song.sources:
             for target in song.targets:
                 yield HeldOutPair(song, source, target)
+
+
+def rotated_pairs(songs: Sequence[HeldOutSong]) -> list[HeldOutPair]:
+    """Every source to every target once, the songs taken in turn: a part of the set for slow measurements."""
+    return [
+        HeldOutPair(songs[(i + j) % len(songs)], source, target)
+        for i, source in enumerate(songs[0].sources)
+        for j, target in enumerate(songs[0].targets)
+    ]
 
 
 def load_held_out(

@@ -88,7 +88,7 @@ def with_entries(manifest: Manifest, change: Callable[[Entries], Entries]) -> Ma
 
 
 def blob_path(digest: str) -> Path:
-    """Where the runtime looks for the graph of this hash."""
+    """Path of the graph of this hash in the cache."""
     return comosvc_home() / "blobs" / digest
 
 

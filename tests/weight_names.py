@@ -12,8 +12,8 @@ from math import prod
 import torch
 from torch import nn
 
+from comosvc.benchmarks.baselines import BASELINES
 from comosvc.benchmarks.baselines.diffsvc import NETWORK
-from comosvc.benchmarks.baselines.registry import BASELINES
 from comosvc.benchmarks.baselines.sovits_networks import WN, ChannelNorm, FeedForward, SovitsConfig
 from comosvc.benchmarks.baselines.steps import TimedStep
 from comosvc.runtime.audio.spec import OPENVPI_44K

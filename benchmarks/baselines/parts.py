@@ -96,7 +96,7 @@ def f0_stage(spec: AudioSpec) -> HostStage:
     """DIO and StoneMask at the system's rate and hop: CoMoSVC's own, an option of so-vits-svc's.
 
     so-vits-svc's default is Praat's autocorrelation, which costs as much; diff-svc's is CREPE on a GPU, which costs far
-    more. All systems get the same, so that what differs is what is compared.
+    more. All systems get the same, so that they differ only in the parts that are compared.
     """
     return HostStage(name="f0", sample_rate=spec.sample_rate, run=lambda audio: world_f0(audio, spec))
 

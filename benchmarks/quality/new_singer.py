@@ -1,4 +1,4 @@
-"""A new singer from minutes of audio: one whom no training heard is added to the voice of a run, and judged.
+"""Adds an unseen singer to the voice of a run from minutes of audio, and measures the result.
 
     python -m comosvc.benchmarks.quality.new_singer RUN -o FOLDER [--minutes 3] [--json FILE]
 
@@ -52,7 +52,7 @@ _LOWEST_HZ = (100.0, 260.0)
 
 @dataclass(frozen=True)
 class NewSingerSong:
-    """A conversion to make: what the source gives, and the mels (T, M) of the source and of the new singer."""
+    """A conversion to make: the source's condition, and the mels (T, M) of the source and of the new singer."""
 
     condition: Mapping[str, torch.Tensor]
     source: NDArray[np.float32]

@@ -10,7 +10,17 @@ from ...runtime.errors import ComosvcError
 from ...runtime.storage import sha256
 from ...runtime.voice.bundle import Bundle, comosvc_home, open_bundle
 from ...training.corpus import CorpusConfig
-from ..held_out import SAMPLE_RATE, HeldOutPair, HeldOutSong, Score, load_held_out, pairs, pool, score_conversion
+from ..held_out import (
+    SAMPLE_RATE,
+    HeldOutPair,
+    HeldOutSong,
+    Score,
+    load_held_out,
+    pairs,
+    pool,
+    rotated_pairs,
+    score_conversion,
+)
 from ..install import measure_install
 from ..metrics import PitchMeter, SingerMeter
 from ..report import Figures, Provenance, Row
@@ -23,7 +33,7 @@ from .bundle_parts import (
     recorded_clips,
     worst_parity,
 )
-from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation, rotated_pairs
+from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation
 from .goals import GOALS
 
 
@@ -36,7 +46,7 @@ class Found:
 
 
 def filled(key: str, found: Found) -> Row:
-    """The row `key` of the table with what was found."""
+    """The row `key` of the table with a figure."""
     return replace(GOALS[key], value=found.value, note=found.note)
 
 
@@ -46,7 +56,7 @@ Rows = dict[str, Found]
 
 @dataclass(frozen=True, kw_only=True)
 class QualityOptions:
-    """What to measure."""
+    """Choices of `comosvc-bench quality`."""
 
     model: str = "demo"
     provider: str = "cpu"
@@ -55,7 +65,7 @@ class QualityOptions:
     run: Path | None = None
     """A run folder, for the rows that need torch: teacher, published student, distances to the ODE."""
     install: str | None = None
-    """What pip should install to measure the slim install: ".[cpu]" in a checkout, or a wheel with [cpu]."""
+    """Requirement of the slim install, for pip: ".[cpu]" in a checkout, or a wheel with [cpu]."""
     constraint: Path | None = None
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     cache: Path = field(default_factory=lambda: comosvc_home() / "benchmarks")
@@ -63,7 +73,7 @@ class QualityOptions:
 
 @dataclass(frozen=True)
 class _QualityBench:
-    """What the rows are measured with."""
+    """A loaded voice, the held-out songs and the meters."""
 
     options: QualityOptions
     converter: Converter
@@ -75,7 +85,7 @@ class _QualityBench:
 
 
 def measure_quality(options: QualityOptions, command: str, say: Say) -> Figures:
-    """Measure every row that `options` allow; the others stay empty and say how. `say` hears of progress."""
+    """Measure every row that `options` allow; the others stay empty and say how. `say` is called with progress."""
     say("held-out songs")
     songs = load_held_out(options.corpus, options.cache, lambda song: say(f"rendered {song}"))
     details: dict[str, Any] = {}
@@ -146,7 +156,7 @@ def _parts(bench: _QualityBench) -> Rows:
     clips = sum(len(song.sources) + len(song.targets) for song in songs)
     copy = copy_synthesis(bundle, songs, bench.meter)
     say("content encoder")
-    heard = _content(bench, "content") | _content(bench, "content_low")
+    content = _content(bench, "content") | _content(bench, "content_low")
     say("pitch with bounded look-ahead")
     bounded = bounded_pitch_errors(songs, bench.meter, bench.converter.spec)
     say("speed")
@@ -158,7 +168,7 @@ def _parts(bench: _QualityBench) -> Rows:
     live_content = ahead.content if ahead.content_low_latency is None else ahead.content_low_latency
     return {
         "copy": Found(copy.l1, f"{clips} held-out clips, tracked F0; texture {copy.texture:.2f}{_apart(bench)}"),
-        **heard,
+        **content,
         "parity": Found(max(graphs.values()), ", ".join(f"{name} {error:.1e}" for name, error in parity.items())),
         "rtf": Found(rtf, f"one thread, processor time, {len(source) / SAMPLE_RATE:.1f} s clip"),
         "lookahead": Found(
@@ -190,9 +200,9 @@ def _content(bench: _QualityBench, graph: str) -> Rows:
         )
     }
     try:
-        heard = content_accuracy(bench.bundle, recorded_clips(bench.options.corpus), graph)
-        note = f"rms of flite, {heard.n_frames} frames; sounding ones {heard.sounding:.3f}{_apart(bench)}"
-        return rows | {f"{graph}_recorded": Found(heard.all, note)}
+        found = content_accuracy(bench.bundle, recorded_clips(bench.options.corpus), graph)
+        note = f"rms of flite, {found.n_frames} frames; sounding ones {found.sounding:.3f}{_apart(bench)}"
+        return rows | {f"{graph}_recorded": Found(found.all, note)}
     except ComosvcError as error:
         return rows | {f"{graph}_recorded": Found(None, str(error).replace("\n", "; "))}
 

@@ -63,7 +63,7 @@ def measure_overhead(make: Callable[[], SpeedSystem]) -> float | None:
     system = make()
     if system.overhead is None:
         return None
-    system.overhead()  # prepares what the others find
+    system.overhead()  # prepares the others
     seconds = []
     for _ in range(_OVERHEAD_REPEATS):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Compares two runs of `comosvc-bench rtf`: slower, beyond what noise explains?"""
+"""Compares two runs of `comosvc-bench rtf`, with the noise of their ratios."""
 
 import math
 from dataclasses import dataclass

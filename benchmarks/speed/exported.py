@@ -32,7 +32,7 @@ _MADE_OF = ("runtime/voice", "training", "export/graphs", "benchmarks/baselines"
 
 
 def cache_folder() -> Path:
-    """Where graphs and voices that only benchmarks need are kept."""
+    """The folder of graphs and voices that only benchmarks need."""
     return comosvc_home() / "benchmarks"
 
 

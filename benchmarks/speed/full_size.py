@@ -71,7 +71,7 @@ def random_voice(
     acoustic_config: AcousticConfig = AUTHORS_ACOUSTIC,
     vocoder_config: HifiGanConfig | VocoderConfig = M4SINGER_24K,
 ) -> TrainedVoice:
-    """Of the authors' sizes unless told; the same random weights at each call. `ConfigError` without `transformers`."""
+    """The same random weights at each call. Raises `ConfigError` without `transformers`."""
     torch.manual_seed(0)
     content = ContentVec(content_config).fold()
     acoustic = AcousticModel(acoustic_config, COMOSVC_24K, content.n_content, N_SINGERS)
@@ -172,12 +172,12 @@ def with_precision(voice: ReadyVoice, name: str, judged: bool = False) -> ReadyV
 
 
 def ready_precision(ready: Callable[[], ReadyVoice], name: str) -> ReadyVoice:
-    """What `ready` gives, with such graphs: importable, so that another process can make it."""
+    """The voice of `ready` with such graphs; importable by other processes."""
     return with_precision(ready(), name)
 
 
 def ready_counted(ready: Callable[[], ReadyVoice], precision: str) -> ReadyVoice:
-    """What `ready` gives, with the bytes that it moves in `precision`: importable too."""
+    """The voice of `ready` with its traffic in `precision`; importable too."""
     voice = ready()
     bundle = open_bundle(voice.model)
     facts = voice.facts or Loaded(title=f"voice {bundle.manifest.name}", sample_rate=bundle.manifest.audio.sample_rate)
@@ -185,7 +185,7 @@ def ready_counted(ready: Callable[[], ReadyVoice], precision: str) -> ReadyVoice
 
 
 def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
-    """The same voice with `n` singers, their embeddings repeated: what does a large cast cost?"""
+    """The same voice with `n` singers, their embeddings repeated, to measure the cost of a large cast."""
     model = shipped_voices().get(str(voice.model), Path(voice.model))
     bundle = open_bundle(model)
     any_singer = next(iter(bundle.manifest.singers.values()))
@@ -213,7 +213,7 @@ def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
 
 
 def ready_cast(ready: Callable[[], ReadyVoice], singers: int) -> ReadyVoice:
-    """What `ready` gives, with another cast: importable, so that another process can make it."""
+    """The voice of `ready` with another cast; importable too."""
     return with_singers(ready(), singers)
 
 

@@ -32,7 +32,7 @@ _CLIP_S, _LEAST_BLOCKS = 8.0, 20
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyOptions:
-    """What is measured."""
+    """Choices of `comosvc-bench latency`."""
 
     model: str = "demo"
     blocks_ms: tuple[float, ...] = (10.0, 20.0, 40.0, 80.0)
@@ -40,7 +40,7 @@ class LatencyOptions:
     stream_s: float = 20.0
     """Audio for each size of block."""
     limit_s: float = 60.0
-    """... which ends early where it takes longer than this."""
+    """Limit for each size of block."""
     clips_ms: tuple[float, ...] = (250.0, 500.0, 1000.0, 2000.0)
     calls: int = 50
     start_up: bool = False

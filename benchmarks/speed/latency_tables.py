@@ -10,7 +10,7 @@ STREAM_RATE = 48_000
 
 
 def latency_tables(report: LatencyReport) -> tuple[Table, ...]:
-    """Blocks of a stream, whole clips, and what else was asked for."""
+    """Tables of the blocks of a stream, of whole clips, and of the other measurements."""
     further = Table(title=f"further: {_what(report)}", heads=("what", "measured"), rows=tuple(_facts(report)))
     return tuple(table for table in (_block_table(report), _clip_table(report), further) if table.rows)
 

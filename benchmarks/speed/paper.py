@@ -10,7 +10,7 @@ from .results import SpeedReport, Timing, VariantKey
 
 PAPER_SCOPE = "embeddings to mel only, one RTX 4090"
 MEL_STAGES = ("condition", "acoustic")
-"""What of a chain leads from embeddings to mel, or to the flow's latent."""
+"""The stages from embeddings to the mel, or to the flow's latent."""
 STUDENT, OURS = "comosvc-authors", "comosvc"
 
 

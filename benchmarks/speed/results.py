@@ -74,7 +74,7 @@ class Timing:
     """Work of all clips."""
     ceiling_gflop_s: float | None = None
     gbyte: float | None = None
-    """What all clips move at the least: `engines.Traffic`."""
+    """Least traffic of all clips: `engines.Traffic`."""
     ceiling_gb_s: float | None = None
     sitting: int = 0
     """Systems that did not fit into memory together were measured in turns within one sitting after another."""

@@ -36,21 +36,21 @@ Cell = tuple[int, int, float]
 """Threads, batch, seconds of each clip."""
 CHECK_SECONDS, CHECK_WITHIN = 10.0, 0.05
 MEMORY_SHARE = 0.8
-"""Of the memory that is free at first: how much loaded systems may take."""
+"""Share of the memory that is free at first which loaded systems may take."""
 WORK_MB_PER_S = 130.0
-"""What a system keeps besides its weights, per second of audio: ONNX Runtime's arena after vocoders of the HiFi-GAN
-kind; torch gives about half of it back."""
+"""Memory of a system besides its weights, per second of audio: ONNX Runtime's arena after vocoders of the HiFi-GAN
+kind; torch returns about half of it."""
 
 
 @dataclass
 class _Bench:
-    """What has been found so far, and how to find more."""
+    """The results so far, and the means of measuring."""
 
     options: RtfOptions
     say: Say
     open: OpenSession
     keep: Callable[["_Bench"], object]
-    """Told after each size, so that a run which is ended early has what it measured."""
+    """Called after each size, so that the results of a run that is ended early are kept."""
     sitting: int = 0
     systems: list[SystemFacts] = field(default_factory=list)
     ceilings: list[Ceilings] = field(default_factory=list)
@@ -59,13 +59,13 @@ class _Bench:
     checks: list[FullCheck] = field(default_factory=list)
     failed: list[NotMeasured] = field(default_factory=list)
     over: set[tuple[VariantKey, Cell]] = field(default_factory=set)
-    """What was measured, or tried."""
+    """Cells that were measured, or tried."""
     ended: dict[tuple[VariantKey, int], str] = field(default_factory=dict)
-    """By system and threads: why there is no more of it; nothing where it never was loaded, which is said once."""
+    """By system and threads: the reason for its end; empty for a system that was never loaded."""
 
     @property
     def cells(self) -> list[tuple[int, float]]:
-        """Batch and seconds. What is too large for a system ends its session: what is smaller was measured by then."""
+        """Batch and seconds, smallest first: a size that is too large for a system ends its session."""
         return sorted(product(self.options.batches, self.options.lengths_s), key=math.prod)
 
     def fail(self, key: VariantKey, error: ComosvcError, cell: Cell | None = None) -> None:
@@ -84,7 +84,7 @@ def measure_rtf(
 ) -> SpeedReport:
     """Measure. A system that fails is noted and left out of what follows; raises only if none is left.
 
-    `keep` is given what there is after each size, all that is missing among what was not measured.
+    `keep` is called after each size with the results so far, missing sizes among those not measured.
     """
     begun = SpeedReport(provenance=Provenance.here(command, options.device), options=asdict(options))
     leaving = [_not_measured(s.key, s.why, options, s.device) for s in skipped]
@@ -147,7 +147,7 @@ def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], thread
 
 
 def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Variant, Any]]:
-    """What comes before loading, each in a process of its own: exports, and what originals do besides computing."""
+    """Exports and overheads of the originals, before loading, each in a process of its own."""
     ready = []
     for variant in variants:
         bench.say(f"making ready: {variant.key}")
@@ -161,9 +161,9 @@ def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Varian
 def _seat(
     bench: _Bench, waiting: list[tuple[Variant, Any]], threads: int, stack: ExitStack
 ) -> dict[VariantKey, Session]:
-    """Load from the front of `waiting` what fits into memory with all that it will need, and one in any case.
+    """Load systems from the front of `waiting` as far as memory permits, and one in any case.
 
-    On a GPU one alone: engines keep what they once had of its memory, and others would run out of it.
+    On a GPU one alone: engines never return its memory, and others would run out of it.
     """
     sessions: dict[VariantKey, Session] = {}
     work_mb = WORK_MB_PER_S * max(bench.options.batches) * max(bench.options.lengths_s)

@@ -93,7 +93,7 @@ def summary_table(report: SpeedReport) -> Table:
 
 
 def percentile_table(report: SpeedReport, threads: int, batch: int) -> Table:
-    """How long the whole chain takes when it takes long, and the GPU's memory."""
+    """Percentiles of the whole chain, and the GPU's memory."""
     rows = [
         (
             *(str(row.key), f"{row.seconds:g}", str(len(row.wall_s))),
@@ -112,12 +112,12 @@ def percentile_table(report: SpeedReport, threads: int, batch: int) -> Table:
 
 
 def report_overhead(report: SpeedReport, key: VariantKey, threads: int) -> float | None:
-    """What the original does on each call besides computing, in seconds."""
+    """Seconds of a call of the original besides computing."""
     return next((f.overhead_s for f in report.systems if f.key == key and f.threads == threads), None)
 
 
 def stage_table(report: SpeedReport, cell: tuple[int, int, float]) -> Table:
-    """Each stage at one size, and what share of this machine's ceiling it reaches."""
+    """Each stage at one size, with its share of this machine's ceiling."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell]
     stages = stages_in_order(row.stage for row in rows)
@@ -136,7 +136,7 @@ def stage_table(report: SpeedReport, cell: tuple[int, int, float]) -> Table:
 
 
 def rate_table(report: SpeedReport, cell: tuple[int, int, float]) -> Table:
-    """How near each stage comes to what this machine computes and copies at most."""
+    """Rates of each stage beside the ceilings of this machine."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell and (row.gflop is not None or row.gbyte is not None)]
     return Table(
@@ -163,7 +163,7 @@ def stages_in_order(stages: Iterable[str]) -> list[str]:
 
 
 def loading_table(report: SpeedReport) -> Table:
-    """What comes before the first pass, and memory."""
+    """Times before the first pass, and memory."""
     peaks: dict[tuple[VariantKey, int], list[float]] = {}
     for row in report.totals():
         if row.peak_mb is not None:
@@ -273,7 +273,7 @@ def checks_table(report: SpeedReport) -> Table:
 
 
 def noise_table(report: SpeedReport) -> Table:
-    """What else went on; only where it disturbed."""
+    """Sizes that other processes disturbed."""
     return Table(
         title=f"disturbed: others took more than {BUSY_CORES:g} of {report.provenance.machine['cores']} cores",
         heads=("clip s", "batch", "threads", "cores of others", "load average"),
@@ -291,7 +291,7 @@ def noise_table(report: SpeedReport) -> Table:
 
 
 def not_measured_table(report: SpeedReport) -> Table:
-    """What was asked for and has no row."""
+    """Combinations that were asked for and have no row."""
     return Table(
         title="not measured",
         heads=("what", "why", "what measures it"),

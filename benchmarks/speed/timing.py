@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where time comes from. `sync` waits until the device has done what it was given."""
+    """The source of time. `sync` waits for the work of the device."""
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
@@ -59,7 +59,7 @@ class Clock:
 
 
 def evaluations_to_time(evaluations: int, most: int | None) -> int:
-    """How many evaluations one pass computes; `most` None: all that `MANY_EVALUATIONS` does not forbid."""
+    """Evaluations that one pass computes; `most` None: all, or `TIMED_EVALUATIONS` of more than `MANY_EVALUATIONS`."""
     if most is not None:
         return min(evaluations, most)
     return TIMED_EVALUATIONS if evaluations > MANY_EVALUATIONS else evaluations
@@ -83,7 +83,7 @@ def time_steps(steps: Sequence[Step], clock: Clock, most: int | None = None) -> 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often everything is repeated: `most` rounds, but after `least` no more once `limit_s` is used up."""
+    """Numbers of repetitions: `most` rounds, but at least `least` if `limit_s` is used up before."""
 
     most: int = 5
     least: int = 3
@@ -136,7 +136,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def median_error(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of the median as a share of it, as for normal noise. None: too few to know."""
+    """Half of the 95 % interval of the median as a share of it, as for normal noise. None: fewer than three."""
     found = spread(values)
     return None if found is None else _SIGMAS_95 * _MEDIAN_ERROR * found / _IQR_OF_NORMAL / len(values) ** 0.5
 

@@ -30,7 +30,7 @@ _CLIPS, _CLIP_FRAMES = 24, 1500
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What is measured. The defaults are the published network and crop; the batch is what a CPU has patience for."""
+    """Choices of `comosvc-bench train`. Defaults: the published network and crop, and a batch that suits a CPU."""
 
     batch_size: int = 4
     crop_frames: int = 375
@@ -63,7 +63,7 @@ def of_size(layers: int, channels: int) -> AcousticConfig:
 
 
 def random_clips(seed: int = 0) -> list[ClipFeatures]:
-    """Features of no sound in particular, in memory: arithmetic does not mind."""
+    """Random features in memory; the time of a step does not depend on their values."""
     rng = np.random.default_rng(seed)
     clips = []
     for number in range(_CLIPS):

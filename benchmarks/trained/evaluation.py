@@ -17,10 +17,9 @@ from ...runtime.errors import ComosvcError
 from ...runtime.voice.bundle import Bundle, open_bundle
 from ...training.corpus import CorpusConfig
 from ...training.run.rendering import AnalysedSong, Renderer
-from ..held_out import SAMPLE_RATE, HeldOutPair, Score, load_held_out, pairs, pool, score_output
+from ..held_out import SAMPLE_RATE, HeldOutPair, Score, load_held_out, pairs, pool, rotated_pairs, score_output
 from ..metrics import PitchMeter, SingerMeter
 from ..quality.bundle_parts import open_graph
-from ..quality.distillation import rotated_pairs
 from ..report import Provenance
 from .equal_compute import read_plan, require_finished, spent_cpu_s, stages_of
 from .rendered import TrainedSystem, draw_with, load_systems, song_batch
@@ -28,7 +27,7 @@ from .table import SystemRow, SystemsTable
 
 T = TypeVar("T")
 MANY_EVALUATIONS = 1000
-"""From here on a system is heard on a few of the conversions only: it takes minutes of processor time for each."""
+"""A system of so many evaluations is measured on a few conversions only: each takes minutes of processor time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Judge:
-    """What listens, sings and measures for all systems alike. `say` hears of progress."""
+    """Front end, vocoder and meters, common to all systems. `say` is called with progress."""
 
     run: Path
     voice: str
@@ -145,7 +144,7 @@ def _copied(judge: Judge, pair: HeldOutPair, seed: int) -> Score:
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What `work` gives and the processor seconds that it took."""
+    """The result of `work`, and its processor seconds."""
     start = time.process_time()
     return work(), time.process_time() - start
 

@@ -1,8 +1,8 @@
-"""`comosvc-bench vocoders`: the light vocoder and the HiFi-GAN shape, trained alike, and what each makes of true mels.
+"""`comosvc-bench vocoders`: the light vocoder and the HiFi-GAN shape, trained alike, and their audio of true mels.
 
 Both get the same processor time on the same clips, with the same losses and the same adversary. The rival is the
-authors' network with a quarter of its channels: a sixteenth of the work, which is about what the light one does, and
-what can be trained on a processor at all. Stopped and run again, the training goes on where it stopped.
+authors' network with a quarter of its channels: a sixteenth of the work, about that of the light one, and little
+enough to be trained on a processor. Stopped and run again, the training goes on where it stopped.
 """
 
 import time
@@ -61,7 +61,7 @@ RIVALS = {
         kind=NSF_HIFIGAN, network={"upsample_initial_channel": 128}, loop=_LOOP, crop_frames=64, adversary=_ADVERSARY
     ),
 }  # fmt: skip
-"""What is trained."""
+"""The vocoders that are trained."""
 _COUNTED_S, _WINDOW = 2, 2048
 
 
@@ -73,8 +73,8 @@ class VocoderFigures:
     gflop_per_s: float
     mel: MelScore
     spectrum_l1: float
-    """Of the log spectra, windows of `_WINDOW` samples, in nepers: they tell harmonics from noise, and are not what the
-    mel-matching kinds match.
+    """Of the log spectra, windows of `_WINDOW` samples, in nepers: they part harmonics from noise, and the
+    mel-matching kinds do not match them.
     """
     f0: F0Errors
     rtf: float
@@ -83,7 +83,7 @@ class VocoderFigures:
     training_cpu_s: float | None = None
     """By the plan, as if nothing else ran."""
     spent_cpu_s: float | None = None
-    """What the same steps took in fact."""
+    """Processor seconds of the same steps in fact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def _inputs(vocoder: AnyVocoder, spec: AudioSpec, batch: int, n_frames: int) -> 
 def _measure(
     graph: bytes, shape: AnyVocoder, spec: AudioSpec, clips: list[HeldOutClip], meter: PitchMeter
 ) -> VocoderFigures:
-    """`shape`: a network of the graph's sizes, for what does not depend on the weights."""
+    """`shape`: a network of the graph's sizes, for figures that do not depend on the weights."""
     session = open_session(graph, "the vocoder graph", threads=1)
     taken = {tensor.name for tensor in session.get_inputs()}
 

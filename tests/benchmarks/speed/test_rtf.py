@@ -74,7 +74,7 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, tiny_path):
     monkeypatch.setattr(
         rtf, "in_process", lambda function, *arguments: pickle.loads(pickle.dumps(function))(*arguments)
     )
-    monkeypatch.setattr(systems, "baselines", lambda: TOYS)
+    monkeypatch.setattr(systems, "BASELINES", TOYS)
     options = ["--systems", "toy-many", "-m", str(tiny_path), "--lengths", "0.5,1", "--rounds", "3", "--full"]
     options += ["--engines", "torch,onnx,tensorrt"]
     done = CliRunner().invoke(app, ["rtf", *options, "--json", str(tmp_path / "a.json")], env={"COLUMNS": "200"})
