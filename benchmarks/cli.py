@@ -231,7 +231,7 @@ def latency(
     full-size and full-size-light are voices of the published sizes with random weights, exported at the first time.
     """
     from .speed.latency import LatencyOptions, measure_latency
-    from .speed.latency_tables import latency_tables
+    from .speed.latency_results import latency_tables
     from .speed.options import parse_lengths
 
     command = typed_command()

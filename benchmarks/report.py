@@ -6,7 +6,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -354,40 +353,3 @@ def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
             "hint: put both where the table shall stand"
         )
     return before, rest.partition(end)[2]
-
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem } .note { color: #666 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; font-weight: normal }
-th { color: #666 } th:first-child, td:first-child { text-align: left } img { max-width: 100%; display: block }
-"""
-
-
-def section(title: str, note: str, charts: Mapping[str, bytes], tables: Sequence[Table]) -> str:
-    """HTML of one result: its charts (PNG by title), then its tables."""
-    images = "".join(
-        f'<h2>{escape(name)}</h2>\n<img alt="{escape(name)}" src="data:image/png;base64,{b64encode(png).decode()}">\n'
-        for name, png in charts.items()
-    )
-    shown = "\n".join(table.as_html() for table in tables)
-    return f'<h1>{escape(title)}</h1>\n<p class="note">{escape(note)}</p>\n{images}{shown}\n'
-
-
-def page(title: str, sections: Sequence[str]) -> str:
-    """An HTML page that loads nothing from elsewhere."""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
-<meta name="viewport" content="width=device-width">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-{"".join(sections)}</body>
-</html>
-"""

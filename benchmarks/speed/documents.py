@@ -1,7 +1,9 @@
 """`comosvc-bench report`: results as Markdown, one HTML page, pictures, and tables inside Markdown files."""
 
-from collections.abc import Callable, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 from ...runtime.storage import write_whole
@@ -17,14 +19,48 @@ from ..report import (
     check_readme,
     into_readme,
     load,
-    page,
-    section,
 )
 from ..trained.table import SystemsTable
 from .charts import QualityPoint, as_png, rtf_against_length, speed_against_quality, stacked_stages
-from .latency_tables import latency_tables
-from .results import LatencyReport, SpeedReport
+from .latency_results import LatencyReport, latency_tables
+from .results import SpeedReport
 from .tables import all_tables, length_table, paper_tables, shown_length, summary_table
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.4rem } h2 { font-size: 1.05rem; margin: 2rem 0 .3rem } .note { color: #666 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; font-weight: normal }
+th { color: #666 } th:first-child, td:first-child { text-align: left } img { max-width: 100%; display: block }
+"""
+
+
+def _section(title: str, note: str, charts: Mapping[str, bytes], tables: Sequence[Table]) -> str:
+    """HTML of one result: its charts (PNG by title), then its tables."""
+    images = "".join(
+        f'<h2>{escape(name)}</h2>\n<img alt="{escape(name)}" src="data:image/png;base64,{b64encode(png).decode()}">\n'
+        for name, png in charts.items()
+    )
+    shown = "\n".join(table.as_html() for table in tables)
+    return f'<h1>{escape(title)}</h1>\n<p class="note">{escape(note)}</p>\n{images}{shown}\n'
+
+
+def _page(title: str, sections: Sequence[str]) -> str:
+    """An HTML page that loads nothing from elsewhere."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">
+<meta name="viewport" content="width=device-width">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+{"".join(sections)}</body>
+</html>
+"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +112,7 @@ def _unused(name: str, used: set[str]) -> str:
 
 def write_documents(documents: Sequence[Document], folder: Path) -> list[Path]:
     """`speed.md`, `speed.html`, and a PNG for each chart. Raises `ResultError` where they cannot be written."""
-    html = page("How fast", [section(d.name, d.note, d.charts, d.tables) for d in documents])
+    html = _page("How fast", [_section(d.name, d.note, d.charts, d.tables) for d in documents])
     files = {
         "speed.md": "\n\n".join(document.as_markdown() for document in documents).encode() + b"\n",
         "speed.html": html.encode(),

@@ -19,9 +19,8 @@ from ...runtime import Converter, Stream
 from ...runtime.errors import ComosvcError, OptionError
 from ..report import Provenance
 from .chain import CLIP_RATE, sung_clip
-from .latency_tables import STREAM_RATE
+from .latency_results import STREAM_RATE, LatencyReport, LongFile, Soak, StartUp, Waits
 from .low_distance import measure_low_distance
-from .results import LatencyReport, LongFile, Soak, StartUp, Waits
 from .timing import Watch, resident_mb
 
 FULL_SIZE = ("full-size", "full-size-light")

@@ -13,7 +13,7 @@ from ...runtime.voice.bundle import comosvc_home
 from ...training.corpus import CorpusConfig
 from ..held_out import SAMPLE_RATE, load_held_out, pairs
 from ..metrics import PitchMeter, f0_errors, log_mel_l1
-from .results import LowDistance
+from .latency_results import LowDistance
 
 Audio = NDArray[np.float32]
 _STREAMS = ((24_000, 20.0), (44_100, 40.0), (48_000, 333.0), (16_000, 10.0))

@@ -11,9 +11,8 @@ from comosvc.benchmarks.report import ResultError, load, save
 from comosvc.benchmarks.speed.chain import sung_clip
 from comosvc.benchmarks.speed.documents import read_document
 from comosvc.benchmarks.speed.latency import LatencyOptions
-from comosvc.benchmarks.speed.latency_tables import latency_tables
+from comosvc.benchmarks.speed.latency_results import LatencyReport, Waits, latency_tables
 from comosvc.benchmarks.speed.low_distance import _stream_and_whole, _stream_distance
-from comosvc.benchmarks.speed.results import LatencyReport, Waits
 from comosvc.runtime import Converter
 from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.runtime.errors import OptionError

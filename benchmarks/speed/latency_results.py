@@ -1,12 +1,135 @@
-"""Tables of a run of `comosvc-bench latency`."""
+"""Records and tables of `comosvc-bench latency`. A figure that was not measured is None."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from ..report import Table
-from .results import LatencyReport, LowDistance
+from ..report import Result, Table
 
 STREAM_RATE = 48_000
 """Of the streams: an audio device's usual rate, so that resampling is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waits:
+    """Computing times of the blocks of a stream, or of whole clips, of one length."""
+
+    what: str
+    """"block" or "clip"."""
+    length_ms: float
+    taken_ms: tuple[float, ...]
+    processor_ms: tuple[float, ...] = ()
+    """Processor time of the same blocks: their time on an idle machine."""
+    latency_ms: float | None = None
+    """Delay of a stream's output: `Stream.latency_samples`."""
+    first_ms: float | None = None
+    """The first call with a clip of this length, which is not among `taken_ms`."""
+    others_cores: float
+
+    def percentile(self, share: float) -> float:
+        return float(np.percentile(self.taken_ms, share))
+
+    @property
+    def in_time(self) -> float:
+        """Share of those that took no longer than they last."""
+        return float(np.mean(np.array(self.taken_ms) <= self.length_ms))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartUp:
+    """Medians of several fresh processes: `import comosvc.runtime`, `Converter(...)`, a first second of audio."""
+
+    import_ms: float
+    load_ms: float
+    first_second_ms: float
+    resident_mb: float | None
+    """After loading."""
+
+    @property
+    def total_ms(self) -> float:
+        return self.import_ms + self.load_ms + self.first_second_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongFile:
+    """`convert_file` in a process of its own, and the most memory that it had."""
+
+    minutes: float
+    seconds: float
+    peak_mb: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soak:
+    """One stream for a long time, as fast as it goes. One number for each minute of audio."""
+
+    block_ms: float
+    minutes: float
+    seconds: float
+    """That it took."""
+    median_ms: tuple[float, ...]
+    p99_ms: tuple[float, ...]
+    in_time: float
+    """Share of all blocks that took no longer than they last."""
+    resident_mb: tuple[float | None, ...]
+    others_cores: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowDistance:
+    """Low latency against the default, means over conversions. Mels are log mels of the audio, distances in nepers;
+    F0 is that given to the model.
+    """
+
+    n: int
+    mel_l1: float
+    """Between the two."""
+    f0_cents: float
+    """Root mean square between the two, frames that are more than half a semitone apart left out."""
+    f0_gross: float
+    """Share of those."""
+    f0_voicing: float
+    truth_l1: float
+    """From the default to the true singer."""
+    low_truth_l1: float
+    """From low latency to the true singer."""
+    unconverted_l1: float
+    stream_snr_db: tuple[float, float] | None = None
+    """The least of a stream's against low latency of the whole: with its own F0, with the song's true F0 given."""
+    stream_mel_l1: tuple[float, float] | None = None
+    """The greatest distance of the log mels of the same two."""
+    stream_f0_cents: tuple[float, float] | None = None
+    """The greatest root mean square between the F0 found in the one and in the other, no frame left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyReport(Result):
+    """A run of `comosvc-bench latency`."""
+
+    kind: ClassVar[str] = "latency"
+    voice: str
+    provider: str
+    precision: str
+    threads: int
+    load_ms: float
+    lookahead_ms: float
+    """Look-ahead of a live conversion with this voice, by its manifest."""
+    rows: tuple[Waits, ...] = ()
+    start_up: StartUp | None = None
+    distance: LowDistance | None = None
+    soak: Soak | None = None
+    long_files: tuple[LongFile, ...] = ()
+
+    def waits(self, what: str) -> list[Waits]:
+        """Those of blocks, or of clips."""
+        return [row for row in self.rows if row.what == what]
+
+    @property
+    def note(self) -> str:
+        timed = (*self.rows, *([] if self.soak is None else [self.soak]))
+        words = f" Other processes took up to {max(row.others_cores for row in timed):.2f} cores." if timed else ""
+        return f"{self.provenance}{words}"
 
 
 def latency_tables(report: LatencyReport) -> tuple[Table, ...]:
