@@ -45,7 +45,7 @@ class Line:
 
 @dataclass
 class Demo:
-    """A loaded voice, what it is measured with, and what it has made so far."""
+    """A loaded voice, the meters, and the results so far."""
 
     converter: Converter
     clips: DemoClips
@@ -142,7 +142,7 @@ def as_table(lines: list[Line]) -> Table:
     table.add_column("conversion")
     for name in ("RTF", "F0 errors", "L1 to truth"):
         table.add_column(name, justify="right")
-    table.add_column("heard as")
+    table.add_column("singer")
     for line in lines:
         table.add_row(
             f"{line.clip} → {line.target} {line.key:+.0f}",
@@ -158,7 +158,7 @@ _LEGEND = """\
 RTF: processor seconds per second of audio, one thread. F0 errors of the output against the truth (flite-rms: against \
 the source's own, moved by the key): share more than 50 cents off, RMSE of the rest, share of wrong voicing. L1 to \
 truth: distance in nepers of the log-mel to that of the target singer singing the same, in brackets the source's. \
-Heard as: by a classifier that never heard a conversion."""
+Singer: by a classifier that was trained on no conversion."""
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -37,7 +37,7 @@ class ClipEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoClips:
-    """What is shipped: a sung source with its true F0 and its ground truth by two targets, and a recorded voice."""
+    """The shipped clips: a sung source with its true F0 and its ground truth by two targets, and a recorded voice."""
 
     source: ClipEntry
     targets: tuple[ClipEntry, ...]

@@ -1,7 +1,7 @@
 """The held-out parallel set, and its conversions beside the ground truth."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..runtime.audio.spec import AudioSpec
 from ..runtime.storage import replacing, sha256
 from ..training.corpus import CorpusConfig, Labels, ParallelSong, held_out_set
 from ..training.corpus.plan import RENDER_VERSION
-from .metrics import F0Errors, Mel, MelScore, PitchMeter, f0_errors, score_mel
+from .metrics import Mel, MelScore, PitchMeter, Pooled, f0_errors, score_mel
 
 _LABELS = ("f0_hz", "phone_start_s", "phone")
 
@@ -41,7 +41,7 @@ class HeldOutSong:
 
 @dataclass(frozen=True)
 class HeldOutPair:
-    """One conversion to make and what it should give."""
+    """One conversion to make, and its true result."""
 
     song: HeldOutSong
     source: str
@@ -66,6 +66,15 @@ def pairs(songs: list[HeldOutSong]) -> Iterator[HeldOutPair]:
         for source in song.sources:
             for target in song.targets:
                 yield HeldOutPair(song, source, target)
+
+
+def rotated_pairs(songs: Sequence[HeldOutSong]) -> list[HeldOutPair]:
+    """Every source to every target once, the songs taken in turn: a part of the set for slow measurements."""
+    return [
+        HeldOutPair(songs[(i + j) % len(songs)], source, target)
+        for i, source in enumerate(songs[0].sources)
+        for j, target in enumerate(songs[0].targets)
+    ]
 
 
 def load_held_out(
@@ -164,23 +173,6 @@ def score_output(
 
 def _mel(audio: NDArray[np.float32], spec: AudioSpec) -> Mel:
     return mel_spectrogram(soxr.resample(audio, SAMPLE_RATE, spec.sample_rate), spec)
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """Averages over conversions."""
-
-    n: int
-    relative_l1: float
-    """Of the student's mel, over that of the unconverted source."""
-    relative_l1_audio: float
-    relative_smoothed_l1: float
-    texture: float
-    texture_audio: float
-    unconverted_l1: float
-    identified: float
-    """Share of clips whose target singer the classifier names."""
-    f0: F0Errors
 
 
 def pool(scores: Iterable[Score], spec: AudioSpec) -> Pooled:

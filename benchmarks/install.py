@@ -1,4 +1,4 @@
-"""What the slim install costs: a bare environment that holds `comosvc[cpu]` and nothing else, its size and import time.
+"""Size and import time of the slim install: a bare environment that holds `comosvc[cpu]` and nothing else.
 
     python -m comosvc.benchmarks.install FOLDER REQUIREMENT [--constraint FILE]
 

@@ -87,6 +87,23 @@ class F0Errors:
     n_frames: int
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """Averages over conversions."""
+
+    n: int
+    relative_l1: float
+    """Of the student's mel, over that of the unconverted source."""
+    relative_l1_audio: float
+    relative_smoothed_l1: float
+    texture: float
+    texture_audio: float
+    unconverted_l1: float
+    identified: float
+    """Share of clips whose target singer the classifier names."""
+    f0: F0Errors
+
+
 def f0_errors(curves: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]], frame_rate_hz: float) -> F0Errors:
     """Errors over clips, each a pair (estimate, truth) of (T,) in Hz, 0 = unvoiced, compared frame by frame."""
     cents, wrong = [], []

@@ -1,108 +1,106 @@
-"""Results of a benchmark: rows with goals, as a table, as JSON, and for the README."""
+"""Results of benchmarks: one file format, one table, one provenance, and tables inside Markdown files."""
 
 import json
+import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape as plain
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from ..runtime import __version__
 from ..runtime.conversion.cores import usable_cores
 from ..runtime.errors import ComosvcError
+from ..runtime.storage import MismatchError, decode, encode, reason, write_whole
 
-FORMAT_VERSION = 1
+FORMAT = 2
 _VERSIONS_OF = ("numpy", "onnxruntime", "soxr", "soundfile", "torch")
-_BEGIN, _END = "<!-- quality: written by comosvc-bench quality --readme -->", "<!-- /quality -->"
+_DECISIVE_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_SAME = ("cpu", "cores", "os", "flags", "isa_limit", "gpu")
+_ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""Limits the instruction sets of OpenVINO and of oneDNN in torch; ONNX Runtime has no such switch."""
 
 
 class ResultError(ComosvcError):
     """A file of results cannot be used, or shown where it was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One figure. `value` None: not measured, and `note` says how to."""
-
-    what: str
-    value: float | None = None
-    unit: str = ""
-    at_least: float | None = None
-    at_most: float | None = None
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is reached; None without a goal or without a value."""
-        if self.value is None or (self.at_least is None and self.at_most is None):
-            return None
-        above = self.at_least is None or self.value >= self.at_least
-        return above and (self.at_most is None or self.value <= self.at_most)
-
-    @property
-    def goal(self) -> str:
-        """The goal in words, empty where there is none."""
-        if self.at_least is not None and self.at_most is not None:
-            return f"{self.at_least:g}–{self.at_most:g}{self._unit}"
-        if self.at_least is not None:
-            return f"≥ {self.at_least:g}{self._unit}"
-        return f"≤ {self.at_most:g}{self._unit}" if self.at_most is not None else ""
-
-    @property
-    def shown(self) -> str:
-        """The value to three digits with its unit, empty if not measured."""
-        return "" if self.value is None else f"{self.value:.3g}{self._unit}"
-
-    @property
-    def verdict(self) -> str:
-        """pass, miss, or empty."""
-        return {True: "pass", False: "miss", None: ""}[self.met]
-
-    @property
-    def _unit(self) -> str:
-        return f" {self.unit}" if self.unit else ""
+class OtherKindError(ResultError):
+    """A JSON file of another kind than those that were asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Rows and where they come from."""
-
-    command: str
-    rows: tuple[Row, ...]
-    voice: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=lambda: this_machine())
-    versions: dict[str, str] = field(default_factory=lambda: installed_versions())
-    commit: str | None = field(default_factory=lambda: current_commit())
-    details: dict[str, Any] = field(default_factory=dict)
-    """What the rows were pooled from, for looking closer."""
-
-
-def this_machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, operating system."""
+def machine_facts(device: str = "cpu") -> dict[str, Any]:
+    """Processor with its decisive instruction sets, usable cores, memory, operating system, and GPU if one is used."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": name or platform.processor(),
+    known = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = known.get("flags", "").split()
+    facts: dict[str, Any] = {
+        "cpu": known.get("model name") or platform.processor(),
         "cores": usable_cores(),
         "os": f"{platform.system()} {platform.machine()}",
+        "flags": [flag for flag in _DECISIVE_FLAGS if flag in flags],
     }
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        facts["memory_gb"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9)
+    if _ISA_LIMIT in os.environ:
+        facts["isa_limit"] = os.environ[_ISA_LIMIT]
+    if device == "cuda":
+        import torch
+
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return facts
+
+
+def is_same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """True if figures of two machines may be compared."""
+    return all(a.get(name) == b.get(name) for name in _SAME)
+
+
+def machine_in_words(facts: Mapping[str, Any]) -> str:
+    """`machine_facts` in one line."""
+    flags = f" ({' '.join(facts['flags'])})" if facts.get("flags") else ""
+    memory = f", {facts['memory_gb']} GB" if "memory_gb" in facts else ""
+    limit = f", {_ISA_LIMIT}={facts['isa_limit']}" if facts.get("isa_limit") else ""
+    gpu = f", {facts['gpu']}, CUDA {facts['cuda']}" if facts.get("gpu") else ""
+    return f"{facts['cpu']}{flags}, {facts['cores']} cores{memory}, {facts['os']}{limit}{gpu}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Command, machine, versions and commit of a measurement."""
+
+    command: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    commit: str | None
+
+    @classmethod
+    def here(cls, command: str, device: str = "cpu") -> "Provenance":
+        """Of a measurement by this process."""
+        return cls(
+            command=command, machine=machine_facts(device), versions=installed_versions(), commit=current_commit()
+        )
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return f"`{self.command}` at commit {self.commit}, on {machine_in_words(self.machine)}; {versions}."
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what the figures depend on, as far as installed."""
+    """Versions of Python and of the packages that figures depend on, as far as installed."""
     found = {"comosvc": __version__, "python": platform.python_version()}
     for name in _VERSIONS_OF:
         try:
@@ -113,110 +111,17 @@ def installed_versions() -> dict[str, str]:
 
 
 def current_commit() -> str | None:
-    """Commit of the checkout that this file lies in, with `+` where it was changed since; None outside of one."""
-    folder = Path(__file__).parent
+    """Commit of the checkout that holds this file, with `+` if it was changed since; None outside a checkout."""
     try:
-        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", folder, *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def title(report: Report) -> str:
-    """What the rows are about, and the engine and precision that they were measured in as far as recorded."""
-    how = " ".join(report.voice[name] for name in ("provider", "precision") if name in report.voice)
-    return f"quality of {report.voice.get('name', 'the voice')}{', ' + how if how else ''}"
-
-
-def as_table(report: Report) -> Table:
-    """The rows for a terminal."""
-    table = Table(title=plain(title(report)), title_justify="left", expand=False)
-    table.add_column("what", ratio=3, overflow="fold")
-    table.add_column("measured", justify="right", overflow="fold")
-    table.add_column("goal", justify="right", overflow="fold")
-    table.add_column("", overflow="fold")
-    table.add_column("on", ratio=2, style="dim", overflow="fold")
-    for row in report.rows:
-        style = {"pass": "green", "miss": "red"}.get(row.verdict, "")
-        verdict = f"[{style}]{row.verdict}[/]" if style else ""
-        table.add_row(plain(row.what), row.shown, row.goal, verdict, plain(row.note))
-    return table
-
-
-def save_json(report: Report, path: Path) -> None:
-    """Write a report; `load_json` reads it back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = {"format_version": FORMAT_VERSION, **asdict(report)}
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def load_json(path: Path) -> Report:
-    """Read what `save_json` wrote."""
-    body = json.loads(path.read_text("utf-8"))
-    if (version := body.pop("format_version")) != FORMAT_VERSION:
-        raise ValueError(f"{path} has format_version {version}; this reads {FORMAT_VERSION}")
-    return Report(rows=tuple(Row(**row) for row in body.pop("rows")), **body)
-
-
-def as_markdown(report: Report) -> str:
-    """The rows as a Markdown table, with what they were measured on and by which command."""
-    lines = ["| What | Measured | Goal | | On |", "|---|---|---|---|---|"]
-    lines += [f"| {row.what} | {row.shown} | {row.goal} | {row.verdict} | {row.note} |" for row in report.rows]
-    return "\n".join([*lines, "", provenance(report)])
-
-
-def provenance(report: Report) -> str:
-    """By which command it was measured, where, and with what."""
-    machine = f"{report.machine['cpu']}, {report.machine['cores']} cores, {report.machine['os']}"
-    return f"`{report.command}` at commit {report.commit}, on {machine}; {in_words(report.versions)}."
-
-
-def in_words(versions: Mapping[str, str]) -> str:
-    """`installed_versions` in a line."""
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def into_readme(report: Report, readme: Path) -> None:
-    """Replace what stands between the markers of `readme` by `as_markdown`. Raises `ResultError` without markers."""
-    replace_between(readme, _BEGIN, _END, as_markdown(report))
-
-
-def check_readme(readme: Path | None, begin: str = _BEGIN, end: str = _END) -> None:
-    """Before measuring. Raises `ResultError` unless the file has the markers, each once and in order."""
-    if readme is not None:
-        _split(readme, begin, end)
-
-
-def replace_between(path: Path, begin: str, end: str, body: str) -> None:
-    """Put `body` between the lines `begin` and `end` of a file. Raises `ResultError` unless each is there once."""
-    before, after = _split(path, begin, end)
-    try:
-        path.write_text(f"{before}{begin}\n{body}\n{end}{after}", "utf-8")
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
-    """What stands before `begin` and after `end`."""
-    try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise ResultError(
-            f"{path} cannot be read: {error.strerror}\nhint: --readme renews a file that exists"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ResultError(f"{path} is no UTF-8 text: {error}") from error
-    before, _, rest = text.partition(begin)
-    if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
-        raise ResultError(
-            f"{path} must hold the line {begin} once and {end} once after it\n"
-            "hint: put both where the table shall stand"
-        )
-    return before, rest.partition(end)[2]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", Path(__file__).parent, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def typed_command() -> str:
@@ -226,16 +131,16 @@ def typed_command() -> str:
 
 
 @dataclass(frozen=True)
-class WordTable:
-    """A table; the first column says what a row is about. A cell nobody has measured is empty."""
+class Table:
+    """A table of words; the first column names a row. A cell without a measurement is empty."""
 
     title: str
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
 
-    def for_terminal(self) -> Table:
-        table = Table(title=plain(self.title), caption=plain(self.note) or None, title_justify="left")
+    def for_terminal(self) -> TerminalTable:
+        table = TerminalTable(title=plain(self.title), caption=plain(self.note) or None, title_justify="left")
         table.caption_justify = "left"
         for number, head in enumerate(self.heads):
             table.add_column(plain(head), justify="right" if number else "left", overflow="fold")
@@ -261,20 +166,190 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def show(table: Table) -> None:
-    """Print a table no narrower than its longest words: figures that wrap with the terminal's lines can be read, those
-    that are broken every three letters cannot.
-    """
-    for column in table.columns:
+    """Print a table no narrower than its longest words, so that no figure is broken."""
+    shown = table.for_terminal()
+    for column in shown.columns:
         cells = (Text.from_markup(str(cell)).plain for cell in (column.header, *column.cells))
         column.min_width = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
     console = Console()
     width = console.width
-    while (needed := _rendered_width(console, table, width)) > width:
+    while (needed := _rendered_width(console, shown, width)) > width:
         width = needed
-    Console(width=width).print(table)
+    Console(width=width).print(shown)
 
 
-def _rendered_width(console: Console, table: Table, width: int) -> int:
-    """Of the table's longest line where `width` is offered."""
+def _rendered_width(console: Console, table: TerminalTable, width: int) -> int:
+    """Width of the table's longest line if `width` is offered."""
     lines = Segment.split_lines(console.render(table, console.options.update(width=width)))
     return max(map(Segment.get_line_length, lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Content of a results file. Subclasses add `rows`, dataclasses, and what else their kind needs."""
+
+    kind: ClassVar[str]
+    provenance: Provenance
+
+    @property
+    def note(self) -> str:
+        """The provenance in words, with what disturbed the measurement."""
+        return str(self.provenance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure. `value` None: not measured, and `note` says how to."""
+
+    what: str
+    value: float | None = None
+    unit: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """True if the goal is reached; None without a goal or without a value."""
+        if self.value is None or (self.at_least is None and self.at_most is None):
+            return None
+        above = self.at_least is None or self.value >= self.at_least
+        return above and (self.at_most is None or self.value <= self.at_most)
+
+    @property
+    def goal(self) -> str:
+        """The goal in words; empty without one."""
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g}–{self.at_most:g}{self._unit}"
+        if self.at_least is not None:
+            return f"≥ {self.at_least:g}{self._unit}"
+        return f"≤ {self.at_most:g}{self._unit}" if self.at_most is not None else ""
+
+    @property
+    def shown(self) -> str:
+        """The value to three digits with its unit; empty if not measured."""
+        return "" if self.value is None else f"{self.value:.3g}{self._unit}"
+
+    @property
+    def verdict(self) -> str:
+        """pass, miss, or empty."""
+        return {True: "pass", False: "miss", None: ""}[self.met]
+
+    @property
+    def _unit(self) -> str:
+        return f" {self.unit}" if self.unit else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Result):
+    """Figures, some with goals: quality of a voice, speed of training, vocoders."""
+
+    kind: ClassVar[str] = "figures"
+    rows: tuple[Row, ...]
+    voice: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
+    """Figures that the rows were pooled from."""
+
+    @property
+    def title(self) -> str:
+        name = self.voice.get("name", "figures")
+        how = " ".join(self.voice[fact] for fact in ("provider", "precision") if fact in self.voice)
+        return f"quality of {name}{', ' + how if how else ''}" if "one_step" in self.details else name
+
+    def table(self) -> Table:
+        rows = tuple((row.what, row.shown, row.goal, row.verdict, row.note) for row in self.rows)
+        return Table(self.title, ("what", "measured", "goal", "", "on"), rows)
+
+
+R = TypeVar("R", bound=Result)
+
+
+def save(result: Result, path: Path) -> None:
+    """Write a result, all or nothing. Rows that have a `derived()` carry it for readers; `load` leaves it out."""
+    body = {"kind": result.kind, "format": FORMAT, **encode(result)}
+    for row, entry in zip(getattr(result, "rows", ()), body.get("rows", ()), strict=True):
+        if hasattr(row, "derived"):
+            entry["derived"] = row.derived()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def load(path: Path, kinds: Sequence[type[R]]) -> R:
+    """Read the result that `save` wrote. Raises `ResultError`, `OtherKindError` for a kind that is not in `kinds`."""
+    try:
+        body = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ResultError(f"{path} is no result of comosvc-bench: it cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ResultError(f"{path} is no result of comosvc-bench: it is not JSON: {error}") from error
+    body = body if isinstance(body, dict) else {}
+    name = body.pop("kind", body.get("what", "unknown"))
+    kind = next((kind for kind in kinds if kind.kind == name), None)
+    if kind is None:
+        wanted = ", ".join(kind.kind for kind in kinds)
+        raise OtherKindError(f"{path} is of another kind ({name}); results of comosvc-bench wanted here: {wanted}")
+    if (version := body.pop("format", None)) != FORMAT:
+        raise ResultError(f"{path} ({name}) has format {version}; this reads {FORMAT}\nhint: measure it again")
+    try:
+        for row in body.get("rows", ()):
+            row.pop("derived", None)
+        return decode(kind, body, path.name)
+    except (AttributeError, MismatchError, TypeError) as error:
+        raise ResultError(f"{path} is damaged: {error}") from error
+
+
+def check_writable(path: Path | None) -> None:
+    """Before hours of measuring. Raises `ResultError` if results cannot be written to `path`."""
+    if path is None:
+        return
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ResultError(
+            f"--json {path} cannot be written: {error}\nhint: name a file in a folder of yours"
+        ) from error
+
+
+def markers(name: str, command: str) -> tuple[str, str]:
+    """The lines before and after a table in a Markdown file."""
+    return f"<!-- {name}: written by comosvc-bench {command} --readme -->", f"<!-- /{name} -->"
+
+
+QUALITY, SPEED, SUMMARY = markers("quality", "quality"), markers("speed", "report"), markers("summary", "report")
+
+
+def check_readme(readme: Path, between: tuple[str, str]) -> None:
+    """Before measuring. Raises `ResultError` unless the file has both markers, once and in order."""
+    _split(readme, *between)
+
+
+def into_readme(readme: Path, between: tuple[str, str], body: str) -> None:
+    """Put `body` between the two markers of a file. Raises `ResultError` unless each is there once."""
+    before, after = _split(readme, *between)
+    try:
+        write_whole(readme, f"{before}{between[0]}\n{body}\n{between[1]}{after}".encode())
+    except OSError as error:
+        raise ResultError(f"{readme} cannot be written: {reason(error)}") from error
+
+
+def _split(path: Path, begin: str, end: str) -> tuple[str, str]:
+    """The text before `begin` and after `end`."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ResultError(
+            f"{path} cannot be read: {error.strerror}\nhint: --readme renews a file that exists"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ResultError(f"{path} is no UTF-8 text: {error}") from error
+    before, _, rest = text.partition(begin)
+    if text.count(begin) != 1 or text.count(end) != 1 or end not in rest:
+        raise ResultError(
+            f"{path} must hold the line {begin} once and {end} once after it\n"
+            "hint: put both where the table shall stand"
+        )
+    return before, rest.partition(end)[2]

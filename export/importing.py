@@ -29,10 +29,11 @@ from ..training.foreign.stages import ForeignFile, content_at, settings_at, voco
 from ..training.foreign.vocoder_file import VOCODER_CONFIG_NAMES, ImportedVocoder
 from ..training.foreign.weights import Part, require_part
 from ..training.loop.log import Report
-from .archive import peak_memory_bytes, share, store_once, write_zip
+from .archive import peak_memory_bytes, share, write_zip
 from .bundle.assemble import build_files
 from .bundle.statements import PITCH_LICENCE, RECORDED, Statements, imported_part
 from .bundle.voice import TrainedVoice
+from .graphs.common_weights import store_once
 from .graphs.trace import SAMPLER_STEPS
 from .precision.precision import add_precisions, files_reader
 
@@ -43,7 +44,7 @@ TEACHER_STEPS = (*SAMPLER_STEPS, 16, 50)
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRequest:
-    """What to import: paths or hf:// addresses. A configuration of None is looked for beside its checkpoint."""
+    """Paths or hf:// addresses to import. A configuration of None is looked for beside its checkpoint."""
 
     como: str
     vocoder: str
@@ -63,8 +64,8 @@ class ImportRequest:
 def load_imported_voice(request: ImportRequest, statements: Statements) -> TrainedVoice:
     """Read, check and join the three checkpoints.
 
-    Raises `ForeignFileError` where one cannot be used or they do not belong together, `ExportError` without a word on
-    the singers' consent.
+    Raises `ForeignFileError` where one cannot be used or they do not belong together, `ExportError` without a statement
+    on the singers' consent.
     """
     _check_request(request, statements)
     vocoder, vocoder_file = vocoder_at(request.vocoder, request.vocoder_config, request.vocoder_kind)
@@ -224,10 +225,9 @@ def import_bundle(
 ) -> ImportReport:
     """Import, trace, compare with torch, and write `path`. The content graph goes to the blobs unless `full`.
 
-    `precisions`: those that the voice has besides fp32. `progress` is called with what is being done and the share that
-    is done.
-    Time and peak memory are also in the manifest's provenance. Raises `ForeignFileError`, `ExportError`, `ParityError`;
-    nothing is written then.
+    `precisions`: those that the voice has besides fp32. `progress` is called with the current work and its share from 0
+    to 1. Time and peak memory are also in the manifest's provenance. Raises `ForeignFileError`, `ExportError` or
+    `ParityError`; nothing is written then.
     """
     start = time.perf_counter()
     progress("reading the checkpoints", None)

@@ -143,16 +143,6 @@ def import_native(name: str) -> Any:
         raise interrupt from None
 
 
-def run_command(module: str, command: str, extra: str) -> None:
-    """Call `main` of `module`; where a package that it needs is missing, say how to install it, and exit 1."""
-    try:
-        importlib.import_module(module).main()
-    except ModuleNotFoundError as error:
-        raise without_package(error, command, extra) from None
-    except (OSError, RuntimeError) as error:
-        raise without_home(error) from None
-
-
 def without_home(error: Exception) -> BaseException:
     """An exit with a message if `error` is that of --install-completion; else `error` itself.
 

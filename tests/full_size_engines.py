@@ -16,7 +16,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from comosvc.benchmarks.report import this_machine
+from comosvc.benchmarks.report import machine_facts
 from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE, with_precision
 from comosvc.export.bundle.describe import commit
 from comosvc.runtime.voice.bundle import kept_fp32, open_bundle
@@ -53,7 +53,7 @@ def main(result: Path) -> None:
         "of them has been run. The fp16 graphs passed the gate of comosvc-export precision. One core; the machine did "
         "other work",
         "command": f"python tests/full_size_engines.py benchmarks/results/{result.name}",
-        "hardware": this_machine(),
+        "hardware": machine_facts(),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("tensorrt-rtx", "onnx", "onnxruntime")},

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from comosvc.benchmarks.report import this_machine
+from comosvc.benchmarks.report import machine_facts
 from comosvc.benchmarks.speed.full_size import AUTHORS_SIZE
 from comosvc.export.archive import peak_memory_bytes
 from comosvc.export.bundle.describe import commit
@@ -59,7 +59,7 @@ def main(result: Path) -> None:
     report = {
         "what": "graphs of the authors' sizes with random weights in fp16 against fp32; the machine did other work",
         "command": f"python tests/full_size_fp16.py benchmarks/results/{result.name}",
-        "hardware": this_machine(),
+        "hardware": machine_facts(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "commit": commit(),
         "seconds": round(time.perf_counter() - start, 1),

@@ -5,7 +5,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,11 +25,11 @@ from foreign_files import (
 )
 from reference import authors
 
-from comosvc.benchmarks.report import this_machine
-from comosvc.export.bundle.describe import commit
+from comosvc.benchmarks.report import Figures, Provenance, Row, save
 from comosvc.runtime.voice.bundle import open_bundle
 
 RATE, HOP, FRAMES = 24_000, 128, 61
+NAME = "comosvc-export import of files of the authors' sizes with random weights; the machine did other work"
 STEPS = {"student": (1, 4), "teacher": (1, 4, 50)}
 
 
@@ -125,21 +124,26 @@ def main(result: Path, folder: Path) -> None:
     write_contentvec(folder / "content.pt", FULL)
     found = {kind: import_voice(folder, kind) for kind in STEPS}
     blobs = {path.name[:12]: path.stat().st_size for path in (folder / "home" / "blobs").iterdir()}
-    packages = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "numpy")
-    report = {
-        "what": "comosvc-export import of files of the authors' sizes with random weights; the machine did other work",
-        "command": f"python tests/full_size_import.py benchmarks/results/{result.name}",
-        "hardware": this_machine(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "commit": commit(),
-        "input_bytes": {
-            p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*.*t") if p.is_file()
-        },
-        "clip_frames": FRAMES,
-        **found,
-        "shared_content_encoders": blobs,
-    }
-    result.write_text(json.dumps(report, indent=1) + "\n")
+    inputs = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*.*t") if p.is_file()}
+    provenance = Provenance.here(f"python tests/full_size_import.py benchmarks/results/{result.name}")
+    provenance.versions.update({name: version(name) for name in ("transformers", "onnx", "onnxscript")})
+    details = {"input_bytes": inputs, "clip_frames": FRAMES, **found, "shared_content_encoders": blobs}
+    save(Figures(provenance=provenance, rows=rows_of(found), voice={"name": NAME}, details=details), result)
+
+
+def rows_of(found: dict[str, dict]) -> tuple[Row, ...]:
+    rows = []
+    for kind, figures in found.items():
+        worst = max(figures["onnx_against_torch_worst_relative_error"].values())
+        formulas = max(error for errors in figures["against_float64_formulas"].values() for error in errors.values())
+        rows += [
+            Row(what=f"{kind}: time", value=figures["seconds"], unit="s"),
+            Row(what=f"{kind}: peak memory", value=figures["peak_memory_bytes"] / 1e9, unit="GB"),
+            Row(what=f"{kind}: bundle", value=figures["bundle_bytes"] / 1e6, unit="MB"),
+            Row(what=f"{kind}: worst graph against torch, relative error", value=worst),
+            Row(what=f"{kind}: worst array against the formulas in float64, relative error", value=formulas),
+        ]
+    return tuple(rows)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,17 @@
 
 from dataclasses import replace
 
-from comosvc.benchmarks.speed.ceilings import Ceilings
-from comosvc.benchmarks.speed.results import TOTAL, CellNoise, FullCheck, NotMeasured, SpeedReport, SystemFacts, Timing
+from comosvc.benchmarks.report import Provenance
+from comosvc.benchmarks.speed.results import (
+    TOTAL,
+    Ceilings,
+    CellNoise,
+    FullCheck,
+    NotMeasured,
+    SpeedReport,
+    SystemFacts,
+    Timing,
+)
 
 MACHINE = {"cpu": "Test 9000", "cores": 2, "os": "Linux x86_64", "flags": ["avx2"], "memory_gb": 24}
 
@@ -27,9 +36,8 @@ def timing(system, seconds, rtf, stage=TOTAL, *, scatter=0.01, n=5, **rest):
 
 
 def report(rows, **rest):
-    options = {"device": "cpu"}
-    known = {"machine": MACHINE, "versions": {"comosvc": "0"}, "commit": "abc"}
-    return SpeedReport(**{"command": "comosvc-bench rtf", "options": options, "rows": tuple(rows), **known, **rest})
+    provenance = Provenance(command="comosvc-bench rtf", machine=MACHINE, versions={"comosvc": "0"}, commit="abc")
+    return SpeedReport(provenance=provenance, options={"device": "cpu"}, rows=tuple(rows), **rest)
 
 
 def facts(system, **rest):

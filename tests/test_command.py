@@ -55,6 +55,33 @@ def test_importing_the_package_and_help_are_light(code, heavy):
     assert done.stdout.strip() == "[]"
 
 
+HEAVY = {"torch", "lightning", "transformers", "onnx", "onnxruntime", "onnxscript", "scipy", "matplotlib", "psutil"}
+RESULTS = sorted((Path(__file__).parents[1] / "benchmarks" / "results").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments", "needs"),
+    [
+        ("export", ["--help"], set()),
+        ("export", ["bundle", "--help"], set()),
+        ("benchmarks", ["--help"], set()),
+        ("benchmarks", ["rtf", "--help"], set()),
+        ("benchmarks", ["report", *map(str, RESULTS)], {"matplotlib"}),
+    ],
+)
+def test_help_and_reports_import_nothing_heavy(package, arguments, needs):
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from comosvc.{package}.cli import app
+done = CliRunner().invoke(app, {arguments})
+assert done.exit_code == 0, done.output
+print(sorted({HEAVY} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(sorted(needs))
+
+
 def test_help_lists_the_commands_in_the_order_of_their_use():
     lines = run("--help").stdout.splitlines()
     assert [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]] == COMMANDS
@@ -130,7 +157,9 @@ def test_the_shell_completes_commands_and_their_options(typed, offered):
 
 
 @pytest.mark.parametrize("home", ["a file", None])
-@pytest.mark.parametrize("module", ["__main__", "runtime.cli.convert", "runtime.cli.doctor", "training.cli"])
+@pytest.mark.parametrize(
+    "module", ["__main__", "runtime.cli.convert", "runtime.cli.doctor", "training.cli", "export.cli", "benchmarks.cli"]
+)
 def test_completion_without_a_home_folder_is_an_error_in_words(tmp_path, monkeypatch, module, home):
     def homeless(path):
         raise RuntimeError("Could not determine home directory.")

@@ -84,7 +84,7 @@ class RereadVocoder:
 
 
 def checkpoint_of(config: HifiGanConfig) -> dict[str, object]:
-    """What a training of the vocoder saves."""
+    """A checkpoint of a training of the vocoder."""
     generator = normalised(NsfHifiGan(config)).state_dict()
     discriminators = {
         **_normalised_shapes("mpd", _PERIODS, _PERIOD_CONVOLUTIONS),

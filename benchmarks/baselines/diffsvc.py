@@ -1,8 +1,8 @@
 """diff-svc at 24 kHz. Source: prophesier/diff-svc, `training/config.yaml`."""
 
 from dataclasses import replace
+from functools import cache
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -34,7 +34,6 @@ VOCODER_CONFIG = replace(M4SINGER_24K, normalised_source=False)
 SAMPLERS = {"": lambda: pndm(linear_betas(), 10), "1000": lambda: ddpm(linear_betas())}
 """By what the ids say. The configuration's default is PNDM at a speed-up of 10."""
 _PITCHES, _UNITS = 300, 256
-_PREDICTOR_LAYERS, _PREDICTOR_KERNEL = 5, 5
 
 UNITS_AND_PITCH = GraphSpec("condition", CONDITION.inputs[:3], CONDITION.outputs)
 
@@ -67,6 +66,7 @@ class UnitsAndPitch(nn.Module):
         return stretched(content, content_index) + self.pitch_embed(coarse_f0(f0_hz))
 
 
+@cache
 def content_stage(config: ContentVecConfig | None = None, units: int = _UNITS) -> TimedStep:
     return TimedStep(
         name="content", graph=GRAPHS["content"], build=seeded(lambda: HubertSoft(config, units)), inputs=audio_inputs
@@ -108,16 +108,3 @@ def on_the_papers_network(kind: str) -> SpeedSystem:
         f"diff-svc's {sampler.evaluations} evaluations on CoMoSVC's network (20 × 512, 24 kHz)",
         sampler,
     )
-
-
-def training_only(hidden: int, n_mels: int) -> nn.Module:
-    """What the checkpoint has beside: a pitch predictor and a projection that inference leaves alone. Names and shapes
-    only: there is no forward.
-    """
-    layers = []
-    for _ in range(_PREDICTOR_LAYERS):
-        convolution = nn.Conv1d(hidden, hidden, _PREDICTOR_KERNEL)
-        layers.append(nn.ModuleDict({"1": convolution, "3": nn.LayerNorm(hidden)}))
-    predictor = nn.ModuleDict({"conv": nn.ModuleList(layers), "linear": nn.Linear(hidden, 2)})
-    predictor.register_parameter("pos_embed_alpha", nn.Parameter(torch.ones(1)))
-    return nn.ModuleDict({"mel_out": nn.Linear(hidden, n_mels), "pitch_predictor": predictor})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...export.graphs.trace import narrowed
 from ...runtime.audio.frames import stretched_index
 from ...runtime.audio.spec import AudioSpec
+from ...runtime.audio.world_f0 import dio, squeezed
 from ...runtime.conversion.source import sine_source
 from ...runtime.voice.graphs import GRAPHS, GraphSpec, TensorSpec
 from ...training.content.encoders import ContentVec, ContentVecConfig
@@ -20,35 +22,18 @@ from .authors import Embeddings, Network
 from .sampler import Sampler, SamplerStep, sampler_graph
 from .steps import HostStage, Inputs, SpeedSystem, TimedStep
 
-F0_RANGE_HZ = (50.0, 1100.0)
+
+def world_f0(audio: NDArray[np.float64], spec: AudioSpec) -> NDArray[np.float32]:
+    """DIO of audio (L,), (T,) in Hz, with straight lines through unvoiced stretches; 0 if all is. Needs `pyworld`."""
+    return through_unvoiced(squeezed(dio(audio.astype(np.float32), spec), len(audio) // spec.hop_length))
 
 
-def world_f0(audio: NDArray[np.float64], sample_rate: int, hop_length: int) -> NDArray[np.float64]:
-    """F0 (T,) in Hz of audio (L,), T = L // hop_length, with straight lines through what is unvoiced; 0 if all is.
-
-    Every value is rounded to 0.1 Hz by itself, as in the originals. Needs the package `pyworld`.
-    """
-    import pyworld
-
-    low, high = F0_RANGE_HZ
-    period_ms = 1000.0 * hop_length / sample_rate
-    rough, times = pyworld.dio(audio, sample_rate, f0_floor=low, f0_ceil=high, frame_period=period_ms)
-    found = pyworld.stonemask(audio, rough, times, sample_rate)
-    for index, value in enumerate(found):
-        found[index] = round(value, 1)
-    return through_unvoiced(resized(found, len(audio) // hop_length))
-
-
-def resized(f0_hz: NDArray[np.float64], n_frames: int) -> NDArray[np.float64]:
-    """`n_frames` values on straight lines between those given; a line that touches an unvoiced value is unvoiced."""
-    known = np.where(f0_hz < 1e-3, np.nan, f0_hz)
-    return np.nan_to_num(np.interp(np.arange(n_frames) * len(known) / n_frames, np.arange(len(known)), known))
-
-
-def through_unvoiced(f0_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+def through_unvoiced(f0_hz: NDArray[np.float32]) -> NDArray[np.float32]:
     """Unvoiced stretches replaced by straight lines, and by the nearest voiced value at the ends."""
     voiced = np.flatnonzero(f0_hz)
-    return np.interp(np.arange(len(f0_hz)), voiced, f0_hz[voiced]) if len(voiced) else f0_hz
+    if not len(voiced):
+        return f0_hz
+    return np.interp(np.arange(len(f0_hz)), voiced, f0_hz[voiced]).astype(np.float32)
 
 
 COST_SECONDS = 10.0
@@ -99,6 +84,7 @@ def stretched(content: Tensor, content_index: Tensor) -> Tensor:
     return content.gather(1, content_index.long()[..., None].expand(-1, -1, content.shape[2]))
 
 
+@cache
 def content_stage(config: ContentVecConfig | None = None) -> TimedStep:
     """ContentVec, of which CoMoSVC and so-vits-svc take layer 12 of 12."""
     return TimedStep(
@@ -110,13 +96,9 @@ def f0_stage(spec: AudioSpec) -> HostStage:
     """DIO and StoneMask at the system's rate and hop: CoMoSVC's own, an option of so-vits-svc's.
 
     so-vits-svc's default is Praat's autocorrelation, which costs as much; diff-svc's is CREPE on a GPU, which costs far
-    more. All systems get the same, so that what differs is what is compared.
+    more. All systems get the same, so that they differ only in the parts that are compared.
     """
-    return HostStage(
-        name="f0",
-        sample_rate=spec.sample_rate,
-        run=lambda audio: world_f0(audio, spec.sample_rate, spec.hop_length),
-    )
+    return HostStage(name="f0", sample_rate=spec.sample_rate, run=lambda audio: world_f0(audio, spec))
 
 
 def condition_stage(n_content: int, hidden: int, n_singers: int, spec: AudioSpec) -> TimedStep:
@@ -131,7 +113,7 @@ def condition_stage(n_content: int, hidden: int, n_singers: int, spec: AudioSpec
 
 
 def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> TimedStep:
-    """A denoiser, evaluated over and over. Each evaluation is given the same noise: arithmetic does not mind."""
+    """A denoiser, evaluated over and over. Each evaluation gets the same noise, which costs as much as fresh noise."""
     graph = sampler_graph(sampler)
 
     def inputs(seconds: float, batch: int) -> Inputs:
@@ -156,6 +138,7 @@ def sampler_stage(sampler: Sampler, size: NetworkSize, spec: AudioSpec) -> Timed
     )
 
 
+@cache
 def vocoder_stage(config: HifiGanConfig, spec: AudioSpec) -> TimedStep:
     """NSF-HiFi-GAN on a mel. The sines are made outside, where all of the originals make them without a network."""
     return TimedStep(
@@ -223,12 +206,14 @@ def seeded(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return build
 
 
+@cache
 def count_parameters(stage: TimedStep) -> int:
     """Weights of a stage's network."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in stage.build().parameters())
 
 
+@cache
 def count_gflop_per_s(stage: TimedStep, seconds: float = COST_SECONDS) -> float:
     """GFLOP per second of audio, all evaluations, on a clip of `seconds`. Nothing is computed: sizes are enough."""
     with torch.device("meta"):

@@ -6,7 +6,6 @@ clean mel) and the new x is a sum of the old one, of this and former predictions
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -49,7 +48,7 @@ class Sampler:
 
     @property
     def draws(self) -> bool:
-        """Whether z is needed."""
+        """True if z is needed."""
         return bool(self.s.any())
 
 
@@ -144,7 +143,7 @@ class SamplerStep(nn.Module):
 
     table: Tensor
 
-    def __init__(self, network: nn.Module, sampler: Sampler) -> None:
+    def __init__(self, network: Evaluate, sampler: Sampler) -> None:
         super().__init__()
         self.denoise_fn, self.clips, self.remembered = network, sampler.clips, sampler.remembered
         columns = (sampler.time, sampler.c_in, sampler.u, sampler.v, sampler.a, sampler.s, *sampler.b.T)
@@ -156,8 +155,7 @@ class SamplerStep(nn.Module):
         row = self.table.index_select(0, step_index.view(1)).view(-1).unbind()
         time, c_in, u, v, a, s = row[:6]
         x, *former = state.unbind(dim=1)
-        evaluate = cast(Evaluate, self.denoise_fn)
-        predicted = u * x + v * evaluate(c_in * x, time.expand(len(x)), condition)
+        predicted = u * x + v * self.denoise_fn(c_in * x, time.expand(len(x)), condition)
         if self.clips:
             predicted = predicted.clamp(-1.0, 1.0)
         predictions: Sequence[Tensor] = (predicted, *former)
@@ -169,8 +167,19 @@ class SamplerStep(nn.Module):
         return torch.stack((x, *predictions[: self.remembered]), dim=1)
 
 
+@torch.inference_mode()
+def sample(sampler: Sampler, evaluate: Evaluate, condition: Tensor, draw: Callable[[int], Tensor]) -> Tensor:
+    """x (B, T, M) after all evaluations; `draw(k)` is the k-th noise, of which the first is the initial x."""
+    step, x = SamplerStep(evaluate, sampler), draw(0)
+    state = torch.cat((x[:, None], x.new_zeros(len(x), sampler.remembered, *x.shape[1:])), dim=1)
+    for index in range(sampler.evaluations):
+        noise = draw(index + 1) if sampler.s[index] else None
+        state = step(state, condition, torch.tensor(index), noise)
+    return state[:, 0]
+
+
 def sampler_graph(sampler: Sampler) -> GraphSpec:
-    """What `SamplerStep` takes and gives."""
+    """Inputs and outputs of `SamplerStep`."""
     noise = (TensorSpec("noise", "float32", ("B", "T", "M")),) if sampler.draws else ()
     return GraphSpec(
         name="acoustic",

@@ -152,7 +152,7 @@ class TextEncoder(nn.Module):
         return mean, log_spread
 
 
-_KERNEL, _FLOW_DEPTH, _POSTERIOR_DEPTH, _PRE_KERNEL = 5, 4, 16, 5
+_KERNEL, _FLOW_DEPTH, _PRE_KERNEL = 5, 4, 5
 
 
 class WN(nn.Module):
@@ -182,7 +182,7 @@ class WN(nn.Module):
 
 
 class CouplingLayer(nn.Module):
-    """Backwards: takes from one half of the channels a mean that the other half tells. (B, C, T) -> (B, C, T)."""
+    """Backwards: subtracts a mean, computed from one half of the channels, from the other. (B, C, T) -> (B, C, T)."""
 
     def __init__(self, config: SovitsConfig) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ class Latent(nn.Module):
 
 
 class Decoder(nn.Module):
-    """NSF-HiFi-GAN from the latent (B, T, C), told the speaker by its embedding (B, G)."""
+    """NSF-HiFi-GAN from the latent (B, T, C), conditioned on the speaker's embedding (B, G)."""
 
     def __init__(self, config: HifiGanConfig, gin_channels: int) -> None:
         super().__init__()
@@ -249,33 +249,3 @@ class Decoder(nn.Module):
     def forward(self, latent: Tensor, source: Tensor, singer: Tensor) -> Tensor:
         x = self.generator.conv_pre(latent.transpose(1, 2)) + self.cond(singer[..., None])
         return self.generator.from_hidden(x, source)
-
-
-def training_only(config: SovitsConfig, n_bins: int) -> nn.Module:
-    """What the synthesizer has beside `Latent` and `Decoder`: the posterior's encoder, which hears the spectrum
-    (`n_bins` of it), and an F0 predictor meant for speech. For its names and shapes only: there is no forward.
-    """
-    hidden, gin, layers = config.hidden_channels, config.gin_channels, range(config.n_layers)
-
-    def attention() -> nn.Module:
-        return nn.ModuleDict({f"conv_{which}": nn.Conv1d(hidden, hidden, 1) for which in "qkvo"})
-
-    posterior = {
-        "pre": nn.Conv1d(n_bins, hidden, 1),
-        "enc": WN(hidden, _POSTERIOR_DEPTH, gin),
-        "proj": nn.Conv1d(hidden, 2 * config.inter_channels, 1),
-    }
-    decoder = {
-        "self_attn_layers": nn.ModuleList(attention() for _ in layers),
-        "norm_layers_0": nn.ModuleList(ChannelNorm(hidden) for _ in layers),
-        "ffn_layers": nn.ModuleList(FeedForward(hidden, config.filter_channels, config.kernel_size) for _ in layers),
-        "norm_layers_1": nn.ModuleList(ChannelNorm(hidden) for _ in layers),
-    }
-    f0_decoder = {
-        "prenet": nn.Conv1d(hidden, hidden, 3),
-        "decoder": nn.ModuleDict(decoder),
-        "proj": nn.Conv1d(hidden, 1, 1),
-        "f0_prenet": nn.Conv1d(1, hidden, 3),
-        "cond": nn.Conv1d(gin, hidden, 1),
-    }
-    return nn.ModuleDict({"enc_q": nn.ModuleDict(posterior), "f0_decoder": nn.ModuleDict(f0_decoder)})

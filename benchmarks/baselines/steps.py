@@ -1,4 +1,4 @@
-"""What is timed: a system is a chain of stages, and a stage is a network with the inputs of a clip."""
+"""Systems for timing: a system is a chain of stages, and a stage is a network with the inputs of a clip."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class TimedStep:
     name: str
     """One of `STAGES`."""
     graph: GraphSpec
-    """What the module takes and gives; the exporter traces it by this."""
+    """Inputs and outputs of the module, for the exporter."""
     build: "Callable[[], nn.Module]"
     """Makes the network with random weights, the same at each call."""
     inputs: Callable[[float, int], Inputs]
@@ -57,7 +57,7 @@ class SpeedSystem:
 
     id: str
     title: str
-    """With the size and the number of evaluations: what a reader of the table needs to know."""
+    """With the size and the number of evaluations, for readers of the table."""
     sample_rate: int
     stages: tuple[TimedStep | HostStage, ...]
     parameters: Mapping[str, int]
@@ -65,6 +65,6 @@ class SpeedSystem:
     gflop_per_s: Mapping[str, float]
     """Of each stage that has a network, per second of audio, every evaluation counted; 1 MAC = 2 FLOP."""
     overhead: Callable[[], object] | None = None
-    """What the original does on every call besides computing, where that is timed apart (a vocoder read again). Its
-    first call prepares what the others find, and is not to be timed.
+    """Work of the original on every call besides computing (a vocoder read again), which is timed apart. The first call
+    prepares the others and is not timed.
     """

@@ -24,7 +24,7 @@ from ...training.data.prepare import analyse
 from ...training.data.prepared import FeatureIndex
 from ...training.loop.checkpoint import latest_checkpoint, read_metadata, require_checkpoint
 from ...training.run.acoustic_stages import STUDENT, TEACHER, load_acoustic, load_content_encoders
-from ..held_out import SAMPLE_RATE, HeldOutPair, HeldOutSong
+from ..held_out import SAMPLE_RATE, HeldOutPair
 from ..metrics import MelScore, mean_of, score_mel
 
 PUBLISHED = "student-published"
@@ -58,15 +58,6 @@ class Distillation:
     """By sampler: "teacher 10", "student", "student-published", "teacher 1" (its first guess, a conditional mean)."""
     ode: Mapping[str, OdeDistance]
     """By student."""
-
-
-def rotated_pairs(songs: Sequence[HeldOutSong]) -> list[HeldOutPair]:
-    """Every source to every target once, the songs taken in turn: the whole set would take an hour of ODE."""
-    return [
-        HeldOutPair(songs[(i + j) % len(songs)], source, target)
-        for i, source in enumerate(songs[0].sources)
-        for j, target in enumerate(songs[0].targets)
-    ]
 
 
 @torch.inference_mode()

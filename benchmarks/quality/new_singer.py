@@ -1,4 +1,4 @@
-"""A new singer from minutes of audio: one whom no training heard is added to the voice of a run, and judged.
+"""Adds an unseen singer to the voice of a run from minutes of audio, and measures the result.
 
     python -m comosvc.benchmarks.quality.new_singer RUN -o FOLDER [--minutes 3] [--json FILE]
 
@@ -19,7 +19,6 @@ import soundfile
 import torch
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import nn
 
 from ...runtime.audio.frames import content_index
@@ -43,7 +42,7 @@ from ...training.recipe import Recipe
 from ...training.run.acoustic_stages import STUDENT, load_content_encoders, train_student, train_teacher
 from ...training.run.fine_tune import Part, Start, initial_model, load_acoustic
 from ..metrics import MelScore, mean_of, score_mel
-from ..report import Report, Row, as_table, save_json
+from ..report import Figures, Provenance, Row, save, show
 
 logger = logging.getLogger(__name__)
 _RECIPES: dict[Part, str] = {"embedding": "fine-tune-embedding", "all": "fine-tune"}
@@ -53,7 +52,7 @@ _LOWEST_HZ = (100.0, 260.0)
 
 @dataclass(frozen=True)
 class NewSingerSong:
-    """A conversion to make: what the source gives, and the mels (T, M) of the source and of the new singer."""
+    """A conversion to make: the source's condition, and the mels (T, M) of the source and of the new singer."""
 
     condition: Mapping[str, torch.Tensor]
     source: NDArray[np.float32]
@@ -141,8 +140,9 @@ def main(
         unconverted = mean_of([score_mel(s.source, s.truth, students["all"].spec.mel_log_base) for s in songs])
         models = {"none: mean of the trained singers": untrained(run, output / "all"), **students}
         scores = {name: convert(model, songs, 1.0) for name, model in models.items()}
-    report = Report(
-        command=shlex.join(["python", "-m", "comosvc.benchmarks.quality.new_singer", *sys.argv[1:]]),
+    command = shlex.join(["python", "-m", "comosvc.benchmarks.quality.new_singer", *sys.argv[1:]])
+    report = Figures(
+        provenance=Provenance.here(command),
         rows=tuple(
             Row(
                 what=f"--train {name}: L1 to the new singer's own rendering over the unconverted source's",
@@ -154,9 +154,9 @@ def main(
         voice={"name": f"{singer.name}, added to {run.name}"},
         details={"unconverted": asdict(unconverted), **{name: asdict(score) for name, score in scores.items()}},
     )
-    Console().print(as_table(report))
+    show(report.table())
     if json is not None:
-        save_json(report, json)
+        save(report, json)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,23 @@ from typing import Any
 
 from ...runtime import Converter
 from ...runtime.errors import ComosvcError
-from ...runtime.providers import Precision, Provider
 from ...runtime.storage import sha256
 from ...runtime.voice.bundle import Bundle, comosvc_home, open_bundle
 from ...training.corpus import CorpusConfig
-from ..held_out import SAMPLE_RATE, HeldOutPair, HeldOutSong, Score, load_held_out, pairs, pool, score_conversion
-from ..install import MAX_IMPORT_S, MAX_SIZE_MB, measure_install
+from ..held_out import (
+    SAMPLE_RATE,
+    HeldOutPair,
+    HeldOutSong,
+    Score,
+    load_held_out,
+    pairs,
+    pool,
+    rotated_pairs,
+    score_conversion,
+)
+from ..install import measure_install
 from ..metrics import PitchMeter, SingerMeter
-from ..report import Report, Row
+from ..report import Figures, Provenance, Row
 from .bundle_parts import (
     bounded_pitch_errors,
     content_accuracy,
@@ -24,57 +33,20 @@ from .bundle_parts import (
     recorded_clips,
     worst_parity,
 )
-from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation, rotated_pairs
-
-GOALS: dict[str, Row] = {
-    "student": Row(
-        what="student as shipped, one step: L1 to the true target over the unconverted source's", at_most=0.55
-    ),
-    "audio": Row(what="… of the audio that comes out, vocoder and all", at_most=0.55),
-    "smoothed": Row(what="… of the student's mel, smoothed over 9 frames"),
-    "two_steps": Row(what="… of the student's mel, two steps"),
-    "four_steps": Row(what="… of the student's mel, four steps"),
-    "published": Row(what="student by the published recipe, one step: the same ratio", at_most=0.65),
-    "teacher": Row(what="teacher at its best step count: the same ratio", at_most=0.62),
-    "texture": Row(what="texture of the shipped student's mel, over the truth's", at_least=0.9, at_most=1.1),
-    "texture_audio": Row(what="texture of the audio that comes out, over the truth's"),
-    "ode": Row(
-        what="student(z) to the teacher's ODE end from z, over the undistilled network's distance", at_most=0.35
-    ),
-    "ode_fine": Row(what="… to the end on the published ladder, 24 Euler steps"),
-    "ode_published": Row(what="… of the student by the published recipe"),
-    "other_z": Row(what="student(z) to the ODE end from z, over the distance to that from another z", at_most=1.0),
-    "f0_gross": Row(what="F0 of the output: gross errors (> 50 cents)", unit="%", at_most=1.0),
-    "f0_rmse": Row(what="F0 of the output: RMSE of the rest", unit="cents", at_most=15.0),
-    "f0_voicing": Row(what="F0 of the output: voicing errors", unit="%", at_most=3.0),
-    "identified": Row(what="target singer identified from the output", unit="%", at_least=95.0),
-    "copy": Row(what="vocoder copy-synthesis: L1", unit="nepers", at_most=0.12),
-    "content_synthetic": Row(what="content encoder, frame accuracy: held-out synthetic singers", at_least=0.92),
-    "content_recorded": Row(what="content encoder, frame accuracy: a held-out recorded voice", at_least=0.70),
-    "content_low_synthetic": Row(what="… of the encoder for live use: held-out synthetic singers"),
-    "content_low_recorded": Row(what="… of the encoder for live use: a held-out recorded voice"),
-    "parity": Row(what="ONNX against torch, worst graph, relative error", at_most=1e-5),
-    "size": Row(what="slim install: size of the environment", unit="MB", at_most=MAX_SIZE_MB),
-    "import": Row(what="slim install: import time", unit="s", at_most=MAX_IMPORT_S),
-    "rtf": Row(what="whole chain on one core: RTF", at_most=0.04),
-    "lookahead": Row(what="look-ahead of all parts, live", unit="ms", at_most=60.0),
-    "bounded_gross": Row(what="F0 with 16 ms of look-ahead, held: gross errors", unit="%"),
-    "bounded_rmse": Row(what="F0 with 16 ms of look-ahead, held: RMSE of the rest", unit="cents"),
-    "bounded_voicing": Row(what="F0 with 16 ms of look-ahead, held: voicing errors", unit="%"),
-}
-"""The rows in the order of the table. L1 is that of log-mels."""
+from .distillation import PUBLISHED, TEACHER_STEPS, measure_distillation
+from .goals import GOALS
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a row turned out to be; `value` None where it could not be measured, and `note` says why and how to."""
+    """A figure; `value` None where it could not be measured, and `note` says why and how to."""
 
     value: float | None
     note: str
 
 
 def filled(key: str, found: Found) -> Row:
-    """The row `key` of the table with what was found."""
+    """The row `key` of the table with a figure."""
     return replace(GOALS[key], value=found.value, note=found.note)
 
 
@@ -84,16 +56,16 @@ Rows = dict[str, Found]
 
 @dataclass(frozen=True, kw_only=True)
 class QualityOptions:
-    """What to measure."""
+    """Choices of `comosvc-bench quality`."""
 
     model: str = "demo"
-    provider: Provider = "cpu"
-    precision: Precision = "auto"
+    provider: str = "cpu"
+    precision: str = "auto"
     """The two of the conversions and the RTF; the parts are measured as ONNX graphs in fp32 on the CPU."""
     run: Path | None = None
     """A run folder, for the rows that need torch: teacher, published student, distances to the ODE."""
     install: str | None = None
-    """What pip should install to measure the slim install: ".[cpu]" in a checkout, or a wheel with [cpu]."""
+    """Requirement of the slim install, for pip: ".[cpu]" in a checkout, or a wheel with [cpu]."""
     constraint: Path | None = None
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     cache: Path = field(default_factory=lambda: comosvc_home() / "benchmarks")
@@ -101,7 +73,7 @@ class QualityOptions:
 
 @dataclass(frozen=True)
 class _QualityBench:
-    """What the rows are measured with."""
+    """A loaded voice, the held-out songs and the meters."""
 
     options: QualityOptions
     converter: Converter
@@ -112,19 +84,20 @@ class _QualityBench:
     details: dict[str, Any]
 
 
-def measure_quality(options: QualityOptions, command: str, say: Say) -> Report:
-    """Measure every row that `options` allow; the others stay empty and say how. `say` hears of progress."""
+def measure_quality(options: QualityOptions, command: str, say: Say) -> Figures:
+    """Measure every row that `options` allow; the others stay empty and say how. `say` is called with progress."""
     say("held-out songs")
     songs = load_held_out(options.corpus, options.cache, lambda song: say(f"rendered {song}"))
     details: dict[str, Any] = {}
-    with Converter(options.model, provider=options.provider, precision=options.precision, threads=1) as converter:
+    chosen: dict[str, Any] = {"provider": options.provider, "precision": options.precision}
+    with Converter(options.model, **chosen, threads=1) as converter:
         bench = _QualityBench(options, converter, open_bundle(options.model), songs, PitchMeter(), say, details)
         _require_targets(bench)
         rows = {**_conversions(bench), **_parts(bench), **_distillation(bench), **_install(bench)}
         voice = _voice(bench)
     assert rows.keys() == GOALS.keys()
     table = tuple(filled(key, rows[key]) for key in GOALS)
-    return Report(command=command, rows=table, voice=voice, details=details)
+    return Figures(provenance=Provenance.here(command), rows=table, voice=voice, details=details)
 
 
 def _require_targets(bench: _QualityBench) -> None:
@@ -183,7 +156,7 @@ def _parts(bench: _QualityBench) -> Rows:
     clips = sum(len(song.sources) + len(song.targets) for song in songs)
     copy = copy_synthesis(bundle, songs, bench.meter)
     say("content encoder")
-    heard = _content(bench, "content") | _content(bench, "content_low")
+    content = _content(bench, "content") | _content(bench, "content_low")
     say("pitch with bounded look-ahead")
     bounded = bounded_pitch_errors(songs, bench.meter, bench.converter.spec)
     say("speed")
@@ -195,7 +168,7 @@ def _parts(bench: _QualityBench) -> Rows:
     live_content = ahead.content if ahead.content_low_latency is None else ahead.content_low_latency
     return {
         "copy": Found(copy.l1, f"{clips} held-out clips, tracked F0; texture {copy.texture:.2f}{_apart(bench)}"),
-        **heard,
+        **content,
         "parity": Found(max(graphs.values()), ", ".join(f"{name} {error:.1e}" for name, error in parity.items())),
         "rtf": Found(rtf, f"one thread, processor time, {len(source) / SAMPLE_RATE:.1f} s clip"),
         "lookahead": Found(
@@ -227,9 +200,9 @@ def _content(bench: _QualityBench, graph: str) -> Rows:
         )
     }
     try:
-        heard = content_accuracy(bench.bundle, recorded_clips(bench.options.corpus), graph)
-        note = f"rms of flite, {heard.n_frames} frames; sounding ones {heard.sounding:.3f}{_apart(bench)}"
-        return rows | {f"{graph}_recorded": Found(heard.all, note)}
+        found = content_accuracy(bench.bundle, recorded_clips(bench.options.corpus), graph)
+        note = f"rms of flite, {found.n_frames} frames; sounding ones {found.sounding:.3f}{_apart(bench)}"
+        return rows | {f"{graph}_recorded": Found(found.all, note)}
     except ComosvcError as error:
         return rows | {f"{graph}_recorded": Found(None, str(error).replace("\n", "; "))}
 

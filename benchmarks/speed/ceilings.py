@@ -1,11 +1,13 @@
-"""What this machine can do at most: what a stage's FLOP per second are held against."""
+"""The most that this machine computes and copies: ceilings of the FLOP per second of a stage."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .results import Ceilings
 
 if TYPE_CHECKING:
     import torch
@@ -16,43 +18,18 @@ _LIMIT_S = 2.0
 """Time limit for the repetitions of one ceiling, so that slow machines measure fewer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ceilings:
-    """The best of some repetitions: GFLOP/s of square matrix products, GB/s of a copy, read and written."""
-
-    threads: int
-    device: str
-    fp32_torch_gflop_s: float
-    fp32_onnx_gflop_s: float | None = None
-    """ONNX Runtime's, on the CPU: its kernels and torch's are not equally fast on every processor (MKL on AMD's)."""
-    bf16_torch_gflop_s: float | None = None
-    """None for devices without bf16 units, where torch emulates bf16 at a hundredth of the speed."""
-    fp16_torch_gflop_s: float | None = None
-    """None for devices without fp16 units."""
-    copy_gb_s: float
-    fp32_matmul_precision: str = "highest"
-    """torch's setting; anything else lets a GPU use TF32."""
-    left_out: tuple[str, ...] = ()
-    """Precisions without a ceiling, each with the reason."""
-
-    def gflop_s(self, precision: str) -> float | None:
-        """The most of any engine in a precision; None where it was not measured."""
-        if precision in ("bf16", "fp16"):
-            return self.bf16_torch_gflop_s if precision == "bf16" else self.fp16_torch_gflop_s
-        return max(self.fp32_torch_gflop_s, self.fp32_onnx_gflop_s or 0.0) if precision == "fp32" else None
-
-    def or_better(self, other: "Ceilings") -> "Ceilings":
-        """The higher of both in each respect: whatever disturbs can only lower a ceiling."""
-        best = {}
-        for field in fields(self):
-            a, b = getattr(self, field.name), getattr(other, field.name)
-            best[field.name] = max(a, b) if isinstance(a, float) and isinstance(b, float) else a
-        return Ceilings(**best)
+def the_better(one: Ceilings, other: Ceilings) -> Ceilings:
+    """The higher of both in each respect: a disturbance can only lower a ceiling."""
+    best = {}
+    for field in fields(Ceilings):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        best[field.name] = max(a, b) if isinstance(a, float) and isinstance(b, float) else a
+    return Ceilings(**best)
 
 
 def measure_ceilings(threads: int, device: str, gemm_size: int = 2048, copy_mb: int = 256) -> Ceilings:
     """Measure them. Changes the number of torch's threads: call it in a process of its own."""
-    import torch  # only here: who reads results need not have it
+    import torch
 
     from ...training.loop.devices import why_emulated
 

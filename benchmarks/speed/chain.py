@@ -1,16 +1,19 @@
 """A loaded system: passes over its stages for a length and a batch, timed by stage."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..baselines.steps import HostStage, SpeedSystem, TimedStep
+from .results import Loaded, VariantKey
 from .timing import Step, Turn
 
+CLIP_RATE = 44_100
+"""Of the clips that voices convert: the voice resamples, and that is counted."""
 _LOW_HZ, _HIGH_HZ, _PHRASE_S = 130.0, 390.0, 4.0
 _VIBRATO_HZ, _VIBRATO_DEPTH = 5.5, 0.02
 _HARMONICS = 16
@@ -38,37 +41,6 @@ Place = Callable[[NDArray[Any]], Any]
 _OVERHEAD_REPEATS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What a loaded system says of itself, and what loading took."""
-
-    title: str
-    sample_rate: int
-    parameters: Mapping[str, int] = field(default_factory=dict)
-    gflop_per_s: Mapping[str, float] = field(default_factory=dict)
-    """Of the stages for which it is known."""
-    weights_mb: Mapping[str, float] = field(default_factory=dict)
-    ends_mb_per_s: Mapping[str, float] = field(default_factory=dict)
-    """`traffic.Traffic`."""
-    build_s: float | None = None
-    """Making the networks with random weights."""
-    export_s: float | None = None
-    """Tracing to ONNX, when that was done."""
-    load_s: float | None = None
-    """From weights in memory, or files, to an engine that is ready."""
-    overhead_s: float | None = None
-    """What the original does on every call besides computing (`SpeedSystem.overhead`); the best of some."""
-    libraries_mb: float | None = None
-    """Resident size of the process before the weights came: interpreter and libraries."""
-    loaded_mb: float | None = None
-    """And when all was loaded."""
-    engine_build_s: float | None = None
-    """Building TensorRT's engines, whenever that was done."""
-    engine_mb: float | None = None
-    fp32_graphs: tuple[str, ...] = ()
-    """Graphs of a voice that are fp32 in this precision too: they missed their budget, or gain nothing."""
-
-
 class Chain(Protocol):
     """A system in an engine. `prepare` gives passes over `batch` clips of `seconds`."""
 
@@ -91,7 +63,7 @@ def measure_overhead(make: Callable[[], SpeedSystem]) -> float | None:
     system = make()
     if system.overhead is None:
         return None
-    system.overhead()  # prepares what the others find
+    system.overhead()  # prepares the others
     seconds = []
     for _ in range(_OVERHEAD_REPEATS):
         start = time.perf_counter()
@@ -101,7 +73,7 @@ def measure_overhead(make: Callable[[], SpeedSystem]) -> float | None:
 
 
 def describe(system: SpeedSystem, **found: Any) -> Loaded:
-    """What a system says of itself, with what was `found` when it was loaded."""
+    """The sizes of a system, with the figures that were `found` when it was loaded."""
     return Loaded(
         title=system.title,
         sample_rate=system.sample_rate,
@@ -157,20 +129,6 @@ def _sampler(stage: TimedStep, call: Call, inputs: dict[str, Any], place: Place)
         return output
 
     return run
-
-
-@dataclass(frozen=True)
-class VariantKey:
-    """A system as it is run: what a row of the results is about. `singers`: a cast of another size than its own."""
-
-    system: str
-    engine: str
-    precision: str
-    singers: int | None = None
-
-    def __str__(self) -> str:
-        cast = "" if self.singers is None else f", {self.singers} singers"
-        return f"{self.system} ({self.engine} {self.precision}{cast})"
 
 
 @dataclass(frozen=True)

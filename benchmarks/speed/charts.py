@@ -9,8 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .chain import VariantKey
-from .results import TOTAL, SpeedReport
+from .results import TOTAL, SpeedReport, VariantKey
 from .tables import stages_in_order
 
 _WIDTH_IN, _HEIGHT_IN, _DPI = 8.0, 4.5, 120

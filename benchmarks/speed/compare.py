@@ -1,12 +1,11 @@
-"""Two runs side by side: did anything get slower, beyond what noise explains?"""
+"""Compares two runs of `comosvc-bench rtf`, with the noise of their ratios."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...runtime.errors import OptionError
-from .results import TOTAL, ResultError, SpeedReport, Timing
-from .timing import in_words, is_same_machine
+from ..report import ResultError, is_same_machine, machine_in_words
+from .results import TOTAL, SpeedReport, Timing
 
 Row = tuple[str, str, str, int | None, int, int, float, str]
 """System, engine, precision, singers, threads, batch, seconds, stage."""
@@ -63,7 +62,7 @@ def parse_share(text: str) -> float:
     return share
 
 
-def compare(
+def compare_reports(
     before: SpeedReport,
     after: SpeedReport,
     fail_over: float,
@@ -78,9 +77,10 @@ def compare(
     which holds on other machines too. Raises `ResultError` for runs on different machines without `reference` or
     `force`, and where there is nothing in common.
     """
-    if reference is None and not force and not is_same_machine(before.machine, after.machine):
+    if reference is None and not force and not is_same_machine(before.provenance.machine, after.provenance.machine):
+        one, other = (machine_in_words(run.provenance.machine) for run in (before, after))
         raise ResultError(
-            f"the two were measured on different machines: {in_words(before.machine)} and {in_words(after.machine)}\n"
+            f"the two were measured on different machines: {one} and {other}\n"
             "hint: --relative-to SYSTEM compares each row's ratio to that system's in its own file, which carries "
             "over; --force compares seconds all the same"
         )
@@ -132,8 +132,3 @@ def _in_words(row: Row) -> str:
     system, engine, precision, singers, threads, batch, seconds, stage = row
     cast = "" if singers is None else f", {singers} singers"
     return f"{system} ({engine} {precision}{cast}), {seconds:g} s, batch {batch}, {threads} thread(s), {stage}"
-
-
-def missing_in_words(names: Sequence[str], which: str) -> list[str]:
-    """Lines that say which rows only one file has."""
-    return [f"only in the {which} file: {name}" for name in names]

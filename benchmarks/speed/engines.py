@@ -50,8 +50,8 @@ def of_system(system: SpeedSystem, precision: str) -> Traffic:
 
 
 def of_voice(bundle: Bundle, precision: str, stage_of: Mapping[str, str]) -> Traffic:
-    """Of a voice's graphs that `stage_of` names. What goes in and out is float32 in any precision."""
-    import onnx  # of those who make a voice ready; who runs one has no need of it
+    """Of a voice's graphs that `stage_of` names. Inputs and outputs are float32 in any precision."""
+    import onnx  # not for running a voice
 
     audio = bundle.manifest.audio
     rates_hz = {
@@ -80,7 +80,7 @@ def _mb_per_s(tensors: Iterable[Tensor], sizes: Mapping[str, int], float_bytes: 
 
 
 def _n_bytes(tensor: Tensor, sizes: Mapping[str, int], float_bytes: int) -> int:
-    """0 where a size is not known. `float_bytes`: of what says float32."""
+    """0 where a size is not known. `float_bytes`: size of a float32 element in this precision."""
     dtype, dims = tensor
     known = [sizes.get(dim, 0) if isinstance(dim, str) else dim for dim in dims]
     return math.prod(known) * (float_bytes if dtype == "float32" else np.dtype(dtype).itemsize)
@@ -88,7 +88,7 @@ def _n_bytes(tensor: Tensor, sizes: Mapping[str, int], float_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class ExportedStage:
-    """A graph on disk. `seconds`: what tracing took when it was made."""
+    """A graph on disk. `seconds`: duration of its tracing."""
 
     stage: str
     path: Path
@@ -169,7 +169,7 @@ class TorchChain:
         )
 
     def prepare(self, seconds: float, batch: int) -> Pass:
-        if self._compiled:  # what was compiled for other sizes, of which only so many are kept
+        if self._compiled:  # drops code for other sizes, of which torch keeps a few only
             torch.compiler.reset()
         steps = make_steps(self._system, seconds, batch, self._network)
 
@@ -201,7 +201,7 @@ class TorchChain:
         return call, place
 
     def _autocast(self) -> torch.autocast:
-        """For what a network computes in float32 of its own accord. Weights are converted already and stay so."""
+        """For parts that a network computes in float32 by itself. Weights are converted already."""
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def _sync(self) -> None:

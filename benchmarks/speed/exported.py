@@ -1,16 +1,13 @@
 """Networks of systems as ONNX graphs, by the exporter that voices go through, kept while they are the same."""
 
-import ast
 import hashlib
-import importlib.util
-import inspect
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import is_dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -19,36 +16,45 @@ from torch import nn
 
 from ...export.graphs import trace as graphs
 from ...runtime.storage import write_whole
-from ...runtime.voice import manifest
 from ...runtime.voice.bundle import comosvc_home
 from ..baselines.steps import SpeedSystem, TimedStep
 from .chain import networks
 from .engines import ExportedStage
 
 TRACE_SECONDS, TRACE_BATCH = 1.0, 2
-"""Neither may make a dimension of 1 of what is free: torch specialises on that."""
+"""Neither may make a free dimension 1: torch specialises on that."""
 UNUSED_DAYS = 7
-"""What nobody asked for in that time is removed: graphs of an earlier source are never asked for again."""
+"""Days without use after which a graph is removed: those of earlier sources are never used again."""
+_PACKAGE = Path(__file__).parents[2]
 _TOOLS = ("torch", "onnx", "onnxscript", "transformers")
-_OURS = __name__.partition(".")[0]
-_EXPORTER = (graphs.__name__, manifest.__name__)
+_MADE_OF = ("runtime/voice", "training", "export/graphs", "benchmarks/baselines")
+"""Folders with the sources of networks and exporter."""
 
 
 def cache_folder() -> Path:
-    """Where graphs and voices that only benchmarks need are kept."""
+    """The folder of graphs and voices that only benchmarks need."""
     return comosvc_home() / "benchmarks"
 
 
+@cache
+def source_hash(*folders: str) -> str:
+    """Hash of all sources in these folders of the package."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(_PACKAGE.joinpath(folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def content_key(module: nn.Module, *facts: object) -> str:
-    """Hash of all that decides about a graph: weights and settings of `module`, `facts`, and the sources of both."""
+    """Hash of everything that a graph depends on: weights and settings of `module`, `facts`, sources and packages."""
     digest = hashlib.sha256(repr(facts).encode())
     for name, part in module.named_modules():
         digest.update(f"{name} {type(part).__qualname__} {_settings(part)}".encode())
     for name, tensor in module.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    for path in sorted(_sources(module)):
-        digest.update(path.read_bytes())
+    digest.update(source_hash(*_MADE_OF).encode())
     for package in _TOOLS:
         try:
             digest.update(f"{package} {metadata.version(package)}".encode())
@@ -58,44 +64,19 @@ def content_key(module: nn.Module, *facts: object) -> str:
 
 
 def _settings(part: nn.Module) -> dict[str, object]:
-    """Attributes that a trace turns into constants. Whether it trains is none: a trace is of what does not."""
+    """Attributes that a trace turns into constants; `training` is always off then."""
     plain = (bool, int, float, str, tuple, list, type(None))
     found = {name: value for name, value in vars(part).items() if isinstance(value, plain) or is_dataclass(value)}
     return {name: value for name, value in found.items() if name != "training"}
 
 
-def _sources(module: nn.Module) -> set[Path]:
-    """The files of its classes and of the exporter, with all of ours that they import; others' have their version."""
-    waiting = {type(part).__module__ for part in module.modules()} | {*_EXPORTER}
-    names: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        names.add(name)
-        waiting |= {*_imported(name)} - names
-    files = {inspect.getsourcefile(sys.modules[name]) for name in names if not name.startswith("torch.")}
-    return {*map(Path, filter(None, files))}
-
-
-def _imported(name: str) -> Iterator[str]:
-    """Loaded modules of ours that a module of ours imports."""
-    source = inspect.getsourcefile(sys.modules[name])
-    if not name.startswith(f"{_OURS}.") or source is None:
-        return
-    package = sys.modules[name].__package__
-    for node in ast.walk(ast.parse(Path(source).read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            found = (base, *(f"{base}.{alias.name}" for alias in node.names))
-            yield from (one for one in found if one in sys.modules)
-
-
 def mark_used(about: Path) -> None:
-    """Note that what this file is about was asked for today."""
+    """Note the use of a graph or voice today."""
     os.utime(about)
 
 
 def remove_unused() -> None:
-    """Delete graphs and voices that nobody asked for in `UNUSED_DAYS`, and what an interrupted run left."""
+    """Delete graphs and voices that were not used for `UNUSED_DAYS`, and leftovers of interrupted runs."""
     oldest = time.time() - 86_400 * UNUSED_DAYS
     for folder in (cache_folder() / "graphs", cache_folder() / "voices"):
         for path in folder.glob("*"):

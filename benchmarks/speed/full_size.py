@@ -1,13 +1,11 @@
-"""Our system at the authors' size with random weights, exported as any voice is: what `comosvc` means in a benchmark.
+"""Our system at the authors' size with random weights, exported as any voice is: the system `comosvc` of benchmarks.
 
-Speed does not depend on what weights say, and nobody publishes trained ones of this size. The parity matrix and the
-stored probes are left out: tests hold them, and they take minutes. Where a row asks for fp16 or int8 there are such
-graphs too, as `comosvc-export precision` makes them, but for its comparison with fp32: of random weights it says
-nothing.
+Speed does not depend on the values of weights, and no trained ones of this size are public. The parity matrix and the
+stored probes are left out; they take minutes, and tests cover them. For fp16 and int8 there are such graphs too, as
+`comosvc-export precision` makes them, without its comparison with fp32, which random weights make meaningless.
 """
 
 import dataclasses
-import inspect
 import json
 import os
 import shutil
@@ -29,9 +27,7 @@ from ...export.bundle.assemble import TorchGraphs
 from ...export.bundle.describe import EMBEDDING_FILE, make_manifest
 from ...export.bundle.statements import PITCH_LICENCE
 from ...export.bundle.voice import TrainedVoice
-from ...export.graphs import inputs, parity
-from ...export.precision import fp16, half, int8, precision
-from ...export.precision import fp16 as ranges
+from ...export.precision import precision
 from ...runtime.audio.spec import AUTHORS_FRONT_END, COMOSVC_24K
 from ...runtime.storage import sha256
 from ...runtime.voice import graphs as contracts
@@ -41,17 +37,15 @@ from ...training.acoustic.model import AUTHORS_ACOUSTIC, AcousticConfig, Acousti
 from ...training.content.encoders import ContentVec, ContentVecConfig
 from ...training.vocoder.hifigan import M4SINGER_24K, HifiGanConfig
 from ...training.vocoder.light import LIGHT_24K, VocoderConfig, build_vocoder
-from .chain import Loaded
 from .engines import of_voice
-from .exported import cache_folder, content_key, mark_used, remove_unused
+from .exported import cache_folder, content_key, mark_used, remove_unused, source_hash
+from .results import Loaded
 from .voices import STAGE_OF, ReadyVoice
 
 N_SINGERS = 20
 _COUNTED_S = 10
 """Attention grows with the clip; FLOP per second are those of a clip this long."""
 _STAGES = ("content", "acoustic", "vocoder")
-_MAKERS = (fp16, half, inputs, int8, parity, precision, ranges)
-"""What a graph in another precision depends on."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ def random_voice(
     acoustic_config: AcousticConfig = AUTHORS_ACOUSTIC,
     vocoder_config: HifiGanConfig | VocoderConfig = M4SINGER_24K,
 ) -> TrainedVoice:
-    """Of the authors' sizes unless told; the same random weights at each call. `ConfigError` without `transformers`."""
+    """The same random weights at each call. Raises `ConfigError` without `transformers`."""
     torch.manual_seed(0)
     content = ContentVec(content_config).fold()
     acoustic = AcousticModel(acoustic_config, COMOSVC_24K, content.n_content, N_SINGERS)
@@ -159,7 +153,7 @@ def _count(torch_graphs: TorchGraphs) -> dict[str, dict[str, float]]:
 def with_precision(voice: ReadyVoice, name: str, judged: bool = False) -> ReadyVoice:
     """An unpacked voice of the cache with graphs in fp16 or int8 besides; a minute at first, two where `judged`."""
     source = Path(voice.model)
-    key = sha256("".join(map(inspect.getsource, _MAKERS)).encode())[:16]
+    key = source_hash("export/graphs", "export/precision")[:16]
     folder = source.with_name(f"{source.name}-{name}-{key}" + ("-judged" if judged else ""))
     if not folder.is_dir():
         bundle = open_bundle(source)
@@ -178,12 +172,12 @@ def with_precision(voice: ReadyVoice, name: str, judged: bool = False) -> ReadyV
 
 
 def ready_precision(ready: Callable[[], ReadyVoice], name: str) -> ReadyVoice:
-    """What `ready` gives, with such graphs: importable, so that another process can make it."""
+    """The voice of `ready` with such graphs; importable by other processes."""
     return with_precision(ready(), name)
 
 
 def ready_counted(ready: Callable[[], ReadyVoice], precision: str) -> ReadyVoice:
-    """What `ready` gives, with the bytes that it moves in `precision`: importable too."""
+    """The voice of `ready` with its traffic in `precision`; importable too."""
     voice = ready()
     bundle = open_bundle(voice.model)
     facts = voice.facts or Loaded(title=f"voice {bundle.manifest.name}", sample_rate=bundle.manifest.audio.sample_rate)
@@ -191,7 +185,7 @@ def ready_counted(ready: Callable[[], ReadyVoice], precision: str) -> ReadyVoice
 
 
 def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
-    """The same voice with `n` singers, their embeddings repeated: what does a large cast cost?"""
+    """The same voice with `n` singers, their embeddings repeated, to measure the cost of a large cast."""
     model = shipped_voices().get(str(voice.model), Path(voice.model))
     bundle = open_bundle(model)
     any_singer = next(iter(bundle.manifest.singers.values()))
@@ -219,7 +213,7 @@ def with_singers(voice: ReadyVoice, n: int) -> ReadyVoice:
 
 
 def ready_cast(ready: Callable[[], ReadyVoice], singers: int) -> ReadyVoice:
-    """What `ready` gives, with another cast: importable, so that another process can make it."""
+    """The voice of `ready` with another cast; importable too."""
     return with_singers(ready(), singers)
 
 

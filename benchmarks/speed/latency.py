@@ -1,44 +1,37 @@
-"""`comosvc-bench latency`: how long a caller waits, for a block of a stream or for a short clip."""
+"""`comosvc-bench latency`: waiting times for a block of a stream, a short clip, a first second, and long files."""
 
 import json
+import math
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import soundfile
 
-from ...runtime import Converter
-from ...runtime.errors import OptionError
-from ..quality.low_distance import LowDistance, measure_low_distance
-from ..report import WordTable, current_commit, in_words, installed_versions
-from . import timing as machine
-from .chain import sung_clip
-from .results import FORMAT_VERSION, ResultError, read_results
-from .streaming import (
-    STREAM_RATE,
-    BlockLatency,
-    LongFile,
-    Soak,
-    StartUp,
-    measure_blocks,
-    measure_long_files,
-    measure_soak,
-    measure_start_up,
-)
-from .timing import Watch
-from .voices import CLIP_RATE
+from ...runtime import Converter, Stream
+from ...runtime.errors import ComosvcError, OptionError
+from ..report import Provenance
+from .chain import CLIP_RATE, sung_clip
+from .latency_results import STREAM_RATE, LatencyReport, LongFile, Soak, StartUp, Waits
+from .low_distance import measure_low_distance
+from .timing import Watch, resident_mb
 
 FULL_SIZE = ("full-size", "full-size-light")
-"""Stand for voices of the published sizes with random weights, the second with the light vocoder."""
+"""Names of voices of the published sizes with random weights, the second with the light vocoder."""
 _WARM_UP, _SOAK_BLOCK_MS = 2, 20.0
+_CLIP_S, _LEAST_BLOCKS = 8.0, 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyOptions:
-    """What is measured."""
+    """Choices of `comosvc-bench latency`."""
 
     model: str = "demo"
     blocks_ms: tuple[float, ...] = (10.0, 20.0, 40.0, 80.0)
@@ -46,7 +39,7 @@ class LatencyOptions:
     stream_s: float = 20.0
     """Audio for each size of block."""
     limit_s: float = 60.0
-    """... which ends early where it takes longer than this."""
+    """Limit for each size of block."""
     clips_ms: tuple[float, ...] = (250.0, 500.0, 1000.0, 2000.0)
     calls: int = 50
     start_up: bool = False
@@ -63,47 +56,6 @@ class LatencyOptions:
             raise OptionError(f"--calls {self.calls}: the 95th and 99th percentile need 20 calls or more")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipLatency:
-    """Calls with clips of one length. `first_ms`: the first call of that length, which is not among `calls_ms`."""
-
-    clip_ms: float
-    first_ms: float
-    calls_ms: tuple[float, ...]
-    others_cores: float
-
-    def percentile(self, share: float) -> float:
-        return float(np.percentile(self.calls_ms, share))
-
-    @property
-    def in_time(self) -> float:
-        """Share of the calls that took no longer than their clip lasts."""
-        return float(np.mean(np.array(self.calls_ms) <= self.clip_ms))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyReport:
-    """A run of `comosvc-bench latency`."""
-
-    command: str
-    voice: str
-    provider: str
-    precision: str
-    threads: int
-    load_ms: float
-    lookahead_ms: float
-    """What a live conversion with this voice waits for, by its manifest."""
-    clips: tuple[ClipLatency, ...]
-    blocks: tuple[BlockLatency, ...] = ()
-    start_up: StartUp | None = None
-    distance: LowDistance | None = None
-    soak: Soak | None = None
-    long_files: tuple[LongFile, ...] = ()
-    machine: dict[str, Any] = field(default_factory=machine.machine_facts)
-    versions: dict[str, str] = field(default_factory=installed_versions)
-    commit: str | None = field(default_factory=current_commit)
-
-
 def measure_latency(options: LatencyOptions, command: str, say: Callable[[str], None]) -> LatencyReport:
     """Raises `ComosvcError` where the voice cannot be loaded as asked."""
     model = options.model
@@ -114,43 +66,37 @@ def measure_latency(options: LatencyOptions, command: str, say: Callable[[str], 
         wanted = next(voice for voice in (AUTHORS_SIZE, LIGHT_SIZE) if voice.name == model)
         model = os.fspath(wanted.ready().model)
     loading = {"provider": options.provider, "precision": options.precision, "threads": options.threads}
-    fresh = {"model": model, **loading}
-    start_up = long_files = None
+    start_up = None
     if options.start_up:
         say("start-up")
-        start_up = measure_start_up(fresh)
+        start_up = measure_start_up({"model": model, **loading})
     start = time.perf_counter()
     with Converter(model, **loading) as converter:
         load_ms = 1e3 * (time.perf_counter() - start)
-        blocks, clips = [], []
+        rows = []
         for block_ms in options.blocks_ms:
             say(f"a stream in blocks of {block_ms:g} ms")
-            blocks.append(measure_blocks(converter, block_ms, options.stream_s, options.limit_s))
+            rows.append(measure_blocks(converter, block_ms, options.stream_s, options.limit_s))
         for clip_ms in options.clips_ms:
             say(f"{options.calls} clips of {clip_ms:g} ms")
-            clips.append(_calls(converter, clip_ms, options.calls))
-        distance = measure_low_distance(converter, say) if options.distance else None
-        soak = measure_soak(converter, _SOAK_BLOCK_MS, options.soak_minutes, say) if options.soak_minutes else None
-        if options.long_files_minutes:
-            long_files = measure_long_files(fresh, options.long_files_minutes, None, say)
+            rows.append(_measure_clips(converter, clip_ms, options.calls))
         return LatencyReport(
-            command=command,
+            provenance=Provenance.here(command),
             voice=converter.manifest.name,
             provider=converter.provider,
             precision=converter.precision,
             threads=options.threads,
             load_ms=load_ms,
             lookahead_ms=converter.manifest.lookahead_ms.total,
-            clips=tuple(clips),
-            blocks=tuple(blocks),
+            rows=tuple(rows),
             start_up=start_up,
-            distance=distance,
-            soak=soak,
-            long_files=long_files or (),
+            distance=measure_low_distance(converter, say) if options.distance else None,
+            soak=measure_soak(converter, options.soak_minutes, say) if options.soak_minutes else None,
+            long_files=measure_long_files({"model": model, **loading}, options.long_files_minutes, say),
         )
 
 
-def _calls(converter: Converter, clip_ms: float, calls: int) -> ClipLatency:
+def _measure_clips(converter: Converter, clip_ms: float, calls: int) -> Waits:
     audio = sung_clip(1e-3 * clip_ms, CLIP_RATE).astype(np.float32)
 
     def call_ms() -> float:
@@ -163,137 +109,146 @@ def _calls(converter: Converter, clip_ms: float, calls: int) -> ClipLatency:
         call_ms()
     watch = Watch()
     taken = tuple(call_ms() for _ in range(calls))
-    return ClipLatency(clip_ms=clip_ms, first_ms=first_ms, calls_ms=taken, others_cores=watch.stop().others_cores)
+    others = watch.stop().others_cores
+    return Waits(what="clip", length_ms=clip_ms, first_ms=first_ms, taken_ms=taken, others_cores=others)
 
 
-def save_latency(report: LatencyReport, path: Path) -> None:
-    """Write a report; `load_latency` reads it back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = {"format_version": FORMAT_VERSION, "kind": "latency", **asdict(report)}
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+_STARTS = 5
+_START = """
+import time; start = time.perf_counter()
+import json, sys
+from comosvc.runtime import Converter
+imported = time.perf_counter()
+options = json.loads(sys.argv[1])
+converter = Converter(**options)
+loaded = time.perf_counter()
+from comosvc.benchmarks.speed.timing import resident_mb
+resident = resident_mb()
+from comosvc.runtime.providers.self_test import vowel
+audio, _ = vowel(converter.spec)
+audio = audio[: converter.spec.sample_rate]
+begun = time.perf_counter()
+converter.convert(audio, converter.spec.sample_rate)
+first = time.perf_counter() - begun
+print(json.dumps([1e3 * (imported - start), 1e3 * (loaded - imported), 1e3 * first, resident]))
+"""
+_LONG = """
+import json, sys, time
+from comosvc.runtime import Converter
+from comosvc.benchmarks.speed.timing import high_water_mb
+options, source, output = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+converter = Converter(**options)
+start = time.perf_counter()
+converter.convert_file(source, output)
+print(json.dumps([time.perf_counter() - start, high_water_mb()]))
+"""
 
 
-def load_latency(path: Path) -> LatencyReport:
-    """Read what `save_latency` wrote. Raises `ResultError`."""
-    body = read_results(path)
-    try:
-        del body["format_version"], body["kind"]
-        for name, kind in (("clips", ClipLatency), ("blocks", BlockLatency), ("long_files", LongFile)):
-            body[name] = tuple(kind(**_tuples(row)) for row in body.pop(name))
-        for name, kind in (("start_up", StartUp), ("distance", LowDistance), ("soak", Soak)):
-            body[name] = None if body[name] is None else kind(**_tuples(body[name]))
-        return LatencyReport(**body)
-    except (KeyError, TypeError) as error:
-        raise ResultError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+def measure_start_up(options: dict[str, Any]) -> StartUp:
+    """`options` are those of `Converter`."""
+    found = np.array([_fresh(_START, [json.dumps(options)]) for _ in range(_STARTS)], float)
+    imported, load, first, resident = np.median(found, axis=0)
+    memory = None if np.isnan(resident) else float(resident)
+    return StartUp(import_ms=imported, load_ms=load, first_second_ms=first, resident_mb=memory)
 
 
-def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+def measure_long_files(
+    options: dict[str, Any], minutes: Sequence[float], say: Callable[[str], None]
+) -> tuple[LongFile, ...]:
+    """Files of these lengths, each converted by a process of its own."""
+    found = []
+    for length in minutes:
+        with TemporaryDirectory() as place:
+            say(f"a file of {length:g} minutes")
+            source, output = Path(place) / "long.flac", Path(place) / "out.flac"
+            _write(source, length)
+            seconds, peak = _fresh(_LONG, [json.dumps(options), str(source), str(output)])
+            if soundfile.info(output).frames != soundfile.info(source).frames:
+                raise ComosvcError(f"the conversion of {length:g} minutes is not as long as its source")
+        found.append(LongFile(minutes=length, seconds=seconds, peak_mb=peak))
+    return tuple(found)
 
 
-def latency_grids(report: LatencyReport) -> tuple[WordTable, ...]:
-    """Blocks of a stream, whole clips, and what else was asked for."""
-    grids = [_block_grid(report)] if report.blocks else []
-    grids += [_clip_grid(report)] if report.clips else []
-    facts = _facts(report)
-    if facts:
-        grids.append(WordTable(title=f"further: {_what(report)}", heads=("what", "measured"), rows=tuple(facts)))
-    return tuple(grids)
+def _write(path: Path, minutes: float) -> None:
+    clip = sung_clip(20.0, CLIP_RATE)
+    with soundfile.SoundFile(path, "w", CLIP_RATE, 1) as file:
+        left = round(60.0 * minutes * CLIP_RATE)
+        while left:
+            file.write(clip[:left])
+            left -= min(left, len(clip))
 
 
-def _what(report: LatencyReport) -> str:
-    return f"{report.voice} on {report.provider} in {report.precision}, {report.threads} thread(s)"
+def _fresh(code: str, arguments: list[str]) -> list[Any]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise ComosvcError(f"a process of its own failed:\n{done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout)
 
 
-def _block_grid(report: LatencyReport) -> WordTable:
-    rows = []
-    for block in report.blocks:
-        taken = (block.percentile(50), block.percentile(95), block.percentile(99))
-        busy_ms = float(np.percentile(block.processor_ms, 99))
-        numbers = (block.latency_ms, *taken, busy_ms)
-        shown = [*(f"{ms:.1f}" for ms in numbers), f"{block.in_time:.1%}", f"{block.total_ms:.1f}"]
-        rows.append((f"{block.block_ms:g} ms", *shown))
-    return WordTable(
-        title=f"a stream at {STREAM_RATE / 1e3:g} kHz, ms: {_what(report)}",
-        heads=("block", "latency", "p50", "p95", "p99", "p99 of processor time", "in time", "latency + p99"),
-        rows=tuple(rows),
-        note="Latency: by how much what comes out lags behind what goes in, resampling included. p50 to p99: the "
-        "computation of a block; in time: the share of blocks that took no longer than they last. Not counted: the "
-        "block that an audio device collects first, and the device itself.",
-    )
-
-
-def _facts(report: LatencyReport) -> list[tuple[str, str]]:
-    rows = []
-    if (start := report.start_up) is not None:
-        rows.append(
-            (
-                "start-up, fresh process",
-                f"{start.total_ms:.0f} ms: import {start.import_ms:.0f}, load {start.load_ms:.0f}, first second of "
-                f"audio {start.first_second_ms:.0f}; {_mb(start.resident_mb)} after loading",
-            )
+def measure_blocks(converter: Converter, block_ms: float, seconds: float, limit_s: float) -> Waits:
+    """Blocks for `seconds` of audio; fewer, but `_LEAST_BLOCKS` at least, where that takes longer than `limit_s`."""
+    blocks = _Blocks(block_ms)
+    with converter.stream(STREAM_RATE, block_ms=block_ms) as stream:
+        watch, start = Watch(), time.perf_counter()
+        for number in range(max(_LEAST_BLOCKS, round(seconds * STREAM_RATE / blocks.size))):
+            blocks.process(stream)
+            if number + 1 >= _LEAST_BLOCKS and time.perf_counter() - start > limit_s:
+                break
+        return Waits(
+            what="block",
+            length_ms=block_ms,
+            latency_ms=1e3 * stream.latency_samples / STREAM_RATE,
+            taken_ms=tuple(blocks.taken_ms),
+            processor_ms=tuple(blocks.processor_ms),
+            others_cores=watch.stop().others_cores,
         )
-    if (far := report.distance) is not None:
-        rows.append(
-            (
-                "low latency against the default",
-                f"{far.n} held-out conversions: log mel L1 {far.mel_l1:.3f} nepers; F0 {far.f0_cents:.1f} cents RMS, "
-                f"{far.f0_gross:.1%} gross, voicing differs in {far.f0_voicing:.1%}; to the true singer "
-                f"{far.low_truth_l1:.3f} (default {far.truth_l1:.3f}, unconverted {far.unconverted_l1:.3f})",
-            )
+
+
+def measure_soak(converter: Converter, minutes: float, say: Callable[[str], None]) -> Soak:
+    """`minutes` of audio through one stream; a part of a minute counts as one."""
+    blocks = _Blocks(_SOAK_BLOCK_MS)
+    per_minute = round(60.0 * STREAM_RATE / blocks.size)
+    count = round(minutes * per_minute)
+    medians, worst, resident, in_time = [], [], [], 0
+    with converter.stream(STREAM_RATE, block_ms=_SOAK_BLOCK_MS) as stream:
+        watch, start = Watch(), time.perf_counter()
+        for minute in range(math.ceil(count / per_minute)):
+            say(f"minute {minute + 1} of {minutes:g}")
+            blocks.forget()  # the memory in use shall be that of the stream
+            for _ in range(min(per_minute, count - minute * per_minute)):
+                blocks.process(stream)
+            medians.append(float(np.median(blocks.taken_ms)))
+            worst.append(float(np.percentile(blocks.taken_ms, 99)))
+            in_time += int(np.count_nonzero(np.array(blocks.taken_ms) <= _SOAK_BLOCK_MS))
+            resident.append(resident_mb())
+        return Soak(
+            block_ms=_SOAK_BLOCK_MS,
+            minutes=minutes,
+            seconds=time.perf_counter() - start,
+            median_ms=tuple(medians),
+            p99_ms=tuple(worst),
+            in_time=in_time / count,
+            resident_mb=tuple(resident),
+            others_cores=watch.stop().others_cores,
         )
-        rows += _stream_facts(far)
-    if (soak := report.soak) is not None:
-        rows.append(
-            (
-                f"{soak.minutes:g} min in one stream, blocks of {soak.block_ms:g} ms",
-                f"{soak.seconds / 60:.1f} min; {soak.in_time:.2%} of blocks in time; median of a block in the first "
-                f"minute {soak.median_ms[0]:.1f} ms, in the last {soak.median_ms[-1]:.1f} ms; memory after the first "
-                f"{_mb(soak.resident_mb[0])}, after the last {_mb(soak.resident_mb[-1])}",
-            )
-        )
-    for file in report.long_files:
-        speed = file.seconds / (60 * file.minutes)
-        rows.append((f"a file of {file.minutes:g} min", f"RTF {speed:.3f}; {_mb(file.peak_mb)} at most"))
-    return rows
 
 
-def _stream_facts(far: LowDistance) -> list[tuple[str, str]]:
-    if far.stream_snr_db is None or far.stream_mel_l1 is None or far.stream_f0_cents is None:
-        return []
-    own, given = (
-        f"{snr_db:.1f} dB, {mel_l1:.1g} nepers, {cents:.1g} cents"
-        for snr_db, mel_l1, cents in zip(far.stream_snr_db, far.stream_mel_l1, far.stream_f0_cents, strict=True)
-    )
-    words = (
-        "the same conversions, at 16 to 48 kHz in blocks of 10 to 333 ms, the worst of each: waveform SNR, log mel L1, "
-        f"F0 RMS {own} with its own F0; {given} with F0 given"
-    )
-    return [("a stream against low latency of the whole", words)]
+class _Blocks:
+    """Sung blocks of one size without an end, and the times that a stream took for them."""
 
+    def __init__(self, block_ms: float) -> None:
+        self.size = round(1e-3 * block_ms * STREAM_RATE)
+        self._audio, self._first = sung_clip(_CLIP_S, STREAM_RATE).astype(np.float32), 0
+        self.forget()
 
-def _mb(memory_mb: float | None) -> str:
-    return "memory not known" if memory_mb is None else f"{memory_mb:.0f} MB"
+    def forget(self) -> None:
+        self.taken_ms: list[float] = []
+        self.processor_ms: list[float] = []
 
-
-def _clip_grid(report: LatencyReport) -> WordTable:
-    rows = []
-    for clip in report.clips:
-        shown = [clip.first_ms, *(clip.percentile(share) for share in (50, 95, 99))]
-        rows.append((f"{clip.clip_ms:g} ms", *(f"{ms:.3g}" for ms in shown), f"{clip.in_time:.0%}"))
-    return WordTable(
-        title=f"whole clips, each a call of convert() of its own, ms: {_what(report)}",
-        heads=("clip", "first call", "p50", "p95", "p99", "within its own length"),
-        rows=tuple(rows),
-        note=f"Loading took {report.load_ms:.0f} ms.",
-    )
-
-
-def latency_provenance(report: LatencyReport) -> str:
-    """What was run, where, and with what."""
-    timed = (*report.clips, *report.blocks, *([] if report.soak is None else [report.soak]))
-    others = f" Other processes took up to {max(row.others_cores for row in timed):.2f} cores." if timed else ""
-    return (
-        f"`{report.command}` at commit {report.commit}, on {machine.in_words(report.machine)}; "
-        f"{in_words(report.versions)}.{others}"
-    )
+    def process(self, stream: Stream) -> None:
+        block = np.take(self._audio, np.arange(self._first, self._first + self.size), mode="wrap")
+        self._first += self.size
+        wall, busy = time.perf_counter(), time.process_time()
+        stream.process(block)
+        self.taken_ms.append(round(1e3 * (time.perf_counter() - wall), 4))
+        self.processor_ms.append(round(1e3 * (time.process_time() - busy), 4))

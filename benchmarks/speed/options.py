@@ -1,4 +1,4 @@
-"""What `comosvc-bench rtf` is asked to measure, checked before anything is built."""
+"""The options of `comosvc-bench rtf`, checked before anything is built."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -83,7 +83,7 @@ def parse_lengths(text: str, option: str = "--lengths", unit: str = "s") -> tupl
 
     def length(word: str) -> float:
         value = float(word)
-        if not 0.0 < value <= limit:  # which no number that is none passes
+        if not 0.0 < value <= limit:  # false for NaN
             raise ValueError
         return value
 
@@ -119,7 +119,7 @@ def parse_precisions(text: str) -> tuple[str, ...]:
 
 
 def parse_systems(text: str) -> tuple[str, ...]:
-    """Names only; `systems.find_subjects` knows which exist."""
+    """Names only; `systems.find_subjects` checks that they exist."""
     return _words(text, "--systems")
 
 

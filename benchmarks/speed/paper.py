@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..report import WordTable
-from .chain import VariantKey
-from .results import SpeedReport, Timing
+from ..report import Table
+from .results import SpeedReport, Timing, VariantKey
 
 PAPER_SCOPE = "embeddings to mel only, one RTX 4090"
 MEL_STAGES = ("condition", "acoustic")
-"""What of a chain leads from embeddings to mel, or to the flow's latent."""
+"""The stages from embeddings to the mel, or to the flow's latent."""
 STUDENT, OURS = "comosvc-authors", "comosvc"
 
 
@@ -47,7 +46,7 @@ class _Mel:
     extrapolated: bool
 
 
-def paper_grid(report: SpeedReport, engine: str, precision: str, cell: tuple[int, int, float]) -> WordTable | None:
+def paper_table(report: SpeedReport, engine: str, precision: str, cell: tuple[int, int, float]) -> Table | None:
     """Table 3 beside the mel stage here: with each system's own network, and all on CoMoSVC's.
 
     Ours, which does not run in torch, is taken in ONNX Runtime there. None where no sampler of many steps was measured.
@@ -57,7 +56,7 @@ def paper_grid(report: SpeedReport, engine: str, precision: str, cell: tuple[int
     if not {published.on_its_own for published in TABLE_3 if published.nfe > 1} & set(mel):
         return None
     threads, batch, seconds = cell
-    return WordTable(
+    return Table(
         title=f"the paper's Table 3, and the mel stage here: {engine} {precision}, {seconds:g} s, batch {batch}, "
         f"{threads} thread(s)",
         heads=(

@@ -1,27 +1,53 @@
-"""What a speed benchmark found, as data and as JSON. What nobody measured is None, never a guess."""
+"""Records of `comosvc-bench rtf`. A figure that was not measured is None."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from ...runtime.storage import write_whole
-from ..report import ResultError, current_commit, installed_versions
-from .ceilings import Ceilings
-from .chain import VariantKey
-from .timing import NOISY_SPREAD, Disturbance, machine_facts, median, median_error, p95, p99, spread
+from ..report import Result
+from .timing import BUSY_CORES, NOISY_SPREAD, median, median_error, p95, p99, spread
 
-FORMAT_VERSION = 1
-KIND = "rtf"
-KINDS = {KIND: "rtf", "latency": "latency", "systems-quality": "systems-quality", "quality": "quality or train"}
-"""Kinds of results, and the commands of comosvc-bench that write them."""
 TOTAL = "total"
 """The stage of a row that is the whole chain."""
 
 
-class OtherKindError(ResultError):
-    """A JSON file that is no result of the kinds that are read here."""
+@dataclass(frozen=True)
+class VariantKey:
+    """A system as it is run. `singers`: a cast of another size than its own."""
+
+    system: str
+    engine: str
+    precision: str
+    singers: int | None = None
+
+    def __str__(self) -> str:
+        cast = "" if self.singers is None else f", {self.singers} singers"
+        return f"{self.system} ({self.engine} {self.precision}{cast})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """The best of some repetitions: GFLOP/s of square matrix products, GB/s of a copy, read and written."""
+
+    threads: int
+    device: str
+    fp32_torch_gflop_s: float
+    fp32_onnx_gflop_s: float | None = None
+    """On the CPU: its kernels and torch's are not equally fast on every processor (MKL on AMD's)."""
+    bf16_torch_gflop_s: float | None = None
+    """None for devices without bf16 units, where torch emulates bf16 at a hundredth of the speed."""
+    fp16_torch_gflop_s: float | None = None
+    """None for devices without fp16 units."""
+    copy_gb_s: float
+    fp32_matmul_precision: str = "highest"
+    """torch's setting; anything else lets a GPU use TF32."""
+    left_out: tuple[str, ...] = ()
+    """Precisions without a ceiling, each with the reason."""
+
+    def gflop_s(self, precision: str) -> float | None:
+        """The most of any engine in a precision; None where it was not measured."""
+        if precision in ("bf16", "fp16"):
+            return self.bf16_torch_gflop_s if precision == "bf16" else self.fp16_torch_gflop_s
+        return max(self.fp32_torch_gflop_s, self.fp32_onnx_gflop_s or 0.0) if precision == "fp32" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +71,11 @@ class Timing:
     gflop: float | None = None
     """Work of all clips."""
     ceiling_gflop_s: float | None = None
-    """What this machine does at most in this precision."""
     gbyte: float | None = None
-    """What all clips move at the least: `traffic`."""
+    """Least traffic of all clips: `engines.Traffic`."""
     ceiling_gb_s: float | None = None
-    """What this machine copies at most."""
     sitting: int = 0
-    """Systems that did not fit into memory together were measured one sitting after another; turns were taken within
-    each.
-    """
+    """Systems that did not fit into memory together were measured in turns within one sitting after another."""
     peak_mb: float | None = None
     """Of the process, in the row of the whole chain."""
     peak_device_mb: float | None = None
@@ -72,21 +94,13 @@ class Timing:
         return median(self.wall_s)
 
     @property
-    def p95_s(self) -> float:
-        return p95(self.wall_s)
-
-    @property
-    def p99_s(self) -> float:
-        return p99(self.wall_s)
-
-    @property
     def rtf(self) -> float:
         """Seconds of work per second of audio."""
         return self.median_s / (self.seconds * self.batch)
 
     @property
     def rtf_p95(self) -> float:
-        return self.p95_s / (self.seconds * self.batch)
+        return p95(self.wall_s) / (self.seconds * self.batch)
 
     @property
     def cpu_rtf(self) -> float:
@@ -113,8 +127,7 @@ class Timing:
 
     @property
     def ceiling_share(self) -> float | None:
-        found = self.gflop_s
-        return None if found is None or self.ceiling_gflop_s is None else found / self.ceiling_gflop_s
+        return _share(self.gflop_s, self.ceiling_gflop_s)
 
     @property
     def gb_s(self) -> float | None:
@@ -123,16 +136,15 @@ class Timing:
 
     @property
     def bandwidth_share(self) -> float | None:
-        found = self.gb_s
-        return None if found is None or self.ceiling_gb_s is None else found / self.ceiling_gb_s
+        return _share(self.gb_s, self.ceiling_gb_s)
 
     def derived(self) -> dict[str, Any]:
-        """What readers of the JSON need not compute; `wall_s` and `cpu_s` decide."""
+        """Figures that readers of the JSON need not compute."""
         return {
             "repetitions": len(self.wall_s),
             "median_s": self.median_s,
-            "p95_s": self.p95_s,
-            "p99_s": self.p99_s,
+            "p95_s": p95(self.wall_s),
+            "p99_s": p99(self.wall_s),
             "min_s": min(self.wall_s),
             "cpu_median_s": median(self.cpu_s),
             "rtf": self.rtf,
@@ -146,9 +158,44 @@ class Timing:
         }
 
 
+def _share(rate: float | None, ceiling: float | None) -> float | None:
+    return None if rate is None or ceiling is None else rate / ceiling
+
+
 @dataclass(frozen=True, kw_only=True)
-class SystemFacts:
-    """A system in an engine, loaded for some number of threads: what it is, and what came before the first pass."""
+class Loaded:
+    """A loaded system: its sizes, and the cost of loading it."""
+
+    title: str
+    sample_rate: int
+    parameters: dict[str, int] = field(default_factory=dict)
+    gflop_per_s: dict[str, float] = field(default_factory=dict)
+    """Of the stages for which it is known."""
+    weights_mb: dict[str, float] = field(default_factory=dict)
+    ends_mb_per_s: dict[str, float] = field(default_factory=dict)
+    """`engines.Traffic`."""
+    build_s: float | None = None
+    """Making the networks with random weights."""
+    export_s: float | None = None
+    """Tracing to ONNX, when that was done."""
+    load_s: float | None = None
+    """From weights in memory, or files, to an engine that is ready."""
+    overhead_s: float | None = None
+    """Cost of a call of the original besides computing (`SpeedSystem.overhead`), the best of some. In no row."""
+    libraries_mb: float | None = None
+    """Resident size of the process before the weights came: interpreter and libraries."""
+    loaded_mb: float | None = None
+    """Resident size after loading."""
+    engine_build_s: float | None = None
+    """Building TensorRT's engines, whenever that was done."""
+    engine_mb: float | None = None
+    fp32_graphs: tuple[str, ...] = ()
+    """Graphs of a voice that are fp32 in this precision too: they missed their budget, or gain nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemFacts(Loaded):
+    """A system in an engine, loaded for some number of threads."""
 
     system: str
     engine: str
@@ -156,23 +203,6 @@ class SystemFacts:
     singers: int | None = None
     provider: str | None = None
     threads: int
-    title: str
-    sample_rate: int
-    parameters: dict[str, int] = field(default_factory=dict)
-    gflop_per_s: dict[str, float] = field(default_factory=dict)
-    weights_mb: dict[str, float] = field(default_factory=dict)
-    ends_mb_per_s: dict[str, float] = field(default_factory=dict)
-    build_s: float | None = None
-    export_s: float | None = None
-    load_s: float | None = None
-    overhead_s: float | None = None
-    """What the original does on every call besides computing. No part of any row."""
-    libraries_mb: float | None = None
-    """Resident size of the process before the weights came."""
-    loaded_mb: float | None = None
-    engine_build_s: float | None = None
-    engine_mb: float | None = None
-    fp32_graphs: tuple[str, ...] = ()
 
     @property
     def key(self) -> VariantKey:
@@ -181,7 +211,7 @@ class SystemFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CellNoise:
-    """What the machine did besides while a cell was measured."""
+    """Load by other processes while a cell was measured."""
 
     sitting: int = 0
     threads: int
@@ -191,8 +221,8 @@ class CellNoise:
     load_average: float | None
 
     @property
-    def disturbance(self) -> Disturbance:
-        return Disturbance(self.others_cores, self.load_average)
+    def is_heavy(self) -> bool:
+        return self.others_cores > BUSY_CORES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +250,7 @@ class FullCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class NotMeasured:
-    """A combination that was asked for, why it has no row, and what gives it one, if anything does."""
+    """A combination that was asked for, why it has no row, and the command that measures it, if any does."""
 
     what: str
     why: str
@@ -228,20 +258,17 @@ class NotMeasured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedReport:
+class SpeedReport(Result):
     """A run of `comosvc-bench rtf`."""
 
-    command: str
+    kind: ClassVar[str] = "rtf"
     options: dict[str, Any]
+    rows: tuple[Timing, ...] = ()
     systems: tuple[SystemFacts, ...] = ()
     ceilings: tuple[Ceilings, ...] = ()
-    rows: tuple[Timing, ...] = ()
     noise: tuple[CellNoise, ...] = ()
     full_checks: tuple[FullCheck, ...] = ()
     not_measured: tuple[NotMeasured, ...] = ()
-    machine: dict[str, Any] = field(default_factory=machine_facts)
-    versions: dict[str, str] = field(default_factory=installed_versions)
-    commit: str | None = field(default_factory=current_commit)
 
     def totals(self, threads: int | None = None, batch: int | None = None) -> list[Timing]:
         """The rows of whole chains."""
@@ -251,79 +278,8 @@ class SpeedReport:
             if row.stage == TOTAL and threads in (None, row.threads) and batch in (None, row.batch)
         ]
 
-
-_PARTS = {
-    "systems": SystemFacts,
-    "ceilings": Ceilings,
-    "rows": Timing,
-    "noise": CellNoise,
-    "full_checks": FullCheck,
-    "not_measured": NotMeasured,
-}
-
-
-def check_writable(path: Path | None) -> None:
-    """Before hours of measuring. Raises `ResultError` where results cannot be written to `path`."""
-    if path is None:
-        return
-    is_new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        raise ResultError(
-            f"--json {path} cannot be written: {error}\nhint: name a file in a folder of yours"
-        ) from error
-
-
-def save_speed(report: SpeedReport, path: Path) -> None:
-    """Write a report, whole or not at all; `load_speed` reads it back."""
-    body = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(report)}
-    body["rows"] = [{**asdict(row), **row.derived()} for row in report.rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """The JSON of any benchmark of `KINDS`, its version checked. Raises `ResultError`."""
-    try:
-        body = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ResultError(f"{path} is no result of comosvc-bench: it cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ResultError(f"{path} is no result of comosvc-bench: it is not JSON: {error}") from error
-    body = body if isinstance(body, dict) else {}
-    if "kind" not in body and {"rows", "voice"} <= body.keys():
-        body["kind"] = "quality"  # such tables carry no kind
-    kind = body.get("kind", body.get("what", "unknown"))
-    if kind not in KINDS:
-        raise OtherKindError(
-            f"{path} is of another kind ({kind}), no result of comosvc-bench {', '.join(KINDS.values())}"
-        )
-    if (version := body.get("format_version")) != FORMAT_VERSION:
-        raise ResultError(
-            f"{path} ({kind}) has format_version {version}; this reads {FORMAT_VERSION}\nhint: measure it again"
-        )
-    return body
-
-
-def load_speed(path: Path) -> SpeedReport:
-    """Read what `save_speed` wrote. Raises `ResultError`."""
-    body = read_results(path)
-    if body["kind"] != KIND:
-        raise ResultError(f"{path} is of kind {body['kind']!r}; a file of comosvc-bench rtf is wanted")
-    try:
-        parts: dict[str, Any] = {name: tuple(_revived(kind, body[name])) for name, kind in _PARTS.items()}
-        rest: dict[str, Any] = {f.name: body[f.name] for f in fields(SpeedReport) if f.name not in _PARTS}
-        return SpeedReport(**rest, **parts)
-    except (KeyError, TypeError) as error:
-        raise ResultError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-
-
-def _revived(kind: type, entries: Sequence[Mapping[str, Any]]) -> Iterable[Any]:
-    """Each entry as `kind`, derived values left out and lists as tuples."""
-    names = {f.name for f in fields(kind)}
-    for entry in entries:
-        yield kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items() if k in names})
+    @property
+    def note(self) -> str:
+        disturbed = sum(cell.is_heavy for cell in self.noise)
+        words = f" {disturbed} of {len(self.noise)} sizes were disturbed by other processes." if disturbed else ""
+        return f"{self.provenance}{words}"

@@ -12,11 +12,22 @@ from typing import Any
 import psutil
 
 from ...runtime.errors import ComosvcError
-from .ceilings import Ceilings, measure_ceilings
-from .chain import Loaded, Skipped, Variant, VariantKey
+from ..report import Provenance
+from .ceilings import measure_ceilings, the_better
+from .chain import Skipped, Variant
 from .options import RtfOptions
-from .results import TOTAL, CellNoise, FullCheck, NotMeasured, SpeedReport, SystemFacts, Timing
-from .timing import Turn, Watch, in_turns, machine_facts
+from .results import (
+    TOTAL,
+    Ceilings,
+    CellNoise,
+    FullCheck,
+    NotMeasured,
+    SpeedReport,
+    SystemFacts,
+    Timing,
+    VariantKey,
+)
+from .timing import Turn, Watch, in_turns
 from .worker import Opener, ProcessSession, Session, in_process
 
 Say = Callable[[str], None]
@@ -25,21 +36,21 @@ Cell = tuple[int, int, float]
 """Threads, batch, seconds of each clip."""
 CHECK_SECONDS, CHECK_WITHIN = 10.0, 0.05
 MEMORY_SHARE = 0.8
-"""Of the memory that is free at first: how much loaded systems may take."""
+"""Share of the memory that is free at first which loaded systems may take."""
 WORK_MB_PER_S = 130.0
-"""What a system keeps besides its weights, per second of audio: ONNX Runtime's arena after vocoders of the HiFi-GAN
-kind; torch gives about half of it back."""
+"""Memory of a system besides its weights, per second of audio: ONNX Runtime's arena after vocoders of the HiFi-GAN
+kind; torch returns about half of it."""
 
 
 @dataclass
 class _Bench:
-    """What has been found so far, and how to find more."""
+    """The results so far, and the means of measuring."""
 
     options: RtfOptions
     say: Say
     open: OpenSession
     keep: Callable[["_Bench"], object]
-    """Told after each size, so that a run which is ended early has what it measured."""
+    """Called after each size, so that the results of a run that is ended early are kept."""
     sitting: int = 0
     systems: list[SystemFacts] = field(default_factory=list)
     ceilings: list[Ceilings] = field(default_factory=list)
@@ -48,13 +59,13 @@ class _Bench:
     checks: list[FullCheck] = field(default_factory=list)
     failed: list[NotMeasured] = field(default_factory=list)
     over: set[tuple[VariantKey, Cell]] = field(default_factory=set)
-    """What was measured, or tried."""
+    """Cells that were measured, or tried."""
     ended: dict[tuple[VariantKey, int], str] = field(default_factory=dict)
-    """By system and threads: why there is no more of it; nothing where it never was loaded, which is said once."""
+    """By system and threads: the reason for its end; empty for a system that was never loaded."""
 
     @property
     def cells(self) -> list[tuple[int, float]]:
-        """Batch and seconds. What is too large for a system ends its session: what is smaller was measured by then."""
+        """Batch and seconds, smallest first: a size that is too large for a system ends its session."""
         return sorted(product(self.options.batches, self.options.lengths_s), key=math.prod)
 
     def fail(self, key: VariantKey, error: ComosvcError, cell: Cell | None = None) -> None:
@@ -73,9 +84,9 @@ def measure_rtf(
 ) -> SpeedReport:
     """Measure. A system that fails is noted and left out of what follows; raises only if none is left.
 
-    `keep` is given what there is after each size, all that is missing among what was not measured.
+    `keep` is called after each size with the results so far, missing sizes among those not measured.
     """
-    begun = SpeedReport(command=command, options=asdict(options), machine=machine_facts(options.device))
+    begun = SpeedReport(provenance=Provenance.here(command, options.device), options=asdict(options))
     leaving = [_not_measured(s.key, s.why, options, s.device) for s in skipped]
     keys: list[VariantKey] = []
 
@@ -129,13 +140,14 @@ def _measure_threads(bench: _Bench, ready: Sequence[tuple[Variant, Any]], thread
                 _check_extrapolation(bench, sessions, threads)
         bench.sitting += 1
     try:
-        bench.ceilings[-1] = bench.ceilings[-1].or_better(in_process(measure_ceilings, threads, options.device))
+        again = in_process(measure_ceilings, threads, options.device)
+        bench.ceilings[-1] = the_better(bench.ceilings[-1], again)
     except ComosvcError as error:  # those from before stand; the rows shall not be lost
         bench.failed.append(NotMeasured(what=f"ceilings, once more, {threads} thread(s)", why=str(error)))
 
 
 def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Variant, Any]]:
-    """What comes before loading, each in a process of its own: exports, and what originals do besides computing."""
+    """Exports and overheads of the originals, before loading, each in a process of its own."""
     ready = []
     for variant in variants:
         bench.say(f"making ready: {variant.key}")
@@ -149,9 +161,9 @@ def _make_ready(bench: _Bench, variants: Sequence[Variant]) -> list[tuple[Varian
 def _seat(
     bench: _Bench, waiting: list[tuple[Variant, Any]], threads: int, stack: ExitStack
 ) -> dict[VariantKey, Session]:
-    """Load from the front of `waiting` what fits into memory with all that it will need, and one in any case.
+    """Load systems from the front of `waiting` as far as memory permits, and one in any case.
 
-    On a GPU one alone: engines keep what they once had of its memory, and others would run out of it.
+    On a GPU one alone: engines never return its memory, and others would run out of it.
     """
     sessions: dict[VariantKey, Session] = {}
     work_mb = WORK_MB_PER_S * max(bench.options.batches) * max(bench.options.lengths_s)
@@ -168,16 +180,10 @@ def _seat(
             bench.ended[key, threads] = ""
             continue
         sessions[key] = session
-        bench.systems.append(_facts(variant, threads, session.loaded))
+        facts = {**asdict(key), **vars(session.loaded)}
+        bench.systems.append(SystemFacts(**facts, provider=variant.provider, threads=threads))
         left_mb -= work_mb + (session.loaded.loaded_mb or 0.0)
     return sessions
-
-
-def _facts(variant: Variant, threads: int, loaded: Loaded) -> SystemFacts:
-    own: dict[str, Any] = {
-        name: dict(found) if isinstance(found, Mapping) else found for name, found in vars(loaded).items()
-    }
-    return SystemFacts(**asdict(variant.key), provider=variant.provider, threads=threads, **own)
 
 
 def _measure_cell(bench: _Bench, sessions: dict[VariantKey, Session], cell: Cell) -> None:

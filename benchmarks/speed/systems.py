@@ -15,24 +15,15 @@ from ...runtime.voice.manifest import FROM_FP32
 from ...training.loop.devices import why_emulated
 from ..baselines import BASELINES
 from ..baselines.steps import SpeedSystem
-from .chain import Skipped, Variant, VariantKey, measure_overhead
+from .chain import Skipped, Variant, measure_overhead
 from .engines import DTYPES, open_onnx, open_torch
 from .exported import export_system
 from .full_size import AUTHORS_SIZE, LIGHT_SIZE, FullSize, ready_cast, ready_counted, ready_precision
 from .options import ALL, DEVICES, RtfOptions
+from .results import VariantKey
 from .voices import ReadyVoice, open_voice
 
 Make = Callable[[], SpeedSystem]
-
-
-def baselines() -> Mapping[str, Make]:
-    """What makes each of them, in any process: the registry's own functions cannot be sent to one."""
-    return {name: partial(make_baseline, name) for name in BASELINES}
-
-
-def make_baseline(name: str) -> SpeedSystem:
-    """The system of this id."""
-    return BASELINES[name]()
 
 
 OURS, OURS_LIGHT = "comosvc", "comosvc-light"
@@ -66,7 +57,7 @@ class VoiceSubject:
     full_size: FullSize = AUTHORS_SIZE
 
     def ready(self, precision: str) -> Callable[[], ReadyVoice]:
-        """What makes it, with graphs in `precision` where that is not computed from fp32."""
+        """Makes the voice, with graphs in `precision` unless that is computed from fp32."""
         if self.model is not None:
             return partial(ReadyVoice, self.model)
         if precision in FROM_FP32:
@@ -81,7 +72,7 @@ def find_subjects(names: Sequence[str], known: Mapping[str, Make] | None = None)
     """The systems of these names, each once: baselines, "comosvc" and "comosvc-light" (full size), "comosvc:VOICE", or
     "all" of the first two kinds. Raises `OptionError` for others and `BundleError` for a voice that cannot be opened.
     """
-    known = baselines() if known is None else known
+    known = BASELINES if known is None else known
     found: dict[str, Subject] = {}
     for name in names:
         for one in (*_FULL_SIZE, *known) if name == ALL else (name,):
@@ -108,7 +99,10 @@ def _subject(name: str, known: Mapping[str, Make]) -> Subject:
 
 
 def plan(subjects: Sequence[Subject], options: RtfOptions) -> tuple[list[Variant], list[Skipped]]:
-    """Every subject in every engine and precision, and what of that cannot be. Raises `OptionError` if nothing can."""
+    """Every subject in every engine and precision, and the combinations that cannot run here.
+
+    Raises `OptionError` if none can.
+    """
     variants: list[Variant] = []
     skipped: list[Skipped] = []
     for subject in subjects:
@@ -130,7 +124,7 @@ def plan(subjects: Sequence[Subject], options: RtfOptions) -> tuple[list[Variant
 
 
 def _device_for(subject: Subject, key: VariantKey, asked: str) -> str | None:
-    """Where there is such a row: on the device that was asked for, or on another, or nowhere."""
+    """The device that can run it, the wanted one first; None if no device can."""
     if isinstance(subject, VoiceSubject):
         found = [
             device

@@ -1,49 +1,48 @@
-"""What a run found, as tables."""
+"""Tables of a run of `comosvc-bench rtf`."""
 
 from collections.abc import Iterable
 
 from ..baselines.steps import STAGES
-from ..report import WordTable
-from ..report import in_words as versions_in_words
-from .chain import VariantKey
+from ..report import Table
 from .compare import Compared
-from .paper import find_scalings, paper_grid
-from .results import TOTAL, SpeedReport, Timing
-from .timing import BUSY_CORES, in_words
-from .voices import OTHER
+from .paper import find_scalings, paper_table
+from .results import TOTAL, SpeedReport, Timing, VariantKey
+from .timing import BUSY_CORES, p95, p99
 
+OTHER = "other"
+"""The stage of `convert` besides graphs: resampling, loudness, the source, cutting and joining; files of a batch."""
 REFERENCE = VariantKey("comosvc-authors", "torch", "fp32")
 STAGES_SECONDS = 10.0
 """Stages are shown at this length, or at the nearest that was measured."""
 _LEGEND = "* timed in part and scaled. ~ repetitions scatter by more than 10 %, or are too few to know."
 
 
-def all_grids(report: SpeedReport) -> list[WordTable]:
+def all_tables(report: SpeedReport) -> list[Table]:
     """Every table of a run, those without a row left out."""
     pairs = sorted({(row.threads, row.batch) for row in report.totals()})
     lengths = {(threads, batch): shown_length(report, threads, batch) for threads, batch in pairs}
-    grids = [
-        *(length_grid(report, threads, batch) for threads, batch in pairs),
-        *(percentile_grid(report, threads, batch) for threads, batch in pairs),
-        *(stage_grid(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
-        *(rate_grid(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
-        *paper_grids(report),
-        loading_grid(report),
-        engine_grid(report),
-        scaling_grid(report),
-        ceilings_grid(report),
-        checks_grid(report),
-        noise_grid(report),
-        not_measured_grid(report),
+    tables = [
+        *(length_table(report, threads, batch) for threads, batch in pairs),
+        *(percentile_table(report, threads, batch) for threads, batch in pairs),
+        *(stage_table(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
+        *(rate_table(report, (threads, batch, seconds)) for (threads, batch), seconds in lengths.items()),
+        *paper_tables(report),
+        loading_table(report),
+        engine_table(report),
+        scaling_table(report),
+        ceilings_table(report),
+        checks_table(report),
+        noise_table(report),
+        not_measured_table(report),
     ]
-    return [grid for grid in grids if grid.rows]
+    return [table for table in tables if table.rows]
 
 
-def paper_grids(report: SpeedReport) -> list[WordTable]:
+def paper_tables(report: SpeedReport) -> list[Table]:
     """Table 3 beside each engine, precision and number of threads that was measured."""
     kinds = dict.fromkeys((row.threads, row.engine, row.precision) for row in report.totals(batch=1))
-    grids = [paper_grid(report, e, p, (t, 1, shown_length(report, t, 1))) for t, e, p in kinds]
-    return [grid for grid in grids if grid is not None]
+    tables = [paper_table(report, e, p, (t, 1, shown_length(report, t, 1))) for t, e, p in kinds]
+    return [table for table in tables if table is not None]
 
 
 def shown_length(report: SpeedReport, threads: int, batch: int) -> float:
@@ -53,7 +52,7 @@ def shown_length(report: SpeedReport, threads: int, batch: int) -> float:
     )
 
 
-def length_grid(report: SpeedReport, threads: int, batch: int) -> WordTable:
+def length_table(report: SpeedReport, threads: int, batch: int) -> Table:
     """The whole chain against the length of the clip."""
     rows = report.totals(threads, batch)
     lengths = sorted({row.seconds for row in rows})
@@ -62,7 +61,7 @@ def length_grid(report: SpeedReport, threads: int, batch: int) -> WordTable:
     for key in dict.fromkeys(row.key for row in rows):
         cells = [_rtf(found.get((key, seconds))) for seconds in lengths]
         table.append((str(key), *cells, _figure(report_overhead(report, key, threads), " s")))
-    return WordTable(
+    return Table(
         title=f"whole chain, RTF: {_device(report)}, batch {batch}, {threads} thread(s)",
         heads=("system", *(f"{seconds:g} s" for seconds in lengths), "and on each call, as shipped"),
         rows=tuple(table),
@@ -72,7 +71,7 @@ def length_grid(report: SpeedReport, threads: int, batch: int) -> WordTable:
     )
 
 
-def summary_grid(report: SpeedReport) -> WordTable:
+def summary_table(report: SpeedReport) -> Table:
     """The whole chain of one clip at one length, threads side by side, and how many times faster than the authors'."""
     threads = sorted({row.threads for row in report.totals(batch=1)})
     found = {(row.key, row.threads, row.seconds): row for row in report.totals(batch=1)}
@@ -84,7 +83,7 @@ def summary_grid(report: SpeedReport) -> WordTable:
             row, base = (found.get((which, n, lengths[n])) for which in (key, REFERENCE))
             cells += [_rtf(row), "" if row is None or base is None else f"{base.rtf / row.rtf:.2g} ×"]
         table.append((str(key), *cells))
-    return WordTable(
+    return Table(
         title=f"whole chain, RTF, {' and '.join(f'{s:g}' for s in sorted(set(lengths.values())))} s: {_device(report)}",
         heads=("system", *(head for n in threads for head in (f"{n} thread" if n == 1 else f"{n} threads", "faster"))),
         rows=tuple(table),
@@ -93,17 +92,17 @@ def summary_grid(report: SpeedReport) -> WordTable:
     )
 
 
-def percentile_grid(report: SpeedReport, threads: int, batch: int) -> WordTable:
-    """How long the whole chain takes when it takes long, and the GPU's memory."""
+def percentile_table(report: SpeedReport, threads: int, batch: int) -> Table:
+    """Percentiles of the whole chain, and the GPU's memory."""
     rows = [
         (
             *(str(row.key), f"{row.seconds:g}", str(len(row.wall_s))),
-            *(f"{1e3 * seconds:.4g}" for seconds in (row.median_s, row.p95_s, row.p99_s)),
+            *(f"{1e3 * seconds:.4g}" for seconds in (row.median_s, p95(row.wall_s), p99(row.wall_s))),
             _whole(row.peak_device_mb),
         )
         for row in report.totals(threads, batch)
     ]
-    return WordTable(
+    return Table(
         title=f"whole chain, ms: {_device(report)}, batch {batch}, {threads} thread(s)",
         heads=("system", "clip s", "n", "p50", "p95", "p99", "GPU MB"),
         rows=tuple(rows),
@@ -113,12 +112,12 @@ def percentile_grid(report: SpeedReport, threads: int, batch: int) -> WordTable:
 
 
 def report_overhead(report: SpeedReport, key: VariantKey, threads: int) -> float | None:
-    """What the original does on each call besides computing, in seconds."""
+    """Seconds of a call of the original besides computing."""
     return next((f.overhead_s for f in report.systems if f.key == key and f.threads == threads), None)
 
 
-def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> WordTable:
-    """Each stage at one size, and what share of this machine's ceiling it reaches."""
+def stage_table(report: SpeedReport, cell: tuple[int, int, float]) -> Table:
+    """Each stage at one size, with its share of this machine's ceiling."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell]
     stages = stages_in_order(row.stage for row in rows)
@@ -128,7 +127,7 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> WordTable:
         whole = found[key, TOTAL]
         cells = [_stage(found.get((key, stage))) for stage in stages]
         table.append((str(key), *cells, f"{whole.cpu_rtf:.3g}", _figure(whole.gflop_s), _share(whole.ceiling_share)))
-    return WordTable(
+    return Table(
         title=f"stages, RTF: {_device(report)}, {seconds:g} s, batch {batch}, {threads} thread(s)",
         heads=("system", *stages, "processor s per s", "GFLOP/s", "of the ceiling"),
         rows=tuple(table),
@@ -136,11 +135,11 @@ def stage_grid(report: SpeedReport, cell: tuple[int, int, float]) -> WordTable:
     )
 
 
-def rate_grid(report: SpeedReport, cell: tuple[int, int, float]) -> WordTable:
-    """How near each stage comes to what this machine computes and copies at most."""
+def rate_table(report: SpeedReport, cell: tuple[int, int, float]) -> Table:
+    """Rates of each stage beside the ceilings of this machine."""
     threads, batch, seconds = cell
     rows = [row for row in report.rows if row.cell == cell and (row.gflop is not None or row.gbyte is not None)]
-    return WordTable(
+    return Table(
         title=f"rates by stage: {_device(report)}, {seconds:g} s, batch {batch}, {threads} thread(s)",
         heads=("system", "stage", "ms", "TFLOP/s", "of most", "GB/s", "of most"),
         rows=tuple(
@@ -163,8 +162,8 @@ def stages_in_order(stages: Iterable[str]) -> list[str]:
     return [stage for stage in (*STAGES, *unknown, OTHER, TOTAL) if stage in there]
 
 
-def loading_grid(report: SpeedReport) -> WordTable:
-    """What comes before the first pass, and memory."""
+def loading_table(report: SpeedReport) -> Table:
+    """Times before the first pass, and memory."""
     peaks: dict[tuple[VariantKey, int], list[float]] = {}
     for row in report.totals():
         if row.peak_mb is not None:
@@ -179,7 +178,7 @@ def loading_grid(report: SpeedReport) -> WordTable:
         sizes = (_figure(weights), _figure(gflop), *times, _whole(peak), _whole(own))
         in_fp32 = f"; in fp32: {', '.join(facts.fp32_graphs)}" if facts.fp32_graphs else ""
         rows.append((str(facts.key), str(facts.threads), *sizes, f"{facts.title}{in_fp32}"))
-    return WordTable(
+    return Table(
         title="before the first pass, and memory",
         heads=(
             "system",
@@ -200,10 +199,10 @@ def loading_grid(report: SpeedReport) -> WordTable:
     )
 
 
-def engine_grid(report: SpeedReport) -> WordTable:
+def engine_table(report: SpeedReport) -> Table:
     """TensorRT's engines."""
     built = [facts for facts in report.systems if facts.engine == "tensorrt"]
-    return WordTable(
+    return Table(
         title="TensorRT engines",
         heads=("system", "threads", "build s", "MB"),
         rows=tuple((str(f.key), str(f.threads), _figure(f.engine_build_s), _whole(f.engine_mb)) for f in built),
@@ -211,7 +210,7 @@ def engine_grid(report: SpeedReport) -> WordTable:
     )
 
 
-def scaling_grid(report: SpeedReport) -> WordTable:
+def scaling_table(report: SpeedReport) -> Table:
     """Fitted exponents."""
     rows = []
     for scaling in find_scalings(report):
@@ -219,7 +218,7 @@ def scaling_grid(report: SpeedReport) -> WordTable:
         rows.append(
             (str(scaling.key), scaling.against, scaling.fixed, values, f"{scaling.exponent:+.2f}", scaling.flag)
         )
-    return WordTable(
+    return Table(
         title="growth of the cost of the whole chain",
         heads=("system", "with", "at", "measured at", "exponent", ""),
         rows=tuple(rows),
@@ -228,9 +227,9 @@ def scaling_grid(report: SpeedReport) -> WordTable:
     )
 
 
-def ceilings_grid(report: SpeedReport) -> WordTable:
+def ceilings_table(report: SpeedReport) -> Table:
     """The machine's own limits."""
-    return WordTable(
+    return Table(
         title="what this machine does at most",
         heads=(
             "threads",
@@ -257,9 +256,9 @@ def ceilings_grid(report: SpeedReport) -> WordTable:
     )
 
 
-def checks_grid(report: SpeedReport) -> WordTable:
+def checks_table(report: SpeedReport) -> Table:
     """Scaled times against full ones."""
-    return WordTable(
+    return Table(
         title="samplers that are timed in part, once to their end",
         heads=("system", "threads", "clip s", "full s", "scaled s", "off by", ""),
         rows=tuple(
@@ -273,10 +272,10 @@ def checks_grid(report: SpeedReport) -> WordTable:
     )
 
 
-def noise_grid(report: SpeedReport) -> WordTable:
-    """What else went on; only where it disturbed."""
-    return WordTable(
-        title=f"disturbed: others took more than {BUSY_CORES:g} of {report.machine['cores']} cores",
+def noise_table(report: SpeedReport) -> Table:
+    """Sizes that other processes disturbed."""
+    return Table(
+        title=f"disturbed: others took more than {BUSY_CORES:g} of {report.provenance.machine['cores']} cores",
         heads=("clip s", "batch", "threads", "cores of others", "load average"),
         rows=tuple(
             (
@@ -284,23 +283,23 @@ def noise_grid(report: SpeedReport) -> WordTable:
                 _figure(cell.load_average),
             )
             for cell in report.noise
-            if cell.disturbance.is_heavy
+            if cell.is_heavy
         ),
         note="Wall times of these sizes are too long. Systems took turns, so their ratios suffer less; processor "
         "seconds suffer least.",
     )
 
 
-def not_measured_grid(report: SpeedReport) -> WordTable:
-    """What was asked for and has no row."""
-    return WordTable(
+def not_measured_table(report: SpeedReport) -> Table:
+    """Combinations that were asked for and have no row."""
+    return Table(
         title="not measured",
         heads=("what", "why", "what measures it"),
         rows=tuple((entry.what, entry.why.replace("\n", "; "), entry.command) for entry in report.not_measured),
     )
 
 
-def compare_grid(compared: Compared, reference: str | None) -> WordTable:
+def compare_table(compared: Compared, reference: str | None) -> Table:
     """Ratios row by row."""
     rows = []
     for row in compared.rows:
@@ -311,17 +310,7 @@ def compare_grid(compared: Compared, reference: str | None) -> WordTable:
             (str(after.key), where, f"{row.before.rtf:.4g}", f"{after.rtf:.4g}", f"{row.ratio:.3f}", noise, row.verdict)
         )
     what = "after over before" if reference is None else f"after over before, each relative to {reference}"
-    return WordTable(f"medians, {what}", ("system", "at", "before", "after", "ratio", "noise", ""), tuple(rows))
-
-
-def provenance(report: SpeedReport) -> str:
-    """What was run, where, and with what."""
-    disturbed = [cell for cell in report.noise if cell.disturbance.is_heavy]
-    noise = f" {len(disturbed)} of {len(report.noise)} sizes were disturbed by other processes." if disturbed else ""
-    return (
-        f"`{report.command}` at commit {report.commit}, on {in_words(report.machine)}; "
-        f"{versions_in_words(report.versions)}.{noise}"
-    )
+    return Table(f"medians, {what}", ("system", "at", "before", "after", "ratio", "noise", ""), tuple(rows))
 
 
 def _device(report: SpeedReport) -> str:

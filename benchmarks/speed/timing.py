@@ -1,4 +1,4 @@
-"""The clock, the load by other processes, the machine, and the memory of a process."""
+"""The clock, the load by other processes, and the memory of a process."""
 
 import os
 import sys
@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import psutil
 
 from ...export.archive import peak_memory_bytes
 from ...runtime.errors import ComosvcError
-from ..report import this_machine
 
 K = TypeVar("K", bound=Hashable)
 
@@ -53,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where time comes from. `sync` waits until the device has done what it was given."""
+    """The source of time. `sync` waits for the work of the device."""
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time
@@ -61,7 +59,7 @@ class Clock:
 
 
 def evaluations_to_time(evaluations: int, most: int | None) -> int:
-    """How many evaluations one pass computes; `most` None: all that `MANY_EVALUATIONS` does not forbid."""
+    """Evaluations that one pass computes; `most` None: all, or `TIMED_EVALUATIONS` of more than `MANY_EVALUATIONS`."""
     if most is not None:
         return min(evaluations, most)
     return TIMED_EVALUATIONS if evaluations > MANY_EVALUATIONS else evaluations
@@ -85,7 +83,7 @@ def time_steps(steps: Sequence[Step], clock: Clock, most: int | None = None) -> 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often everything is repeated: `most` rounds, but after `least` no more once `limit_s` is used up."""
+    """Numbers of repetitions: `most` rounds, but at least `least` if `limit_s` is used up before."""
 
     most: int = 5
     least: int = 3
@@ -98,9 +96,9 @@ def in_turns(
     failed: Callable[[K, ComosvcError], object],
     wall: Callable[[], float] = time.perf_counter,
 ) -> dict[K, list[Turn]]:
-    """Each taker once a round, every other round in the opposite order, so that a machine that is busy or hot for a
-    while is so for each of them. Whoever calls has warmed them up. One that raises `ComosvcError` is told to `failed`
-    and has no result.
+    """Each taker once a round, every other round in the opposite order, so that load on the machine meets each of them.
+
+    The takers are warm already. One that raises `ComosvcError` is passed to `failed` and has no result.
     """
     taken: dict[K, list[Turn]] = {key: [] for key in takers}
     start = wall()
@@ -138,31 +136,27 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def median_error(values: Sequence[float]) -> float | None:
-    """Half of the 95 % interval of the median as a share of it, as for normal noise. None: too few to know."""
+    """Half of the 95 % interval of the median as a share of it, as for normal noise. None: fewer than three."""
     found = spread(values)
     return None if found is None else _SIGMAS_95 * _MEDIAN_ERROR * found / _IQR_OF_NORMAL / len(values) ** 0.5
 
 
 BUSY_CORES = 0.1
-"""Others that use more than this many cores on average disturb a measurement."""
+"""Other processes that use more than this many cores on average disturb a measurement."""
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """During some measurement."""
+    """Load by other processes during a measurement."""
 
     others_cores: float
-    """Processor time that others took, or that a hypervisor withheld, per second: cores that were not there."""
+    """Processor time that others took, or that a hypervisor withheld, per second."""
     load_average: float | None
     """Of the last minute, at the end; it counts the measurement itself."""
 
-    @property
-    def is_heavy(self) -> bool:
-        return self.others_cores > BUSY_CORES
-
 
 class Watch:
-    """From its making to `stop`, over this process and those that it has started, which must stay alive."""
+    """Measures from its making to `stop`. Child processes, which must stay alive, count as our own."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -175,6 +169,8 @@ class Watch:
     @staticmethod
     def _now() -> tuple[float, float, float]:
         """Seconds: on the wall, of all processors busy or withheld, of this process and its children."""
+        import psutil  # here, so that results are read without it
+
         times = psutil.cpu_times()._asdict()
         busy = sum(times.get(kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
         me = psutil.Process()
@@ -186,48 +182,6 @@ class Watch:
                 continue
             ours += spent.user + spent.system
         return time.perf_counter(), busy, ours
-
-
-_DECISIVE_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-_SAME = ("cpu", "cores", "os", "flags", "isa_limit", "gpu")
-_ISA_LIMIT = "ONEDNN_MAX_CPU_ISA"
-"""Set it for a run, to `avx512_core_vnni` or `avx2` say, and OpenVINO and oneDNN in torch leave out what goes beyond.
-
-ONNX Runtime has no such switch.
-"""
-
-
-def machine_facts(device: str = "cpu") -> dict[str, Any]:
-    """Processor with its decisive instruction sets, cores, memory, operating system, and the GPU where one is used."""
-    facts = {**this_machine(), "flags": _cpu_flags(), "memory_gb": round(psutil.virtual_memory().total / 1e9)}
-    if _ISA_LIMIT in os.environ:
-        facts["isa_limit"] = os.environ[_ISA_LIMIT]
-    if device == "cuda":
-        import torch
-
-        facts["gpu"] = torch.cuda.get_device_name()
-        facts["cuda"] = torch.version.cuda
-    return facts
-
-
-def is_same_machine(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether figures of the two may be compared, as far as their facts tell."""
-    return all(a.get(name) == b.get(name) for name in _SAME)
-
-
-def in_words(facts: dict[str, Any]) -> str:
-    """For a table's foot."""
-    flags = f" ({' '.join(facts['flags'])})" if facts.get("flags") else ""
-    limit = f", {_ISA_LIMIT}={facts['isa_limit']}" if facts.get("isa_limit") else ""
-    gpu = f", {facts['gpu']}, CUDA {facts['cuda']}" if facts.get("gpu") else ""
-    return f"{facts['cpu']}{flags}, {facts['cores']} cores, {facts.get('memory_gb', '?')} GB, {facts['os']}{limit}{gpu}"
-
-
-def _cpu_flags() -> list[str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
-    found = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return [flag for flag in _DECISIVE_FLAGS if flag in found]
 
 
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

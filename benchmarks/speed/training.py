@@ -21,7 +21,7 @@ from ...training.loop.checkpoint import Snapshot
 from ...training.loop.devices import MixedPrecision, Placement, Precision, open_fabric, why_emulated
 from ...training.loop.loop import LoopConfig, Objective, Stage
 from ..baselines.authors import AuthorsModel, AuthorsTraining, Items, Network
-from ..report import Report, Row
+from ..report import Figures, Provenance, Row
 
 N_CONTENT, N_SINGERS = 768, 20
 _CLIPS, _CLIP_FRAMES = 24, 1500
@@ -29,7 +29,7 @@ _CLIPS, _CLIP_FRAMES = 24, 1500
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What is measured. The defaults are the published network and crop; the batch is what a CPU has patience for."""
+    """Choices of `comosvc-bench train`. Defaults: the published network and crop, and a batch that suits a CPU."""
 
     batch_size: int = 4
     crop_frames: int = 375
@@ -62,7 +62,7 @@ def of_size(layers: int, channels: int) -> AcousticConfig:
 
 
 def random_clips(seed: int = 0) -> list[ClipFeatures]:
-    """Features of no sound in particular, in memory: arithmetic does not mind."""
+    """Random features in memory; the time of a step does not depend on their values."""
     rng = np.random.default_rng(seed)
     clips = []
     for number in range(_CLIPS):
@@ -132,7 +132,7 @@ def ours(
     return turn
 
 
-def measure_training(options: TrainOptions, command: str, progress: Callable[[str], None]) -> Report:
+def measure_training(options: TrainOptions, command: str, progress: Callable[[str], None]) -> Figures:
     """All systems in turns, so that other load on the machine affects all of them.
 
     A precision that the processor has no unit for is left out, with the reason in a row. Raises `OptionError` if none
@@ -166,7 +166,7 @@ def measure_training(options: TrainOptions, command: str, progress: Callable[[st
     return replace(report, rows=(*report.rows, *without))
 
 
-def as_report(turns: dict[str, list[Turn]], options: TrainOptions, command: str) -> Report:
+def as_report(turns: dict[str, list[Turn]], options: TrainOptions, command: str) -> Figures:
     """Steps a second by the median over the rounds; the ratio is the median of each round's own."""
     size = options.acoustic.denoiser
     shape = f"{size.layers} x {size.channels}, batch {options.batch_size} x {options.crop_frames} frames"
@@ -180,7 +180,9 @@ def as_report(turns: dict[str, list[Turn]], options: TrainOptions, command: str)
         for precision in options.precisions:
             rows += _rows_of(f"{stage}, {precision}", theirs, turns[f"{stage}, {precision}"], note)
     seconds = {name: [turn.step_s for turn in found] for name, found in turns.items()}
-    return Report(command=command, rows=tuple(rows), voice={"name": "training"}, details={"step_s": seconds})
+    return Figures(
+        provenance=Provenance.here(command), rows=tuple(rows), voice={"name": "training"}, details={"step_s": seconds}
+    )
 
 
 def _rows_of(name: str, theirs: list[Turn], ours: list[Turn], note: str) -> list[Row]:

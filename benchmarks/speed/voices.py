@@ -18,27 +18,25 @@ from ...runtime.providers.gpu import Device
 from ...runtime.providers.tensorrt.build import BUILD
 from ...runtime.providers.tensorrt.cache import EngineRecord
 from ...runtime.voice.manifest import FROM_FP32, Manifest
-from .chain import Chain, Loaded, Pass, sung_clip
+from .chain import CLIP_RATE, Chain, Pass, sung_clip
+from .results import Loaded
+from .tables import OTHER
 from .timing import Sample, Turn, resident_mb
 
-CLIP_RATE = 44_100
-"""Of the clips that are converted: the voice resamples, and that is counted."""
 STAGE_OF = {"content": "content", "pitch": "f0", "acoustic": "acoustic", "vocoder": "vocoder"}
 """Names in `timings_ms` to stages."""
-OTHER = "other"
-"""All that `convert` does besides: resampling, loudness, the sine source, cutting and joining; files in a batch."""
 
 
 @dataclass(frozen=True)
 class ReadyVoice:
-    """A voice to load, and what is known of it beyond its manifest."""
+    """A voice to load, and facts on it that its manifest lacks."""
 
     model: str | Path
     facts: Loaded | None = None
 
 
 class VoiceChain:
-    """A voice loaded by `Converter`. `facts`: what is known of its networks. `cuda_graphs`: if the provider has any."""
+    """A voice loaded by `Converter`. `facts`: sizes of its networks. `cuda_graphs`: if the provider has any."""
 
     def __init__(
         self,
@@ -53,7 +51,7 @@ class VoiceChain:
         self._used_before = 0 if self._gpu is None else self._gpu.used_bytes()
         libraries, start = resident_mb(), time.perf_counter()
         if provider == "tensorrt":
-            os.environ.setdefault(BUILD, "1")  # what building engines takes is a figure of its own
+            os.environ.setdefault(BUILD, "1")  # the build has a figure of its own
         self._converter = Converter(
             model, provider=cast(Provider, provider), precision=cast(Precision, precision), threads=threads
         )
@@ -63,7 +61,7 @@ class VoiceChain:
         own = {"load_s": load_s, "libraries_mb": libraries, "fp32_graphs": fp32_graphs(manifest, precision)}
         self.loaded = replace(known, **own, **engine_facts(self._converter.engines))
         if not cuda_graphs:
-            for graph in (self._converter._graphs or {}).values():  # nobody but a benchmark wants that
+            for graph in (self._converter._graphs or {}).values():
                 cast(CudaGraph, graph).captured_frames = 0
 
     def prepare(self, seconds: float, batch: int) -> Pass:
@@ -71,7 +69,7 @@ class VoiceChain:
         return (lambda _: self._one(clip)) if batch == 1 else (lambda _: self._many(clip, batch))
 
     def device_peak_mb(self, reset: bool) -> float | None:
-        """What more is in use of the GPU than before the voice came: engines keep what they once had."""
+        """Memory of the GPU in use beyond that before loading: engines return none."""
         return None if self._gpu is None else (self._gpu.used_bytes() - self._used_before) / 1e6
 
     def _one(self, clip: np.ndarray) -> Turn:
@@ -95,7 +93,7 @@ class VoiceChain:
 
 
 def engine_facts(record: EngineRecord | None) -> dict[str, float]:
-    """What building TensorRT's engines took, and their size; nothing of a voice that has none."""
+    """Build time and size of TensorRT's engines; empty for a voice without engines."""
     if record is None:
         return {}
     return {

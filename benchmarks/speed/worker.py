@@ -1,6 +1,6 @@
-"""A loaded system in a process of its own: its peak memory and its processor time are nobody else's.
+"""A loaded system in a process of its own, so that its peak memory and processor time can be measured.
 
-Nothing here imports torch: a process that runs a voice has what a user's process has, and no more.
+Nothing here imports torch: a process that runs a voice is that of a user.
 """
 
 import multiprocessing
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ...runtime.errors import ComosvcError
-from .chain import Chain, Loaded, Pass
+from .chain import Chain, Pass
+from .results import Loaded
 from .timing import Turn, high_water_mb, reset_high_water, resident_mb
 
 T = TypeVar("T")
@@ -142,7 +143,7 @@ class ProcessSession:
 
 
 def _serve(connection: Connection, opener: Opener, threads: int) -> None:
-    """The other process: load, then do what is asked until nobody asks any more."""
+    """The other process: loads, then answers requests until the connection closes."""
     try:
         session = LocalSession(opener, threads)
         connection.send((False, session.loaded))
@@ -151,7 +152,7 @@ def _serve(connection: Connection, opener: Opener, threads: int) -> None:
             connection.send((False, getattr(session, verb)(*arguments)))
     except EOFError:
         return
-    except Exception as error:  # whatever a system raises is a result: it is told, and the others go on
+    except Exception as error:  # any exception of a system is a result: it is reported, and the others go on
         connection.send((True, _in_words(error)))
 
 
@@ -165,7 +166,7 @@ def _in_words(error: Exception) -> str:
 def in_process(function: Callable[..., T], *arguments: Any) -> T:
     """`function(*arguments)` in a process of its own, whose memory and thread settings end with it.
 
-    Raises `MeasuringError` for whatever it raises.
+    Raises `MeasuringError` for any exception of it.
     """
     context = multiprocessing.get_context("spawn")
     try:

@@ -1,9 +1,9 @@
-"""Equal training compute: a pilot finds what a step costs, so many steps are taken, and what they took is counted.
+"""Equal training compute: a pilot measures the cost of a step, which gives the number of steps of each system.
 
-Compute is the processor time of the training process, all its threads together, on one thread of torch. What is equal
-is the plan: steps times what a step costs where nothing else runs. A busy machine makes the same steps cost more, up to
-a third as seen here. What was spent in fact is kept in the checkpoints, so that a training which is killed and resumed
-counts what its weights took. A student's compute is its teacher's and its own.
+Compute is the processor time of the training process, all its threads together, on one thread of torch. The plans are
+equal: steps times the cost of a step on an idle machine. A busy machine makes the same steps cost more, up to
+a third as seen here. The seconds in fact are kept in the checkpoints, so that a training which is killed and resumed
+counts the seconds of its weights. A student's compute is its teacher's and its own.
 """
 
 import json
@@ -34,14 +34,14 @@ _WARMUP_SHARE, _CHECKPOINTS = 0.05, 10
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps each stage takes, and the processor seconds that the pilot says a step costs."""
+    """Number of steps of each stage, and the processor seconds of a step by the pilot."""
 
     system_cpu_s: float
     cost_cpu_s: dict[str, float]
     steps: dict[str, int]
 
     def cpu_s(self, system: str) -> float:
-        """What a system's training comes to on a machine with nothing else to do."""
+        """Processor seconds of a system's training on an idle machine."""
         return sum(self.steps[name] * self.cost_cpu_s[name] for name in stages_of(system))
 
 
@@ -59,12 +59,12 @@ class CpuClock:
 
 
 def spent_cpu_s(run: Path, name: str) -> float:
-    """What the stage `name` of `run` took to train so far, without the teacher that a student starts from."""
+    """Processor seconds of the stage `name` of `run` so far, without the teacher that a student starts from."""
     return read_figures(require_checkpoint(run / name))[CPU_S]
 
 
 def stages_of(system: str) -> tuple[str, ...]:
-    """What was trained for a system: for the student its teacher too."""
+    """The stages that were trained for a system: for the student its teacher too."""
     return (STUDENTS_TEACHER, STUDENT) if system == STUDENT else (system,)
 
 
@@ -92,7 +92,7 @@ def make_plan(
 def kept_plan(
     folder: Path, shares: Mapping[str, float], budget_cpu_s: float, step_cpu_s: Callable[[str], float]
 ) -> Plan:
-    """The plan in `folder`, or a new one that is kept there, by what a step of each stage costs. Raises `ConfigError`
+    """The plan in `folder`, or a new one that is kept there, by the cost of a step of each stage. Raises `ConfigError`
     where that has another budget.
     """
     path = folder / _PLAN

@@ -1,9 +1,8 @@
 """The trained systems on the held-out parallel set, and their table of quality against speed."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -15,124 +14,20 @@ from numpy.typing import NDArray
 
 from ...runtime.conversion.source import noise_samples, pulse_source
 from ...runtime.errors import ComosvcError
-from ...runtime.storage import decode
 from ...runtime.voice.bundle import Bundle, open_bundle
 from ...training.corpus import CorpusConfig
 from ...training.run.rendering import AnalysedSong, Renderer
-from ..held_out import SAMPLE_RATE, HeldOutPair, Pooled, Score, load_held_out, pairs, pool, score_output
+from ..held_out import SAMPLE_RATE, HeldOutPair, Score, load_held_out, pairs, pool, rotated_pairs, score_output
 from ..metrics import PitchMeter, SingerMeter
 from ..quality.bundle_parts import open_graph
-from ..quality.distillation import rotated_pairs
-from ..report import WordTable, current_commit, installed_versions, this_machine
+from ..report import Provenance
 from .equal_compute import read_plan, require_finished, spent_cpu_s, stages_of
 from .rendered import TrainedSystem, draw_with, load_systems, song_batch
-
-FORMAT_VERSION, KIND = 1, "systems-quality"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SystemRow:
-    """A system with a way to sample it. What a row has not is None: the references are not trained, for instance."""
-
-    title: str
-    quality: Pooled
-    """Over `quality.n` conversions."""
-    evaluations: int | None = None
-    """Of the network for one clip."""
-    parameters: int | None = None
-    """Of the acoustic stage, that conversion uses."""
-    training_cpu_s: float | None = None
-    """Processor seconds by the plan, as if nothing else ran; a student's include its teacher's."""
-    spent_cpu_s: float | None = None
-    """What the same steps took in fact."""
-    acoustic_rtf: float | None = None
-    """Processor seconds per second of audio, from content, F0, loudness and singer to the mel; median."""
-    chain_rtf: float | None = None
-    """With the front end and the vocoder, which all systems share."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SystemsTable:
-    """Rows and where they come from."""
-
-    command: str
-    rows: tuple[SystemRow, ...]
-    conditions: dict[str, Any]
-    """What was equal for all: budget, steps, data, vocoder."""
-    machine: dict[str, Any] = field(default_factory=this_machine)
-    versions: dict[str, str] = field(default_factory=installed_versions)
-    commit: str | None = field(default_factory=current_commit)
-    details: dict[str, Any] = field(default_factory=dict)
-    """Each conversion by itself."""
-
-
-def save_json(table: SystemsTable, path: Path) -> None:
-    """Write a table; `load_json` reads it back."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(table)}
-    path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def load_json(path: Path) -> SystemsTable:
-    """Read what `save_json` wrote."""
-    body = json.loads(path.read_text("utf-8"))
-    body.pop("kind")
-    if (version := body.pop("format_version")) != FORMAT_VERSION:
-        raise ValueError(f"{path} has format_version {version}; this reads {FORMAT_VERSION}")
-    return decode(SystemsTable, body, path.name)
-
-
-_COLUMNS = (
-    "system", "evaluations", "M param.", "training CPU s (spent)", "L1 rel.", "L1 audio", "smoothed",
-    "texture mel, audio", "F0 gross", "F0 RMSE", "singer", "RTF acoustic", "RTF chain", "n",
-)  # fmt: skip
-
-
-def cells(row: SystemRow) -> tuple[str, ...]:
-    """A row in words, in the order of the columns; empty where it has no such figure."""
-    quality = row.quality
-    return (
-        row.title,
-        _shown(row.evaluations, "d"),
-        _shown(None if row.parameters is None else row.parameters / 1e6, ".2f"),
-        _shown(row.training_cpu_s, ".0f") + ("" if row.spent_cpu_s is None else f" ({row.spent_cpu_s:.0f})"),
-        f"{quality.relative_l1:.3f}",
-        f"{quality.relative_l1_audio:.3f}",
-        f"{quality.relative_smoothed_l1:.3f}",
-        f"{quality.texture:.2f}, {quality.texture_audio:.2f}",
-        f"{100.0 * quality.f0.gross:.2f} %",
-        f"{quality.f0.rmse_cents:.1f} cents",
-        f"{100.0 * quality.identified:.0f} %",
-        _shown(row.acoustic_rtf, ".4f"),
-        _shown(row.chain_rtf, ".3f"),
-        str(quality.n),
-    )
-
-
-def as_grid(table: SystemsTable) -> WordTable:
-    """The rows as a table."""
-    return WordTable(
-        title="quality against speed: trained alike, at the demo's size",
-        heads=_COLUMNS,
-        rows=tuple(map(cells, table.rows)),
-        note="L1 of the log-mel to the target singer's own rendering over the unconverted source's, of the mel and of "
-        "the audio; smoothed over 9 frames; texture over the truth's, 1 is right. RTF: processor seconds per second of "
-        "audio on one core, torch in fp32. The flow's decoder paints mels, for the vocoder that all share.",
-    )
-
-
-def provenance(table: SystemsTable) -> str:
-    """By which command it was measured, and where."""
-    return f"`{table.command}` at commit {table.commit}, on {table.machine['cpu']}, {table.machine['os']}."
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
+from .table import SystemRow, SystemsTable
 
 T = TypeVar("T")
 MANY_EVALUATIONS = 1000
-"""From here on a system is heard on a few of the conversions only: it takes minutes of processor time for each."""
+"""A system of so many evaluations is measured on a few conversions only: each takes minutes of processor time."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +41,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Judge:
-    """What listens, sings and measures for all systems alike. `say` hears of progress."""
+    """Front end, vocoder and meters, common to all systems. `say` is called with progress."""
 
     run: Path
     voice: str
@@ -216,7 +111,10 @@ def evaluate(judge: Judge, command: str, *, all_pairs: bool = False, few: int = 
     rows = [SystemRow(title=title, quality=pool(scores, spec)) for title, scores in references.items()]
     rows += [_row(judge, system, takes[number]) for number, system in enumerate(systems) if takes[number]]
     return SystemsTable(
-        command=command, rows=tuple(rows), conditions=_conditions(judge), details=_details(systems, takes)
+        provenance=Provenance.here(command),
+        rows=tuple(rows),
+        conditions=_conditions(judge),
+        details=_details(systems, takes),
     )
 
 
@@ -246,7 +144,7 @@ def _copied(judge: Judge, pair: HeldOutPair, seed: int) -> Score:
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What `work` gives and the processor seconds that it took."""
+    """The result of `work`, and its processor seconds."""
     start = time.process_time()
     return work(), time.process_time() - start
 

@@ -1,4 +1,4 @@
-"""What is trained side by side: the systems' objectives on the same clips, and their configurations."""
+"""The systems that are trained side by side: their objectives on the same clips, and their configurations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ DISTILLATION_SHARE = 0.3
 BUDGET_SHARES = {
     FLOW: 1.0, DIFFSVC: 1.0, TEACHER: 1.0, STUDENTS_TEACHER: 1.0 - DISTILLATION_SHARE, STUDENT: DISTILLATION_SHARE,
 }  # fmt: skip
-"""What each stage gets of the compute that each system gets, in the order in which they can be trained."""
+"""Share of each stage in the compute of its system, in the order in which they can be trained."""
 _RIVALS_LEARNING_RATE = 2.0
 """Over our teacher's, by a pilot on the validation songs. Flow, a minute each: a loss of 30.8 at half our teacher's
 rate, 27.3 at the same, 23.7 at twice. DiffSVC, half a minute each: 0.0269 at the same, 0.0243 at twice.
@@ -41,7 +41,7 @@ _VALIDATION_BATCH = 64
 
 
 def require_stages(wanted: Sequence[str] | None) -> list[str]:
-    """The stages to train, all if none is named, each after what it needs. Raises `ConfigError` for unknown ones."""
+    """The stages to train, all if none is named, in order of their needs. Raises `ConfigError` for unknown ones."""
     if unknown := sorted({*(wanted or ())} - {*BUDGET_SHARES}):
         raise ConfigError(f"there is no stage {', '.join(unknown)}\nhint: there are {', '.join(BUDGET_SHARES)}")
     return [name for name in BUDGET_SHARES if not wanted or name in wanted]
@@ -49,7 +49,7 @@ def require_stages(wanted: Sequence[str] | None) -> list[str]:
 
 @dataclass(frozen=True)
 class RunMaterial:
-    """The training and validation clips of a run, heard by the shipped voice's content encoder."""
+    """The training and validation clips of a run with the content of the shipped voice's encoder."""
 
     features: FeatureIndex
     train: list[ClipFeatures]
@@ -83,7 +83,7 @@ class TrainedPart:
     loop: LoopConfig
     make_batch: Callable[[Draws], Batch]
     config: Mapping[str, Any]
-    """What its checkpoints carry beside the common facts."""
+    """Metadata of its checkpoints beside the common facts."""
     validate: Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -112,7 +112,7 @@ def _rivals_loop(recipe: Recipe) -> LoopConfig:
 
 def build_stage(name: str, recipe: Recipe, material: RunMaterial, run: Path | None) -> TrainedPart:
     """The stage `name`, untrained. `run` holds the teacher that the student starts from; None: an untrained one, for
-    measuring what a step costs.
+    measuring the cost of a step.
     """
     torch.manual_seed(recipe.seed)
     return _BUILDERS[name](recipe, material, run)
@@ -185,7 +185,7 @@ def _stage(
 def _validation(
     objective: Objective[Any], config: Any, material: RunMaterial
 ) -> Callable[[nn.Module], Mapping[str, float]]:
-    """The objective's own loss on songs that are not trained on. A student's says nothing: its target moves along."""
+    """The objective's own loss on songs that are not trained on. A student's loss is no measure: its target moves."""
     if isinstance(config, StudentConfig):
         return lambda average: {}
     draws = Draws(0, -1, range(_VALIDATION_BATCH))
@@ -200,7 +200,7 @@ def _validation(
 
 
 def mel_extremes(clips: list[ClipFeatures]) -> tuple[float, float]:
-    """Least and greatest log-mel: what diff-svc scales to -1 .. 1, here for all bands alike as in so-vits-svc's
+    """Least and greatest log-mel, which diff-svc scales to -1 .. 1, here for all bands alike as in so-vits-svc's
     diffusion.
     """
     return min(float(clip.mel.min()) for clip in clips), max(float(clip.mel.max()) for clip in clips)

@@ -1,4 +1,4 @@
-"""The trained systems, ready to paint a mel: one line of the table each."""
+"""The trained systems, ready to generate mels: one line of the table each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +19,9 @@ from ...training.loop.batches import Batch
 from ...training.loop.checkpoint import load_module, read_metadata, require_checkpoint
 from ...training.run.fine_tune import load_acoustic
 from ...training.run.rendering import AnalysedSong
+from ..baselines.sampler import Sampler, ddpm, pndm, sample
 from .objectives import DIFFSVC, FLOW, STUDENT, STUDENTS_TEACHER, TEACHER
-from .rivals import (
-    FlowConfig,
-    FlowModel,
-    NoisePredictionConfig,
-    ancestral_sample,
-    linear_betas,
-    pndm_sample,
-    predict_with,
-)
+from .rivals import FlowConfig, FlowModel, NoisePredictionConfig
 
 TEACHER_STEPS, STUDENT_STEPS = (5, 10, 20, 50), (1, 2, 4)
 PNDM_INTERVAL = 10
@@ -44,7 +37,7 @@ class TrainedSystem:
 
     title: str
     stage: str
-    """Whose training it is the result of."""
+    """The stage that trained it."""
     evaluations: int
     """Of the network for one clip."""
     parameters: int
@@ -69,7 +62,7 @@ def draw_with(seed: int, n_frames: int) -> Draw:
 
 
 def load_systems(run: Path) -> list[TrainedSystem]:
-    """What `comosvc-bench systems-train` left in `run`. Raises `TrainingError` where something is missing."""
+    """The systems in `run` that `comosvc-bench systems-train` trained. Raises `TrainingError` where one is missing."""
     return [_flow(run), *_diffsvc(run), *_teachers(run), *_students(run)]
 
 
@@ -94,21 +87,17 @@ def _flow(run: Path) -> TrainedSystem:
 def _diffsvc(run: Path) -> list[TrainedSystem]:
     path = require_checkpoint(run / DIFFSVC)
     config = from_mapping(NoisePredictionConfig, read_metadata(path)[1]["diffsvc"], str(path))
-    model, betas = load_acoustic(path, "ema"), linear_betas(config)
+    model = load_acoustic(path, "ema")
 
-    def pndm(batch: Batch, draw: Draw) -> Tensor:
-        predict = predict_with(model, model.embed(batch_condition(model, batch)))
-        return model.denormalise(pndm_sample(predict, draw(model.spec.n_mels, 0), betas, PNDM_INTERVAL))
+    def system(name: str, sampler: Sampler) -> TrainedSystem:
+        def paint(batch: Batch, draw: Draw) -> Tensor:
+            embedded = model.embed(batch_condition(model, batch))
+            x = sample(sampler, model.denoiser, embedded, lambda number: draw(model.spec.n_mels, number))
+            return model.denormalise(x)
 
-    def ancestral(batch: Batch, draw: Draw) -> Tensor:
-        predict = predict_with(model, model.embed(batch_condition(model, batch)))
-        return model.denormalise(ancestral_sample(predict, lambda k: draw(model.spec.n_mels, k), betas))
+        return TrainedSystem(f"DiffSVC-shaped, {name}", DIFFSVC, sampler.evaluations, _size(model), paint)
 
-    few = config.n_steps // PNDM_INTERVAL + 1
-    return [
-        TrainedSystem("DiffSVC-shaped, PNDM", DIFFSVC, few, _size(model), pndm),
-        TrainedSystem("DiffSVC-shaped, ancestral", DIFFSVC, config.n_steps, _size(model), ancestral),
-    ]
+    return [system("PNDM", pndm(config.betas, PNDM_INTERVAL)), system("ancestral", ddpm(config.betas))]
 
 
 def _teachers(run: Path) -> list[TrainedSystem]:

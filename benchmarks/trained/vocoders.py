@@ -1,8 +1,8 @@
-"""`comosvc-bench vocoders`: the light vocoder and the HiFi-GAN shape, trained alike, and what each makes of true mels.
+"""`comosvc-bench vocoders`: the light vocoder and the HiFi-GAN shape, trained alike, and their audio of true mels.
 
 Both get the same processor time on the same clips, with the same losses and the same adversary. The rival is the
-authors' network with a quarter of its channels: a sixteenth of the work, which is about what the light one does, and
-what can be trained on a processor at all. Stopped and run again, the training goes on where it stopped.
+authors' network with a quarter of its channels: a sixteenth of the work, about that of the light one, and little
+enough to be trained on a processor. Stopped and run again, the training goes on where it stopped.
 """
 
 import time
@@ -35,7 +35,7 @@ from ...training.vocoder.stage import VocoderClip, VocoderData, VocoderObjective
 from ..held_out import load_held_out
 from ..metrics import F0Errors, MelScore, PitchMeter, f0_errors, mean_of
 from ..quality.bundle_parts import RTF_REPEATS, HeldOutClip, copy_inputs, copy_of, held_out_clips
-from ..report import Report, Row
+from ..report import Figures, Provenance, Row
 from .equal_compute import Plan, fit_stage, kept_plan, spent_cpu_s, step_cost
 from .objectives import TrainedPart
 
@@ -61,7 +61,7 @@ RIVALS = {
         kind=NSF_HIFIGAN, network={"upsample_initial_channel": 128}, loop=_LOOP, crop_frames=64, adversary=_ADVERSARY
     ),
 }  # fmt: skip
-"""What is trained."""
+"""The vocoders that are trained."""
 _COUNTED_S, _WINDOW = 2, 2048
 
 
@@ -73,8 +73,8 @@ class VocoderFigures:
     gflop_per_s: float
     mel: MelScore
     spectrum_l1: float
-    """Of the log spectra, windows of `_WINDOW` samples, in nepers: they tell harmonics from noise, and are not what the
-    mel-matching kinds match.
+    """Of the log spectra, windows of `_WINDOW` samples, in nepers: they part harmonics from noise, and the
+    mel-matching kinds do not match them.
     """
     f0: F0Errors
     rtf: float
@@ -83,7 +83,7 @@ class VocoderFigures:
     training_cpu_s: float | None = None
     """By the plan, as if nothing else ran."""
     spent_cpu_s: float | None = None
-    """What the same steps took in fact."""
+    """Processor seconds of the same steps in fact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def default_options(run: Path, cpu_minutes: float) -> VocodersOptions:
     )
 
 
-def measure_vocoders(options: VocodersOptions, command: str, say: Callable[[str], None], console: Console) -> Report:
+def measure_vocoders(options: VocodersOptions, command: str, say: Callable[[str], None], console: Console) -> Figures:
     """Train what is not trained yet, then measure it and the shipped voice's vocoder. Raises `DataError` without
     features, `ConfigError` where the training was begun with another budget.
     """
@@ -169,7 +169,7 @@ def _inputs(vocoder: AnyVocoder, spec: AudioSpec, batch: int, n_frames: int) -> 
 def _measure(
     graph: bytes, shape: AnyVocoder, spec: AudioSpec, clips: list[HeldOutClip], meter: PitchMeter
 ) -> VocoderFigures:
-    """`shape`: a network of the graph's sizes, for what does not depend on the weights."""
+    """`shape`: a network of the graph's sizes, for figures that do not depend on the weights."""
     session = open_session(graph, "the vocoder graph", threads=1)
     taken = {tensor.name for tensor in session.get_inputs()}
 
@@ -218,7 +218,7 @@ def _median_cpu_s(work: Callable[[], Any]) -> float:
 
 def _report(
     found: Mapping[str, VocoderFigures], plan: Plan, clips: list[HeldOutClip], features: FeatureIndex, command: str
-) -> Report:
+) -> Figures:
     rows: list[Row] = []
     for name, one in found.items():
         limit = GFLOP_ALLOWED if name == LIGHT else None
@@ -246,7 +246,12 @@ def _report(
         "torch_threads": torch.get_num_threads(),
         "vocoders": {name: asdict(one) for name, one in found.items()},
     }
-    return Report(command=command, rows=tuple(rows), voice={"name": "vocoders, trained alike"}, details=details)
+    return Figures(
+        provenance=Provenance.here(command),
+        rows=tuple(rows),
+        voice={"name": "vocoders, trained alike"},
+        details=details,
+    )
 
 
 def _known(value: float) -> float | None:

@@ -22,7 +22,8 @@ from ...runtime.voice.bundle import PARITY_FILE
 from ...runtime.voice.graphs import GRAPHS
 from ...runtime.voice.manifest import MANIFEST_FILE, Manifest, to_json
 from ...training.loop.log import Report
-from ..archive import store_once, with_common_tail, write_zip
+from ..archive import write_zip
+from ..graphs.common_weights import store_once, with_common_tail
 from ..graphs.inputs import InputMaker
 from ..graphs.parity import (
     ParityRow,
@@ -139,8 +140,8 @@ def export_bundle(
 ) -> Manifest:
     """Write the bundle of `voice` to `path`, all or nothing, its preview sung by the bundle itself.
 
-    `precisions`: those that it has besides fp32. `progress` is called with what is being done and the share that is
-    done.
+    `precisions`: those that it has besides fp32. `progress` is called with the current work and its share from 0
+    to 1.
     """
     manifest, files = build_files(voice, name, progress)
     progress(f"precisions {', '.join(precisions)}" if precisions else "writing", None)

@@ -16,7 +16,7 @@ EMBEDDING_FILE = "singers.safetensors"
 DATA_CARD_FILE, PREVIEW_FILE = "data-card.md", "preview.flac"
 
 PITCH_CONTEXT = Context(past=11, future=10)
-"""swift-f0 sees 2815 samples either way of a frame's centre (its `core.py`), and a frame's hop begins at its centre."""
+"""swift-f0 uses 2815 samples before and after a frame's centre (its `core.py`); a frame's hop begins there."""
 _PITCH_LOOKAHEAD_MS = 2815 / 16
 _LOW_LATENCY_PITCH_MS = 16.0
 """One pitch frame: live, the newest F0 is held until the next one is there."""
@@ -73,7 +73,7 @@ def _ode(acoustic: AcousticModel, sigmas: list[float]) -> OdeEntry:
 
 
 def contexts(voice: TrainedVoice) -> ContextEntry:
-    """What each graph sees around a frame."""
+    """Context of each graph around a frame."""
     parts = {
         # An encoder that is given windows has none in frames: all of a window is seen.
         "content": (0, 0) if isinstance(voice.content, ContentVec) else voice.content.context_frames,

@@ -90,7 +90,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def data_card(run: Path, features: FeatureIndex) -> str:
-    """What the voice was trained on, in words; the corpus' own card is part of it where there is a corpus."""
+    """The training data of the voice in words, with the card of the corpus if there is one."""
     minutes = sum(singer.minutes for singer in features.singers.values())
     lines = [
         "# What this voice was trained on",

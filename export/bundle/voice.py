@@ -1,4 +1,4 @@
-"""A trained voice: what a run folder holds, read back for export."""
+"""A trained voice: the networks and facts of a run folder, read for export."""
 
 import dataclasses
 import logging
@@ -72,7 +72,7 @@ class TrainedVoice:
 
     @property
     def source(self) -> SourceEntry:
-        """What excites the vocoder."""
+        """The excitation of the vocoder."""
         return SourceEntry(kind=self.vocoder.source_kind, channels=self.vocoder.source_channels)
 
 
@@ -83,7 +83,7 @@ choice), or the target network's short average.
 
 
 def load_voice(run: Path, statements: Statements, student: str = STUDENT, weights: str = "ema") -> TrainedVoice:
-    """The networks of `run` with the student in `run / student`, and what the manifest says of them. `weights`: one of
+    """The networks of `run` with the student in `run / student`, and the facts of the manifest. `weights`: one of
     `WEIGHTS`.
 
     Raises `TrainingError` or `DataError` (naming the command to run) where a stage is missing, `ExportError` where the
@@ -201,7 +201,7 @@ def data_summary(features: FeatureIndex) -> dict[str, Any]:
 
 
 def objective(config: StudentConfig) -> str:
-    """What the student was trained to minimise, in words."""
+    """The student's training objective in words."""
     parts = ["consistency distillation"]
     if config.pseudo_huber is not None:
         parts.append(f"pseudo-Huber distance (c = {config.pseudo_huber:g})")

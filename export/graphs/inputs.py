@@ -1,4 +1,4 @@
-"""Seeded inputs for any graph, from its contract alone: what tracing, parity and the stored probes are fed.
+"""Seeded inputs for any graph, from its contract alone, for tracing, parity and the stored probes.
 
 Everything comes from one synthetic voice, because a graph must be right where voices are. A mel of independent random
 numbers, which no audio has, makes the vocoder divide by nearly nothing: within torch, float32 is then up to 6e-5 away

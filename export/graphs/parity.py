@@ -129,7 +129,7 @@ def check_graph(spec: GraphSpec, onnx: Runner, reference: Runner, maker: InputMa
 
 
 def lengths(spec: GraphSpec, maker: InputMaker) -> list[int]:
-    """`LENGTHS` of a graph, none of them below what it takes; of the pitch graph, which torch never made, content's."""
+    """`LENGTHS` of a graph, none below its shortest input; for the pitch graph, which torch never made, content's."""
     shortest = maker.min_samples if spec.inputs[0].name == "audio" else 1
     return sorted({max(length, shortest) for length in LENGTHS.get(spec.name, LENGTHS["content"])})
 
@@ -151,7 +151,7 @@ def chain_graphs(maker: InputMaker) -> list[str]:
 
 
 def chain_inputs(maker: InputMaker, batch: int, length: int, seed: int = 2) -> tuple[NDArray, dict[str, Arrays]]:
-    """Audio at 16 kHz of `length` mel frames, and what else each later graph is fed."""
+    """Audio at 16 kHz of `length` mel frames, and the further inputs of each later graph."""
     n_samples = maker.audio.samples(length) * maker.audio.content_sample_rate // maker.audio.sample_rate
     audio = maker.make(GRAPHS["content"], batch, max(n_samples, maker.min_samples), seed=seed)["audio"]
     return audio, {name: maker.make(GRAPHS[name], batch, length, seed=seed) for name in chain_graphs(maker)[1:]}
@@ -166,7 +166,7 @@ def chain(runners: Mapping[str, Runner], audio: NDArray, inputs: dict[str, Array
 
 
 def chain_feed(graph: str, state: Arrays, inputs: Mapping[str, Arrays]) -> Arrays:
-    """Inputs of a graph of `CHAIN`, from the `state` that those before it have left and its own of `chain_inputs`."""
+    """Inputs of a graph of `CHAIN`, from the `state` of those before it and its own of `chain_inputs`."""
     if graph == "content":
         return {"audio": state["audio"]}
     condition = {**inputs["acoustic"], **{name: state[name] for name in ("content", "content_index")}}
@@ -179,7 +179,7 @@ def chain_feed(graph: str, state: Arrays, inputs: Mapping[str, Arrays]) -> Array
 
 
 def chain_step(graph: str, runner: Runner, state: Arrays, inputs: Mapping[str, Arrays], spec: AudioSpec) -> Arrays:
-    """What a graph of `CHAIN` adds to the `state` that those before it have left."""
+    """The values that a graph of `CHAIN` adds to the `state` of those before it."""
     found = runner(chain_feed(graph, state, inputs))
     if graph == "content":
         batch, length = inputs["acoustic"]["f0_hz"].shape

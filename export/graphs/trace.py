@@ -29,7 +29,7 @@ FORMAT = "comosvc-graph/1"
 
 
 def stamp(model: onnx.ModelProto, spec: GraphSpec, extra: dict[str, str] | None = None) -> None:
-    """Write format, graph name, our version and the contract into `metadata_props`, replacing what is there."""
+    """Write format, graph name, our version and the contract into `metadata_props`, replacing earlier entries."""
     entries = {
         "format": FORMAT,
         "graph": spec.name,
@@ -91,7 +91,7 @@ def _evaluate(model: ModelProto, nodes: list[NodeProto], names: list[str]) -> di
 
 
 def versions() -> dict[str, str]:
-    """What the export ran with."""
+    """Versions of Python and of the packages that take part in an export."""
     packages = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
     return {"comosvc": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}
 

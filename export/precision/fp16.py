@@ -61,7 +61,7 @@ def _with_peaks(model: ModelProto, names: list[str]) -> ModelProto:
 
 
 def extreme_inputs(spec: GraphSpec, maker: InputMaker) -> Iterator[Arrays]:
-    """Inputs of a graph at the edges of what is legal: full scale, lowest and highest F0, mel and loudness, 6 sigma."""
+    """Inputs of a graph at the limits of their ranges: full scale, lowest and highest F0, mel and loudness, 6 sigma."""
     if spec.inputs[0].name == "audio":
         yield from _extreme_audio(spec, maker)
         return
@@ -149,13 +149,13 @@ def _rounding(node: NodeProto, halves: list[str]) -> list[NodeProto]:
 logger = logging.getLogger(__name__)
 FLOAT16_MAX = 65_504.0
 SHARE = 0.25
-"""What comes beyond this share of `FLOAT16_MAX` stays in float32: a factor of four for inputs nobody thought of."""
+"""Values beyond this share of `FLOAT16_MAX` stay in float32: a margin of four for unforeseen inputs."""
 
 
 def make_fp16(graph: str, model: ModelProto, maker: InputMaker, _: OpenFp32) -> Made:
     """The graph in float16, nodes whose numbers come near its end left in float32.
 
-    Raises `StaysFloat32Error` for one that gives what is no number, in float32 or in float16, or has nothing to gain.
+    Raises `StaysFloat32Error` for a graph that gives NaN or infinity, in float32 or in float16, or gains nothing.
     """
     logger.info("searching %s for large numbers", graph)
     peaks = largest(model, extreme_inputs(GRAPHS[graph], maker))
@@ -177,7 +177,7 @@ def make_fp16(graph: str, model: ModelProto, maker: InputMaker, _: OpenFp32) -> 
 def _facts(
     graph: str, model: ModelProto, computing: Collection[str], peaks: Mapping[str, float], large: Collection[str]
 ) -> dict[str, object]:
-    """What is in float16, what keeps the rest out, and how near float16's end it comes."""
+    """Number of nodes in float16, reasons for float32 in the others, and the largest magnitude in float16."""
     islands = [island_of(node, graph) for node in model.graph.node]
     found = [n.output[0] for n, island in zip(model.graph.node, islands, strict=True) if island is None]
     top = max((name for name in computing if name in peaks), key=lambda name: peaks[name])
@@ -195,7 +195,7 @@ def _readable(magnitude: float) -> float | str:
 
 
 def fp16_runner(data: bytes) -> Runner:
-    """What the file computes where float16 is real: see `rounding`. The file itself must load too."""
+    """Runs the graph as a device with float16 does: see `rounded`. The file itself must load too."""
     onnx_runner(data)
     return onnx_runner(rounded(onnx.load_from_string(data)).SerializeToString())
 

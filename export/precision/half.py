@@ -1,4 +1,4 @@
-"""An ONNX graph that says float16: what is heavy computes in it, what is delicate stays in float32.
+"""Turns an ONNX graph to float16: heavy nodes compute in it, delicate ones stay in float32.
 
 `onnxruntime.transformers.float16` was tried on the graphs of a voice and not taken. Its casts stand behind the nodes
 that read them, which onnx.checker refuses; values between two neighbours of an island go through float16, so that the
@@ -19,7 +19,7 @@ from ...runtime.voice.graphs import GRAPHS
 
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm"})
-"""Where the time goes. Whatever lies between two of them, and is no island, goes with them; all else stays float32."""
+"""Nodes that take most time. A node between two of them that is no island goes with them; all others stay float32."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Precision int8: the student's and the vocoder's convolutions and products with weights in 8 bits, for the processor.
 
-Static: ranges of what the weights meet are taken from the voice's own chain, beforehand, so that ONNX Runtime computes
+Static: ranges of activations are taken from the voice's own chain, beforehand, so that ONNX Runtime computes
 in whole numbers from one convolution to the next. Content and pitch are left out (`LOSSES`); of ContentVec, one scale
 for a whole feature map loses 7e-2, and 2e-2 with one for each call.
 
@@ -26,7 +26,7 @@ LOSSES = {
     "content_low": "in static 8 bits the demo's is 6.2e-2 off (relative); at most 5e-2 is allowed",
     "pitch": "in static 8 bits its F0 is 11 cents off and its confidence 0.31; at most 1 and 0.02 are allowed",
 }
-"""What was measured of the graphs that are not in 8 bits, and why that is too much."""
+"""Measured losses of the graphs that are not in 8 bits, and the limits that they exceed."""
 LEAST_CHANNELS = 16
 """Narrower ones, as where audio comes in and goes out, gain nothing and put their error into the sound itself."""
 _ISLANDS = (
@@ -35,7 +35,7 @@ _ISLANDS = (
         constants=("*.denoiser.skip_projection.weight", "*.denoiser.output_projection.weight"),
     ),
 )
-"""What stays in float32 besides all that does in fp16."""
+"""Nodes that stay in float32 besides those of fp16."""
 _SEEDS, _SINGERS, _FRAMES = (10, 11), 8, 281
 
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from ...runtime.storage import decode, sha256
 from ...runtime.voice.bundle import PARITY_FILE, Bundle, open_bundle, read_parity, shipped_voices
 from ...runtime.voice.manifest import MANIFEST_FILE, GraphEntry, Manifest, to_json
-from ..archive import graph_file, share, store_once, with_common_tail, write_zip
+from ..archive import graph_file, share, write_zip
 from ..errors import ExportError, as_bundle_error
+from ..graphs.common_weights import store_once, with_common_tail
 from ..graphs.inputs import InputMaker
 from ..graphs.parity import Runner, onnx_runner
 from ..graphs.trace import graph_entry, versions
@@ -25,7 +26,7 @@ from .variants import OpenFp32, Precision, StaysFloat32Error, VariantRow, check_
 
 logger = logging.getLogger(__name__)
 PRECISIONS: dict[str, Precision] = {"fp16": FP16, "int8": INT8}
-"""What can be added to a bundle; it always holds fp32."""
+"""Precisions that can be added to a bundle; it always holds fp32."""
 
 Files = dict[str, bytes]
 
@@ -85,7 +86,7 @@ def add_precisions(
 ) -> tuple[Manifest, Files]:
     """The bundle's manifest and files with graphs in the precisions `names`; `graph_bytes` reads a float32 graph.
 
-    Not `judged`: without a comparison with fp32, which says nothing of random weights.
+    Not `judged`: without a comparison with fp32, which is meaningless for random weights.
     """
     for precision in find_precisions(names):
         manifest, files = _add(manifest, files, precision, graph_bytes, embeddings, judged)
@@ -125,7 +126,7 @@ def _add(
         chain_rows = _check_chain(precision, made, open_fp32, maker) if made and judged else []
         _within_budget([str(row) for row in chain_rows if not row.ok])
         rows += chain_rows
-    except StaysFloat32Error as error:  # nobody knows which of them it was
+    except StaysFloat32Error as error:  # the cause may be any of them
         logger.warning("%s: all graphs stay in fp32: %s", precision.name, error)
         kept |= dict.fromkeys(made, str(error))
         made, facts, rows = {}, {}, []

@@ -1,4 +1,4 @@
-"""Graphs of a voice in another precision: what one may lose against float32, and whether it does.
+"""Graphs of a voice in another precision: allowed losses against float32, and the measured ones.
 
 Torch has no part in this: float32 graphs are compared with torch when they are exported, and these with the float32
 graphs, so that a voice whose training is elsewhere can be given another precision too.
@@ -22,7 +22,7 @@ from ..graphs.inputs import Arrays, InputMaker
 from ..graphs.parity import BATCHES, LENGTHS, Runner, chain_graphs, chain_inputs, chain_step, lengths, relative_error
 
 Measure = Callable[[Arrays, Arrays, AudioSpec], float | None]
-"""From what was measured and the float32 graph's outputs; None where there is nothing to measure."""
+"""Takes the outputs in this precision and those in float32; None if they cannot be compared."""
 OpenFp32 = Callable[[str], Runner]
 """Opens a float32 graph of a voice by its name."""
 
@@ -33,7 +33,7 @@ class StaysFloat32Error(ExportError):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a graph may lose. `limit` is the largest allowed value of `measure`, or the smallest of one in dB."""
+    """An allowed loss of a graph. `limit` is the largest allowed value of `measure`, or the smallest of one in dB."""
 
     measure: str
     limit: float
@@ -98,7 +98,7 @@ BUDGETS = {
 
 @dataclass(frozen=True)
 class Precision:
-    """How graphs come to be in a precision, and how to see what they compute."""
+    """Makes graphs in a precision, and runs them."""
 
     name: str
     make: Callable[[str, ModelProto, InputMaker, OpenFp32], "Made"]
@@ -109,7 +109,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Made:
-    """A graph in another precision: the file, and what its record in parity.json says of it besides."""
+    """A graph in another precision: the file, and further facts for its record in parity.json."""
 
     data: bytes
     facts: Mapping[str, object]

@@ -14,7 +14,9 @@ def test_a_voice_without_the_demo_singers_is_refused_in_words(tiny_path, tmp_pat
 
 
 def test_a_readme_that_cannot_be_renewed_is_told_before_measuring(tmp_path, monkeypatch):
-    monkeypatch.setattr("comosvc.benchmarks.cli.measure_quality", lambda *arguments: pytest.fail("it measured"))
+    monkeypatch.setattr(
+        "comosvc.benchmarks.quality.table.measure_quality", lambda *arguments: pytest.fail("it measured")
+    )
     (tmp_path / "empty.md").write_text("no markers")
     for name, message in (("none.md", "cannot be read"), ("empty.md", "must hold the line")):
         result = CliRunner().invoke(app, ["quality", "--readme", str(tmp_path / name)])

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from comosvc.benchmarks.report import Report, ResultError, Row, as_markdown, as_table, into_readme, load_json, save_json
+from comosvc.benchmarks.report import QUALITY, Figures, Provenance, ResultError, Row, into_readme, load, save
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def report():
         Row(what="recorded voice", at_least=0.7, note="apt-get install flite"),
         Row(what="for information", value=5.2e-7),
     )
-    return Report(command="comosvc-bench quality", rows=rows, voice={"name": "demo"})
+    return Figures(provenance=Provenance.here("comosvc-bench quality"), rows=rows, voice={"name": "demo"})
 
 
 def test_a_row_knows_whether_it_meets_its_goal(report):
@@ -28,24 +28,16 @@ def test_a_row_knows_whether_it_meets_its_goal(report):
 
 
 def test_json_round_trip_with_where_it_was_measured(report, tmp_path):
-    save_json(report, tmp_path / "results" / "quality.json")
-    back = load_json(tmp_path / "results" / "quality.json")
+    save(report, tmp_path / "results" / "quality.json")
+    back = load(tmp_path / "results" / "quality.json", [Figures])
     assert back == report
-    assert back.machine["cores"] >= 1
-    assert {"comosvc", "python", "numpy"} <= set(back.versions)
-
-
-def test_a_foreign_version_is_refused(report, tmp_path):
-    path = tmp_path / "quality.json"
-    save_json(report, path)
-    path.write_text(path.read_text("utf-8").replace('"format_version": 1', '"format_version": 2'), "utf-8")
-    with pytest.raises(ValueError, match="format_version 2"):
-        load_json(path)
+    assert back.provenance.machine["cores"] >= 1
+    assert {"comosvc", "python", "numpy"} <= set(back.provenance.versions)
 
 
 def test_the_table_shows_every_row(report):
     out = io.StringIO()
-    Console(file=out, width=160).print(as_table(report))
+    Console(file=out, width=160).print(report.table().for_terminal())
     for row in report.rows:
         assert row.what in out.getvalue()
     assert "apt-get install flite" in out.getvalue()
@@ -53,13 +45,14 @@ def test_the_table_shows_every_row(report):
 
 def test_the_readme_gets_the_table_between_its_markers(report, tmp_path):
     readme = tmp_path / "README.md"
-    begin, end = "<!-- quality: written by comosvc-bench quality --readme -->", "<!-- /quality -->"
+    begin, end = QUALITY
+    assert (begin, end) == ("<!-- quality: written by comosvc-bench quality --readme -->", "<!-- /quality -->")
     readme.write_text(f"# Title\n{begin}\nold\n{end}\nrest\n", "utf-8")
-    into_readme(report, readme)
-    into_readme(report, readme)
+    for _ in range(2):
+        into_readme(readme, QUALITY, report.table().as_markdown())
     text = readme.read_text("utf-8")
-    assert text == f"# Title\n{begin}\n{as_markdown(report)}\n{end}\nrest\n"
+    assert text == f"# Title\n{begin}\n{report.table().as_markdown()}\n{end}\nrest\n"
     assert "| texture | 0.8 | 0.9–1.1 | miss |  |" in text
     readme.write_text("no markers", "utf-8")
     with pytest.raises(ResultError, match="must hold"):
-        into_readme(report, readme)
+        into_readme(readme, QUALITY, "a table")

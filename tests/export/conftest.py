@@ -1,14 +1,18 @@
 """A run folder as training leaves it, with untrained networks of a few thousand weights."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from comosvc.export.bundle.assemble import build_files
+from comosvc.export.bundle.assemble import TorchGraphs, build_files
 from comosvc.export.bundle.statements import Statements
 from comosvc.export.bundle.voice import TrainedVoice, load_voice
 from comosvc.runtime.audio.spec import COMOSVC_24K
@@ -105,6 +109,26 @@ def _one_thread():
 def make_run():
     """`make_run(folder, kind="synthetic", vocoder=MATCHING)` fills a run folder; target singers are of that kind."""
     return write_run
+
+
+def _bytes_of(graph: bytes, deterministic: bool) -> bytes:
+    return graph
+
+
+@contextmanager
+def traced_before(graphs: Mapping[str, bytes]) -> Iterator[None]:
+    """Exports take these graphs instead of tracing equal networks again; each trace takes seconds."""
+    trace = TorchGraphs.trace
+    known = {name: SimpleNamespace(SerializeToString=partial(_bytes_of, graph)) for name, graph in graphs.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TorchGraphs, "trace", lambda graphs, name: known.get(name) or trace(graphs, name))
+        yield
+
+
+@pytest.fixture(scope="session")
+def known_graphs():
+    """`with known_graphs({"content": data}):` as `traced_before`."""
+    return traced_before
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,10 @@ def assert_same_export(first: dict[str, bytes], second: dict[str, bytes]) -> Non
     assert all(first[name] == data for name, data in second.items() if name not in ("bundle.json", "parity.json"))
 
 
-def test_bundle_verify_inspect_pack(run, files, tmp_path):
+def test_bundle_verify_inspect_pack(run, files, known_graphs, tmp_path):
     path = tmp_path / "tiny.comosvc"
-    made = invoke("bundle", run, "-o", path, "--precision", "fp32,fp16")
+    with known_graphs({name: files[f"{name}.onnx"] for name in ("content", "acoustic", "acoustic_n")}):
+        made = invoke("bundle", run, "-o", path, "--precision", "fp32,fp16")
     assert made.exit_code == 0, made.output
     assert "singers: bass, soprano" in made.output
     with zipfile.ZipFile(path) as archive:

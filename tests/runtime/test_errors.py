@@ -1,18 +1,21 @@
 """Errors: their texts on a terminal, and the commands that install missing packages."""
 
+import importlib
 import json
 import sys
 from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
+import typer
 from tiny_bundle import edited, write_folder
 from typer.testing import CliRunner
 
 from comosvc.export.cli import app as export_app
 from comosvc.runtime import BundleError, Converter
+from comosvc.runtime.cli import exit
 from comosvc.runtime.cli.convert import _app as convert_app
-from comosvc.runtime.errors import ComosvcError, install, pip_install, printable, run_command
+from comosvc.runtime.errors import ComosvcError, install, pip_install, printable
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31mred\r\u202e[red]\u2066"
 
@@ -86,22 +89,26 @@ def test_texts_of_a_voice_reach_the_terminal_as_text(evil_voice, app, arguments)
         assert "[red]" in shown
 
 
-def test_a_missing_package_is_one_line_with_the_way_out(tmp_path, monkeypatch):
-    (tmp_path / "lacking.py").write_text("def main():\n    import nowhere_to_be_found\n", "utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+def importing(module):
+    """A command that imports `module` when it runs."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(lambda: importlib.import_module(module))
+    return app
+
+
+def test_a_missing_package_is_one_line_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["comosvc-train"])
     with pytest.raises(SystemExit) as exit_:
-        run_command("lacking", "comosvc-train", "train")
+        exit.run(importing("nowhere_to_be_found"), "comosvc-train", "train")
     assert exit_.value.code == (
         f"error: comosvc-train needs the package nowhere_to_be_found, which is not installed\nhint: {install('train')}"
     )
 
 
-def test_a_module_of_our_own_that_is_missing_is_no_matter_of_extras(tmp_path, monkeypatch):
-    (tmp_path / "broken.py").write_text("def main():\n    import comosvc.nowhere\n", "utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+def test_a_module_of_our_own_that_is_missing_is_no_matter_of_extras(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["comosvc-train"])
     with pytest.raises(ModuleNotFoundError, match=r"comosvc.nowhere"):
-        run_command("broken", "comosvc-train", "train")
-    assert "comosvc.nowhere" not in sys.modules
+        exit.run(importing("comosvc.nowhere"), "comosvc-train", "train")
 
 
 @pytest.mark.parametrize(

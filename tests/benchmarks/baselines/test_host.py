@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from comosvc.benchmarks.baselines import comosvc as reread
-from comosvc.benchmarks.baselines.parts import f0_stage, resized, through_unvoiced
+from comosvc.benchmarks.baselines.parts import f0_stage, through_unvoiced
 from comosvc.runtime.audio.spec import COMOSVC_24K, OPENVPI_44K
 from comosvc.training.vocoder.hifigan import M4SINGER_24K, HifiGanConfig, NsfHifiGan
 
@@ -24,11 +24,6 @@ def test_f0_of_a_tone(spec):
 def test_unvoiced_stretches_are_bridged():
     f0_hz = np.array([0.0, 100.0, 0.0, 0.0, 130.0, 0.0])
     np.testing.assert_allclose(through_unvoiced(f0_hz), [100, 100, 110, 120, 130, 130])
-
-
-def test_resizing_keeps_unvoiced_apart():
-    np.testing.assert_allclose(resized(np.array([100.0, 110.0, 120.0, 0.0]), 2), [100.0, 120.0])
-    np.testing.assert_allclose(resized(np.array([100.0, 110.0, 0.0]), 2), [100.0, 0.0])
 
 
 def test_the_vocoder_is_read_as_it_was_written(monkeypatch):

@@ -14,6 +14,7 @@ from comosvc.benchmarks.baselines.sampler import (
     pndm,
     sampler_graph,
 )
+from comosvc.benchmarks.baselines.sampler import sample as run_sampler
 from comosvc.training.acoustic.diffusion import SigmaConfig, edm_scalings, teacher_sample
 
 BETAS = linear_betas()
@@ -48,13 +49,9 @@ class Recorder(nn.Module):
 
 
 def sample(sampler, network, x, draws=None):
-    step = SamplerStep(network, sampler)
-    state = torch.zeros(len(x), 1 + sampler.remembered, *x.shape[1:])
-    state[:, 0] = x
-    for index in range(sampler.evaluations):
-        noise = {"noise": draws(x.shape)} if sampler.draws else {}
-        state = step(state, torch.zeros(len(x), x.shape[1], 1), torch.tensor(index, dtype=torch.int32), **noise)
-    return state[:, 0]
+    """`draws` makes the noises after the initial x."""
+    condition = torch.zeros(len(x), x.shape[1], 1)
+    return run_sampler(sampler, network, condition, lambda number: draws(x.shape) if number else x)
 
 
 def spread(bar, std):

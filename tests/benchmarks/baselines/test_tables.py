@@ -1,12 +1,13 @@
 """The written tables are the networks', and add up to the originals' sizes."""
 
 from functools import cache
-from importlib.resources import files
 from math import prod
+from pathlib import Path
 
 import pytest
+from weight_names import TRAINING_ONLY, WRITTEN, parameter_table, written
 
-from comosvc.benchmarks.baselines.weight_names import TRAINING_ONLY, WRITTEN, parameter_table, written
+WEIGHTS = Path(__file__).parents[2] / "reference" / "weights"
 
 MILLIONS = {
     "comosvc-authors": 54.95 + 0.2,
@@ -22,8 +23,8 @@ def id(request):
 
 
 def test_the_written_table_is_the_networks(id):
-    text = files("comosvc.benchmarks.baselines").joinpath("tables", f"{id}.txt").read_text("utf-8")
-    assert text == written(id), f"if it should be: python -m comosvc.benchmarks.baselines.weight_names {id}"
+    text = (WEIGHTS / f"{id}.txt").read_text("utf-8")
+    assert text == written(id), f"if it should be: python tests/weight_names.py {id} > reference/weights/{id}.txt"
 
 
 def test_the_table_adds_up(id):

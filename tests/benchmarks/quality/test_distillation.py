@@ -1,6 +1,7 @@
 import torch
 
-from comosvc.benchmarks.quality.distillation import ode_distance, rotated_pairs
+from comosvc.benchmarks.held_out import rotated_pairs
+from comosvc.benchmarks.quality.distillation import ode_distance
 from comosvc.training.acoustic.diffusion import SigmaConfig, consistency_sample, euler_sample, karras_sigmas
 
 SIGMA = SigmaConfig()

@@ -1,12 +1,14 @@
 """The whole table on the voice of a smoke run. The voice is of no use; that the table says so is part of the test."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from comosvc.benchmarks.quality.table import GOALS, QualityOptions, measure_quality
-from comosvc.benchmarks.report import as_table, load_json, save_json
+from comosvc.benchmarks.quality.goals import GOALS
+from comosvc.benchmarks.quality.table import QualityOptions, measure_quality
+from comosvc.benchmarks.report import Figures, load, save
 from comosvc.training.config import load_config
 from comosvc.training.recipe import Recipe
 
@@ -18,7 +20,7 @@ def report(smoke_run, smoke_bundle, tmp_path_factory):
     options = QualityOptions(
         model=str(smoke_bundle),
         run=smoke_run,
-        corpus=load_config(Recipe, "smoke").corpus,
+        corpus=replace(load_config(Recipe, "smoke").corpus, held_out_seconds=2.0),
         cache=tmp_path_factory.mktemp("cache"),
     )
     return measure_quality(options, "comosvc-bench quality", lambda what: None)
@@ -55,7 +57,7 @@ def test_the_exported_student_is_the_trained_one(report):
 
 def test_it_prints_and_keeps(report, tmp_path):
     out = io.StringIO()
-    Console(file=out, width=200).print(as_table(report))
+    Console(file=out, width=200).print(report.table().for_terminal())
     assert "miss" in out.getvalue()
-    save_json(report, tmp_path / "quality.json")
-    assert load_json(tmp_path / "quality.json").rows == report.rows
+    save(report, tmp_path / "quality.json")
+    assert load(tmp_path / "quality.json", [Figures]).rows == report.rows

@@ -5,8 +5,8 @@ from speed_reports import MACHINE, faster, report, rich_report, timing
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
-from comosvc.benchmarks.speed.compare import compare, parse_share
-from comosvc.benchmarks.speed.results import ResultError, save_speed
+from comosvc.benchmarks.report import ResultError, save
+from comosvc.benchmarks.speed.compare import compare_reports, parse_share
 from comosvc.runtime.errors import OptionError
 
 
@@ -14,7 +14,7 @@ from comosvc.runtime.errors import OptionError
 def run(tmp_path):
     def run(before, after, *options):
         for name, found in (("before", before), ("after", after)):
-            save_speed(found, tmp_path / f"{name}.json")
+            save(found, tmp_path / f"{name}.json")
         files = [str(tmp_path / "before.json"), str(tmp_path / "after.json")]
         return CliRunner().invoke(app, ["compare", *files, *options], env={"COLUMNS": "200"})
 
@@ -64,7 +64,8 @@ def test_a_slower_stage_counts_only_when_asked(run):
 
 def test_other_machines_are_refused_but_for_ratios(run):
     before = rich_report()
-    after = replace(faster(before, 1 / 3.0), machine={**MACHINE, "cpu": "Another"})
+    elsewhere = replace(before.provenance, machine={**MACHINE, "cpu": "Another"})
+    after = replace(faster(before, 1 / 3.0), provenance=elsewhere)
     done = run(before, after)
     assert done.exit_code == 1
     assert "different machines" in done.stderr
@@ -81,7 +82,7 @@ def test_a_ratio_to_the_reference_that_grew_is_seen():
         replace(row, wall_s=tuple(wall / 2 for wall in row.wall_s)) if row.system == "sovits-diff" else row
         for row in before.rows
     )
-    found = compare(before, replace(before, rows=rows), 0.05, reference="sovits-diff")
+    found = compare_reports(before, replace(before, rows=rows), 0.05, reference="sovits-diff")
     (row,) = found.rows
     assert (row.after.system, row.after.seconds) == ("comosvc", 10.0)
     assert row.ratio == pytest.approx(2.0)
@@ -98,9 +99,9 @@ def test_what_only_one_has_is_said(run):
 
 def test_nothing_in_common_is_an_error():
     with pytest.raises(ResultError, match="no row in common"):
-        compare(report([timing("a", 1.0, 0.5)]), report([timing("b", 1.0, 0.5)]), 0.05)
+        compare_reports(report([timing("a", 1.0, 0.5)]), report([timing("b", 1.0, 0.5)]), 0.05)
     with pytest.raises(ResultError, match="no row of another system"):
-        compare(rich_report(), rich_report(), 0.05, reference="nobody")
+        compare_reports(rich_report(), rich_report(), 0.05, reference="nobody")
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.05", 0.05), ("0", 0.0)])

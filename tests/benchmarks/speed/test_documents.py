@@ -8,29 +8,22 @@ from speed_reports import facts, report, rich_report, timing
 from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
-from comosvc.benchmarks.quality.table import GOALS
-from comosvc.benchmarks.report import Report, Row, save_json, show
+from comosvc.benchmarks.quality.goals import GOALS
+from comosvc.benchmarks.report import SPEED, SUMMARY, Figures, Provenance, Row, save, show
 from comosvc.benchmarks.speed.charts import QualityPoint, rtf_against_length, speed_against_quality, stacked_stages
-from comosvc.benchmarks.speed.documents import (
-    BEGIN,
-    END,
-    SUMMARY_BEGIN,
-    SUMMARY_END,
-    read_document,
-    read_documents,
-    write_documents,
-)
-from comosvc.benchmarks.speed.paper import find_scalings, paper_grid
-from comosvc.benchmarks.speed.results import save_speed
+from comosvc.benchmarks.speed.documents import read_document, read_documents, write_documents
+from comosvc.benchmarks.speed.paper import find_scalings, paper_table
 from comosvc.benchmarks.speed.tables import (
     REFERENCE,
-    all_grids,
-    length_grid,
-    loading_grid,
-    noise_grid,
-    stage_grid,
-    summary_grid,
+    all_tables,
+    length_table,
+    loading_table,
+    noise_table,
+    stage_table,
+    summary_table,
 )
+
+BEGIN, END = SPEED
 
 
 def row_of(grid, start):
@@ -39,37 +32,37 @@ def row_of(grid, start):
 
 
 def test_what_was_not_measured_is_an_empty_cell():
-    grid = length_grid(rich_report(), 1, 1)
+    grid = length_table(rich_report(), 1, 1)
     assert grid.heads[1:3] == ("1 s", "10 s")
     ours, theirs = row_of(grid, "comosvc"), row_of(grid, "sovits-diff")
     assert ours[1].startswith("0.2 (")
     assert theirs[1] == "", "nobody timed it at 1 s"
     assert theirs[2].startswith("6 (")
     assert theirs[2].endswith("*"), "timed in part"
-    loading = row_of(loading_grid(rich_report()), "sovits-diff")
+    loading = row_of(loading_table(rich_report()), "sovits-diff")
     assert set(loading[2:9]) == {""}
 
 
 def test_stages_with_their_share_of_the_ceiling():
-    grid = stage_grid(rich_report(), (1, 1, 10.0))
+    grid = stage_table(rich_report(), (1, 1, 10.0))
     assert grid.heads == ("system", "acoustic", "vocoder", "total", "processor s per s", "GFLOP/s", "of the ceiling")
     assert row_of(grid, "comosvc")[1:] == ("0.05", "0.15", "0.2 (50%)", "0.2", "50", "50%")
     assert row_of(grid, "sovits-diff")[1:4] == ("5*", "1~", "6*")
 
 
 def test_memory_is_that_above_the_libraries():
-    row = row_of(loading_grid(rich_report()), "comosvc")
+    row = row_of(loading_table(rich_report()), "comosvc")
     assert row[1:] == ("1", "2", "10", "", "", "1.5", "900", "850", "the comosvc")
 
 
 def test_a_disturbed_size_is_said():
-    (row,) = noise_grid(rich_report()).rows
+    (row,) = noise_table(rich_report()).rows
     assert row[:4] == ("10", "1", "1", "0.70")
 
 
 def test_every_table_in_every_form():
     out = io.StringIO()
-    for grid in all_grids(rich_report()):
+    for grid in all_tables(rich_report()):
         Console(file=out, width=200).print(grid.for_terminal())
         assert all(len(row) == len(grid.heads) for row in grid.rows), grid.title
         assert "<td>" in grid.as_html()
@@ -109,7 +102,7 @@ def paper_rows(seconds=10.0):
 
 
 def test_the_papers_table_beside_ours():
-    grid = paper_grid(report(paper_rows()), "onnx", "fp32", (1, 1, 10.0))
+    grid = paper_table(report(paper_rows()), "onnx", "fp32", (1, 1, 10.0))
     assert grid is not None
     assert "embeddings to mel only" in grid.note
     cells = {row[0]: row[1:] for row in grid.rows}
@@ -122,7 +115,7 @@ def test_the_papers_table_beside_ours():
 
 
 def test_no_paper_table_without_its_systems():
-    assert paper_grid(rich_report(), "torch", "fp32", (1, 1, 10.0)) is None
+    assert paper_table(rich_report(), "torch", "fp32", (1, 1, 10.0)) is None
 
 
 def test_charts_show_what_was_measured():
@@ -159,7 +152,7 @@ def test_speed_against_quality_is_charted():
     document = read_document(shipped)
     assert list(document.charts) == ["speed against quality"]
     assert document.charts["speed against quality"].startswith(b"\x89PNG")
-    titles = [row[0] for row in document.grids[0].rows]
+    titles = [row[0] for row in document.tables[0].rows]
     assert titles[0] == "unconverted"
     assert "comosvc-bench systems-quality" in document.note
     found = [QualityPoint("a", 4, 0.2, 0.8), QualityPoint("a", 1, 0.1, 0.9), QualityPoint("b", 2, 0.2, 0.5)]
@@ -169,7 +162,7 @@ def test_speed_against_quality_is_charted():
 
 
 def test_the_command_writes_documents(tmp_path):
-    save_speed(rich_report(), tmp_path / "cpu.json")
+    save(rich_report(), tmp_path / "cpu.json")
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n{BEGIN}\nold\n{END}\nrest\n")
     options = ["-o", str(tmp_path / "out"), "--readme", str(readme)]
@@ -189,9 +182,9 @@ def test_the_command_writes_documents(tmp_path):
 
 
 def test_a_file_may_ask_for_the_summary_only(tmp_path):
-    save_speed(rich_report(), tmp_path / "cpu.json")
+    save(rich_report(), tmp_path / "cpu.json")
     readme = tmp_path / "README.md"
-    readme.write_text(f"{SUMMARY_BEGIN}\nold\n{SUMMARY_END}\n")
+    readme.write_text(f"{SUMMARY[0]}\nold\n{SUMMARY[1]}\n")
     done = CliRunner().invoke(app, ["report", str(tmp_path / "cpu.json"), "--readme", str(readme)])
     assert done.exit_code == 0, done.output
     text = readme.read_text("utf-8")
@@ -207,7 +200,7 @@ def test_the_summary_compares_with_the_authors_in_the_same_column():
         for name, rtf in (("comosvc", 0.2 * factor), (REFERENCE.system, 0.8 * factor))
     ]
     alone = timing("comosvc-light", 10.0, 0.1, threads=2)
-    grid = summary_grid(report([*(replace(row, engine="torch") for row in rows), alone]))
+    grid = summary_table(report([*(replace(row, engine="torch") for row in rows), alone]))
     assert grid.heads == ("system", "1 thread", "faster", "2 threads", "faster")
     assert [cell for cell in row_of(grid, "comosvc (")[2::2]] == ["4 ×", "4 ×"]
     assert row_of(grid, "comosvc-light")[1:3] == ("", "")
@@ -221,7 +214,7 @@ def test_the_summary_compares_with_the_authors_in_the_same_column():
         (["none.json"], "no result of comosvc-bench"),
         (["cpu.json", "--readme", "cpu.json"], "must hold the line"),
         (["cpu.json", "--readme", "nope.md"], "nope.md cannot be read: No such file"),
-        (["notes.json"], "notes.json is of another kind (some notes), no result of comosvc-bench rtf"),
+        (["notes.json"], "notes.json is of another kind (some notes); results of comosvc-bench wanted here: rtf"),
         (["words.json"], "words.json is no result of comosvc-bench: it is not JSON"),
         (["table.json", "--readme", "README.md"], "none of these results has a table for the README"),
         (["cpu.json", "-o", "notes.json"], "notes.json cannot be written to"),
@@ -229,8 +222,8 @@ def test_the_summary_compares_with_the_authors_in_the_same_column():
 )
 def test_what_cannot_be_reported_is_said(tmp_path, monkeypatch, options, message):
     monkeypatch.chdir(tmp_path)
-    save_speed(rich_report(), tmp_path / "cpu.json")
-    save_json(table_of(), tmp_path / "table.json")
+    save(rich_report(), tmp_path / "cpu.json")
+    save(table_of(), tmp_path / "table.json")
     (tmp_path / "notes.json").write_text('{"what": "some notes"}')
     (tmp_path / "words.json").write_text("words")
     (tmp_path / "README.md").write_text(f"{BEGIN}\nold\n{END}\n")
@@ -249,12 +242,12 @@ def table_of(**voice):
     f0 = {"gross": 0.002, "rmse_cents": 7.5}
     score = {"relative_l1": 0.5, "relative_l1_audio": 0.6, "texture": 0.9, "identified": 1.0, "f0": f0}
     details = {"one_step": score} if voice else {}
-    return Report(command="comosvc-bench", rows=rows, voice=voice, details=details)
+    return Figures(provenance=Provenance.here("comosvc-bench"), rows=rows, voice=voice, details=details)
 
 
 def test_every_kind_that_can_be_shown_is_shown(tmp_path):
-    save_speed(rich_report(), tmp_path / "cpu.json")
-    save_json(table_of(), tmp_path / "train.json")
+    save(rich_report(), tmp_path / "cpu.json")
+    save(table_of(), tmp_path / "train.json")
     (tmp_path / "notes.json").write_text('{"what": "some notes"}')
     done = CliRunner().invoke(app, ["report", *(str(tmp_path / f"{name}.json") for name in ("cpu", "notes", "train"))])
     assert done.exit_code == 0, done.output
@@ -265,12 +258,12 @@ def test_every_kind_that_can_be_shown_is_shown(tmp_path):
 
 def test_quality_by_provider_and_precision(tmp_path):
     for name in ("fp32", "bf16"):
-        save_json(table_of(name="demo", provider="cpu", precision=name, bundle_id="abc"), tmp_path / f"{name}.json")
+        save(table_of(name="demo", provider="cpu", precision=name, bundle_id="abc"), tmp_path / f"{name}.json")
     (one,), _ = read_documents([tmp_path / "fp32.json"])
-    assert one.grids[0].title == "quality of demo, cpu fp32"
+    assert one.tables[0].title == "quality of demo, cpu fp32"
     *_, table = read_documents([tmp_path / "fp32.json", tmp_path / "bf16.json"])[0]
-    assert table.for_readme == table.grids
-    assert table.grids[0].rows == tuple(
+    assert table.for_readme == table.tables
+    assert table.tables[0].rows == tuple(
         (name, "cpu", name, "abc", "0.500", "0.600", "0.900", "0.20 %", "7.5 cents", "100 %", "0.02")
         for name in ("fp32", "bf16")
     )
@@ -278,7 +271,7 @@ def test_quality_by_provider_and_precision(tmp_path):
 
 def test_results_of_one_name_keep_their_charts_apart(tmp_path):
     for folder in ("a", "b"):
-        save_speed(rich_report(), tmp_path / folder / "rtf.json")
+        save(rich_report(), tmp_path / folder / "rtf.json")
     documents, _ = read_documents([tmp_path / folder / "rtf.json" for folder in ("a", "b")])
     written = write_documents(documents, tmp_path / "out")
     assert [document.name for document in documents] == ["rtf", "rtf-2"]
@@ -288,8 +281,8 @@ def test_results_of_one_name_keep_their_charts_apart(tmp_path):
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_no_figure_is_cut_on_a_narrow_terminal(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
-    grid = stage_grid(rich_report(), (1, 1, 10.0))
-    show(grid.for_terminal())
+    grid = stage_table(rich_report(), (1, 1, 10.0))
+    show(grid)
     shown = capsys.readouterr().out
     words = [word for row in (grid.heads, *grid.rows) for cell in row for word in cell.split()]
     assert all(word in shown for word in words)
@@ -298,4 +291,4 @@ def test_no_figure_is_cut_on_a_narrow_terminal(columns, monkeypatch, capsys):
 
 def test_titles_come_from_the_facts():
     found = replace(report([timing("a", 1.0, 0.1)]), systems=(facts("a"),))
-    assert "the a" in loading_grid(found).rows[0]
+    assert "the a" in loading_table(found).rows[0]

@@ -7,12 +7,12 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.metrics import PitchMeter
-from comosvc.benchmarks.quality.low_distance import _stream_and_whole, _stream_distance
+from comosvc.benchmarks.report import ResultError, load, save
 from comosvc.benchmarks.speed.chain import sung_clip
 from comosvc.benchmarks.speed.documents import read_document
-from comosvc.benchmarks.speed.latency import ClipLatency, LatencyOptions, latency_grids, load_latency, save_latency
-from comosvc.benchmarks.speed.results import ResultError
-from comosvc.benchmarks.speed.streaming import BlockLatency
+from comosvc.benchmarks.speed.latency import LatencyOptions
+from comosvc.benchmarks.speed.latency_results import LatencyReport, Waits, latency_tables
+from comosvc.benchmarks.speed.low_distance import _stream_and_whole, _stream_distance
 from comosvc.runtime import Converter
 from comosvc.runtime.audio.spec import COMOSVC_24K
 from comosvc.runtime.errors import OptionError
@@ -21,22 +21,24 @@ RESULTS = Path(__file__).parents[3] / "benchmarks/results"
 
 
 def test_percentiles_and_deadlines():
-    clip = ClipLatency(clip_ms=50.0, first_ms=400.0, calls_ms=tuple(map(float, range(1, 101))), others_cores=0.0)
+    clip = Waits(what="clip", length_ms=50.0, taken_ms=tuple(map(float, range(1, 101))), others_cores=0.0)
     assert clip.percentile(50) == pytest.approx(50.5)
     assert clip.percentile(99) == pytest.approx(99.01)
     assert clip.in_time == pytest.approx(0.5)
 
 
 def test_the_total_of_a_stream_is_its_latency_and_a_late_block():
-    block = BlockLatency(
-        block_ms=20.0,
+    published = load(RESULTS / "latency.json", [LatencyReport])
+    block = Waits(
+        what="block",
+        length_ms=20.0,
         latency_ms=55.0,
-        blocks_ms=tuple(map(float, range(1, 101))),
+        taken_ms=tuple(map(float, range(1, 101))),
         processor_ms=(1.0,),
         others_cores=0.0,
     )
-    assert block.total_ms == pytest.approx(55.0 + 99.01)
-    assert block.in_time == pytest.approx(0.2)
+    (row,) = latency_tables(replace(published, rows=(block,), start_up=None))[0].rows
+    assert row == ("20 ms", "55.0", "50.5", "95.0", "99.0", "1.0", "20.0%", "154.0")
 
 
 def test_the_command(tiny_path, tmp_path):
@@ -45,18 +47,19 @@ def test_the_command(tiny_path, tmp_path):
     options += ["--start-up", "--soak", "0.05", "--long-files", "0.05,0.1", "--json", str(path)]
     done = CliRunner().invoke(app, ["latency", *options], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
-    report = load_latency(path)
-    assert [clip.clip_ms for clip in report.clips] == [50.0, 100.0]
-    assert all(len(clip.calls_ms) == 20 for clip in report.clips)
-    assert [(block.block_ms, len(block.blocks_ms)) for block in report.blocks] == [(20.0, 33), (33.0, 20)]
-    assert all(0 < block.percentile(50) <= block.percentile(99) for block in report.blocks)
-    assert 40 < report.blocks[0].latency_ms < 80
+    report = load(path, [LatencyReport])
+    blocks = report.waits("block")
+    assert [clip.length_ms for clip in report.waits("clip")] == [50.0, 100.0]
+    assert all(len(clip.taken_ms) == 20 for clip in report.waits("clip"))
+    assert [(block.length_ms, len(block.taken_ms)) for block in blocks] == [(20.0, 33), (33.0, 20)]
+    assert all(0 < block.percentile(50) <= block.percentile(99) for block in blocks)
+    assert 40 < blocks[0].latency_ms < 80
     assert report.start_up.total_ms > report.start_up.load_ms > 0
     assert len(report.soak.median_ms) == 1
     assert [file.minutes for file in report.long_files] == [0.05, 0.1]
     assert str(tmp_path) not in path.read_text().partition('"voice"')[2]
     document = read_document(path)
-    assert document.grids == latency_grids(report)
+    assert document.tables == latency_tables(report)
     for word in ("20 ms", "100 ms", "start-up", "in one stream", "a file of 0.1 min"):
         assert word in done.output
     assert not document.charts
@@ -84,15 +87,15 @@ def test_how_far_a_stream_is_from_the_whole():
 
 
 def test_the_distances_of_streams_are_kept_and_shown(tmp_path):
-    published = load_latency(RESULTS / "latency-distance.json")
+    published = load(RESULTS / "latency-distance.json", [LatencyReport])
     assert published.distance is not None
     far = replace(
         published.distance, stream_snr_db=(101.5, 99.0), stream_mel_l1=(0.02, 0.01), stream_f0_cents=(3.0, 0.2)
     )
     report = replace(published, distance=far)
-    save_latency(report, tmp_path / "a.json")
-    assert load_latency(tmp_path / "a.json") == report
-    shown = " ".join(cell for grid in latency_grids(report) for row in grid.rows for cell in row)
+    save(report, tmp_path / "a.json")
+    assert load(tmp_path / "a.json", [LatencyReport]) == report
+    shown = " ".join(cell for grid in latency_tables(report) for row in grid.rows for cell in row)
     assert "101.5 dB, 0.02 nepers, 3 cents with its own F0; 99.0 dB, 0.01 nepers, 0.2 cents with F0 given" in shown
 
 
@@ -102,6 +105,6 @@ def test_too_few_calls_for_a_percentile():
 
 
 def test_a_damaged_file(tmp_path):
-    (tmp_path / "a.json").write_text('{"format_version": 1, "kind": "latency", "clips": [{}]}')
+    (tmp_path / "a.json").write_text('{"format": 2, "kind": "latency", "rows": [{}]}')
     with pytest.raises(ResultError, match="damaged"):
-        load_latency(tmp_path / "a.json")
+        load(tmp_path / "a.json", [LatencyReport])

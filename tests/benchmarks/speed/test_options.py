@@ -7,6 +7,7 @@ import torch
 from toy_systems import TOYS
 from typer.testing import CliRunner
 
+from comosvc.benchmarks.baselines import BASELINES
 from comosvc.benchmarks.cli import app
 from comosvc.benchmarks.speed import systems as resolution
 from comosvc.benchmarks.speed.chain import VariantKey
@@ -21,7 +22,7 @@ from comosvc.benchmarks.speed.options import (
     within_limits,
 )
 from comosvc.benchmarks.speed.paper import TABLE_3
-from comosvc.benchmarks.speed.systems import baselines, find_subjects, plan
+from comosvc.benchmarks.speed.systems import find_subjects, plan
 from comosvc.runtime.errors import BundleError, OptionError
 from comosvc.training.vocoder.hifigan import M4SINGER_24K
 from comosvc.training.vocoder.light import LIGHT_24K
@@ -131,7 +132,7 @@ def test_the_light_system_is_the_full_one_but_for_its_vocoder():
 
 
 def test_the_papers_table_names_systems_that_exist():
-    there = {"comosvc", *baselines()}
+    there = {"comosvc", *BASELINES}
     for published in TABLE_3:
         assert {published.on_its_own, published.on_20x512 or "comosvc"} <= there, published
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from toy_systems import TOYS
 
+from comosvc.benchmarks.baselines import BASELINES
 from comosvc.benchmarks.speed import ceilings
-from comosvc.benchmarks.speed.ceilings import measure_ceilings
+from comosvc.benchmarks.speed.ceilings import measure_ceilings, the_better
 from comosvc.benchmarks.speed.engines import open_onnx, open_torch
 from comosvc.benchmarks.speed.exported import export_system
 from comosvc.benchmarks.speed.options import check_device, parse_systems
-from comosvc.benchmarks.speed.systems import baselines
 from comosvc.benchmarks.speed.voices import VoiceChain
 from comosvc.benchmarks.speed.worker import LocalSession
 
@@ -33,7 +33,7 @@ def device(request):
 def pytest_generate_tests(metafunc):
     if "make" in metafunc.fixturenames:
         named = metafunc.config.getoption("--systems")
-        makers = {**TOYS, **{name: baselines()[name] for name in (parse_systems(named) if named else ())}}
+        makers = {**TOYS, **{name: BASELINES[name] for name in (parse_systems(named) if named else ())}}
         metafunc.parametrize("make", makers.values(), ids=makers)
 
 
@@ -84,4 +84,4 @@ def test_ceilings_of_a_slow_processor_without_units(monkeypatch):
     assert found.fp32_torch_gflop_s == 2 * 64**3 / 1e9
     assert (found.bf16_torch_gflop_s, found.fp16_torch_gflop_s) == (None, None)
     assert [line.partition(":")[0] for line in found.left_out] == ["bf16", "fp16"]
-    assert found.or_better(found) == found
+    assert the_better(found, found) == found

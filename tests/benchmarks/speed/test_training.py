@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from comosvc.benchmarks.baselines.authors import AuthorsModel, AuthorsTraining, Items, Network
 from comosvc.benchmarks.cli import app
-from comosvc.benchmarks.report import load_json
+from comosvc.benchmarks.report import Figures, load
 from comosvc.benchmarks.speed.training import (
     N_CONTENT,
     N_SINGERS,
@@ -80,7 +80,7 @@ def test_report_of_a_small_run(tmp_path):
         app, ["train", *sizes, "--precision", "bf16,fp32", "--json", str(tmp_path / "train.json")]
     )
     assert result.exit_code == 0, result.output
-    report = load_json(tmp_path / "train.json")
+    report = load(tmp_path / "train.json", [Figures])
     rows = {row.what: row.value for row in report.rows}
     for stage in ("teacher", "student"):
         theirs = rows[f"{stage}: steps a second, the authors' arithmetic in fp32"]

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from comosvc.benchmarks.held_out import load_held_out
-from comosvc.benchmarks.report import load_json, save_json
+from comosvc.benchmarks.report import Figures, load, save
 from comosvc.benchmarks.trained import vocoders
 from comosvc.benchmarks.trained.vocoders import RIVALS, VocodersOptions, measure_vocoders
 from comosvc.runtime.audio.spec import COMOSVC_24K
@@ -47,6 +47,22 @@ def options(songs, held_out_config, tmp_path_factory):
     load_held_out(held_out_config, cache)
     rivals = {name: tiny(name) for name in RIVALS}
     return VocodersOptions(run=run, cpu_minutes=0.1, rivals=rivals, corpus=held_out_config, cache=cache)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced_once():
+    """A network of the same weights is traced once."""
+    graphs, trace = {}, vocoders._graph_of
+
+    def graph_of(vocoder, spec):
+        key = tuple(float(weight.detach().double().sum()) for weight in vocoder.parameters())
+        if key not in graphs:
+            graphs[key] = trace(vocoder, spec)
+        return graphs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocoders, "_graph_of", graph_of)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +110,8 @@ def test_the_shipped_vocoder_copies_well_and_an_untrained_hifigan_does_not(repor
 
 
 def test_rows_can_be_kept(report, tmp_path):
-    save_json(report, tmp_path / "vocoders.json")
-    assert load_json(tmp_path / "vocoders.json").rows == report.rows
+    save(report, tmp_path / "vocoders.json")
+    assert load(tmp_path / "vocoders.json", [Figures]).rows == report.rows
     work = {row.what: row for row in report.rows if row.what.endswith("work")}
     assert work["light: work"].met
     assert work["nsf-hifigan-128: work"].goal == ""

@@ -1,7 +1,6 @@
-"""How far `latency="low"` is from the default, on the held-out set, and what that costs against the truth."""
+"""Distance of `latency="low"` from the default and from the truth, on the held-out set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,35 +13,11 @@ from ...runtime.voice.bundle import comosvc_home
 from ...training.corpus import CorpusConfig
 from ..held_out import SAMPLE_RATE, load_held_out, pairs
 from ..metrics import PitchMeter, f0_errors, log_mel_l1
+from .latency_results import LowDistance
 
 Audio = NDArray[np.float32]
 _STREAMS = ((24_000, 20.0), (44_100, 40.0), (48_000, 333.0), (16_000, 10.0))
 """Rates, and lengths of blocks in ms."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowDistance:
-    """Means over conversions. Mel distances are of the audio's log mels, in nepers; F0 is that told to the model."""
-
-    n: int
-    mel_l1: float
-    """Between the two."""
-    f0_cents: float
-    """Root mean square between the two, frames that are more than half a semitone apart left out."""
-    f0_gross: float
-    """Share of those."""
-    f0_voicing: float
-    truth_l1: float
-    """From the default to the true singer."""
-    low_truth_l1: float
-    """From low latency to the true singer."""
-    unconverted_l1: float
-    stream_snr_db: tuple[float, float] | None = None
-    """The least of a stream's against low latency of the whole: with its own F0, with the song's true F0 given."""
-    stream_mel_l1: tuple[float, float] | None = None
-    """The greatest distance of the log mels of the same two."""
-    stream_f0_cents: tuple[float, float] | None = None
-    """The greatest root mean square between the F0 found in the one and in the other, no frame left out."""
 
 
 def measure_low_distance(converter: Converter, say: Callable[[str], None], every: int = 3) -> LowDistance:
@@ -92,7 +67,7 @@ def measure_low_distance(converter: Converter, say: Callable[[str], None], every
 def _stream_and_whole(
     converter: Converter, audio: Audio, rate: int, block_ms: float, singer: str, f0_hz: Audio | None
 ) -> tuple[Audio, Audio]:
-    """What a stream in blocks gives, and what low latency of the whole does."""
+    """The output of a stream in blocks, and that of low latency of the whole."""
     whole = converter.convert(audio, rate, singer, latency="low", f0_hz=f0_hz).audio
     block = round(1e-3 * block_ms * rate)
     with converter.stream(rate, singer=singer, f0_hz=f0_hz, block_ms=block_ms) as stream:

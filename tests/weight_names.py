@@ -1,6 +1,6 @@
-"""Names and shapes of every weight, as the originals' checkpoints have them, to hold ours against those.
+"""Names and shapes of every weight of the baselines, as the originals' checkpoints have them.
 
-    python -m comosvc.benchmarks.baselines.weight_names sovits-flow > benchmarks/baselines/tables/sovits-flow.txt
+    python tests/weight_names.py sovits-flow > tests/reference/weights/sovits-flow.txt
 
 The content encoder has the names of `transformers`. Left out: what is no weight (the diffusion's constants), and what
 CoMoSVC's student has beside its network: two copies of it, and a pitch extractor that nothing calls.
@@ -12,18 +12,16 @@ from math import prod
 import torch
 from torch import nn
 
-from ...runtime.audio.spec import OPENVPI_44K
-from .diffsvc import NETWORK
-from .diffsvc import training_only as diffsvc_training_only
-from .registry import BASELINES
-from .sovits_networks import SovitsConfig
-from .sovits_networks import training_only as sovits_training_only
-from .steps import TimedStep
+from comosvc.benchmarks.baselines import BASELINES
+from comosvc.benchmarks.baselines.diffsvc import NETWORK
+from comosvc.benchmarks.baselines.sovits_networks import WN, ChannelNorm, FeedForward, SovitsConfig
+from comosvc.benchmarks.baselines.steps import TimedStep
+from comosvc.runtime.audio.spec import OPENVPI_44K
 
 Table = dict[str, dict[str, tuple[int, ...]]]
 
 WRITTEN = ("comosvc-authors", "sovits-flow", "sovits-diff", "diffsvc")
-"""Systems whose tables are in `tables/`; all others are made of the same networks."""
+"""Systems whose tables are in `reference/weights/`; all others are made of the same networks."""
 TRAINING_ONLY = "training only"
 
 _NORMALISED = {"conv_pre", "ups", "resblocks", "conv_post", "cond_layer", "in_layers", "res_skip_layers"}
@@ -91,10 +89,51 @@ def _renamed(name: str) -> str:
 
 def _training_only(id: str) -> dict[str, tuple[int, ...]]:
     if id == "sovits-flow":
-        return _in_checkpoint(sovits_training_only(SovitsConfig(), OPENVPI_44K.n_fft // 2 + 1), "")
+        return _in_checkpoint(of_sovits(SovitsConfig(), OPENVPI_44K.n_fft // 2 + 1), "")
     if id in ("diffsvc", "diffsvc-1000"):
-        return _in_checkpoint(diffsvc_training_only(NETWORK.hidden, NETWORK.n_mels), "fs2.")
+        return _in_checkpoint(of_diffsvc(NETWORK.hidden, NETWORK.n_mels), "fs2.")
     return {"aug_shift_embed.weight": (NETWORK.hidden, 1)}
+
+
+def of_sovits(config: SovitsConfig, n_bins: int) -> nn.Module:
+    """Parts beside `Latent` and `Decoder`: the posterior's encoder, of a spectrum with `n_bins`, and an
+    F0 predictor for speech. Names and shapes only: there is no forward.
+    """
+    hidden, gin, layers = config.hidden_channels, config.gin_channels, range(config.n_layers)
+
+    def attention() -> nn.Module:
+        return nn.ModuleDict({f"conv_{which}": nn.Conv1d(hidden, hidden, 1) for which in "qkvo"})
+
+    posterior = {
+        "pre": nn.Conv1d(n_bins, hidden, 1),
+        "enc": WN(hidden, 16, gin),
+        "proj": nn.Conv1d(hidden, 2 * config.inter_channels, 1),
+    }
+    decoder = {
+        "self_attn_layers": nn.ModuleList(attention() for _ in layers),
+        "norm_layers_0": nn.ModuleList(ChannelNorm(hidden) for _ in layers),
+        "ffn_layers": nn.ModuleList(FeedForward(hidden, config.filter_channels, config.kernel_size) for _ in layers),
+        "norm_layers_1": nn.ModuleList(ChannelNorm(hidden) for _ in layers),
+    }
+    f0_decoder = {
+        "prenet": nn.Conv1d(hidden, hidden, 3),
+        "decoder": nn.ModuleDict(decoder),
+        "proj": nn.Conv1d(hidden, 1, 1),
+        "f0_prenet": nn.Conv1d(1, hidden, 3),
+        "cond": nn.Conv1d(gin, hidden, 1),
+    }
+    return nn.ModuleDict({"enc_q": nn.ModuleDict(posterior), "f0_decoder": nn.ModuleDict(f0_decoder)})
+
+
+def of_diffsvc(hidden: int, n_mels: int) -> nn.Module:
+    """A pitch predictor and a projection of the checkpoint that inference does without. Names and shapes only."""
+    layers = []
+    for _ in range(5):
+        convolution = nn.Conv1d(hidden, hidden, 5)
+        layers.append(nn.ModuleDict({"1": convolution, "3": nn.LayerNorm(hidden)}))
+    predictor = nn.ModuleDict({"conv": nn.ModuleList(layers), "linear": nn.Linear(hidden, 2)})
+    predictor.register_parameter("pos_embed_alpha", nn.Parameter(torch.ones(1)))
+    return nn.ModuleDict({"mel_out": nn.Linear(hidden, n_mels), "pitch_predictor": predictor})
 
 
 if __name__ == "__main__":
