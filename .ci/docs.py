@@ -100,7 +100,7 @@ def figures() -> str:
         [
             *lines,
             "",
-            f"At the published size, with random weights, on an {speed['machine']['cpu']} "
+            f"At the published size, with random weights, on an {speed['provenance']['machine']['cpu']} "
             f"(`benchmarks/results/rtf-engines.json`). Exported as ours is, the flow takes {flow:.3g} in fp32.",
             "",
             "Quality of the demo voice on synthetic singers and songs that no training saw: the distance of the mel to "
