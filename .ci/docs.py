@@ -86,7 +86,7 @@ def figures() -> str:
     """The README's table of speed and line of quality."""
     speed = json.loads((RESULTS / "rtf-engines.json").read_text("utf-8"))
     rtf = {
-        (row["system"], row["engine"], row["precision"]): row["rtf"]
+        (row["system"], row["engine"], row["precision"]): row["derived"]["rtf"]
         for row in speed["rows"]
         if row["stage"] == "total" and row["threads"] == 1
     }
@@ -100,7 +100,7 @@ def figures() -> str:
         [
             *lines,
             "",
-            f"At the published size, with random weights, on an {speed['machine']['cpu']} "
+            f"At the published size, with random weights, on an {speed['provenance']['machine']['cpu']} "
             f"(`benchmarks/results/rtf-engines.json`). Exported as ours is, the flow takes {flow:.3g} in fp32.",
             "",
             "Quality of the demo voice on synthetic singers and songs that no training saw: the distance of the mel to "
@@ -122,10 +122,11 @@ def write_figures() -> None:
 def _draw_stages(path: Path) -> None:
     from dataclasses import replace
 
+    from comosvc.benchmarks.report import load
     from comosvc.benchmarks.speed.charts import stacked_stages
-    from comosvc.benchmarks.speed.results import load_speed
+    from comosvc.benchmarks.speed.results import SpeedReport
 
-    report = load_speed(RESULTS / "rtf-engines.json")
+    report = load(RESULTS / "rtf-engines.json", [SpeedReport])
     order = list(SYSTEMS)
     shown = [row for row in report.rows if (row.system, row.engine) in order and row.threads == 1]
     shown.sort(key=lambda row: order.index((row.system, row.engine)))
