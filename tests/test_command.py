@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import shellingham
 from typer.testing import CliRunner
 
 import comosvc
@@ -170,6 +171,7 @@ def test_completion_without_a_home_folder_is_an_error_in_words(tmp_path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path / (home or "")))
     monkeypatch.setattr(sys, "argv", ["comosvc", "--install-completion", "bash"])
     monkeypatch.setattr(cli, "end_on_signals", lambda: None)
+    monkeypatch.setattr(shellingham, "detect_shell", lambda: ("bash", "/bin/bash"))  # make test may have none above it
     with pytest.raises(SystemExit, match=r"^error: completion cannot be installed into your home folder: ") as exit_:
         importlib.import_module(f"comosvc.{module}").main()
     assert "--show-completion" in str(exit_.value)
