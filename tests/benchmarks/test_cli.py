@@ -38,10 +38,8 @@ def test_provider_and_precision_are_those_of_the_conversions(monkeypatch, songs)
 
 @pytest.mark.parametrize("command", ["rtf", "latency", "train"])
 def test_more_threads_than_a_process_can_have_are_refused_in_words(tiny_path, monkeypatch, command):
-    monkeypatch.setattr("comosvc.benchmarks.speed.commands._measure", lambda *arguments: pytest.fail("it measured"))
-    monkeypatch.setattr(
-        "comosvc.benchmarks.speed.training.measure_training", lambda *arguments: pytest.fail("it measured")
-    )
+    for measure in ("rtf.measure_rtf", "training.measure_training"):
+        monkeypatch.setattr(f"comosvc.benchmarks.speed.{measure}", lambda *arguments, **_: pytest.fail("it measured"))
     voice = ["-m", str(tiny_path)] if command != "train" else []
     result = CliRunner().invoke(app, [command, "--threads", "999999", *voice])
     assert result.exit_code == 1
