@@ -11,7 +11,7 @@ from torch import nn
 
 from ...runtime.audio.spec import AudioSpec
 from ...runtime.providers.self_test import Probe
-from ...runtime.providers.sessions import open_session
+from ...runtime.providers.sessions import CPU, new_session, onnx_runtime, session_options
 from ...runtime.voice.graphs import GRAPHS, GraphSpec
 from ..errors import ParityError
 from .inputs import Arrays, InputMaker, clipped_content_index
@@ -93,8 +93,12 @@ def torch_runner(spec: GraphSpec, module: nn.Module) -> Runner:
 
 
 def onnx_runner(graph: bytes) -> Runner:
-    """The graph in ONNX Runtime on the CPU, in float32, on one thread: sums in the same order on every machine."""
-    session = open_session(graph, "the exported graph", threads=1)
+    """The graph in ONNX Runtime on the CPU, in float32, on one thread: sums in the same order on every machine.
+
+    Raises ONNX Runtime's own errors; callers name the graph.
+    """
+    ort = onnx_runtime()
+    session = new_session(ort, graph, session_options(ort, 1), [CPU])
     names = [output.name for output in session.get_outputs()]
     taken = [value.name for value in session.get_inputs()]
 
