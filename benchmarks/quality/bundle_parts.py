@@ -29,8 +29,6 @@ from ...training.corpus.recorded import speak_plan, spoken_clips
 from ..held_out import SAMPLE_RATE, HeldOutSong
 from ..metrics import F0Errors, MelScore, PitchMeter, f0_errors, mean_of, score_mel
 
-LOOKAHEAD_MS = 1e3 * PITCH_HOP_LENGTH / PITCH_SAMPLE_RATE
-"""From a frame's centre to the last sample that is used: one hop, 16 ms."""
 _BATCH = 128
 
 

@@ -1,4 +1,4 @@
-"""The content encoder: which phone sounds in each 10 ms of a voice, whoever sings it and at whatever pitch.
+"""The content encoder: which phone sounds in each 10 ms of a voice, independent of singer and pitch.
 
 A small convolutional network over log-mel frames, trained on phone labels. What it exports is the posteriorgram: 33
 numbers per frame carry the words and next to nothing of the singer. It sees a few frames ahead and no more, so that

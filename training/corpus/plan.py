@@ -87,7 +87,7 @@ def stable_seed(config: CorpusConfig, *names: str) -> list[int]:
 
 
 def perform_plan(config: CorpusConfig, song: SongPlan) -> Performance:
-    """The performance of a planned song: the same whoever sings it."""
+    """The performance of a planned song, equal for all singers."""
     return perform_song(np.random.default_rng(stable_seed(config, "song", song.id)), song.seconds, song.notes)
 
 

@@ -135,7 +135,7 @@ class ConverterUnderTest(Protocol):
 
     @property
     def singers(self) -> Sequence[str] | None:
-        """Whom it can imitate; None: whomever it has files of."""
+        """Singers that it can imitate; None: those that it has files of."""
         ...
 
     @property

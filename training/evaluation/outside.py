@@ -51,7 +51,7 @@ class Missing:
 
 
 def find_pesq() -> Compare | Missing:
-    """PESQ, wide band (ITU-T P.862.2), by the `pesq` package. NaN where it finds nobody speaking."""
+    """PESQ, wide band (ITU-T P.862.2), by the `pesq` package. NaN where it finds no speech."""
     package = _package("pesq")
     if isinstance(package, Missing):
         return package

@@ -120,7 +120,7 @@ class Scorer:
         return figures
 
     def _sung(self, clip: EvaluationClip) -> str:
-        """The clip's text; what the recogniser hears in the clip itself where that is not known."""
+        """The clip's text, or the recogniser's transcript of the clip where the text is unknown."""
         if clip.text:
             return clip.text
         assert self.tools.recogniser is not None
@@ -172,7 +172,7 @@ _LEGEND = {
     "mel L1": "of the log-mel, against the clip",
     "SIM": "cosine to the mean of the target's own clips",
     "ID": "share of outputs that lie nearer to the target than to any other singer",
-    "CER": "of what the recogniser hears, against the text, or against what it hears in the source",
+    "CER": "of the recogniser's transcript, against the text, or against the transcript of the source",
 }
 
 _NAME_WIDTH = 24

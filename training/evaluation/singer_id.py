@@ -1,6 +1,6 @@
 """A classifier that names the demo voice in a recording, to judge conversions by more than a spectral distance.
 
-It hears real renderings only, never a conversion, and is trained to ignore what is not timbre: level, slow changes of
+Its training has real renderings only, no conversion, and makes it ignore what is not timbre: level, slow changes of
 gain, a microphone's colour, noise and the blur of a vocoder.
 """
 

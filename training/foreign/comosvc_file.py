@@ -175,7 +175,7 @@ def singers_of(settings: Settings) -> dict[str, int]:
     singers = {str(name): table.integer(name) for name in table.values}
     beyond = [name for name, row in singers.items() if not 0 <= row < n_singers]
     if beyond or not singers:
-        what = f"{beyond[0]} has number {singers[beyond[0]]}" if beyond else "nobody is there"
+        what = f"{beyond[0]} has number {singers[beyond[0]]}" if beyond else "there is no singer"
         raise ForeignFileError(f"{table.where}: {what}; the model has singers 0 to {n_singers - 1} (n_spk)")
     try:
         for name in singers:

@@ -299,7 +299,7 @@ def build(make: Callable[[], M], value_of: Callable[[str, Sequence[int]], Tensor
     """The module of `make` with `value_of(key, shape)` in every entry of its state dict; None keeps what it has.
     `origin` names the file in messages.
 
-    All values are found before any memory is taken for the module: sizes come from files that nobody has checked.
+    All values are found before any memory is taken for the module: sizes come from unchecked files.
     """
     try:
         with torch.device("meta"):

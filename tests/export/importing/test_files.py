@@ -133,7 +133,7 @@ def test_weights_that_do_not_fit(tmp_path, change, message):
         (lambda c: c["data"].update(encoder="hubertsoft"), r"encoder is 'hubertsoft'; only 'vec768l12'"),
         (lambda c: c["data"].update(unit_interpolate_mode="left"), r"unit_interpolate_mode is 'left'"),
         (lambda c: c.pop("spk"), r"config.yaml has no spk"),
-        (lambda c: c.update(spk={}), r"spk: nobody is there"),
+        (lambda c: c.update(spk={}), r"spk: there is no singer"),
         (lambda c: c.update(spk={"x" * 201: 0}), r"spk: a singer's name has 201 characters; at most 200"),
         (lambda c: c.update(spk={" ": 0}), r"spk: a singer's name is empty"),
         (lambda c: c.update(spk={1: 0, "1": 1}), r"in the wrong place: '1' a second time"),
