@@ -2,6 +2,8 @@
 
 import errno
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -48,11 +50,22 @@ def errors_in_words(
         if error.errno == errno.EPIPE:  # typer ends the process
             raise
         text = printable(f"{error.filename or unnamed}: {reason(error)}")
+        _drop_unwritten()
     else:
         return
     if text := edit(text):
         console.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
+
+
+def _drop_unwritten() -> None:
+    """Send what standard output cannot take to nowhere: Python would try it again at its end, and exit with 120."""
+    if sys.stdout is None:  # closed before the start
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def log_to(console: Console) -> None:
