@@ -4,10 +4,13 @@ JOBS is a JSON list of {"name", "stage", "loop", "killed_at"}: each is trained i
 breaks off when the batch of that step is wanted, and is resumed.
 """
 
+import atexit
 import json
+import os
 import sys
 from pathlib import Path
 
+import torch
 from toy_voice import toy_batch, toy_model
 
 from comosvc.training.acoustic.teaching import StudentConfig, StudentObjective, TeacherConfig, TeacherObjective
@@ -69,6 +72,13 @@ def train(folder, *, name, stage="teacher", loop=None, killed_at=None):
     return run(toy_batch, resume=killed_at is not None)
 
 
+def left():
+    """Runs after what training itself leaves for the end: a group of processes that is still there may abort."""
+    if torch.distributed.is_initialized():
+        os._exit(3)
+
+
 if __name__ == "__main__":
+    atexit.register(left)
     for job in json.loads(sys.argv[2]):
         train(Path(sys.argv[1]), **job)

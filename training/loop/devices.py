@@ -1,5 +1,6 @@
 """Devices and processes of a stage, and the precision of its matrix products."""
 
+import atexit
 import logging
 import os
 from collections.abc import Mapping
@@ -126,6 +127,8 @@ def open_fabric(placement: Placement) -> Fabric:
             accelerator=placement.device, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true"
         )
         fabric.launch()
+        if several:
+            atexit.register(_leave)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"cannot train on {devices} devices ({placement.device}) of each of {nodes} machines: {error}\n"
@@ -133,6 +136,15 @@ def open_fabric(placement: Placement) -> Fabric:
             "anywhere, and several machines need torchrun on each of them"
         ) from None
     return fabric
+
+
+def _leave() -> None:
+    """Leave the other processes before the interpreter ends, at which a gloo thread would abort it (exit code -6).
+
+    Lightning does so for NCCL alone.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def own_device(accelerator: str) -> torch.device:

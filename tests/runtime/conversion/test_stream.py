@@ -1,6 +1,7 @@
 """A stream is the low-latency conversion of all that goes in, a constant time later, whatever blocks it comes in."""
 
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,6 @@ import soundfile
 from opened import graphs_of, recorded, wrap
 from tiny_bundle import SPEC, tiny_files, write_zip
 
-from comosvc.benchmarks.speed.timing import resident_mb
 from comosvc.runtime import AudioError, ComosvcError, Converter, OptionError
 from comosvc.runtime.audio.resampling import resample
 from comosvc.runtime.audio.spec import AUTHORS_FRONT_END
@@ -224,24 +224,27 @@ def test_silence_costs_no_graph_and_an_onset_after_it_is_exact(bundle_path, song
 
 
 def test_a_minute_does_not_make_it_slower_or_larger(bundle_path, song, tracks_of):
-    """Work by the shapes of the graphs' inputs, memory by what the tracks hold and by what the process has."""
+    """Work by the shapes of the graphs' inputs, memory by what the tracks hold and by what Python and NumPy hold."""
     converter = Converter(bundle_path, threads=1)
     loud = np.tile(song[:24_000], 2)
     calls = recorded(converter)
     with converter.stream(24_000, block_ms=50) as stream:
-        work, held, resident = [], [], []
-        for _ in range(30):
+        work, held, allocated = [], [], []
+        for turn in range(30):
             del calls[:]
+            if turn == 20:
+                tracemalloc.start()
             for at in range(0, len(loud), 1_200):
                 stream.process(loud[at : at + 1_200])
             work.append(max(np.prod(shape) for _, shapes in calls for shape in shapes.values() if shape))
             tracks = tracks_of(stream)
             held.append(sum(track.end - track.start for track in tracks))
-            resident.append(resident_mb() or 0.0)
+            allocated.append(tracemalloc.get_traced_memory()[0])  # of what was made since turn 20
+    tracemalloc.stop()
     assert len(tracks) > 10
     assert max(work[5:]) <= max(work[1:5])
     assert max(held[5:]) <= max(held[1:5])
-    assert resident[-1] - resident[5] < 4.0  # a track that forgot nothing would be 4.8 MB
+    assert allocated[-1] - allocated[22] < 5e5  # a track that forgot nothing would hold 1.1 MB more
 
 
 def test_singer_and_key_change_between_blocks_without_a_click(converter, song):
